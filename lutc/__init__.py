@@ -1,0 +1,43 @@
+"""lutc compiles scalar functions and whole MLPs into lookup tables, writes them as JSON and runs them.
+
+>>> import lutc
+>>> tables = lutc.load("gelu_8")          # a TableSet: one Table per input scale
+
+The compiler (this package) needs no torch; the runtime lives in `lutc.nn` and `lutc.kernels` and is imported on demand.
+"""
+
+from __future__ import annotations
+
+import os
+
+__version__ = "0.1.0"
+
+# In a plain checkout `kernels/` and `pretrained/` lie beside this folder, not in it; installed, setup.cfg maps them here.
+if not os.path.isdir(os.path.join(os.path.dirname(__file__), "kernels")):
+    __path__.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+_EXPORTS = {
+    "load": "lutc.library",
+    "compile": "lutc.pipeline",
+    "Table": "lutc.table",
+    "TableSet": "lutc.tablefile",
+    "LutcError": "lutc.errors",
+    "patch": "lutc.nn",
+    "unpatch": "lutc.nn",
+}
+__all__ = sorted(_EXPORTS)
+
+
+def __getattr__(name: str):
+    """Import public names on first use, so that `import lutc` stays quick and free of torch."""
+    if name in _EXPORTS:
+        from importlib import import_module
+
+        value = getattr(import_module(_EXPORTS[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'lutc' has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted([*globals(), *_EXPORTS])

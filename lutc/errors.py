@@ -1,0 +1,5 @@
+"""The one error that bad input raises."""
+
+
+class LutcError(ValueError):
+    """Says in one line what was given, what is allowed and what to do. The command line prints it and exits with 2."""
