@@ -1,0 +1,302 @@
+"""Tables: frozen, self-validating, and evaluated in float64 as the reference for every backend.
+
+A table is a prologue (range reduction), a body (addressing and payload) and tails. All of them are numbers; nothing here knows a
+function's name, JSON or torch. Inputs and outputs of every evaluation are float64 arrays of any shape. NaN stays NaN; +-inf follow the
+end segment or the tail, with the intercept alone where a slope is 0.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from lutc.errors import LutcError
+from lutc.functions import Line
+
+
+def line(slope, intercept, x) -> np.ndarray:
+    """slope * x + intercept in float64, elementwise; a slope of 0 gives the intercept even at x = +-inf."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        product = np.where(np.asarray(slope) == 0.0, np.where(np.isnan(x), np.nan, 0.0), slope * np.asarray(x, np.float64))
+        return product + intercept
+
+
+def _vector(name: str, values) -> np.ndarray:
+    try:
+        array = np.array(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise LutcError(f"{name} must be a list of numbers; given {values!r:.80}") from error
+    if array.ndim != 1:
+        raise LutcError(f"{name} must be a flat list of numbers; given shape {array.shape}")
+    if not np.isfinite(array).all():
+        raise LutcError(f"{name} must be finite; given {array[~np.isfinite(array)][0]}")
+    array.setflags(write=False)
+    return array
+
+
+def _freeze(instance, **values) -> None:
+    for name, value in values.items():
+        object.__setattr__(instance, name, value)
+
+
+def _increasing(name: str, array: np.ndarray) -> None:
+    if array.size > 1 and not (np.diff(array) > 0).all():
+        at = int(np.argmin(np.diff(array)))
+        raise LutcError(f"{name} must increase strictly; given {array[at]:g} before {array[at + 1]:g}")
+
+
+@dataclass(frozen=True, eq=False)
+class Lines:
+    """Addressing `compare`, payload `lines`: n slopes and intercepts, n - 1 strictly increasing breakpoints in real x.
+
+    Segment of x = number of breakpoints < x, so x equal to a breakpoint belongs to the left (`torch.bucketize(x, breakpoints)`).
+    """
+
+    breakpoints: np.ndarray
+    slopes: np.ndarray
+    intercepts: np.ndarray
+
+    addressing = "compare"
+    payload = "lines"
+
+    def __post_init__(self):
+        _freeze(self, **{name: _vector(name, getattr(self, name)) for name in ("breakpoints", "slopes", "intercepts")})
+        n = self.slopes.size
+        if n < 1 or self.intercepts.size != n or self.breakpoints.size != n - 1:
+            raise LutcError(
+                f"a table of n entries has n slopes, n intercepts and n - 1 breakpoints; given {n}, {self.intercepts.size} and {self.breakpoints.size}"
+            )
+        _increasing("breakpoints", self.breakpoints)
+
+    @property
+    def entries(self) -> int:
+        return self.slopes.size
+
+    def segment(self, x) -> np.ndarray:
+        """Index of the segment of each x (int64); NaN falls into the last."""
+        return np.searchsorted(self.breakpoints, np.asarray(x, np.float64), side="left")
+
+    def __call__(self, x) -> np.ndarray:
+        x = np.asarray(x, np.float64)
+        index = self.segment(x)
+        return line(self.slopes[index], self.intercepts[index], x)
+
+
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """Addressing `cells`, payload `values`: FPLUT (arXiv:2602.02988). m + 1 strictly increasing cut points bound m intervals, closed on the left.
+
+    Interval i is cut into pieces[i] equal pieces (a power of two); `values` (sum(pieces) + 1) stand at all piece edges, which are the
+    float64 values cut + i * width / pieces rounded to float32, and are interpolated linearly. Outside the cut points the end pieces go on.
+    """
+
+    cut_points: np.ndarray
+    pieces: tuple[int, ...]
+    values: np.ndarray
+
+    addressing = "cells"
+    payload = "values"
+
+    def __post_init__(self):
+        _freeze(self, cut_points=_vector("cut_points", self.cut_points), values=_vector("values", self.values))
+        pieces = tuple(self.pieces)
+        if not all(isinstance(p, (int, np.integer)) and not isinstance(p, bool) and p > 0 and p & (p - 1) == 0 for p in pieces):
+            raise LutcError(f"pieces must be powers of two (1, 2, 4, ...), one per interval; given {list(pieces)!r:.80}")
+        _freeze(self, pieces=tuple(int(p) for p in pieces))
+        if self.cut_points.size < 2 or len(self.pieces) != self.cut_points.size - 1:
+            raise LutcError(f"m intervals have m + 1 cut points, m at least 1; given {len(self.pieces)} pieces and {self.cut_points.size} cut points")
+        if self.values.size != sum(self.pieces) + 1:
+            raise LutcError(f"{sum(self.pieces)} pieces have {sum(self.pieces) + 1} values; given {self.values.size}")
+        _increasing("cut_points", self.cut_points)
+        _increasing("piece edges in float32", self.edges)
+
+    @property
+    def entries(self) -> int:
+        return self.values.size
+
+    @functools.cached_property
+    def edges(self) -> np.ndarray:
+        """All piece edges (sum(pieces) + 1), float64 holding float32 values."""
+        cuts = self.cut_points
+        parts = [cuts[i] + np.arange(p) * (cuts[i + 1] - cuts[i]) / p for i, p in enumerate(self.pieces)]
+        edges = np.append(np.concatenate(parts), cuts[-1]).astype(np.float32).astype(np.float64)
+        edges.setflags(write=False)
+        return edges
+
+    def segment(self, x) -> np.ndarray:
+        """Index of the piece of each x (int64), clamped to the end pieces; NaN falls into the last."""
+        return np.clip(np.searchsorted(self.edges, np.asarray(x, np.float64), side="right") - 1, 0, self.edges.size - 2)
+
+    def __call__(self, x) -> np.ndarray:
+        x = np.asarray(x, np.float64)
+        i = self.segment(x)
+        slope = (self.values[i + 1] - self.values[i]) / (self.edges[i + 1] - self.edges[i])
+        finite = np.where(np.isfinite(x), x, 0.0)
+        inside = self.values[i] + slope * (finite - self.edges[i])
+        return np.where(np.isfinite(x), inside, line(slope, self.values[i], x))
+
+
+@dataclass(frozen=True, eq=False)
+class Direct:
+    """Addressing `direct`, payload `values`: one value per input code, values[q - q_min], q of `bits` bits, x = scale * (q - zero_point).
+
+    Other x are quantised first: rounded half to even and clamped, as the codes saturate.
+    """
+
+    values: np.ndarray
+    bits: int
+    scale: float
+    zero_point: int = 0
+
+    addressing = "direct"
+    payload = "values"
+
+    def __post_init__(self):
+        _freeze(self, values=_vector("values", self.values))
+        if self.values.size != 1 << self.bits:
+            raise LutcError(f"a direct table over {self.bits} bits has {1 << self.bits} values; given {self.values.size}")
+
+    @property
+    def entries(self) -> int:
+        return self.values.size
+
+    def segment(self, x) -> np.ndarray:
+        half = 1 << (self.bits - 1)
+        q = np.rint(np.asarray(x, np.float64) / self.scale) + self.zero_point
+        return (np.clip(np.nan_to_num(q, nan=0.0, posinf=half, neginf=-half), -half, half - 1) + half).astype(np.int64)
+
+    def __call__(self, x) -> np.ndarray:
+        x = np.asarray(x, np.float64)
+        return np.where(np.isnan(x), np.nan, self.values[self.segment(x)])
+
+
+@dataclass(frozen=True)
+class AbsPrologue:
+    """T is stored for |x| only: f(x) = factor * T(|x|) + slope * x + intercept, one (factor, slope, intercept) for x >= 0, one for x < 0."""
+
+    positive: tuple[float, float, float]
+    negative: tuple[float, float, float]
+
+    kind = "abs"
+
+    def __post_init__(self):
+        for name in ("positive", "negative"):
+            values = tuple(float(v) for v in _vector(f"prologue {name}", getattr(self, name)))
+            if len(values) != 3:
+                raise LutcError(f"prologue {name} must be [factor, slope, intercept]; given {list(values)}")
+            _freeze(self, **{name: values})
+
+    def __call__(self, body, x) -> np.ndarray:
+        x = np.asarray(x, np.float64)
+        factor, slope, intercept = np.where((x >= 0)[..., None], self.positive, self.negative).reshape(*x.shape, 3).transpose(-1, *range(x.ndim))
+        return line(factor, line(slope, intercept, x), body(np.abs(x)))
+
+
+@dataclass(frozen=True)
+class ExponentPrologue:
+    """x = m * 2**(step * e), m in [1, 2**step): f(x) = T(m) * 2**(growth * e) + offset * e.
+
+    0 and inf count as e = -inf and inf with m = 1. With `odd` the sign is copied to the result; without it negative x give NaN.
+    """
+
+    step: int
+    growth: int
+    offset: float = 0.0
+    odd: bool = False
+
+    kind = "exponent"
+
+    def __post_init__(self):
+        if self.step not in (1, 2) or self.growth not in (-2, -1, 0, 1, 2) or not math.isfinite(self.offset):
+            raise LutcError(f"prologue exponent takes step 1 or 2, growth -2..2 and a finite offset; given {self}")
+
+    def __call__(self, body, x) -> np.ndarray:
+        x = np.asarray(x, np.float64)
+        magnitude = np.abs(x)
+        mantissa, exponent = np.frexp(magnitude)
+        e = (exponent - 1) // self.step
+        regular = np.isfinite(magnitude) & (magnitude > 0)
+        m = np.where(regular, np.ldexp(mantissa, exponent - self.step * e), 1.0)
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            value = np.ldexp(body(m), self.growth * e) + self.offset * e
+            limit = np.where(magnitude == 0, -np.inf, np.inf)
+            ends = body(np.ones_like(m)) * np.exp2(line(self.growth, 0.0, limit)) + line(self.offset, 0.0, limit)
+            value = np.where(regular, value, ends)
+            value = np.copysign(value, x) if self.odd else np.where(x < 0, np.nan, value)
+        return np.where(np.isnan(x), np.nan, value)
+
+
+@dataclass(frozen=True)
+class PeriodPrologue:
+    """x = n * period + r, r in [0, period): f(x) = T(r) * 2**(growth * n). +-inf give the limit for growth > 0, else NaN."""
+
+    period: float
+    growth: int = 0
+
+    kind = "period"
+
+    def __post_init__(self):
+        if not (math.isfinite(self.period) and self.period > 0) or self.growth not in (0, 1):
+            raise LutcError(f"prologue period takes a positive period and growth 0 or 1; given {self}")
+
+    def __call__(self, body, x) -> np.ndarray:
+        x = np.asarray(x, np.float64)
+        finite = np.where(np.isfinite(x), x, 0.0)
+        r = np.mod(finite, self.period)  # exact in float64, unlike x - n * period
+        n = np.rint((finite - r) / self.period)
+        with np.errstate(over="ignore", under="ignore"):
+            value = np.ldexp(body(r), np.clip(self.growth * n, -1 << 20, 1 << 20).astype(np.int64))
+        ends = np.where(x > 0, np.inf, 0.0) if self.growth else np.full_like(x, np.nan)
+        return np.where(np.isfinite(x), value, np.where(np.isnan(x), np.nan, ends))
+
+
+Prologue = AbsPrologue | ExponentPrologue | PeriodPrologue
+Body = Lines | Cells | Direct
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """body over a prologue, with tails. `left` / `right`: the line that holds outside the body; None where the end segment goes on.
+
+    For `Lines` the tails are the first and last entries themselves (checked). For `Cells` they hold for x < first cut point and
+    x >= last cut point. Tails act on the reduced input, behind the prologue.
+    """
+
+    body: Body
+    prologue: Prologue | None = None
+    left: Line | None = None
+    right: Line | None = None
+    coefficients: str = field(default="fp32")
+
+    def __post_init__(self):
+        if isinstance(self.body, Lines):
+            for tail, end, side in ((self.left, 0, "left"), (self.right, -1, "right")):
+                entry = Line(float(self.body.slopes[end]), float(self.body.intercepts[end]))
+                if tail is not None and tail != entry:
+                    raise LutcError(f"the {side} tail {tail} must be the {'first' if end == 0 else 'last'} entry of the table, which is {entry}")
+
+    @property
+    def entries(self) -> int:
+        """Segments of a `Lines` body, values of the others."""
+        return self.body.entries
+
+    def evaluate_reduced(self, x) -> np.ndarray:
+        """Body and tails, without the prologue."""
+        x = np.asarray(x, np.float64)
+        value = self.body(x)
+        if isinstance(self.body, Lines):
+            return value
+        cuts = getattr(self.body, "cut_points", None)
+        if self.left is not None:
+            value = np.where(x < cuts[0], line(self.left.slope, self.left.intercept, x), value)
+        if self.right is not None:
+            value = np.where(x >= cuts[-1], line(self.right.slope, self.right.intercept, x), value)
+        return value
+
+    def __call__(self, x) -> np.ndarray:
+        """The table's value at x: float64 in, float64 out, any shape."""
+        x = np.asarray(x, np.float64)
+        return self.prologue(self.evaluate_reduced, x) if self.prologue is not None else self.evaluate_reduced(x)
