@@ -1,0 +1,137 @@
+"""Integer-only arithmetic of a table, in numpy: the model that hardware and every integer backend is held to, bit by bit.
+
+With coefficients of F fraction bits, k and t as integers, and input codes q at scale S and zero point z:
+acc (int32) = k * (q - z) + t', t' = floor(t_real * 2**F / S + 1/2), which is t << b for S = 2**-b; acc stands for acc * S * 2**-F.
+Output code = z_out + requantise(acc), saturated.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from lutc import formats
+from lutc.errors import LutcError
+from lutc.samples import Inputs
+from lutc.table import AbsPrologue, Lines, Table
+
+INT32_MAX = 2**31 - 1
+
+
+def requantiser(ratio: float) -> tuple[int, int]:
+    """(multiplier, shift) with ratio = multiplier * 2**-shift: multiplier 1 for powers of two, else an int32 in [2**30, 2**31)."""
+    if not (math.isfinite(ratio) and ratio > 0):
+        raise LutcError(f"the ratio of scales must be positive and finite; given {ratio}")
+    mantissa, exponent = math.frexp(ratio)
+    if mantissa == 0.5:
+        return 1, 1 - exponent
+    multiplier, shift = round(mantissa * 2**31), 31 - exponent
+    if multiplier == 2**31:  # rounded up to the next power of two
+        return 1, shift - 31
+    return multiplier, shift
+
+
+def requantise(acc, multiplier: int, shift: int) -> np.ndarray:
+    """round(acc * multiplier * 2**-shift), half up, in int64: (acc * m + (1 << (s - 1))) >> s for s > 0, acc * m << -s otherwise."""
+    product = np.asarray(acc, np.int64) * multiplier
+    if shift > 62:  # |product| < 2**62, so the result rounds to 0
+        return np.zeros_like(product)
+    return (product + (1 << (shift - 1))) >> shift if shift > 0 else product << -shift
+
+
+@dataclass(frozen=True, eq=False)
+class IntegerLines:
+    """A `Lines` table as a unit of comparators, one multiplier and one adder sees it.
+
+    cuts: int64 (n - 1), codes: the segment of q is the number of cuts < q - zero_point. slopes, intercepts: int64 (n), the latter scaled (t').
+    acc = slopes[i] * (q - zero_point) + intercepts[i] fits int32; it stands for acc * unit.
+    """
+
+    cuts: np.ndarray
+    slopes: np.ndarray
+    intercepts: np.ndarray
+    inputs: Inputs
+    unit: float
+
+    def accumulate(self, q) -> np.ndarray:
+        centred = np.asarray(q, np.int64) - self.inputs.zero_point
+        index = np.searchsorted(self.cuts, centred, side="left")
+        return self.slopes[index] * centred + self.intercepts[index]
+
+    def __call__(self, q, out: Inputs) -> np.ndarray:
+        """Output codes (int64) of input codes q."""
+        codes = requantise(self.accumulate(q), *requantiser(self.unit / out.scale)) + out.zero_point
+        return np.clip(codes, out.minimum, out.maximum)
+
+
+def cut_codes(breakpoints, scale: float) -> np.ndarray:
+    """Largest integers c (int64) with scale * c <= breakpoint in float64, whichever way breakpoint / scale rounds."""
+    breakpoints = np.asarray(breakpoints, np.float64)
+    nearest = np.rint(breakpoints / scale)
+    candidates = nearest + np.array([[-1.0], [0.0], [1.0]])
+    return np.where(scale * candidates <= breakpoints, candidates, -np.inf).max(axis=0).astype(np.int64)
+
+
+def scaled_intercepts(codes, inputs: Inputs) -> np.ndarray:
+    """t' of intercepts given as integer codes t: t << b for a scale 2**-b, else floor(t / S + 1/2)."""
+    return np.floor(np.asarray(codes, np.float64) / inputs.scale + 0.5).astype(np.int64)
+
+
+def integer_lines(table: Table, inputs: Inputs) -> IntegerLines:
+    """Integer form of a table of fixed-point lines. A table stored by symmetry is unfolded first (see `unfold`).
+
+    A breakpoint becomes the largest centred code c with scale * c <= breakpoint, which keeps `x <= breakpoint` exactly.
+    """
+    fmt = formats.get(table.coefficients)
+    if not isinstance(table.body, Lines) or fmt.kind != "fixed":
+        raise LutcError(
+            f"integer arithmetic takes a table of lines with fixed-point coefficients (q1.6, ...); given {table.body.addressing} x "
+            f"{table.body.payload} in {table.coefficients}"
+        )
+    if table.prologue is not None and not isinstance(table.prologue, AbsPrologue):
+        raise LutcError(f"integer arithmetic takes a table without prologue or stored by symmetry; given prologue {table.prologue.kind}")
+    body = unfold(table)
+    step = 2.0**-fmt.fraction_bits
+    slopes, intercepts = (np.rint(values / step) for values in (body.slopes, body.intercepts))
+    if (slopes * step != body.slopes).any() or (intercepts * step != body.intercepts).any():
+        raise LutcError(f"the table's coefficients are not multiples of 2**-{fmt.fraction_bits} ({fmt.name}), so integer arithmetic cannot hold them")
+    lines = IntegerLines(
+        cuts=cut_codes(body.breakpoints, inputs.scale),
+        slopes=slopes.astype(np.int64),
+        intercepts=scaled_intercepts(intercepts, inputs),
+        inputs=inputs,
+        unit=inputs.scale * step,
+    )
+    largest = max(abs(inputs.minimum - inputs.zero_point), abs(inputs.maximum - inputs.zero_point))
+    bound = int(np.max(np.abs(lines.slopes) * largest + np.abs(lines.intercepts)))
+    if bound > INT32_MAX:
+        raise LutcError(f"the accumulator could reach {bound}, beyond int32; use a coarser scale, fewer input bits or fewer fraction bits")
+    return lines
+
+
+def unfold(table: Table) -> Lines:
+    """The lines of a table over all x, both sides of a symmetry written out.
+
+    On the negative side the cells [b, b') of |x| turn around, so a breakpoint -b moves to the next representable point below: codes lie on
+    a lattice, and -b - tiny keeps `|x| <= b` on the same line.
+    """
+    body, prologue = table.body, table.prologue
+    if prologue is None:
+        return body
+    factor, slope, intercept = prologue.positive
+    right_slopes, right_intercepts = factor * body.slopes + slope, factor * body.intercepts + intercept
+    factor, slope, intercept = prologue.negative
+    left_slopes, left_intercepts = -factor * body.slopes + slope, factor * body.intercepts + intercept
+    return Lines(
+        breakpoints=np.concatenate([np.nextafter(-body.breakpoints[::-1], -np.inf), [np.nextafter(0.0, -1.0)], body.breakpoints]),
+        slopes=np.concatenate([left_slopes[::-1], right_slopes]),
+        intercepts=np.concatenate([left_intercepts[::-1], right_intercepts]),
+    )
+
+
+def evaluate(table: Table, q, inputs: Inputs, out: Inputs | None = None) -> np.ndarray:
+    """Output codes (int64) with `out`, else the real value acc * S * 2**-F as float64."""
+    lines = integer_lines(table, inputs)
+    return lines(q, out) if out is not None else lines.accumulate(q) * lines.unit

@@ -1,0 +1,119 @@
+"""Where a table is judged: the codes of a quantised input, all finite values of a 16-bit format, or a dense grid, with a weight each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lutc import formats
+from lutc.errors import LutcError
+from lutc.functions import Function
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Codes q of a quantised input stand for x = scale * (q - zero_point), q signed with 2 to 16 bits."""
+
+    bits: int = 8
+    scale: float = 1.0
+    zero_point: int = 0
+
+    def __post_init__(self):
+        if not 2 <= self.bits <= 16:
+            raise LutcError(f"input codes have 2 to 16 bits; given {self.bits}")
+        if not (np.isfinite(self.scale) and self.scale > 0):
+            raise LutcError(f"an input scale is a positive finite number; given {self.scale}")
+        if not self.minimum <= self.zero_point <= self.maximum:
+            raise LutcError(f"the zero point of {self.bits}-bit codes lies in {self.minimum}..{self.maximum}; given {self.zero_point}")
+
+    @property
+    def minimum(self) -> int:
+        return -(1 << (self.bits - 1))
+
+    @property
+    def maximum(self) -> int:
+        return (1 << (self.bits - 1)) - 1
+
+    @property
+    def power(self) -> int | None:
+        """b where the scale is 2**-b, else None."""
+        mantissa, exponent = np.frexp(self.scale)
+        return int(1 - exponent) if mantissa == 0.5 else None
+
+    def codes(self) -> np.ndarray:
+        """All codes, ascending, int64."""
+        return np.arange(self.minimum, self.maximum + 1)
+
+    def x(self) -> np.ndarray:
+        """The real values of all codes, float64."""
+        return self.scale * (self.codes() - self.zero_point)
+
+    def quantise(self, x) -> np.ndarray:
+        """Codes (int64) of real x: rounded half to even, clamped; NaN becomes the zero point."""
+        q = np.rint(np.asarray(x, np.float64) / self.scale) + self.zero_point
+        return np.clip(np.nan_to_num(q, nan=self.zero_point, posinf=self.maximum, neginf=self.minimum), self.minimum, self.maximum).astype(np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """x (float64, strictly increasing), y = f(x), weight >= 0, all of shape (n,). A cut may stand at every x, and between codes only there."""
+
+    x: np.ndarray
+    y: np.ndarray
+    weight: np.ndarray
+
+    def __len__(self) -> int:
+        return self.x.size
+
+
+def _weights(x: np.ndarray, weight) -> np.ndarray:
+    """`weight`: None (uniform), "gauss" or "gauss:SIGMA" (normal density), or a callable of x."""
+    if weight is None or weight == "uniform":
+        return np.ones_like(x)
+    if callable(weight):
+        values = np.asarray(weight(x), np.float64)
+    else:
+        name, _, sigma = str(weight).partition(":")
+        try:
+            sigma = float(sigma or 1.0)
+        except ValueError:
+            sigma = np.nan
+        if name != "gauss" or not (np.isfinite(sigma) and sigma > 0):
+            raise LutcError(f"weights are 'uniform', 'gauss' or 'gauss:SIGMA' with a positive SIGMA; given {weight!r}")
+        values = np.exp(-0.5 * (x / sigma) ** 2)
+    if values.shape != x.shape or not np.isfinite(values).all() or (values < 0).any() or not (values > 0).any():
+        raise LutcError("weights must be finite, not negative, and positive somewhere in the range")
+    return values
+
+
+def _sample(fn: Function, x: np.ndarray, weight) -> Samples:
+    y = np.asarray(fn(x), np.float64)
+    finite = np.isfinite(y)
+    return Samples(x[finite], y[finite], _weights(x[finite], weight))
+
+
+def code_samples(fn: Function, inputs: Inputs, lo: float, hi: float, weight=None) -> Samples:
+    """The codes whose real value lies in [lo, hi] and where fn is finite."""
+    x = inputs.x()
+    samples = _sample(fn, x[(x >= lo) & (x <= hi)], weight)
+    if not len(samples):
+        raise LutcError(
+            f"no code of {inputs.bits} bits at scale {inputs.scale:g} lies in [{lo:g}, {hi:g}]; its codes reach from {x[0]:g} to {x[-1]:g}: "
+            "choose another scale or range"
+        )
+    return samples
+
+
+def format_samples(fn: Function, name: str, lo: float, hi: float, weight=None) -> Samples:
+    """All finite values of fp16 or bf16 in [lo, hi] where fn is finite."""
+    fmt = formats.get(name)
+    if fmt.bits != 16 or fmt.kind != "float":
+        raise LutcError(f"samples are all values of fp16 or bf16; given {name}")
+    x = fmt.values()
+    return _sample(fn, x[(x >= lo) & (x <= hi)], weight)
+
+
+def grid_samples(fn: Function, lo: float, hi: float, points: int = 4096, weight=None) -> Samples:
+    """`points` equally spaced x, both ends included."""
+    return _sample(fn, np.linspace(lo, hi, points), weight)
