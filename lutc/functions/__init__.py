@@ -1,0 +1,33 @@
+"""Scalar functions: float64 definitions, derivatives, and what a compiler needs to know of them.
+
+FUNCTIONS: name -> Function, in the order of the documentation. get(name): one of them, aliases included. load(spec, range): one of them
+or a user's own. checked_range(fn, lo, hi): an interval on which fn can be compiled.
+"""
+
+import dataclasses
+
+from lutc.errors import LutcError
+from lutc.functions.kinds import Function, Line, Reduction, Symmetry
+from lutc.functions.registry import FUNCTIONS, checked_range, get
+
+__all__ = ["FUNCTIONS", "Function", "Line", "Reduction", "Symmetry", "checked_range", "get", "load"]
+
+
+def load(spec: str, range: tuple[float, float] | None = None) -> Function:
+    """The function named `spec`, or the user's callable at 'package.module:name', which needs a `range`.
+
+    A range given replaces the default one. LutcError for an unknown name, a range outside the domain, and for a callable that cannot be
+    imported, raises, or is not finite over the range; the message names the input where it fails.
+    """
+    if isinstance(spec, str) and ":" in spec:
+        from lutc.functions.user import load_user
+
+        return load_user(spec, range)
+    fn = get(spec)
+    if range is None:
+        return fn
+    try:
+        lo, hi = range
+    except (TypeError, ValueError):
+        raise LutcError(f"a range is two numbers, not {range!r}") from None
+    return dataclasses.replace(fn, range=checked_range(fn, lo, hi))

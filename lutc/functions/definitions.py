@@ -1,0 +1,403 @@
+"""float64 definitions, derivatives and stored halves of the functions in the registry.
+
+Everything is written in terms of quantities that neither overflow nor cancel: exp of a negative number, and the tail probability
+Phi(-u) for u >= 0. Inputs are clamped where a limit is reached, which also keeps 0 * inf out. A half `*_half(u)` is h of `Symmetry`.
+"""
+
+import functools
+import math
+
+import numpy as np
+
+SELU_ALPHA = 1.6732632423543772848170429916717
+SELU_SCALE = 1.0507009873554804934193349852946
+LEAKY_SLOPE = 0.01
+# sqrt(8 / pi) as the sum of two doubles: gelu_tanh(x) = x * sigmoid(sqrt(8 / pi) * (x + 0.044715 x^3)).
+_TANH_SCALE, _TANH_SCALE_LOW = 1.5957691216057308, -9.96930880911092e-17
+_TANH_CUBE, _TANH_CUBE_LOW = 0.044715, 2.1960211427085595e-18
+
+
+def silent(f):
+    """Give f float64 arrays, numpy's warnings off; a scalar comes back for a scalar."""
+
+    @functools.wraps(f)
+    def evaluate(x):
+        with np.errstate(all="ignore"):
+            return np.asarray(f(np.asarray(x, np.float64)), np.float64)[()]
+
+    return evaluate
+
+
+def _special():
+    from scipy import special  # a sixth of a second, so only for the functions that need it
+
+    return special
+
+
+def _where(condition, yes, no, x):
+    """np.where that keeps a NaN of x."""
+    return np.where(np.isnan(x), np.nan, np.where(condition, yes, no))
+
+
+def _gauss(u, factor):
+    """exp(-factor * u^2) for factor 1/2 or 1, u >= 0. Rounding u^2 costs up to 700 ulp, so u is split: u = m + d with m^2 exact."""
+    u = np.minimum(u, 64.0)
+    m = np.rint(u * 64.0) / 64.0
+    return np.exp(-factor * m * m) * np.exp(-factor * (u - m) * (u + m))
+
+
+def _phi(u):
+    """Density of the standard normal distribution."""
+    return _gauss(np.abs(u), 0.5) / math.sqrt(2.0 * math.pi)
+
+
+def _upper(u):
+    """Phi(-u), the upper tail of the standard normal distribution, u >= 0."""
+    return 0.5 * _special().erfcx(u / math.sqrt(2.0)) * _gauss(u, 0.5)
+
+
+def _two_product(a, b):
+    """a * b as a sum of two doubles (Dekker 1971, Veltkamp's splitting)."""
+
+    def split(v):
+        high = 134217729.0 * v
+        high = high - (high - v)
+        return high, v - high
+
+    product = a * b
+    (ah, al), (bh, bl) = split(a), split(b)
+    return product, ((ah * bh - product) + ah * bl + al * bh) + al * bl
+
+
+def _tanh_argument(u):
+    """sqrt(8 / pi) * (u + 0.044715 u^3), u >= 0, as a sum of two doubles: exp of it would magnify a rounding error by its size."""
+    u = np.minimum(u, 64.0)
+    square, square_low = _two_product(u, u)
+    inner, inner_low = _two_product(square, _TANH_CUBE)
+    inner_low = inner_low + square_low * _TANH_CUBE + square * _TANH_CUBE_LOW
+    total = 1.0 + inner
+    part = total - 1.0  # two-sum: either of 1 and inner may be the larger
+    total_low = (1.0 - (total - part)) + (inner - part) + inner_low
+    scaled, scaled_low = _two_product(u, _TANH_SCALE)
+    scaled_low = scaled_low + u * _TANH_SCALE_LOW
+    product, product_low = _two_product(scaled, total)
+    return product, product_low + scaled * total_low + scaled_low * total
+
+
+def _tanh_upper(u):
+    """sigmoid(-argument of gelu_tanh), u >= 0."""
+    high, low = _tanh_argument(u)
+    z = np.exp(-high) * np.exp(-low)
+    return z / (1.0 + z)
+
+
+def _logistic_upper(u):
+    """sigmoid(-u), u >= 0."""
+    z = np.exp(-u)
+    return z / (1.0 + z)
+
+
+def _gate(x, upper):
+    """x * gate(x) where gate(-u) = upper(u) and gate(u) = 1 - upper(u)."""
+    tail = upper(np.abs(x))
+    return np.where(x < 0, np.maximum(x, -1e4) * tail, x * (1.0 - tail))
+
+
+def _mirror(x, below):
+    """g(x) with g(-u) = below(u), g(u) = 1 - below(u), u >= 0."""
+    value = below(np.abs(x))
+    return np.where(x < 0, value, 1.0 - value)
+
+
+# gelu, x * Phi(x)
+
+
+@silent
+def gelu(x):
+    return _gate(x, _upper)
+
+
+@silent
+def gelu_derivative(x):
+    return _mirror(x, lambda u: _upper(u) - np.minimum(u, 1e4) * _phi(u))
+
+
+@silent
+def gelu_half(u):
+    return -np.minimum(u, 1e4) * _upper(u)
+
+
+# gelu with the tanh approximation
+
+
+@silent
+def gelu_tanh(x):
+    return _gate(x, _tanh_upper)
+
+
+@silent
+def gelu_tanh_derivative(x):
+    def below(u):
+        u = np.minimum(u, 64.0)
+        tail = _tanh_upper(u)
+        return tail * (1.0 - u * (1.0 - tail) * _TANH_SCALE * (1.0 + 3.0 * _TANH_CUBE * u * u))
+
+    return _mirror(x, below)
+
+
+@silent
+def gelu_tanh_half(u):
+    return -np.minimum(u, 1e4) * _tanh_upper(u)
+
+
+# silu, sigmoid and tanh
+
+
+@silent
+def silu(x):
+    return _gate(x, _logistic_upper)
+
+
+@silent
+def silu_derivative(x):
+    def below(u):
+        tail = _logistic_upper(u)
+        return tail * (1.0 - np.minimum(u, 1e4) * (1.0 - tail))
+
+    return _mirror(x, below)
+
+
+@silent
+def silu_half(u):
+    return -np.minimum(u, 1e4) * _logistic_upper(u)
+
+
+@silent
+def sigmoid(x):
+    z = np.exp(-np.abs(x))
+    return np.where(x < 0, z, 1.0) / (1.0 + z)
+
+
+@silent
+def sigmoid_derivative(x):
+    z = np.exp(-np.abs(x))
+    return z / (1.0 + z) ** 2
+
+
+@silent
+def sigmoid_half(u):
+    return _logistic_upper(u)
+
+
+@silent
+def tanh(x):
+    return np.tanh(x)
+
+
+@silent
+def tanh_derivative(x):
+    z = np.exp(-2.0 * np.abs(x))
+    return 4.0 * z / (1.0 + z) ** 2
+
+
+# pieces of lines and exponentials
+
+
+@silent
+def relu(x):
+    return np.maximum(x, 0.0)
+
+
+@silent
+def relu_derivative(x):
+    return _where(x > 0, 1.0, 0.0, x)
+
+
+@silent
+def leaky_relu(x):
+    return np.where(x > 0, x, LEAKY_SLOPE * x)
+
+
+@silent
+def leaky_relu_derivative(x):
+    return _where(x > 0, 1.0, LEAKY_SLOPE, x)
+
+
+@silent
+def elu(x):
+    return np.where(x > 0, x, np.expm1(np.minimum(x, 0.0)))
+
+
+@silent
+def elu_derivative(x):
+    return np.exp(np.minimum(x, 0.0))
+
+
+@silent
+def selu(x):
+    return np.where(x > 0, SELU_SCALE * x, SELU_SCALE * SELU_ALPHA * np.expm1(np.minimum(x, 0.0)))
+
+
+@silent
+def selu_derivative(x):
+    return np.where(x > 0, SELU_SCALE, SELU_SCALE * SELU_ALPHA * np.exp(np.minimum(x, 0.0)))
+
+
+@silent
+def hardsigmoid(x):
+    return np.clip(x + 3.0, 0.0, 6.0) / 6.0
+
+
+@silent
+def hardsigmoid_derivative(x):
+    return _where(np.abs(x) < 3.0, 1.0 / 6.0, 0.0, x)
+
+
+@silent
+def hardsigmoid_half(u):
+    return np.maximum(3.0 - u, 0.0) / 6.0
+
+
+@silent
+def hardswish(x):
+    return _gate(x, hardsigmoid_half)
+
+
+@silent
+def hardswish_derivative(x):
+    inside = np.clip(x, -3.0, 3.0)
+    return np.where(x <= -3.0, 0.0, np.where(x >= 3.0, 1.0, (2.0 * inside + 3.0) / 6.0))
+
+
+@silent
+def hardswish_half(u):
+    return -np.minimum(u, 3.0) * hardsigmoid_half(u)
+
+
+# mish, x * tanh(softplus(x)): with e = exp(x), tanh(log(1 + e)) = e (e + 2) / (e (e + 2) + 2), for x > 0 in terms of z = exp(-x)
+
+
+@silent
+def mish(x):
+    z = np.exp(-np.abs(x))
+    below = z * (z + 2.0)
+    gate = np.where(x < 0, below / (below + 2.0), (1.0 + 2.0 * z) / (1.0 + 2.0 * z * (1.0 + z)))
+    return np.maximum(x, -1e4) * gate
+
+
+@silent
+def mish_derivative(x):
+    z = np.exp(-np.abs(x))
+    product = z * (z + 2.0)
+    lower = product / (product + 2.0), 4.0 * z * (1.0 + z) / (product + 2.0) ** 2
+    divisor = 1.0 + 2.0 * z * (1.0 + z)
+    upper = (1.0 + 2.0 * z) / divisor, 4.0 * z * z * (1.0 + z) / divisor**2
+    inside = np.clip(x, -1e4, 1e4)
+    return np.where(x < 0, lower[0] + inside * lower[1], upper[0] + inside * upper[1])
+
+
+@silent
+def softplus(x):
+    return np.maximum(x, 0.0) + np.log1p(np.exp(-np.abs(x)))
+
+
+@silent
+def softplus_half(u):
+    return np.log1p(np.exp(-u))
+
+
+# elementary functions
+
+
+@silent
+def exp(x):
+    return np.exp(x)
+
+
+@silent
+def log(x):
+    return np.log(x)
+
+
+@silent
+def log_derivative(x):
+    return np.where(x < 0, np.nan, 1.0 / np.abs(x))
+
+
+@silent
+def sin(x):
+    return np.sin(x)
+
+
+@silent
+def cos(x):
+    return np.cos(x)
+
+
+@silent
+def cos_derivative(x):
+    return -np.sin(x)
+
+
+@silent
+def reciprocal(x):
+    return 1.0 / x
+
+
+@silent
+def reciprocal_derivative(x):
+    return -(1.0 / np.abs(x)) / np.abs(x)
+
+
+@silent
+def rsqrt(x):
+    return 1.0 / np.sqrt(x)
+
+
+@silent
+def rsqrt_derivative(x):
+    return -0.5 / np.sqrt(x) / np.abs(x)
+
+
+@silent
+def sqrt(x):
+    return np.sqrt(x)
+
+
+@silent
+def sqrt_derivative(x):
+    return 0.5 / np.abs(np.sqrt(x))
+
+
+@silent
+def square(x):
+    return x * x
+
+
+@silent
+def square_derivative(x):
+    return 2.0 * x
+
+
+@silent
+def inverse_sigmoid(x):
+    inside = np.where((x >= 0) & (x <= 1), np.abs(x), np.nan)
+    # log(x / (1 - x)) cancels near 1/2; 2 x - 1 is exact there.
+    middle = np.log1p((2.0 * inside - 1.0) / (1.0 - inside))
+    return np.where(np.abs(inside - 0.5) < 0.25, middle, np.log(inside / (1.0 - inside)))
+
+
+@silent
+def inverse_sigmoid_derivative(x):
+    inside = np.where((x >= 0) & (x <= 1), np.abs(x), np.nan)
+    return 1.0 / (inside * (1.0 - inside))
+
+
+@silent
+def erf(x):
+    return _special().erf(x)
+
+
+@silent
+def erf_derivative(x):
+    return 2.0 / math.sqrt(math.pi) * _gauss(np.abs(x), 1.0)
