@@ -1,0 +1,90 @@
+"""The fewest entries that meet an error bound: every segment as long as it can be.
+
+If some representable line keeps all samples of a run within their bounds, it does so for every part of the run; so the longest extension
+from the left needs the fewest segments (feasibility passes to sub-runs).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lutc.costs import Ordinals
+from lutc.errors import LutcError
+from lutc.formats import Format
+from lutc.functions import Line
+from lutc.search.result import SearchResult
+
+_SLOPES = 1 << 12  # slopes carried along; formats with more are thinned out around the slopes that occur, and the result is then not proven
+
+
+def greedy(x, y, tolerance, fmt: Format, left: Line | None = None, right: Line | None = None, described: str = "the bound") -> SearchResult:
+    """Fewest segments with |slope * x + intercept - y| <= tolerance at every sample; x, y, tolerance: (n,), x ascending.
+
+    Cuts are sample indices. `record["proven"]` says whether all slopes of the format were tried. LutcError where a single sample cannot
+    be met; `described` names the bound in it.
+    """
+    low, high = y - tolerance, y + tolerance
+    start, stop = _tails(x, low, high, left, right)
+    slopes, proven = _slopes(x, y, fmt)
+    cuts, lines = [start], []
+    while cuts[-1] < stop:
+        end, line = _longest(x, low, high, slopes, fmt, cuts[-1], stop)
+        if line is None:
+            raise LutcError(f"no line with {fmt.name} coefficients is within {described} at x = {x[end]:g}; allow more error or a finer format")
+        cuts.append(end)
+        lines.append(line)
+    chosen = (np.array([k for k, _ in lines]), np.array([t for _, t in lines]))
+    worst = float(np.max(np.abs(_values(x, cuts, chosen, left, right) - y), initial=0.0))
+    return SearchResult(np.array(cuts), worst, {"name": "greedy", "bound": described, "proven": proven}, chosen)
+
+
+def _values(x, cuts, lines, left, right) -> np.ndarray:
+    slopes = np.concatenate([[left.slope if left else 0.0], lines[0], [right.slope if right else 0.0]])
+    intercepts = np.concatenate([[left.intercept if left else 0.0], lines[1], [right.intercept if right else 0.0]])
+    index = np.searchsorted(cuts, np.arange(x.size), side="right")
+    return slopes[index] * x + intercepts[index]
+
+
+def _tails(x, low, high, left, right) -> tuple[int, int]:
+    """First sample behind the longest left tail, and the first of the longest right tail behind that."""
+
+    def within(tail):
+        value = tail.slope * x + tail.intercept
+        return (value >= low) & (value <= high)
+
+    start = int(np.argmin(np.append(within(left), False))) if left else 0
+    stop = x.size - int(np.argmin(np.append(within(right)[::-1], False))) if right else x.size
+    return start, max(start, stop)
+
+
+def _slopes(x, y, fmt: Format) -> tuple[np.ndarray, bool]:
+    """Candidate slopes, ascending: all of the format, or an even choice among those between the least and the greatest slope of f."""
+    ordinals = Ordinals(fmt)
+    low, high = ordinals.low, ordinals.high
+    if high - low >= _SLOPES:
+        secants = np.diff(y) / np.diff(x) if x.size > 1 else np.zeros(1)
+        low, high = (int(ordinals.nearest(np.float64(v))) for v in (secants.min(), secants.max()))
+    numbers = np.unique(np.linspace(low, high, min(high - low + 1, _SLOPES)).round().astype(np.int64))
+    return ordinals.value(numbers), ordinals.high - ordinals.low < _SLOPES
+
+
+def _intercept(fmt: Format, lowest, highest) -> tuple[np.ndarray, np.ndarray]:
+    """The value nearest to the middle of [lowest, highest], and whether it lies inside; if it does not, no value of the format does."""
+    t = fmt.round((lowest + highest) / 2)
+    return t, (t >= lowest) & (t <= highest)
+
+
+def _longest(x, low, high, slopes, fmt: Format, start: int, stop: int):
+    """(end, line) of the longest feasible run from `start`; line is None if not even one sample is feasible."""
+    lowest, highest = np.full(slopes.size, -np.inf), np.full(slopes.size, np.inf)
+    best = None
+    for at in range(start, stop):
+        lowest, highest = np.maximum(lowest, low[at] - slopes * x[at]), np.minimum(highest, high[at] - slopes * x[at])
+        t, inside = _intercept(fmt, lowest, highest)
+        if not inside.any():
+            return at, best
+        if not inside.all():
+            slopes, lowest, highest, t = slopes[inside], lowest[inside], highest[inside], t[inside]
+        middle = slopes.size // 2
+        best = (float(slopes[middle]), float(t[middle]))
+    return stop, best
