@@ -1,0 +1,278 @@
+"""Lowering: Table + dtype -> Plan.
+
+A table without range reduction is a piecewise-linear function of x, whatever its addressing: `segments` reads its cuts off the table's
+own `segment`, by bisection over the floats, so that the rule at a cut stays written in one place. `lower` then picks the first plan
+that fits. 16-bit plans that compute are taken only if they equal the float64 evaluation, rounded once, on all 65,536 codes, with a
+fused and with an unfused multiply-add.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lutc import plans
+from lutc import table as tables
+from lutc.errors import LutcError
+
+MAX_CELLS = 4096
+MAX_CHAIN = 16
+_INFINITY = 0x7F800000
+DTYPE_NAMES = tuple(plans.DTYPES)
+
+
+@dataclass(frozen=True, eq=False)
+class Segments:
+    """A piecewise-linear function in float64: n lines, n - 1 strictly increasing thresholds, segment = number of thresholds <= x."""
+
+    thresholds: np.ndarray
+    slopes: np.ndarray
+    intercepts: np.ndarray
+
+    def index(self, x) -> np.ndarray:
+        """Segment of each x (int64); the last for NaN."""
+        return np.searchsorted(self.thresholds, x, side="right")
+
+
+def _float_of(order: np.ndarray, dtype: str) -> np.ndarray:
+    """The float (as float64) at each place of the order -inf ... -0 = 0 ... +inf, place 0 being zero; fp32 or fp64."""
+    if dtype == "fp64":
+        return np.copysign(np.abs(order).view(np.float64), order.astype(np.float64))
+    return np.copysign(np.abs(order).astype(np.uint32).view(np.float32).astype(np.float64), order.astype(np.float64))
+
+
+def _thresholds(index, count: int, dtype: str) -> np.ndarray:
+    """Smallest value of the format where index(x) >= i, for i = 1 ... count - 1; NaN where there is none."""
+    top = np.array([np.inf]).view(np.int64)[0] if dtype == "fp64" else np.int64(np.array([np.inf], np.float32).view(np.int32)[0])
+    wanted = np.arange(1, count)
+    low, high = np.full(count - 1, -top), np.full(count - 1, top)
+    while (low < high).any():
+        middle = (low >> 1) + (high >> 1) + (low & high & 1)  # floor of the mean without overflow
+        reached = index(_float_of(middle, dtype)) >= wanted
+        low, high = np.where(reached, low, middle + 1), np.where(reached, middle, high)
+        low = np.minimum(low, high)
+    found = _float_of(high, dtype)
+    return np.where(index(found) >= wanted, found, np.nan)
+
+
+def _reduced_segments(table, dtype: str) -> Segments:
+    """Segments of body and tails, without the prologue."""
+    body = table.body
+    index, lines = body.segment, None
+    if isinstance(body, tables.Lines):
+        slopes, intercepts = body.slopes, body.intercepts
+    elif isinstance(body, tables.Direct):
+        slopes, intercepts = np.zeros(body.values.size), body.values
+    else:
+        slopes = np.diff(body.values) / np.diff(body.edges)
+        intercepts = body.values[:-1] - slopes * body.edges[:-1]
+        before, after = table.left is not None, table.right is not None
+        lines = ([table.left] if before else []), ([table.right] if after else [])
+        slopes = np.concatenate([[t.slope for t in lines[0]], slopes, [t.slope for t in lines[1]]])
+        intercepts = np.concatenate([[t.intercept for t in lines[0]], intercepts, [t.intercept for t in lines[1]]])
+
+        def index(x):
+            inside = body.segment(x) + before
+            inside = np.where(before & (x < body.cut_points[0]), 0, inside)
+            return np.where(after & (x >= body.cut_points[-1]), slopes.size - 1, inside)
+
+    return _compact(_thresholds(index, slopes.size, dtype), slopes, intercepts)
+
+
+def _compact(thresholds, slopes, intercepts) -> Segments:
+    """Drop segments that no input reaches: NaN thresholds at the end, equal ones, and what lies before a threshold of -inf."""
+    reached = ~np.isnan(thresholds)
+    thresholds, slopes, intercepts = thresholds[reached], slopes[np.r_[True, reached]], intercepts[np.r_[True, reached]]
+    ends = np.append(thresholds, np.nan)
+    keep = np.append(thresholds[:-1] < thresholds[1:], True) if thresholds.size else np.array([], bool)
+    first = not (thresholds.size and thresholds[0] == -np.inf)
+    # Segment i + 1 starts at thresholds[i]; of several that start at one point the last holds.
+    starts = ends[:-1][keep]
+    slopes, intercepts = np.r_[slopes[:1], slopes[1:][keep]], np.r_[intercepts[:1], intercepts[1:][keep]]
+    return Segments(starts, slopes, intercepts) if first else Segments(starts[1:], slopes[1:], intercepts[1:])
+
+
+def _unfold(half: Segments, prologue, dtype: str) -> Segments:
+    """A table of |x| as segments of x."""
+    skip = int(half.index(0.0))
+    cuts, slopes, intercepts = half.thresholds[skip:], half.slopes[skip:], half.intercepts[skip:]
+    (factor, slope, intercept), (factor_n, slope_n, intercept_n) = prologue.positive, prologue.negative
+    # x <= -cut lies outside: the inner segment starts at the next value of the format above -cut.
+    number = np.float64 if dtype == "fp64" else np.float32
+    mirrored = np.nextafter((-cuts[::-1]).astype(number), number(np.inf)).astype(np.float64)
+    return _compact(
+        np.concatenate([mirrored, [0.0], cuts]),
+        np.concatenate([(slope_n - factor_n * slopes)[::-1], factor * slopes + slope]),
+        np.concatenate([(factor_n * intercepts + intercept_n)[::-1], factor * intercepts + intercept]),
+    )
+
+
+def segments(table, dtype: str = "fp32") -> Segments:
+    """The table as one piecewise-linear function of the float inputs of `dtype` ('fp64', else thresholds are float32 values).
+
+    An `abs` prologue is unfolded. Error for tables with an exponent or period prologue, which are not piecewise linear in x.
+    """
+    arithmetic = "fp64" if dtype == "fp64" else "fp32"
+    if table.prologue is not None and not isinstance(table.prologue, tables.AbsPrologue):
+        raise LutcError(f"a table with the prologue {table.prologue.kind!r} is not piecewise linear; lower it as 'direct' or 'reference'")
+    reduced = _reduced_segments(table, arithmetic)
+    return reduced if table.prologue is None else _unfold(reduced, table.prologue, arithmetic)
+
+
+def slope(table, x) -> np.ndarray:
+    """Derivative of the table at x by the segment of x (float64, any shape): the gradient of `grad="table"`. NaN for NaN."""
+    x = np.asarray(x, np.float64)
+    prologue = table.prologue
+    if prologue is None or isinstance(prologue, tables.AbsPrologue):
+        lines = segments(table, "fp64")
+        return np.where(np.isnan(x), np.nan, lines.slopes[lines.index(x)])
+    reduced = _reduced_segments(table, "fp64")
+    with np.errstate(all="ignore"):
+        if isinstance(prologue, tables.ExponentPrologue):
+            magnitude = np.abs(x)
+            regular = np.isfinite(x) & (magnitude > 0)
+            mantissa, exponent = np.frexp(np.where(regular, magnitude, 1.0))
+            e = (exponent - 1) // prologue.step
+            inner = reduced.slopes[reduced.index(np.ldexp(mantissa, exponent - prologue.step * e))]
+            power = prologue.growth - prologue.step
+            value = np.ldexp(inner, power * e)
+            limit = np.exp2(power * np.where(magnitude == 0, -np.inf, np.inf))
+            value = np.where(regular, value, reduced.slopes[reduced.index(1.0)] * limit)
+            return np.where(np.isnan(x) | ((x < 0) & (not prologue.odd)), np.nan, value)
+        finite = np.where(np.isfinite(x), x, 0.0)
+        r = np.mod(finite, prologue.period)
+        n = np.clip(prologue.growth * np.rint((finite - r) / prologue.period), -1 << 20, 1 << 20).astype(np.int64)
+        value = np.ldexp(reduced.slopes[reduced.index(r)], n)
+        return np.where(np.isfinite(x), value, np.where(prologue.growth & (x < 0), 0.0, np.where(prologue.growth & (x > 0), np.inf, np.nan)))
+
+
+def _single(lines: Segments) -> tuple[np.ndarray, np.ndarray]:
+    """Slopes and intercepts in float32. What rounding a slope costs at the end of its segment nearest to 0 goes into the intercept."""
+    slopes = lines.slopes.astype(np.float32)
+    start, end = np.r_[-np.inf, lines.thresholds], np.r_[lines.thresholds, np.inf]
+    near = np.where(start > 0, start, np.where(end < 0, end, 0.0))
+    near = np.clip(near, -plans.LARGEST, plans.LARGEST)
+    return slopes, (lines.intercepts + (lines.slopes - slopes) * near).astype(np.float32)
+
+
+def _uniform(lines: Segments, common: dict):
+    before = np.nextafter(lines.thresholds.astype(np.float32), np.float32(-np.inf)).astype(np.float64)
+    before = np.where(np.abs(before) == 0, 0.0, before)
+    bits = next((b for b in range(24) if (np.abs(before * 2.0**b) < 2.0**22).all() and (before * 2.0**b == np.rint(before * 2.0**b)).all()), None)
+    if bits is None:
+        return None
+    grid = (before * 2.0**bits).astype(np.int64)
+    first, last = (int(grid[0]) - 1, int(grid[-1])) if grid.size else (0, 0)
+    if last - first + 1 > MAX_CELLS:
+        return None
+    segment = np.searchsorted(grid, np.arange(first, last + 1), side="right")
+    per_cell = {name: common[name][segment] for name in ("slopes", "intercepts")}
+    return plans.Uniform(bits=bits, first=first, **{**common, **per_cell})
+
+
+def _magnitude(bits) -> np.ndarray:
+    return np.asarray(bits, np.int64).astype(np.uint32).view(np.float32).astype(np.float64)
+
+
+def _cells(lines: Segments, common: dict):
+    cuts = lines.thresholds
+    for shift in range(23, 8, -1):
+        windows, starts, ends = [], [], []
+        for sign in (1, -1):
+            bits = np.abs(cuts[sign * cuts >= 2.0**-126]).astype(np.float32).view(np.uint32).astype(np.int64)
+            low = max(int(bits.min() >> shift) - 1, 0) if bits.size else 0
+            high = min(int(bits.max() >> shift) + 1, _INFINITY >> shift) if bits.size else 0
+            keys = np.arange(low, min(high, low + MAX_CELLS) + 1)
+            near = np.where(keys == low, 0.0, _magnitude(keys << shift))  # smallest and largest magnitude of each cell
+            far = np.where(keys == high, np.inf, _magnitude(np.minimum((keys + 1) << shift, _INFINITY) - 1))
+            windows.append((low, high))
+            starts.append(lines.index(near if sign > 0 else -far))
+            ends.append(lines.index(far if sign > 0 else -near))
+        start, end = np.concatenate(starts), np.concatenate(ends)
+        if start.size > MAX_CELLS:
+            return None
+        if (end - start <= 1).all():
+            threshold = np.where(end > start, np.append(cuts, np.nan)[start], np.nan).astype(np.float32)
+            return plans.Cells(
+                shift=shift, positive=windows[0], negative=windows[1], thresholds=threshold, base=start.astype(np.int32), **common
+            )
+    return None
+
+
+def _search(lines: Segments, common: dict):
+    size = 1 << (lines.slopes.size - 1).bit_length()
+    pad = size - lines.slopes.size
+    thresholds = np.append(lines.thresholds, np.full(pad, np.nan)).astype(np.float32)
+    padded = {name: np.append(common[name], np.repeat(common[name][-1], pad)) for name in ("slopes", "intercepts")}
+    return plans.Search(thresholds=thresholds, **{**common, **padded})
+
+
+def _chain(lines: Segments, common: dict):
+    return _search(lines, common) if lines.slopes.size <= MAX_CHAIN else None
+
+
+def _direct(table, dtype: str):
+    x = plans.widened(plans.all_codes(dtype))
+    return plans.Direct(dtype, plans.rounded(table(x), dtype), plans.rounded(slope(table, x), dtype))
+
+
+def _reference(table, dtype: str):
+    prologue = table.prologue
+    if prologue is None or isinstance(prologue, tables.AbsPrologue):
+        lines, reduction = segments(table, "fp64"), ()
+    else:
+        lines = _reduced_segments(table, "fp64")
+        if isinstance(prologue, tables.ExponentPrologue):
+            reduction = ("exponent", prologue.step, prologue.growth, prologue.odd, prologue.offset)
+        else:
+            reduction = ("period", prologue.growth, prologue.period)
+    return plans.Reference(dtype, lines.thresholds, lines.slopes, lines.intercepts, table, lambda x: slope(table, x), reduction)
+
+
+_LINEAR = {"chain": _chain, "uniform": _uniform, "cells": _cells, "search": _search}
+
+
+def _exact(plan, table) -> bool:
+    """Whether a 16-bit plan equals the table's float64 value rounded once on every code, fused or not."""
+    x = plans.all_codes(plan.dtype)
+    want = plans.rounded(table(plans.widened(x)), plan.dtype)
+    nan = np.isnan(want)
+    return all((((got := run(x)) == want) | (nan & np.isnan(got))).all() for run in (plan, plan.unfused))
+
+
+def default_kinds(dtype: str) -> tuple[str, ...]:
+    """Order in which `lower` tries: a direct table at 16 bits, arithmetic in fp32, float64 in fp64."""
+    return {"fp64": ("reference",), "fp32": ("uniform", "cells", "search", "reference")}.get(dtype, ("direct",))
+
+
+def lower(table, dtype: str = "fp32", kinds: tuple[str, ...] | None = None):
+    """The first plan of `kinds` that fits `table` for inputs and outputs of `dtype` ('fp32', 'fp16', 'bf16', 'fp64').
+
+    kinds: names among 'chain' (a search over at most 16 segments), 'uniform', 'cells', 'search', 'direct', 'reference'; by default those
+    of `default_kinds(dtype)`. A plan fits where it holds the table within its limits and, at 16 bits, is exact on every code. 'search'
+    always fits a table without range reduction in fp32; 'direct' fits every table at 16 bits, 'reference' every table.
+    Raises LutcError for an unknown dtype or kind, and where none fits.
+    """
+    if dtype not in plans.DTYPES:
+        raise LutcError(f"unknown dtype {dtype!r}; known: {', '.join(DTYPE_NAMES)}")
+    kinds = default_kinds(dtype) if kinds is None else tuple(kinds)
+    half_width = dtype in ("fp16", "bf16")
+    plain = table.prologue is None or isinstance(table.prologue, tables.AbsPrologue)
+    lines = None
+    for kind in kinds:
+        if kind == "reference":
+            return _reference(table, dtype)
+        if kind == "direct":
+            if half_width:
+                return _direct(table, dtype)
+        elif kind not in _LINEAR:
+            raise LutcError(f"unknown plan {kind!r}; known: {', '.join([*_LINEAR, 'direct', 'reference'])}")
+        elif plain and dtype != "fp64":
+            lines = lines or segments(table)
+            slopes, intercepts = _single(lines)
+            flat = {"flat_left": bool(slopes[0] == 0), "flat_right": bool(slopes[-1] == 0)}
+            plan = _LINEAR[kind](lines, {"dtype": dtype, "slopes": slopes, "intercepts": intercepts, **flat})
+            if plan is not None and (not half_width or _exact(plan, table)):
+                return plan
+    raise LutcError(f"none of the plans {', '.join(kinds)} fits this table in {dtype}; add 'reference', which fits every table")
