@@ -1,6 +1,7 @@
 """Scalar functions: float64 definitions, derivatives, and what a compiler needs to know of them.
 
-FUNCTIONS: name -> Function, in the order of the documentation. get(name): one of them, aliases included. load(spec, range): one of them
+FUNCTIONS: name -> Function, in the order of the documentation. get(name): one of them, aliases included;
+known(name): whether there is one. load(spec, range): one of them
 or a user's own. checked_range(fn, lo, hi): an interval on which fn can be compiled.
 """
 
@@ -8,9 +9,9 @@ import dataclasses
 
 from lutc.errors import LutcError
 from lutc.functions.kinds import Function, Line, Reduction, Symmetry
-from lutc.functions.registry import FUNCTIONS, checked_range, get
+from lutc.functions.registry import FUNCTIONS, checked_range, get, known
 
-__all__ = ["FUNCTIONS", "Function", "Line", "Reduction", "Symmetry", "checked_range", "get", "load"]
+__all__ = ["FUNCTIONS", "Function", "Line", "Reduction", "Symmetry", "checked_range", "get", "known", "load"]
 
 
 def load(spec: str, range: tuple[float, float] | None = None) -> Function:

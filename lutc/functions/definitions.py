@@ -52,8 +52,9 @@ def _phi(u):
 
 
 def _upper(u):
-    """Phi(-u), the upper tail of the standard normal distribution, u >= 0."""
-    return 0.5 * _special().erfcx(u / math.sqrt(2.0)) * _gauss(u, 0.5)
+    """Phi(-u), the upper tail of the standard normal distribution, u >= 0. erfc itself would magnify the rounding of u / sqrt(2)."""
+    z = u / math.sqrt(2.0)
+    return 0.5 * np.where(u < 1.0, _special().erfc(z), _special().erfcx(z) * _gauss(u, 0.5))
 
 
 def _two_product(a, b):

@@ -73,9 +73,18 @@ FUNCTIONS: dict[str, Function] = {entry.name: entry for entry in _ENTRIES}
 _BY_NAME = {name: entry for entry in _ENTRIES for name in (entry.name, *entry.aliases)}
 
 
+def _plain(name) -> str:
+    return name.strip().lower() if isinstance(name, str) else repr(name)
+
+
+def known(name: str) -> bool:
+    """Whether `get(name)` has an answer."""
+    return _plain(name) in _BY_NAME
+
+
 def get(name: str) -> Function:
     """The function called `name`, or that has it as an alias, in any case."""
-    wanted = name.strip().lower() if isinstance(name, str) else repr(name)
+    wanted = _plain(name)
     if wanted in _BY_NAME:
         return _BY_NAME[wanted]
     close = difflib.get_close_matches(wanted, _BY_NAME, n=1)
