@@ -1,0 +1,65 @@
+"""A fixed-point table in torch integers: comparators, one multiplication, one addition (lutc.integer is its numpy model)."""
+
+from __future__ import annotations
+
+import torch
+
+from lutc.errors import LutcError
+from lutc.integer import IntegerLines
+
+
+def requantise(acc: torch.Tensor, multiplier: int, shift: int | torch.Tensor) -> torch.Tensor:
+    """round(acc * multiplier * 2**-shift), half up, int64; a tensor of shifts (> 0) goes with acc elementwise."""
+    product = acc.to(torch.int64) * multiplier
+    if isinstance(shift, torch.Tensor):
+        shift = shift.to(torch.int64).clamp(max=62)
+        return (product + (torch.ones_like(shift) << (shift - 1))) >> shift
+    if shift > 62:
+        return torch.zeros_like(product)
+    return (product + (1 << (shift - 1))) >> shift if shift > 0 else product << -shift
+
+
+def leading_one(x: torch.Tensor) -> torch.Tensor:
+    """Index of the highest set bit of positive int32 values (int32)."""
+    index = torch.zeros_like(x)
+    for step in (16, 8, 4, 2, 1):
+        large = x >= 1 << step
+        index = index + large * step
+        x = torch.where(large, x >> step, x)
+    return index
+
+
+def shift_to(x: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """x * 2**places, rounded half up where places < 0; int32 that stays below 2**31."""
+    right = (-places).clamp(min=0)
+    # The half is added after a first shift by right - 1, so that x + half cannot pass int32.
+    halved = x >> (right - 1).clamp(min=0)
+    return torch.where(right > 0, (halved + 1) >> 1, x << places.clamp(min=0))
+
+
+def divide(numerator: torch.Tensor, n: int) -> torch.Tensor:
+    """numerator / n rounded half up, for |numerator| < 2**30 in int32, n > 0."""
+    return torch.div(2 * numerator + n, 2 * n, rounding_mode="floor")
+
+
+def check_codes(q: torch.Tensor, dtype: torch.dtype, who: str) -> None:
+    if q.dtype != dtype:
+        raise LutcError(f"{who} takes {dtype} codes; given a tensor of {q.dtype}")
+
+
+class TorchIntegerLines(torch.nn.Module):
+    """lutc.integer.IntegerLines as int32 buffers. `accumulate(centred)`: int32 codes less the zero point in, int32 acc out, any shape."""
+
+    cuts: torch.Tensor
+    slopes: torch.Tensor
+    intercepts: torch.Tensor
+
+    def __init__(self, lines: IntegerLines):
+        super().__init__()
+        self.unit = lines.unit
+        for name in ("cuts", "slopes", "intercepts"):
+            self.register_buffer(name, torch.from_numpy(getattr(lines, name)).to(torch.int32))
+
+    def accumulate(self, centred: torch.Tensor) -> torch.Tensor:
+        index = torch.bucketize(centred.contiguous(), self.cuts, out_int32=True)
+        return self.slopes[index] * centred + self.intercepts[index]
