@@ -1,0 +1,45 @@
+"""The second compiled target: a whole MLP as K-means centres and one local map per centre.
+
+>>> from lutc import taylor
+>>> inputs = taylor.collect(model, "encoder.layer.*:intermediate+output.dense", batches, "inputs/")
+>>> table = taylor.fit(block, inputs, taylor.Settings(k=16))
+>>> table.save("layer0")                      # layer0.json beside layer0.safetensors
+>>> taylor.replace(model, {block.name: TaylorMLP(table)})
+
+Importing this package does not import torch; using any of the names below does.
+"""
+
+from __future__ import annotations
+
+_EXPORTS = {
+    "Block": "lutc.taylor.blocks",
+    "find_blocks": "lutc.taylor.blocks",
+    "replace": "lutc.taylor.blocks",
+    "restore": "lutc.taylor.blocks",
+    "Inputs": "lutc.taylor.inputs",
+    "collect": "lutc.taylor.collect",
+    "OnlineKMeans": "lutc.taylor.online",
+    "find_centres": "lutc.taylor.cluster",
+    "expand": "lutc.taylor.expand",
+    "hessian": "lutc.taylor.expand",
+    "Settings": "lutc.taylor.fit",
+    "fit": "lutc.taylor.fit",
+    "fit_sequential": "lutc.taylor.sequential",
+    "distil": "lutc.taylor.distil",
+    "TaylorTable": "lutc.taylor.table",
+    "load": "lutc.taylor.artefact",
+    "save": "lutc.taylor.artefact",
+    "sweep": "lutc.taylor.sweep",
+    "account": "lutc.taylor.account",
+}
+__all__ = sorted(_EXPORTS)
+
+
+def __getattr__(name: str):
+    if name in _EXPORTS:
+        from importlib import import_module
+
+        value = getattr(import_module(_EXPORTS[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'lutc.taylor' has no attribute {name!r}")

@@ -1,0 +1,152 @@
+"""The compiled MLP: centres, values and slopes in their storage format, frozen and self-validating."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from lutc.errors import LutcError
+from lutc.taylor.cluster import nearest
+
+# Storage format -> dtype of the slopes, dtype of centres and values. int8 slopes have one fp32 scale per row (one output of one centre).
+FORMATS = {
+    "fp32": (torch.float32, torch.float32),
+    "fp16": (torch.float16, torch.float16),
+    "bf16": (torch.bfloat16, torch.bfloat16),
+    "int8": (torch.int8, torch.float16),
+}
+INT8_MAX = 127
+
+
+@dataclass(frozen=True)
+class TaylorTable:
+    """F(x) ~ values[a] + slopes[a] @ z, where a is the nearest centre and z = x - centres[a], for order 2 followed by z^2 / 2.
+
+    centres [k, d]; values [k, o]; slopes [k, o, d] or, for order 2, [k, o, 2 d] (Jacobian, then diagonal Hessian); all in the dtypes of
+    `format`. scales [k, o] (fp32, int8 only): slope = code * scale. radii [k] (fp32) or None: inputs farther from their centre than its
+    radius belong to the exact MLP. counts [k] (int64): training samples per centre. `info` is what the artefact's JSON tells: block,
+    modules, settings, data, certificate. Raises LutcError where shapes, dtypes or values do not fit together.
+    """
+
+    centres: Tensor
+    values: Tensor
+    slopes: Tensor
+    counts: Tensor
+    format: str = "fp32"
+    scales: Tensor | None = None
+    radii: Tensor | None = None
+    info: dict = field(default_factory=dict)
+
+    def __post_init__(self):
+        if self.format not in FORMATS:
+            raise LutcError(f"format {self.format!r} is unknown; storage formats are {', '.join(FORMATS)}")
+        if self.centres.ndim != 2 or self.values.ndim != 2 or self.slopes.ndim != 3:
+            raise LutcError("centres must be [k, d], values [k, o], slopes [k, o, d] or [k, o, 2 d]")
+        (k, d), o = self.centres.shape, self.values.shape[1]
+        if self.slopes.shape not in ((k, o, d), (k, o, 2 * d)):
+            raise LutcError(f"slopes of shape {list(self.slopes.shape)} do not fit {k} centres of width {d} with {o} outputs")
+        expected = {"values": (k, o), "counts": (k,), "radii": (k,), "scales": (k, o)}
+        for name, shape in expected.items():
+            tensor = getattr(self, name)
+            if tensor is not None and tensor.shape != shape:
+                raise LutcError(f"{name} of shape {list(tensor.shape)} must be {list(shape)}")
+        slope_dtype, dtype = FORMATS[self.format]
+        if self.slopes.dtype != slope_dtype or self.centres.dtype != dtype or self.values.dtype != dtype:
+            raise LutcError(f"format {self.format} wants {slope_dtype} slopes and {dtype} centres and values")
+        if (self.scales is None) == (self.format == "int8"):
+            raise LutcError("scales belong to the int8 format and to no other")
+        for name in ("centres", "values", "slopes", "scales", "radii"):
+            tensor = getattr(self, name)
+            if tensor is not None and tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                raise LutcError(f"{name} hold NaN or infinity; fit again, or store in a wider format than {self.format}")
+
+    @property
+    def k(self) -> int:
+        return self.centres.shape[0]
+
+    @property
+    def in_features(self) -> int:
+        return self.centres.shape[1]
+
+    @property
+    def out_features(self) -> int:
+        return self.values.shape[1]
+
+    @property
+    def order(self) -> int:
+        return self.slopes.shape[2] // self.in_features
+
+    @property
+    def storage_bytes(self) -> int:
+        """Bytes of what a runtime needs: centres, values, slopes, scales, radii."""
+        return sum(tensor.nbytes for tensor in (self.centres, self.values, self.slopes, self.scales, self.radii) if tensor is not None)
+
+    def multiply_adds(self, fallback: float = 0.0, exact: int = 0) -> float:
+        """Multiply-adds per input: routing, one product with [o, d] or [o, 2 d], and `exact` ones for the share `fallback`."""
+        routing = self.k * self.in_features if self.k > 1 or self.radii is not None else 0
+        return routing + self.slopes.shape[1] * self.slopes.shape[2] + fallback * exact
+
+    def real_slopes(self) -> Tensor:
+        """The slopes as float32 numbers, whatever the format."""
+        slopes = self.slopes.float()
+        return slopes if self.scales is None else slopes * self.scales[..., None]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Evaluate at x [n, d] in x's dtype (float32 or float64), centre by centre: the reference for every backend. No fallback."""
+        owner = nearest(x, self.centres.to(x))
+        y = x.new_empty(len(x), self.out_features)
+        slopes = self.real_slopes()
+        for index in owner.unique().tolist():
+            rows = owner == index
+            z = features(x[rows] - self.centres[index].to(x), self.order)
+            y[rows] = self.values[index].to(x) + z @ slopes[index].to(x).T
+        return torch.where(torch.isnan(x).any(1, keepdim=True), torch.nan, y)
+
+    def beyond(self, x: Tensor) -> Tensor:
+        """Which rows of x [n, d] lie farther from their centre than its radius (bool [n]); none without radii."""
+        if self.radii is None:
+            return torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        centres = self.centres.to(x)
+        owner = nearest(x, centres)
+        return (x - centres[owner]).norm(dim=1) > self.radii.to(x)[owner]
+
+    def stored(self, format: str) -> TaylorTable:
+        """The same table rounded to `format`. Centres are rounded first and values moved along, so that only rounding is lost."""
+        if format not in FORMATS:
+            raise LutcError(f"format {format!r} is unknown; storage formats are {', '.join(FORMATS)}")
+        slope_dtype, dtype = FORMATS[format]
+        centres = self.centres.to(dtype)
+        values, slopes = _moved(self, centres.double())
+        scales = None
+        if format == "int8":
+            scales = slopes.abs().amax(2).clamp_min(1e-30).float() / INT8_MAX
+            slopes = (slopes / scales.double()[..., None]).round().clamp(-INT8_MAX, INT8_MAX)
+        return replace(self, centres=centres, values=values.to(dtype), slopes=slopes.to(slope_dtype), format=format, scales=scales)
+
+    def save(self, name: str | os.PathLike) -> None:
+        """Write `name.json` beside `name.safetensors`."""
+        from lutc.taylor.artefact import save
+
+        save(self, name)
+
+
+def features(z: Tensor, order: int) -> Tensor:
+    """What the slopes multiply: z [n, d] for order 1, z and z^2 / 2 [n, 2 d] for order 2."""
+    return z if order == 1 else torch.cat([z, z * z / 2], 1)
+
+
+def _moved(table: TaylorTable, centres: Tensor) -> tuple[Tensor, Tensor]:
+    """Values and slopes (float64) of the same functions about other centres: exact, they are polynomials."""
+    d = table.in_features
+    slopes = table.real_slopes().double()
+    step = centres - table.centres.double()
+    jacobians = slopes[..., :d]
+    values = table.values.double() + torch.einsum("kod,kd->ko", jacobians, step)
+    if table.order == 2:
+        hessians = slopes[..., d:]
+        values = values + torch.einsum("kod,kd->ko", hessians, step * step / 2)
+        slopes = torch.cat([jacobians + hessians * step[:, None], hessians], 2)
+    return values, slopes
