@@ -9,7 +9,7 @@ import numpy as np
 from lutc.errors import LutcError
 from lutc.formats import Format
 from lutc.functions import Line
-from lutc.table import AbsPrologue, Lines, Table
+from lutc.table import AbsPrologue, Table, without_empty_segments
 
 _DENSE = 8192  # points at which the place of a tail outside the codes is judged
 
@@ -86,5 +86,5 @@ def build(
         if right:
             breakpoints.append(lattice.outside(stops[-1], right, entries[-1]))
     entries = [left] * (left is not None) + entries + [right] * (right is not None)
-    body = Lines(np.array(breakpoints), np.array([e.slope for e in entries]), np.array([e.intercept for e in entries]))
+    body = without_empty_segments(breakpoints, [e.slope for e in entries], [e.intercept for e in entries])
     return Table(body, prologue, left, right, fmt.name)

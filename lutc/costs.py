@@ -7,6 +7,7 @@ Weights are normalised, so the squared cost of a table *is* its weighted mean sq
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -21,6 +22,8 @@ DENSE_LIMIT = 4096  # positions for which the whole matrix (128 MiB) is worth it
 _BATCH = 1 << 16  # segments fitted at once: the arrays stay in the cache
 _WINDOW = 8  # slopes tried to each side where a format has too many to be exhausted (named `rounded` in the file)
 _EXHAUSTIVE_BITS = 8
+# Costs that differ by less, relatively or against y^2, are equal but for float64: the slope tried first, nearest to the optimum, is kept.
+_EQUAL, _NOISE = 1e-10, 1e-28
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +128,11 @@ class Ordinals:
 
 @dataclass(eq=False)
 class Moments:
-    """Weight, means and centred second moments of runs of samples; adding two is free of cancellation (Chan, Golub, LeVeque 1983)."""
+    """Weight, means and centred second moments of runs of samples; adding two is free of cancellation (Chan, Golub, LeVeque 1983).
+
+    tilt: secant to the sample before the run. It picks the slope where a run is a single x and any slope would do, so that a table stays
+    sensible between the samples too.
+    """
 
     w: np.ndarray
     x: np.ndarray
@@ -133,6 +140,7 @@ class Moments:
     xx: np.ndarray
     xy: np.ndarray
     yy: np.ndarray
+    tilt: np.ndarray
 
     @classmethod
     def of(cls, points: Points) -> Moments:
@@ -148,7 +156,11 @@ class Moments:
         # the rounded means are off by a little: a second pass takes the remainder out
         rx, ry = add(points.weight * dx) / safe, add(points.weight * dy) / safe
         dx, dy = dx - rx[points.cell], dy - ry[points.cell]
-        return cls(w, x + rx, y + ry, add(points.weight * dx * dx), add(points.weight * dx * dy), add(points.weight * dy * dy))
+        x, y = x + rx, y + ry
+        with np.errstate(invalid="ignore", divide="ignore"):
+            secant = np.nan_to_num(np.diff(y) / np.diff(x), nan=0.0, posinf=0.0, neginf=0.0)
+        tilt = np.concatenate([secant[:1], secant]) if secant.size else np.zeros(points.size)
+        return cls(w, x, y, add(points.weight * dx * dx), add(points.weight * dx * dy), add(points.weight * dy * dy), tilt)
 
     def __getitem__(self, index) -> Moments:
         return Moments(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
@@ -165,6 +177,7 @@ class Moments:
             self.xx + other.xx + between * dx * dx,
             self.xy + other.xy + between * dx * dy,
             self.yy + other.yy + between * dy * dy,
+            self.tilt,
         )
 
     @staticmethod
@@ -179,8 +192,9 @@ def best_lines(moments: Moments, ordinals: Ordinals) -> tuple[np.ndarray, np.nda
     term alone exceeds the best sum found; the best t for a slope is its rounded optimum. Formats of more than 8 bits stop after a window.
     """
     with np.errstate(invalid="ignore", divide="ignore"):
-        optimum = np.where(moments.xx > 0, moments.xy / moments.xx, 0.0)
+        optimum = np.where(moments.xx > 0, moments.xy / moments.xx, moments.tilt)
     residual = np.maximum(moments.yy - optimum * moments.xy, 0.0)
+    noise = _NOISE * (moments.w * moments.y**2)
     centre = ordinals.nearest(optimum)
     excess = np.full(centre.shape, np.inf)
     slope, intercept = np.zeros_like(excess), np.zeros_like(excess)
@@ -197,7 +211,7 @@ def best_lines(moments: Moments, ordinals: Ordinals) -> tuple[np.ndarray, np.nda
             want = m.y - k * m.x
             t = ordinals.round(want)
             cost = np.where(inside, penalty + m.w * (want - t) ** 2, np.inf)
-            better = cost < best
+            better = cost < best * (1.0 - _EQUAL) - noise[active]
             slope[active[better]], intercept[active[better]] = k[better], t[better]
             best = np.where(better, cost, best)
             alive |= inside & (penalty < best)
@@ -238,16 +252,11 @@ def squared_costs(points: Points, fmt: Format, left: Line | None, right: Line | 
             runs, where, pending = [], [], 0
 
     def line(i, j):
-        found = [best_lines(Moments.of(_merge(points, a, b)), ordinals)[:2] for a, b in zip(i, j)]
+        found = [best_lines(functools.reduce(Moments.__add__, (cells[c : c + 1] for c in range(a, b))), ordinals)[:2] if b > a else ([0.0], [0.0]) for a, b in zip(i, j)]
         return np.array([k[0] for k, _ in found]), np.array([t[0] for _, t in found])
 
     tails = tail_costs(points, left, right, lambda tail: points.weight * (tail.slope * points.x + tail.intercept - points.y) ** 2)
     return SegmentCosts(matrix, *tails, line, exact, (left is not None, right is not None))
-
-
-def _merge(points: Points, i: int, j: int) -> Points:
-    inside = (points.cell >= i) & (points.cell < j)
-    return Points(points.x[inside], points.y[inside], points.weight[inside], np.zeros(inside.sum(), np.int64), 1)
 
 
 def tail_costs(points: Points, left: Line | None, right: Line | None, error: Callable, combine: np.ufunc = np.add) -> tuple[np.ndarray, np.ndarray]:

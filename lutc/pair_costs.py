@@ -115,3 +115,12 @@ def _cell_errors(objective: PairObjective, slopes: np.ndarray, intercepts: np.nd
     for n in cell:
         errors = objective.combine(errors, objective.error(slopes, intercepts, n))
     return errors
+
+
+def cost_of(points: Points, objective: PairObjective, cuts, lines, left: Line | None, right: Line | None) -> float:
+    """Cost of a given table: cuts (m + 1,), lines (slopes, intercepts). It bounds the optimum from above."""
+    slopes = np.concatenate([[left.slope if left else 0.0], lines[0], [right.slope if right else 0.0]])
+    intercepts = np.concatenate([[left.intercept if left else 0.0], lines[1], [right.intercept if right else 0.0]])
+    index = np.searchsorted(cuts, points.cell, side="right")
+    errors = [objective.error(slopes[i : i + 1], intercepts[i : i + 1], n)[0] for n, i in enumerate(index)]
+    return float(objective.combine.reduce(np.array(errors)))

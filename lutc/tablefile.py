@@ -23,7 +23,7 @@ from lutc.errors import LutcError
 from lutc.files import atomic_write
 from lutc.functions import Line
 from lutc.samples import Inputs
-from lutc.table import AbsPrologue, Cells, Direct, ExponentPrologue, Lines, PeriodPrologue, Table
+from lutc.table import AbsPrologue, Cells, Direct, ExponentPrologue, Lines, PeriodPrologue, Table, without_empty_segments
 
 SCHEMA = 1
 LARGEST_FILE = 64 << 20  # bytes; a 65,536-entry table in three formats stays below
@@ -212,22 +212,16 @@ def _numbers(entry: dict, name: str, where: str) -> list:
     return values
 
 
-def lines_body(breakpoints, slopes, intercepts, where: str = "table") -> Lines:
-    """Lines with the empty segments of repeated breakpoints dropped: between equal breakpoints no x lies."""
-    points = np.asarray(breakpoints, np.float64)
-    if len(slopes) != points.size + 1 or len(intercepts) != points.size + 1:
-        raise LutcError(f"{where}: n breakpoints need n + 1 slopes and intercepts; given {points.size}, {len(slopes)} and {len(intercepts)}")
-    if points.size and (np.diff(points) < 0).any():
-        raise LutcError(f"{where}: breakpoints must ascend")
-    keep = np.append(True, np.diff(points) > 0) if points.size else np.zeros(0, bool)
-    segments = np.append(True, np.append(keep[1:], True)) if points.size else np.ones(1, bool)
-    return Lines(points[keep], np.asarray(slopes, np.float64)[segments], np.asarray(intercepts, np.float64)[segments])
+def _lines(breakpoints: list, slopes: list, intercepts: list, where: str) -> Lines:
+    if not len(slopes) == len(intercepts) == len(breakpoints) + 1:
+        raise LutcError(f"{where}: n breakpoints need n + 1 slopes and intercepts; given {len(breakpoints)}, {len(slopes)} and {len(intercepts)}")
+    return without_empty_segments(breakpoints, slopes, intercepts)
 
 
 def _body(entry, addressing: str, payload: str, inputs: Inputs | None, where: str):
     entry = _object(entry, where)
     if (addressing, payload) == ("compare", "lines"):
-        return lines_body(*(_numbers(entry, name, where) for name in ("breakpoints", "slopes", "intercepts")), where)
+        return _lines(*(_numbers(entry, name, where) for name in ("breakpoints", "slopes", "intercepts")), where)
     if (addressing, payload) == ("cells", "values"):
         return Cells(_numbers(entry, "cut_points", where), tuple(_numbers(entry, "pieces", where)), _numbers(entry, "values", where))
     if (addressing, payload) == ("direct", "values"):
@@ -271,7 +265,7 @@ def _from_json(data: dict) -> TableSet:
         if not all(re.fullmatch(r"\d{1,2}", key) for key in entries):
             raise LutcError(f"without 'lutc' this must be a GQA-LUT file, whose keys are powers 0, 1, ...; given {', '.join(entries) or 'nothing'}")
         own = {"inputs": {key: {"bits": 8, "scale": 2.0 ** -int(key), "zero_point": 0} for key in entries}, "coefficients": "q1.6", "origin": "gqa-lut"}
-        own["function"] = functions.get(name).name if functions.known(name) else None
+        own["function"] = _canonical(name)
     inputs = {key: _construct(Inputs, value, f"inputs '{key}'") for key, value in _object(own.pop("inputs", {}), "inputs").items()}
     addressing, payload = own.pop("addressing", "compare"), own.pop("payload", "lines")
     prologue = _prologue(own.pop("prologue", None))
@@ -296,11 +290,19 @@ def _check_format(body, fmt, key: str) -> None:
         raise LutcError(f"table '{key}': {values[bad][0]!r} is not a value of {fmt.name}; the file was altered or its format is wrong")
 
 
+def _canonical(name: str) -> str | None:
+    """The registry's name of a function, None where it is not known."""
+    try:
+        return functions.get(name).name
+    except LutcError:
+        return None
+
+
 def _from_nn_lut(data: dict) -> TableSet:
     where = "NN-LUT table"
     name = str(data["op"])
     cuts = _numbers(data, "cut_points", where)
     inner = cuts[1:-1] if len(cuts) >= 2 and cuts[0] == -math.inf and cuts[-1] == math.inf else cuts
-    body = lines_body(inner, _numbers(data, "slopes", where), _numbers(data, "biases", where), where)
-    function = functions.get(name).name if functions.known(name) else None
+    body = _lines(inner, _numbers(data, "slopes", where), _numbers(data, "biases", where), where)
+    function = _canonical(name)
     return TableSet(name, {"fp32": Table(body)}, {}, function, {"origin": "nn-lut"})

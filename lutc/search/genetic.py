@@ -30,12 +30,12 @@ class GeneticSettings:
 
     population: int = 50
     generations: int = 40
-    restarts: int = 3
-    patience: int = 12
+    restarts: int = 5
+    patience: int = 10
     tournament: int = 3
     elite: int = 2
     crossover: float = 0.7
-    mutation: float = 0.4
+    mutation: float = 0.8
     sweeps: int = 2
 
     def __post_init__(self):

@@ -1,0 +1,298 @@
+"""The chain: function -> samples -> segment costs -> search -> cuts -> table -> certificate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+import lutc
+from lutc import formats, functions
+from lutc.bounds import ErrorBound
+from lutc.build import Lattice, build, rounded_tail
+from lutc.certify import certify
+from lutc.costs import DENSE_LIMIT, Points, SegmentCosts, squared_costs
+from lutc.errors import LutcError
+from lutc.formats import Format
+from lutc.functions import Function, Line
+from lutc.pair_costs import absolute_objective, codes_objective, cost_of, maximum_objective, pair_costs
+from lutc.refine import lower_bound, refined
+from lutc.samples import Inputs, Samples, code_samples, format_samples, grid_samples
+from lutc.search.exact import exact
+from lutc.search.genetic import GeneticSettings, genetic
+from lutc.search.greedy import greedy
+from lutc.search.result import SearchResult
+from lutc.table import AbsPrologue, Table
+from lutc.tablefile import TableSet
+
+INT8 = tuple(Inputs(8, 2.0**-b) for b in range(7))
+FLOAT_INPUTS = {"fp16": "fp16", "bf16": "bf16", "grid": "fp32"}  # float inputs and the coefficients they get by default
+OBJECTIVES = ("squared", "relative", "absolute", "maximum", "codes")
+SEARCHES = ("genetic", "exact", "greedy", "classic")
+SHARING = ("none", "all", "coefficients")
+RELATIVE_FLOOR = 2.0**-14
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to compile. Every field has GQA-LUT's default where it has one.
+
+    inputs: a tuple of Inputs (codes), or "fp16" / "bf16" (every finite value), or "grid" (4,096 points). out: the output codes, for the
+    objective "codes" and for the certificate. max_error: for the greedy search, which then chooses the entries itself. share: one table
+    per scale, one set of breakpoints and lines for all, or lines alone shared. weights: see `lutc.samples`.
+    """
+
+    function: str = "gelu"
+    entries: int = 8
+    range: tuple[float, float] | None = None
+    inputs: tuple[Inputs, ...] | str = INT8
+    coefficients: str | None = None
+    search: str = "genetic"
+    objective: str = "squared"
+    out: Inputs | None = None
+    share: str = "none"
+    tails: str = "exact"
+    symmetry: bool = False
+    weights: str | Callable | None = None
+    max_error: str | None = None
+    seed: int = 42
+    genetic: GeneticSettings = field(default_factory=GeneticSettings)
+    generations: int = 500  # of the classic search
+
+    def __post_init__(self):
+        for name, value, allowed in (
+            ("search", self.search, SEARCHES),
+            ("objective", self.objective, OBJECTIVES),
+            ("share", self.share, SHARING),
+            ("tails", self.tails, ("exact", "free")),
+        ):
+            if value not in allowed:
+                raise LutcError(f"unknown {name} {value!r}; choose one of {', '.join(allowed)}")
+        if self.entries < 2:
+            raise LutcError(f"a table has at least 2 entries; given {self.entries}")
+        if isinstance(self.inputs, str) and self.inputs not in FLOAT_INPUTS:
+            raise LutcError(f"unknown inputs {self.inputs!r}; choose codes by bits and scale, or one of {', '.join(FLOAT_INPUTS)}")
+        if self.objective == "codes" and (self.out is None or isinstance(self.inputs, str)):
+            raise LutcError("the objective codes needs input codes and an output scale (--out-scale)")
+        if (self.search == "greedy") != (self.max_error is not None):
+            raise LutcError("the greedy search and an error bound (--max-error) go together: give both or neither")
+        if self.share != "none" and (isinstance(self.inputs, str) or self.search in ("greedy", "classic")):
+            raise LutcError("sharing over scales needs input codes and the genetic or the exact search")
+        if self.share == "coefficients" and (self.search != "genetic" or self.objective not in ("squared", "relative")):
+            raise LutcError("sharing coefficients takes the genetic search and a squared objective")
+        if self.search == "classic" and (isinstance(self.inputs, str) or self.objective != "squared" or self.symmetry or self.weights is not None):
+            raise LutcError("the classic search is GQA-LUT's own: input codes, squared objective, uniform weights, no symmetry")
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """One scale (or float input) of a request, ready for a search. Behind a symmetry f, samples, tails and range are those of the stored half."""
+
+    key: str
+    samples: Samples
+    inputs: Inputs | None
+    lattice: Lattice
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """What all tasks of a request share."""
+
+    request: Request
+    function: Function
+    f: Callable
+    range: tuple[float, float]
+    left: Line | None
+    right: Line | None
+    format: Format
+    prologue: AbsPrologue | None
+
+
+def compile(function: str = "gelu", entries: int = 8, *, name: str | None = None, progress: Callable[[int], object] | None = None, **options) -> TableSet:
+    """Compile a table set; options are the fields of `Request`. name: top key of the file, by default the function as typed.
+
+    LutcError for whatever cannot be compiled. The same request gives the same bytes.
+    """
+    request = Request(function, entries, **options)
+    problem = _problem(request)
+    tasks = _tasks(problem)
+    tables, search = _solve(problem, tasks, progress)
+    for task in tasks:
+        _check_fit(problem, task, tables[task.key])
+    meta = {"range": list(problem.function.range), **_settings(request), "search": search}
+    inputs = {task.key: task.inputs for task in tasks if task.inputs is not None}
+    compiled = TableSet(name or function, tables, inputs, problem.function.name, meta)
+    certificate = certify(compiled, problem.function)
+    return replace(compiled, meta={**meta, "certificate": certificate, "version": lutc.__version__})
+
+
+def _settings(request: Request) -> dict:
+    """The settings that shape the table, as the file records them."""
+    settings = {"objective": request.objective, "share": request.share}
+    if request.tails == "free":
+        settings["free_tails"] = True
+    if request.weights is not None:
+        settings["weights"] = request.weights if isinstance(request.weights, str) else "measured"
+    if request.out is not None:
+        settings["output"] = {"bits": request.out.bits, "scale": request.out.scale, "zero_point": request.out.zero_point}
+    return settings
+
+
+def _problem(request: Request) -> Problem:
+    fn = functions.load(request.function, request.range)
+    default = FLOAT_INPUTS[request.inputs] if isinstance(request.inputs, str) else fn.coefficients
+    fmt = formats.get(request.coefficients or default)
+    f, (lo, hi), left, right, prologue = fn, fn.range, fn.left, fn.right, None
+    if request.symmetry:
+        if fn.symmetry is None:
+            known = ", ".join(name for name, other in functions.FUNCTIONS.items() if other.symmetry is not None)
+            raise LutcError(f"{fn.name} has no symmetry to store half of; functions that have: {known}")
+        f, left, right = fn.symmetry.h, None, fn.symmetry.right
+        lo, hi = 0.0 if lo <= 0.0 <= hi else min(abs(lo), abs(hi)), max(abs(lo), abs(hi))
+        prologue = AbsPrologue(fn.symmetry.positive, fn.symmetry.negative)
+    if request.tails == "free":
+        left = right = None
+    left, right = (rounded_tail(tail, fmt, fn.name) for tail in (left, right))
+    return Problem(request, fn, f, (lo, hi), left, right, fmt, prologue)
+
+
+def scale_key(inputs: Inputs) -> str:
+    """GQA-LUT's key b for a scale 2**-b without zero point, else a label that tells scale and zero point."""
+    if inputs.power is not None and inputs.zero_point == 0:
+        return str(inputs.power)
+    return f"{inputs.scale:.9g}" + (f"z{inputs.zero_point}" if inputs.zero_point else "")
+
+
+def _tasks(problem: Problem) -> list[Task]:
+    request, fn = problem.request, problem.function
+    tasks = []
+    for inputs in ("float",) if isinstance(request.inputs, str) else request.inputs:
+        if request.inputs == "grid":
+            samples = grid_samples(fn, *fn.range, weight=request.weights)
+        elif isinstance(request.inputs, str):
+            samples = format_samples(fn, request.inputs, *fn.range, weight=request.weights)
+        else:
+            if request.inputs == INT8 and not ((inputs.x() >= fn.range[0]) & (inputs.x() <= fn.range[1])).any():
+                continue  # of the default scales those count that have a code in the range
+            samples = code_samples(fn, inputs, *fn.range, weight=request.weights)
+        if problem.prologue is not None:
+            samples = _folded(samples, problem.f)
+        if request.objective == "relative":
+            samples = replace(samples, weight=samples.weight / np.maximum(np.abs(fn(samples.x)), RELATIVE_FLOOR) ** 2)
+        codes = not isinstance(request.inputs, str)
+        key = scale_key(inputs) if codes else problem.format.name
+        tasks.append(Task(key, samples, inputs if codes else None, Lattice(samples.x, problem.f, *problem.range)))
+    if not tasks:
+        raise LutcError(f"no code at the default scales lies in [{fn.range[0]:g}, {fn.range[1]:g}]; give scales or another range")
+    if len({task.key for task in tasks}) < len(tasks):
+        raise LutcError(f"each input scale may stand once; given {', '.join(task.key for task in tasks)}")
+    most = max(len(task.samples) for task in tasks)
+    if request.max_error is None and request.entries > most:
+        raise LutcError(f"{request.entries} entries are more than the {most} samples of the finest scale in the range; use at most {most}")
+    return tasks
+
+
+def _folded(samples: Samples, half: Callable) -> Samples:
+    """Samples of |x|: the stored half answers for both signs, so weights of x and -x add up."""
+    x, index = np.unique(np.abs(samples.x), return_inverse=True)
+    return Samples(x, np.asarray(half(x), np.float64), np.bincount(index, samples.weight, x.size))
+
+
+def segment_costs(problem: Problem, task: Task, points: Points) -> SegmentCosts:
+    """Costs under the request's objective."""
+    request, tails = problem.request, (problem.left, problem.right)
+    if request.objective in ("squared", "relative"):
+        return squared_costs(points, problem.format, *tails)
+    if request.objective == "codes":
+        if problem.prologue is not None:
+            raise LutcError("the objective codes works on whole tables; leave --symmetry out")
+        objective = codes_objective(points, task.inputs, request.out, problem.format)
+    else:
+        objective = absolute_objective(points) if request.objective == "absolute" else maximum_objective(points)
+    squared = squared_costs(points, problem.format, *tails)
+    known = exact(squared, request.entries)
+    bound = cost_of(points, objective, known.cuts, squared.line(known.cuts[:-1], known.cuts[1:]), *tails)
+    return pair_costs(points, problem.format, *tails, objective, bound)
+
+
+def search_costs(problem: Problem, costs: SegmentCosts, start=None, progress=None) -> SearchResult:
+    """The request's search over costs."""
+    request = problem.request
+    if request.search == "exact":
+        return exact(costs, request.entries)
+    return genetic(costs, request.entries, request.seed, request.genetic, start, progress)
+
+
+def _solve(problem: Problem, tasks: list[Task], progress) -> tuple[dict[str, Table], dict]:
+    """Tables by key, and the record of the search."""
+    request = problem.request
+    if request.search == "classic":
+        from lutc.sharing import solve_classic
+
+        return solve_classic(problem, tasks, progress)
+    if request.share != "none":
+        from lutc.sharing import solve_shared
+
+        return solve_shared(problem, tasks, progress)
+    tables, record, optimum, gap, entries = {}, {}, {}, {}, {}
+    for task in tasks:
+        if request.search == "greedy":
+            result, lines, positions = _greedy(problem, task)
+            tables[task.key] = build(result.cuts, lines, task.lattice, problem.left, problem.right, problem.format, problem.prologue)
+            record, entries[task.key] = result.record, tables[task.key].entries
+            continue
+        result, lines, optimum[task.key] = _one_table(problem, task, progress)
+        record, gap[task.key] = result.record, relative_gap(result.cost, optimum[task.key]["cost"])
+        tables[task.key] = build(result.cuts, lines, task.lattice, problem.left, problem.right, problem.format, problem.prologue)
+    if request.search == "greedy":
+        return tables, {**record, "entries": entries}
+    return tables, {**record, "reference": optimum, "gap": gap}
+
+
+def relative_gap(cost: float, reference: float) -> float:
+    """(cost - reference) / max(reference, 1e-12), to 6 digits; rounding noise below 1e-9 counts as none."""
+    gap = (cost - reference) / max(reference, 1e-12)
+    return 0.0 if abs(gap) < 1e-9 else float(f"{gap:.6g}")
+
+
+def _one_table(problem: Problem, task: Task, progress) -> tuple[SearchResult, tuple, dict]:
+    """(result over sample positions, its lines, the reference it is held against)."""
+    if len(task.samples) <= DENSE_LIMIT:
+        costs = segment_costs(problem, task, Points.of(task.samples))
+        result = search_costs(problem, costs, progress=progress)
+        best = result if problem.request.search == "exact" else exact(costs, problem.request.entries)
+        reference = {"cost": best.cost, "kind": "optimum over all cuts", "lines": "exact" if costs.exact else "rounded"}
+        return result, costs.line(result.cuts[:-1], result.cuts[1:]), reference
+    result, positions, costs, first = refined(
+        task.samples,
+        lambda at: segment_costs(problem, task, Points.of(task.samples, at)),
+        lambda costs, start: search_costs(problem, costs, start, progress),
+    )
+    lines = costs.line(result.cuts[:-1], result.cuts[1:])
+    reference = {"cost": lower_bound(first, problem.request.entries), "kind": "lower bound over candidate cuts", "lines": "exact" if costs.exact else "rounded"}
+    return replace(result, cuts=positions[result.cuts]), lines, reference
+
+
+def _greedy(problem: Problem, task: Task) -> tuple[SearchResult, tuple, None]:
+    bound = ErrorBound.parse(problem.request.max_error)
+    s = task.samples
+    y = problem.function(s.x)
+    if problem.prologue is not None:  # the stored half answers for both signs: the smaller value sets a relative bound
+        y = np.minimum(np.abs(y), np.abs(problem.function(-s.x)))
+    tolerance = bound.tolerance(y, problem.request.out, problem.format, problem.request.inputs)
+    result = greedy(s.x, s.y, tolerance, problem.format, problem.left, problem.right, problem.request.max_error)
+    return result, result.lines, None
+
+
+def _check_fit(problem: Problem, task: Task, table: Table) -> None:
+    """A table no better than a constant means that the format cannot hold the function at all."""
+    s = task.samples
+    weight = s.weight / s.weight.sum()
+    spread = weight @ (s.y - weight @ s.y) ** 2
+    if len(s) > 2 and spread > 0 and weight @ (table.evaluate_reduced(s.x) - s.y) ** 2 >= spread:
+        fmt = problem.format
+        raise LutcError(
+            f"{fmt.name} (from {fmt.min:g} to {fmt.max:g}) cannot hold {problem.function.name} over [{problem.range[0]:g}, {problem.range[1]:g}]: "
+            "the best table is no better than a constant; use a format with more integer bits or a smaller range"
+        )

@@ -1,0 +1,100 @@
+"""Cut points for tables of intervals with equal pieces (FPLUT): dynamic programming over candidates, refined to single positions.
+
+A search sees costs only, an object such as `lutc.interval_costs.IntervalCosts`: positions 0..size - 1 where a cut may stand,
+`interval(start, end, pieces)`, `outside_left(position)`, `outside_right(position)` and `combine` (np.add or np.maximum).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lutc.errors import LutcError
+
+COARSE = {"quick": (256,), "best": (192, 256, 320, 400)}  # candidates of each start
+_REACH = 4  # neighbours tried to each side of a cut while refining
+
+
+@dataclass(frozen=True)
+class CutPoints:
+    """positions: ascending, one more than pieces; cost: combined over intervals and both outsides."""
+
+    positions: tuple[int, ...]
+    pieces: tuple[int, ...]
+    cost: float
+
+
+def total(costs, positions, pieces) -> float:
+    """Cost of given cuts."""
+    positions = np.asarray(positions)
+    value = costs.combine(costs.outside_left(positions[0]), costs.outside_right(positions[-1]))
+    for i, count in enumerate(pieces):
+        value = costs.combine(value, costs.interval(positions[i], positions[i + 1], count))
+    return float(value)
+
+
+def search(costs, pieces, quality: str = "quick", anchors: Sequence[int] = ()) -> CutPoints:
+    """The best cuts found for intervals of `pieces[0]`, `pieces[1]`, ... pieces. anchors: positions always tried, such as kinks.
+
+    Exact over each coarse set of candidates (dynamic programming), then over windows around the best that shrink to single positions.
+    Raises LutcError where no cuts have a finite cost.
+    """
+    if costs.size <= len(pieces):
+        raise LutcError(f"{len(pieces)} intervals need {len(pieces) + 1} different cut points; only {costs.size} values lie in the range")
+    anchors = np.asarray(anchors, np.int64)
+    grids = [np.union1d(np.linspace(0, costs.size - 1, count).astype(np.int64), anchors) for count in COARSE[quality]]
+    found = [refine(costs, _start(costs, pieces, grid), anchors) for grid in grids]
+    best = min(found, key=lambda result: result.cost)
+    if not np.isfinite(best.cost):
+        raise LutcError(f"no {len(pieces) + 1} cut points keep the error finite; use more cut points, a wider range or a prologue")
+    return best
+
+
+def _matrix(costs, rows, columns, pieces: int) -> np.ndarray:
+    """Costs of intervals from each of `rows` to each of `columns`, inf where they are not ascending."""
+    matrix = np.full((rows.size, columns.size), np.inf)
+    a, b = np.nonzero(rows[:, None] < columns[None, :])
+    matrix[a, b] = costs.interval(rows[a], columns[b], pieces)
+    return matrix
+
+
+def _chain(costs, pieces, options, matrices) -> CutPoints:
+    """Dynamic programming: cut i stands at one of options[i]; matrices[i] holds the costs of interval i."""
+    value, back = costs.outside_left(options[0]), []
+    for matrix in matrices:
+        joined = costs.combine(value[:, None], matrix)
+        back.append(joined.argmin(axis=0))
+        value = joined.min(axis=0)
+    value = costs.combine(value, costs.outside_right(options[-1]))
+    at = int(value.argmin())
+    cost, path = float(value[at]), [at]
+    for choice in reversed(back):
+        path.append(int(choice[path[-1]]))
+    return CutPoints(tuple(int(o[p]) for o, p in zip(options, reversed(path))), tuple(pieces), cost)
+
+
+def _start(costs, pieces, candidates) -> CutPoints:
+    if candidates.size <= len(pieces):
+        candidates = np.arange(candidates[0], candidates[-1] + 1)
+    matrices = {count: _matrix(costs, candidates, candidates, count) for count in set(pieces)}
+    return _chain(costs, pieces, [candidates] * (len(pieces) + 1), [matrices[count] for count in pieces])
+
+
+def refine(costs, start: CutPoints, anchors: Sequence[int] = ()) -> CutPoints:
+    """The best cuts reached from `start` by moving all of them at once, each to an anchor or by a few steps that shrink to single positions."""
+    best, step = CutPoints(start.positions, start.pieces, total(costs, start.positions, start.pieces)), max(1, costs.size // 512)
+    window = np.arange(-_REACH, _REACH + 1)
+    pieces = start.pieces
+    while np.isfinite(start.cost):
+        options = [np.union1d(np.clip(p + step * window, 0, costs.size - 1), anchors).astype(np.int64) for p in best.positions]
+        matrices = [_matrix(costs, options[i], options[i + 1], count) for i, count in enumerate(pieces)]
+        better = _chain(costs, pieces, options, matrices)
+        if better.cost < best.cost:
+            best = better
+        elif step == 1:
+            break
+        else:
+            step = (step + 1) // 2 if step > 2 else 1
+    return best
