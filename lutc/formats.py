@@ -13,6 +13,11 @@ import numpy as np
 from lutc.errors import LutcError
 
 
+def _float64(x) -> np.ndarray:
+    with np.errstate(invalid="ignore"):  # widening a signalling NaN warns
+        return np.asarray(x, np.float64)
+
+
 @dataclass(frozen=True)
 class Format:
     """A number format of up to 32 bits.
@@ -95,24 +100,24 @@ class Format:
     def ulp(self, x) -> np.ndarray:
         """Distance between neighbours around |x|: the spacing of the binade that holds x, the step in fixed point. Beyond the largest
         value its spacing; NaN gives NaN. Shape of x, float64."""
-        return self._spacing(np.asarray(x, np.float64))[()]
+        return self._spacing(_float64(x))[()]
 
     def round(self, x) -> np.ndarray:
         """The nearest value, ties to even, float64, shape of x. NaN stays NaN; finite overflow saturates; an infinity stays one where
         the format has it and saturates otherwise. Float formats keep the sign of zero, fixed point has one zero."""
-        x = np.asarray(x, np.float64)
+        x = _float64(x)
         rounded = self._snap(np.rint, x)
         return np.where(np.isinf(x), x, rounded)[()] if self.has_inf else rounded[()]
 
     def holds(self, x) -> np.ndarray:
         """Whether x is exactly a value of the format; NaN and infinities where it has codes for them. Booleans, shape of x."""
-        x = np.asarray(x, np.float64)
+        x = _float64(x)
         return ((self.round(x) == x) | (np.isnan(x) & self.has_nan))[()]
 
     def neighbours(self, x) -> tuple[np.ndarray, np.ndarray]:
         """(largest finite value <= x, smallest finite value >= x); both x itself where it is a value. Beyond the range, both are the
         end of the range. NaN gives NaN. Float64, shape of x."""
-        x = np.asarray(x, np.float64)
+        x = _float64(x)
         return self._snap(np.floor, x)[()], self._snap(np.ceil, x)[()]
 
     def values(self) -> np.ndarray:
@@ -126,7 +131,7 @@ class Format:
         """Fixed point: int64 codes of the nearest values, value = code * step; shape of x. Error for NaN and for float formats."""
         if not self.is_fixed:
             raise LutcError(f"format {self.name} is floating point; encode(x) gives its bits")
-        x = np.asarray(x, np.float64)
+        x = _float64(x)
         if np.isnan(x).any():
             raise LutcError(f"format {self.name} has no code for NaN")
         return np.rint(self._snap(np.rint, x) / self.step).astype(np.int64)[()]
@@ -179,7 +184,8 @@ class Format:
         """to_integer (rint, floor, ceil) in units of the spacing; dividing by a power of two is exact."""
         inside = np.clip(x, self.min, self.max)
         spacing = self._spacing(inside)
-        snapped = to_integer(inside / spacing) * spacing
+        with np.errstate(invalid="ignore"):  # signalling NaNs
+            snapped = to_integer(inside / spacing) * spacing
         return snapped + 0.0 if self.is_fixed else np.copysign(snapped, x)
 
 

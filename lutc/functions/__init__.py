@@ -1,8 +1,7 @@
 """Scalar functions: float64 definitions, derivatives, and what a compiler needs to know of them.
 
-FUNCTIONS: name -> Function, in the order of the documentation. get(name): one of them, aliases included;
-known(name): whether there is one. load(spec, range): one of them
-or a user's own. checked_range(fn, lo, hi): an interval on which fn can be compiled.
+FUNCTIONS: name -> Function, in the order of the documentation. get(name): one of them, aliases included; known(name): whether there is
+one. load(spec, range): one of them or a user's own. checked_range(fn, lo, hi): an interval on which fn can be compiled.
 """
 
 import dataclasses
