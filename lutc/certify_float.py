@@ -1,0 +1,81 @@
+"""Errors of a float table over all 65,536 inputs of a 16-bit format, with the arithmetic it runs in. Usable for any table of a scalar function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from lutc import formats
+from lutc.errors import LutcError
+from lutc.formats import Format
+
+RELATIVE_FLOOR = 2.0**-14  # denominator of the relative error: max(|f|, floor)
+ARITHMETICS = ("float64", "fp32", "fp16_rne", "fp16_trunc")
+
+
+def evaluator(table, arithmetic: str) -> Callable:
+    """The table as float64 -> float64, computed in the arithmetic; the result is not rounded further."""
+    if arithmetic == "float64":
+        return table
+    if arithmetic == "fp32":
+        return lambda x: table(np.asarray(x, np.float32))
+    raise LutcError(f"unknown arithmetic {arithmetic!r}; choose one of {', '.join(ARITHMETICS)}")
+
+
+def certify_float(table, fn, dtype: str = "fp16", arithmetic: str = "float64") -> dict:
+    """Figures of `table` against `fn` over every code of `dtype` ("fp16" or "bf16").
+
+    Two sets of finite inputs: `range` (fn.range) and `domain`, wherever fn is defined and does not overflow the dtype. In each the mean and
+    worst relative error |e| / max(|f|, 2^-14), absolute error, and error in units of the last place of the dtype, worst ones with the
+    input; `correct`: share of inputs whose result, rounded to the dtype, is the correctly rounded function. Apart from these, `undefined` and
+    `overflow` (infinities, NaN and inputs where fn is NaN; infinite or too large) count inputs and how many the table answers as fn does
+    once rounded to the dtype.
+    """
+    if dtype not in ("fp16", "bf16"):
+        raise LutcError(f"float tables are certified over fp16 or bf16; given {dtype!r}")
+    fmt = formats.get(dtype)
+    x = fmt.decode(np.arange(1 << 16))
+    with np.errstate(all="ignore"):
+        exact = np.asarray(fn(x), np.float64)
+        got = np.asarray(evaluator(table, arithmetic)(x), np.float64)
+    want, rounded = _cast(fmt, exact), _cast(fmt, got)
+    agree = (want == rounded) | (np.isnan(want) & np.isnan(rounded))
+    undefined = np.isnan(exact)
+    overflow = np.isinf(want) | (np.isinf(x) & ~undefined)
+    use = ~(undefined | overflow)
+    lo, hi = fn.range
+    return {
+        "floor": RELATIVE_FLOOR,
+        "range": _figures(fmt, x, exact, got, agree, use & (x >= lo) & (x <= hi)),
+        "domain": _figures(fmt, x, exact, got, agree, use),
+        "undefined": {"inputs": int(undefined.sum()), "agree": int((undefined & agree).sum())},
+        "overflow": {"inputs": int(overflow.sum()), "agree": int((overflow & agree).sum())},
+    }
+
+
+def _cast(fmt: Format, y: np.ndarray) -> np.ndarray:
+    """Rounded to the format as IEEE does: what exceeds the largest value by half a step or more is infinite."""
+    rounded = np.asarray(fmt.round(y))
+    return np.where(np.abs(y) >= fmt.max + fmt.ulp(fmt.max) / 2, np.copysign(np.inf, y), rounded)
+
+
+def _figures(fmt: Format, x, exact, got, agree, use) -> dict:
+    x, exact, got, agree = x[use], exact[use], got[use], agree[use]
+    if not x.size:
+        return {"inputs": 0}
+    with np.errstate(all="ignore"):
+        absolute = np.abs(got - exact)
+    absolute = np.where(np.isfinite(absolute), absolute, fmt.max)  # an answer that is not finite counts as wrong by the largest value
+    figures = {"inputs": int(x.size)}
+    scales = {"relative": np.maximum(np.abs(exact), RELATIVE_FLOOR), "absolute": 1.0, "ulp": fmt.ulp(exact)}
+    for name, scale in scales.items():
+        error = absolute / scale
+        worst = int(np.argmax(error))
+        figures |= {f"mean_{name}": _six(np.mean(error)), f"worst_{name}": {"error": _six(error[worst]), "x": float(x[worst])}}
+    return figures | {"correct": _six(np.mean(agree))}
+
+
+def _six(value: float) -> float:
+    """6 significant digits."""
+    return float(f"{value:.6g}")

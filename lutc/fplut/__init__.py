@@ -1,0 +1,146 @@
+"""FPLUT: floating-point tables over fp16 cut points (arXiv:2602.02988).
+
+The chain: function -> problem (samples behind range reduction) -> interval costs -> cut points -> values -> Table -> certificate -> TableSet.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+import lutc
+from lutc import formats, functions
+from lutc.certify import certify, rounded
+from lutc.errors import LutcError
+from lutc.fplut.problem import OBJECTIVES, PROLOGUES, Problem, make_problem
+from lutc.fplut.values import STORE, fitted
+from lutc.functions import Function
+from lutc.interval_costs import IntervalCosts, edges_between
+from lutc.search import cutpoints
+from lutc.table import Cells, Table
+from lutc.tablefile import TableSet
+
+__all__ = ["ADDRESSING", "FORMATS", "OBJECTIVES", "PROLOGUES", "QUALITIES", "VALUES", "Settings", "compile_fplut"]
+
+ADDRESSING = ("cells", "exponent")
+FORMATS = tuple(STORE)
+QUALITIES = tuple(cutpoints.COARSE)
+VALUES = ("fitted", "sampled")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to compile, besides the function.
+
+    cut_points: fixed ones, None to search for `n_cut_points`. pieces: of every interval but the first and the last, which have one; or a
+    tuple, one per interval; or None for the best powers of two of the same total. values: "fitted" or "sampled". formats: of the stored
+    values, one table each. input: the 16-bit format whose values are the samples, and the cut points. budget: values of a table with
+    exponent addressing. range: of x, None for wherever the function is finite. tails: False lets the end pieces go on.
+    """
+
+    cut_points: tuple[float, ...] | None = None
+    n_cut_points: int = 11
+    pieces: int | tuple[int, ...] | None = 32
+    objective: str = "relative"
+    values: str = "fitted"
+    addressing: str = "cells"
+    formats: tuple[str, ...] = ("fp16", "fp32")
+    prologue: str = "auto"
+    quality: str = "quick"
+    input: str = "fp16"
+    budget: int = 259
+    range: tuple[float, float] | None = None
+    tails: bool = True
+
+    def __post_init__(self):
+        for name, allowed in (("objective", OBJECTIVES), ("values", VALUES), ("addressing", ADDRESSING), ("prologue", PROLOGUES), ("quality", QUALITIES)):
+            if getattr(self, name) not in allowed:
+                raise LutcError(f"unknown {name} {getattr(self, name)!r}; choose one of {', '.join(allowed)}")
+        unknown = [name for name in self.formats if name not in FORMATS]
+        if unknown or not self.formats:
+            raise LutcError(f"values are stored as {', '.join(FORMATS)}; given {', '.join(unknown) or 'none'}")
+        if self.cut_points is not None:
+            object.__setattr__(self, "cut_points", tuple(float(cut) for cut in self.cut_points))
+            object.__setattr__(self, "n_cut_points", len(self.cut_points))
+            if self.prologue == "auto":
+                object.__setattr__(self, "prologue", "none")  # cut points given are those of x
+        if self.n_cut_points < 3:
+            raise LutcError(f"a table has at least 3 cut points; given {self.n_cut_points}")
+        if self.pieces is not None:
+            object.__setattr__(self, "pieces", self._pieces(self.pieces))
+
+    def _pieces(self, given) -> tuple[int, ...]:
+        intervals = self.n_cut_points - 1
+        pieces = (1, *(given,) * (intervals - 2), 1) if isinstance(given, int) else tuple(given)
+        if len(pieces) != intervals:
+            raise LutcError(f"{self.n_cut_points} cut points bound {intervals} intervals; given pieces for {len(pieces)}")
+        if not all(isinstance(p, int) and not isinstance(p, bool) and p > 0 and p & (p - 1) == 0 for p in pieces):
+            raise LutcError(f"pieces are powers of two (1, 2, 4, ..., 32, 64); given {', '.join(map(str, sorted(set(pieces))))}")
+        return pieces
+
+
+def compile_fplut(fn: Function | str, *, name: str | None = None, **options) -> TableSet:
+    """Compile a function into a table set with one table per stored format; options are the fields of `Settings`.
+
+    fn: a Function or a registered name. name: top key of the file. The same call gives the same bytes. LutcError for whatever cannot be
+    compiled: cut points that do not increase, leave the domain or are no values of the input format, a function that is not finite
+    between them, pieces that are no powers of two.
+    """
+    settings = Settings(**options)
+    typed = fn if isinstance(fn, str) else fn.name
+    fn = functions.load(fn) if isinstance(fn, str) else fn
+    problem = make_problem(fn, settings.objective, settings.prologue, settings.input, settings.range, settings.tails)
+    build = build_cells
+    built = {key: build(problem, settings, key) for key in settings.formats}
+    tables = {key: table for key, (table, _) in built.items()}
+    meta = {"range": list(problem.range), "objective": settings.objective, "search": {key: record for key, (_, record) in built.items()}}
+    compiled = TableSet(name or typed, tables, {}, fn.name, meta)
+    return replace(compiled, meta={**meta, "certificate": certify(compiled, fn), "version": lutc.__version__})
+
+
+def build_cells(problem: Problem, settings: Settings, key: str) -> tuple[Table, dict]:
+    """A table with cut points and values stored as `key`, and the record of its search."""
+    store = STORE[key]
+    # The cap makes most candidates look alike, so that the search starts without it and ends with it.
+    free, costs = (
+        IntervalCosts(replace(problem.targets, cap=cap), problem.places, problem.f, problem.norm, store, problem.left, problem.right)
+        for cap in (np.inf, problem.targets.cap)
+    )
+    record = {"name": "cutpoints", "input": settings.input, "values": settings.values}
+    if settings.cut_points is not None:
+        positions, pieces = _positions(problem, settings), settings.pieces
+        record["cut_points"] = "given"
+    else:
+        found = cutpoints.search(free, settings.pieces, settings.quality, problem.anchors)
+        found = cutpoints.refine(costs, found, problem.anchors)
+        positions, pieces = found.positions, found.pieces
+        record |= {"cut_points": "searched", "quality": settings.quality, "sampled": rounded(problem.mean(found.cost))}
+    cuts = problem.places[list(positions)]
+    edges = np.append(np.concatenate([edges_between(cuts[i], cuts[i + 1], p)[:-1] for i, p in enumerate(pieces)]), cuts[-1])
+    with np.errstate(all="ignore"):
+        values = problem.f(edges)
+    if not np.isfinite(values).all():
+        raise LutcError(f"{problem.function.name} is not finite at {edges[~np.isfinite(values)][0]:g}, between its cuts; move the cut points")
+    values = fitted(problem, edges, values, key) if settings.values == "fitted" else store(values)
+    if not np.isfinite(values).all():
+        raise LutcError(f"{problem.function.name} exceeds the range of {key} between its cuts; store the values as fp32 or narrow the range")
+    return Table(Cells(cuts, pieces, values), problem.prologue, problem.left, problem.right, key), record
+
+
+def _positions(problem: Problem, settings: Settings) -> np.ndarray:
+    """Where fixed cut points stand among the problem's places; LutcError for those that cannot."""
+    cuts, places, fmt = np.asarray(settings.cut_points), problem.places, formats.get(settings.input)
+    bad = ~(np.isfinite(cuts) & np.asarray(fmt.holds(cuts)))
+    if bad.any():
+        raise LutcError(f"cut point {cuts[bad][0]:.17g} is no finite value of {fmt.name}; the nearest is {float(fmt.round(cuts[bad][0])):.17g}")
+    if (np.diff(cuts) <= 0).any():
+        at = int(np.argmax(np.diff(cuts) <= 0))
+        raise LutcError(f"cut points increase strictly; given {cuts[at]:g} before {cuts[at + 1]:g}")
+    name = problem.function.name
+    if cuts[0] < places[0] or cuts[-1] > places[-1]:
+        raise LutcError(f"cut points of {name} lie in [{places[0]:g}, {places[-1]:g}], where it is finite in {fmt.name}; given {cuts[0]:g} to {cuts[-1]:g}")
+    reduction = problem.prologue
+    if reduction is not None and (cuts[0] > problem.targets.x[0] or cuts[-1] < problem.targets.x[-1]):
+        raise LutcError(f"behind its prologue {name} is looked up in [{places[0]:g}, {places[-1]:g}]; the first and last cut point must span that")
+    return np.searchsorted(places, cuts)

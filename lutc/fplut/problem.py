@@ -1,0 +1,178 @@
+"""From a function to what a search sees: samples behind range reduction, their weights, and where cut points may stand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from lutc import formats
+from lutc.certify_float import RELATIVE_FLOOR
+from lutc.errors import LutcError
+from lutc.functions import FUNCTIONS, Function, Line
+from lutc.functions.registry import checked_range
+from lutc.interval_costs import Targets
+from lutc.table import AbsPrologue, ExponentPrologue, PeriodPrologue
+
+RELATIVE_CAP = 0.005  # relative error of one input beyond which a small mean no longer pays; tables promise 1 %
+OBJECTIVES = {"relative": "l1", "absolute": "l1", "squared": "l2", "ulp": "l1", "maximum": "max"}
+_KINK, _KINK_RATIO, _MOST_ANCHORS = 1e-3, 4.0, 16
+PROLOGUES = ("auto", "none", "reduce", "abs")
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """What is searched and fitted, in terms of the reduced input r behind the prologue.
+
+    f: of r. targets: all finite values of `input` (16 bits) in the range where the function is finite in that format, behind the prologue;
+    equal r are one sample. places: values a cut point may take, ascending. left, right: tails of r. count: inputs behind the targets.
+    """
+
+    function: Function
+    objective: str
+    input: str
+    f: Callable = field(repr=False)
+    targets: Targets = field(repr=False)
+    places: np.ndarray = field(repr=False)
+    prologue: AbsPrologue | ExponentPrologue | PeriodPrologue | None
+    left: Line | None
+    right: Line | None
+    range: tuple[float, float]
+    count: int
+
+    @property
+    def anchors(self) -> np.ndarray:
+        """Places (positions) worth a cut: next to kinks, which show as jumps of the slope, inflections and 0."""
+        x = self.places
+        with np.errstate(all="ignore"):
+            slope = np.diff(self.f(x)) / np.diff(x)
+            jump = np.abs(np.diff(slope))
+        around = np.maximum(np.append(0.0, jump[:-1]), np.append(jump[1:], 0.0))
+        kinks = np.flatnonzero(jump > np.maximum(_KINK_RATIO * around, _KINK)) + 1
+        points = np.append(np.asarray(self.function.inflections or (), np.float64), 0.0)
+        points = points[(points >= x[0]) & (points <= x[-1])]
+        return np.unique(np.concatenate([kinks, np.searchsorted(x, points)]))[:_MOST_ANCHORS]
+
+    @property
+    def norm(self) -> str:
+        return OBJECTIVES[self.objective]
+
+    def mean(self, cost: float) -> float:
+        """A cost as the objective's figure: the mean over inputs, or the largest."""
+        return cost if self.norm == "max" else cost / self.count
+
+
+def make_prologue(fn: Function, choice: str):
+    """The prologue that is meant: "auto", range reduction where the function has one; "none"; "reduce"; "abs", its symmetry."""
+    if choice not in PROLOGUES:
+        raise LutcError(f"unknown prologue {choice!r}; choose one of {', '.join(PROLOGUES)}")
+    if choice == "abs":
+        if fn.symmetry is None:
+            known = ", ".join(name for name, other in FUNCTIONS.items() if other.symmetry is not None)
+            raise LutcError(f"{fn.name} has no symmetry to store half of; functions that have: {known}")
+        return AbsPrologue(fn.symmetry.positive, fn.symmetry.negative)
+    if choice == "reduce" and fn.reduction is None:
+        known = ", ".join(name for name, other in FUNCTIONS.items() if other.reduction is not None)
+        raise LutcError(f"{fn.name} has no range reduction; functions that have: {known}")
+    if choice == "none" or fn.reduction is None:
+        return None
+    reduction = fn.reduction
+    if reduction.kind == "period":
+        return PeriodPrologue(reduction.period, reduction.growth)
+    return ExponentPrologue(reduction.step, reduction.growth, reduction.offset, reduction.odd)
+
+
+def finite_range(fn: Function, fmt: formats.Format) -> tuple[float, float]:
+    """The longest run of finite values of the format on which the function is finite in that format too, as its first and last value.
+
+    At a pole, and between two such runs, the one with the larger values is taken.
+    """
+    x = fmt.values()
+    y = fn(x)
+    good = np.isfinite(y) & (np.abs(y) <= fmt.max)
+    ends = np.flatnonzero(np.diff(np.concatenate([[0], good.astype(np.int8), [0]])))
+    starts, stops = ends[::2], ends[1::2]
+    if not starts.size:
+        raise LutcError(f"{fn.name} is finite at no value of {fmt.name}")
+    best = max(range(starts.size), key=lambda i: (stops[i] - starts[i], starts[i]))
+    return float(x[starts[best]]), float(x[stops[best] - 1])
+
+
+def make_problem(fn: Function, objective: str, prologue: str, input: str, range: tuple[float, float] | None, tails: bool) -> Problem:
+    """range: of x, None for wherever the function is finite. Without `tails` the end pieces go on instead."""
+    if objective not in OBJECTIVES:
+        raise LutcError(f"unknown objective {objective!r}; choose one of {', '.join(OBJECTIVES)}")
+    if input not in ("fp16", "bf16"):
+        raise LutcError(f"tables are judged over all inputs of fp16 or bf16; given {input!r}")
+    fmt, reduction = formats.get(input), make_prologue(fn, prologue)
+    x = fmt.values()
+    if range is not None:
+        range = checked_range(fn, *range)
+    elif reduction is None:
+        range = finite_range(fn, fmt)
+    else:
+        range = (float(x[0]), float(x[-1]))
+    x = x[(x >= range[0]) & (x <= range[1])]
+    y = fn(x)
+    keep = np.isfinite(y) & (np.abs(y) <= fmt.max)
+    if reduction is None and not keep.all():
+        at = x[~keep][0]
+        raise LutcError(f"{fn.name} is not finite in {input} at {at:g}, between its cuts; give a --range where it is, or use its prologue")
+    x, y = x[keep], y[keep]
+    weight = _weight(objective, fmt, y)
+    f, left, right = fn.f, fn.left, fn.right
+    places = x
+    if reduction is not None:
+        r, gain = reduced(reduction, x)
+        weight = weight * (gain * gain if OBJECTIVES[objective] == "l2" else gain)
+        f, left, right = (fn.symmetry.h, None, fn.symmetry.right) if reduction.kind == "abs" else (fn.f, None, None)
+        x, weight = _merged(r, weight, OBJECTIVES[objective])
+        places = _places(fmt, *_reduced_range(reduction, x))
+        y = f(x)
+    if not tails:
+        left = right = None
+    region = None if fn.inflections is None else np.searchsorted(np.asarray(fn.inflections), x)
+    if reduction is not None and reduction.kind == "abs":
+        region = None  # the inflections are those of f, not of the half that is stored
+    return Problem(fn, objective, input, f, Targets(x, y, weight, region, RELATIVE_CAP if objective == "relative" else np.inf), places, reduction, left, right, range, int(keep.sum()))
+
+
+def _weight(objective: str, fmt: formats.Format, y: np.ndarray) -> np.ndarray:
+    if objective in ("relative", "maximum"):
+        return 1.0 / np.maximum(np.abs(y), RELATIVE_FLOOR)
+    return 1.0 / fmt.ulp(y) if objective == "ulp" else np.ones_like(y)
+
+
+def reduced(prologue, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The input r that the body sees for each x, and by what factor an error there grows; both float64, shape of x."""
+    seen = []
+
+    def body(value):
+        def evaluate(r):
+            seen.append(np.asarray(r, np.float64))
+            return np.full(np.shape(r), value)
+
+        return evaluate
+
+    gain = np.abs(prologue(body(1.0), x) - prologue(body(0.0), x))
+    return seen[0], gain
+
+
+def _merged(r, weight, norm: str):
+    unique, inverse = np.unique(r, return_inverse=True)
+    total = np.zeros_like(unique)
+    (np.maximum if norm == "max" else np.add).at(total, inverse, weight)
+    return unique, total
+
+
+def _reduced_range(prologue, r) -> tuple[float, float]:
+    if prologue.kind == "exponent":
+        return 1.0, 2.0**prologue.step
+    return (0.0, prologue.period) if prologue.kind == "period" else (float(r[0]), float(r[-1]))
+
+
+def _places(fmt: formats.Format, low: float, high: float) -> np.ndarray:
+    """Values of the format from the last at or below `low` to the first at or above `high`."""
+    values = fmt.values()
+    return values[np.searchsorted(values, low, side="right") - 1 : np.searchsorted(values, high) + 1]
