@@ -184,7 +184,7 @@ class Search(_Linear):
 
     @property
     def meta(self) -> tuple[int, ...]:
-        return KIND_CODES[self.kind], self.flags, self.slopes.size, self.steps
+        return KIND_CODES[self.kind], self.flags, self.slopes.size, self.steps, int((~np.isnan(self.thresholds)).sum()) + 1
 
     def words(self) -> np.ndarray:
         # One pad word keeps the pairs behind the thresholds on 8 bytes.

@@ -1,0 +1,30 @@
+"""The runtime in torch: tables as modules, integer and composed operators, and models patched with them."""
+
+_EXPORTS = {
+    "LUT": "lutc.nn.lut",
+    "QuantLUT": "lutc.nn.quant",
+    "LUTSoftmax": "lutc.nn.softmax",
+    "LUTLayerNorm": "lutc.nn.norm",
+    "LUTRMSNorm": "lutc.nn.norm",
+    "FPLUT": "lutc.nn.fplut",
+    "TaylorMLP": "lutc.nn.taylor",
+    "gqa_lut_pwl": "lutc.nn.gqa_lut",
+    "patch": "lutc.nn.patching",
+    "unpatch": "lutc.nn.patching",
+}
+__all__ = sorted(_EXPORTS)
+
+
+def __getattr__(name: str):
+    """Import public names on first use: each brings only what it needs."""
+    if name in _EXPORTS:
+        from importlib import import_module
+
+        value = getattr(import_module(_EXPORTS[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'lutc.nn' has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted([*globals(), *_EXPORTS])

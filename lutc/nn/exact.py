@@ -1,0 +1,60 @@
+"""Gradients of the registry's functions as torch computes them: what `grad="function"` multiplies the incoming gradient by.
+
+Where torch has a backward kernel of its own it is used (one pass over the data); the rest are closed forms. 16-bit inputs are computed
+in float32 and rounded once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+
+from lutc.functions.definitions import LEAKY_SLOPE, SELU_ALPHA, SELU_SCALE
+
+_aten = torch.ops.aten
+
+_BACKWARD: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    "gelu": lambda g, x: _aten.gelu_backward(g, x, approximate="none"),
+    "gelu_tanh": lambda g, x: _aten.gelu_backward(g, x, approximate="tanh"),
+    "silu": _aten.silu_backward,
+    "sigmoid": lambda g, x: _aten.sigmoid_backward(g, torch.sigmoid(x)),
+    "tanh": lambda g, x: _aten.tanh_backward(g, torch.tanh(x)),
+    "relu": lambda g, x: _aten.threshold_backward(g, x, 0),
+    "leaky_relu": lambda g, x: _aten.leaky_relu_backward(g, x, LEAKY_SLOPE, False),
+    "elu": lambda g, x: _aten.elu_backward(g, 1.0, 1.0, 1.0, False, x),
+    "celu": lambda g, x: _aten.elu_backward(g, 1.0, 1.0, 1.0, False, x),
+    "selu": lambda g, x: _aten.elu_backward(g, SELU_ALPHA, SELU_SCALE, 1.0, False, x),
+    "hardswish": _aten.hardswish_backward,
+    "hardsigmoid": _aten.hardsigmoid_backward,
+    "mish": _aten.mish_backward,
+    "softplus": lambda g, x: _aten.softplus_backward(g, x, 1.0, 20.0),
+    "exp": lambda g, x: g * torch.exp(x),
+    "log": lambda g, x: g / x,
+    "sin": lambda g, x: g * torch.cos(x),
+    "cos": lambda g, x: -g * torch.sin(x),
+    "reciprocal": lambda g, x: -g / x / x,
+    "rsqrt": lambda g, x: g * (-0.5 * torch.rsqrt(x) / x),
+    "sqrt": lambda g, x: g * 0.5 * torch.rsqrt(x),
+    "square": lambda g, x: g * 2.0 * x,
+    "inverse_sigmoid": lambda g, x: g / (x * (1.0 - x)),
+    "erf": lambda g, x: g * (2.0 / math.sqrt(math.pi)) * torch.exp(-x * x),
+}
+
+
+def known(function: str | None) -> bool:
+    """Whether torch's derivative of the registry's function of this canonical name is here."""
+    return function in _BACKWARD
+
+
+def backward(function: str, gradient: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """gradient * f'(x) for the canonical name of a known function; tensors of one shape and float dtype, which the result has too."""
+    if x.dtype in (torch.float16, torch.bfloat16):
+        return _BACKWARD[function](gradient.float(), x.float()).to(x.dtype)
+    return _BACKWARD[function](gradient, x)
+
+
+def derivative(function: str, x: torch.Tensor) -> torch.Tensor:
+    """f'(x) for the canonical name of a known function, in the shape and dtype of x."""
+    return backward(function, torch.ones_like(x), x)

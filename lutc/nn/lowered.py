@@ -1,0 +1,60 @@
+"""Plans as torch buffers: lowered once per table, dtype and device, and shared by every module that holds the table."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import weakref
+from dataclasses import dataclass
+
+import torch
+
+from lutc.lower import lower
+from lutc.table import Table
+
+DTYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", torch.float64: "fp64"}
+
+# What each kind of device runs best, in the order tried. On a CPU a few segments fit vector registers, and 16 bits index a table; on a
+# GPU a small table stays in the first-level cache and a 128 KiB one does not.
+_CPU = {"fp32": ("chain", "uniform", "cells", "search", "reference"), "fp64": ("reference",)}
+_TRITON = {"fp32": ("uniform", "cells", "search", "reference"), "fp64": ("reference",)}
+_OTHER = {"fp32": ("search", "reference"), "fp64": ("reference",)}
+
+
+def has_triton() -> bool:
+    """Whether Triton can be imported; without it CUDA tensors take plain torch operations."""
+    return importlib.util.find_spec("triton") is not None
+
+
+def plan_kinds(device_type: str, dtype: str) -> tuple[str, ...]:
+    """The plans that a device type ("cpu", "cuda", ...) runs for a dtype, best first."""
+    if device_type == "cuda" and has_triton():
+        return _TRITON.get(dtype, ("uniform", "cells", "direct"))
+    return (_CPU if device_type == "cpu" else _OTHER).get(dtype, ("direct",))
+
+
+@dataclass(frozen=True, eq=False)
+class Lowered:
+    """A plan on a device: `words` (int32, 1-d) and `meta` (integers), as `lutc.plans` lays them out."""
+
+    words: torch.Tensor
+    meta: tuple[int, ...]
+    kind: str
+
+
+_shared: weakref.WeakValueDictionary = weakref.WeakValueDictionary()
+
+
+def lowered(table: Table, digest: str, dtype: torch.dtype, device: torch.device) -> Lowered:
+    """The plan of `table` for `dtype` on `device`. `digest` identifies the table's content; equal ones share the buffers."""
+    key = (digest, dtype, str(device))
+    found = _shared.get(key)
+    if found is None:
+        plan = lower(table, DTYPES[dtype], plan_kinds(device.type, DTYPES[dtype]))
+        words = torch.from_numpy(plan.words().copy()).to(device)
+        found = _shared.setdefault(key, Lowered(words, plan.meta, plan.kind))
+    return found
+
+
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,141 @@
+"""A table as a torch module."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import torch
+
+from lutc import library, tablefile
+from lutc.errors import LutcError
+from lutc.nn import exact
+from lutc.nn import ops as _ops  # noqa: F401  (registers torch.ops.lutc)
+from lutc.nn.lowered import DTYPES, digest, lowered
+from lutc.table import Table
+from lutc.tablefile import TableSet
+
+GRADIENTS = ("function", "table")
+
+
+def _one_table(source, scale: float | None, key: str | None) -> TableSet:
+    """The table that a module runs, as a set of one."""
+    if isinstance(source, Table):
+        source = TableSet("table", {source.coefficients if source.coefficients in ("fp16", "bf16") else "fp32": source})
+    elif not isinstance(source, TableSet):
+        if not isinstance(source, (str, os.PathLike)):
+            raise LutcError(f"a table is given by name, path, TableSet or Table; given {type(source).__name__}")
+        source = library.load(source)
+    if scale is not None and key is not None:
+        raise LutcError(f"give a scale or a key, not both; given scale={scale} and key={key!r}")
+    key = source.key_for_scale(scale) if scale is not None else source.default_key if key is None else str(key)
+    inputs = {key: source.inputs[key]} if key in source.inputs else {}
+    kept = {name: source.meta[name] for name in ("range",) if name in source.meta}
+    return TableSet(source.name, {key: source[key]}, inputs, source.function, kept)
+
+
+class LUT(torch.nn.Module):
+    """Evaluates a table on float tensors of any shape and stride: float32, float16, bfloat16 and float64 in, the same out.
+
+    table: a shipped name ("gelu_8"), the path of a file, a TableSet, or one Table. Of a set over quantised inputs, `scale` chooses the
+    table (the nearest key, as GQA-LUT clips); without it the finest scale whose codes cover the function's range. Of a set of float
+    tables, `key` chooses ("fp16"; the default is "fp32"). Inputs are not quantised: that is `QuantLUT`.
+    grad: "function" (straight-through: the exact function's derivative; a function that torch does not know falls to "table") or "table"
+    (the slope of the segment).
+
+    16-bit results are the float64 value of the table rounded once; fp32 ones are within 1.5 ulp of max(|slope x|, |intercept|), 1 ulp
+    where the table's coefficients are float32 values. NaN gives NaN, +-inf follow the tails. The table keeps its precision under
+    `.half()` and stands in the state_dict as the bytes of its file (`table`, uint8). Raises LutcError for other dtypes.
+    """
+
+    def __init__(self, table: str | os.PathLike | TableSet | Table, scale: float | None = None, *, key: str | None = None, grad: str = "function"):
+        super().__init__()
+        if grad not in GRADIENTS:
+            raise LutcError(f"grad must be 'function' (the exact derivative) or 'table' (the segment's slope); given {grad!r}")
+        self.grad = grad
+        text = _one_table(table, scale, key).dumps()
+        self._hold(text, torch.device("cpu"))
+
+    # --- the table and its plans -----------------------------------------------------------------------------------------------------
+
+    def _hold(self, text: str, device: torch.device) -> None:
+        """Take the table in `text` (a file's content): as the persistent buffer, and as a plan for every dtype on `device`."""
+        self.tables = tablefile.loads(text)
+        self._digest = digest(text)
+        self.gradient = self.tables.function if self.grad == "function" and exact.known(self.tables.function) else "table"
+        data = torch.from_numpy(np.frombuffer(text.encode(), np.uint8).copy())
+        self.register_buffer("table", data.to(device))
+        self._lower(device)
+
+    def _lower(self, device: torch.device) -> None:
+        self._plans = {}
+        for dtype, name in DTYPES.items():
+            if device.type == "meta":
+                continue
+            plan = lowered(next(iter(self.tables.values())), self._digest, dtype, device)
+            self.register_buffer(f"plan_{name}", plan.words, persistent=False)
+            self._plans[dtype] = plan
+
+    def _apply(self, fn, recurse=True):
+        super()._apply(fn, recurse)
+        if not self.table.is_meta:
+            self._lower(self.table.device)  # another device wants its own plans, shared with the other modules there
+        return self
+
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
+        data = state_dict.get(f"{prefix}table")
+        if isinstance(data, torch.Tensor) and data.dtype == torch.uint8 and not data.is_meta:
+            try:
+                self._hold(bytes(data.cpu().numpy()).decode(), self.table.device)
+            except (UnicodeDecodeError, LutcError) as error:
+                raise LutcError(f"the checkpoint's entry '{prefix}table' is no table: {error}") from error
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def __getstate__(self):
+        """Copies and pickles carry the table alone; plans are lowered again, or found among the shared ones."""
+        state = {name: value for name, value in self.__dict__.items() if name not in ("_plans", "tables")}
+        state["_buffers"] = {name: value for name, value in self._buffers.items() if not name.startswith("plan_")}
+        return state
+
+    def __setstate__(self, state):
+        super().__setstate__(state)
+        text = bytes(self.table.cpu().numpy()).decode()
+        device = self.table.device
+        self.tables = tablefile.loads(text)
+        self._lower(device)
+
+    # --- evaluation --------------------------------------------------------------------------------------------------------------------
+
+    def _plan(self, x: torch.Tensor) -> tuple[torch.Tensor, tuple[int, ...]]:
+        """(words, meta) for the dtype of x."""
+        try:
+            return self._buffers[f"plan_{DTYPES[x.dtype]}"], self._plans[x.dtype].meta
+        except (KeyError, AttributeError):
+            raise LutcError(self._complaint(x)) from None
+
+    def _complaint(self, x) -> str:
+        allowed = "LUT takes float32, float16, bfloat16 and float64 tensors"
+        if not isinstance(x, torch.Tensor):
+            return f"{allowed}; given {type(x).__name__}"
+        if self.table.is_meta:
+            return "this LUT is on the meta device; load its state_dict or move it with .to_empty() and load_state_dict first"
+        hint = "QuantLUT takes integer codes" if not (x.is_floating_point() or x.is_complex()) else "convert it first"
+        return f"{allowed}; given {str(x.dtype).removeprefix('torch.')}: {hint}"
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """table(x), elementwise: shape, strides, dtype and device of x."""
+        words, meta = self._plan(x)
+        return torch.ops.lutc.lut(x, words, meta, self.gradient)
+
+    def gated(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """table(x) * y for the gate and the value of a gated MLP, in one pass on a GPU; x and y of one shape and dtype."""
+        words, meta = self._plan(x)
+        if not isinstance(y, torch.Tensor) or y.shape != x.shape or y.dtype != x.dtype:
+            given = f"{tuple(y.shape)} {y.dtype}" if isinstance(y, torch.Tensor) else type(y).__name__
+            raise LutcError(f"gated takes two tensors of one shape and dtype; given {tuple(x.shape)} {x.dtype} and {given}")
+        return torch.ops.lutc.lut_mul(x, y, words, meta, self.gradient)
+
+    def extra_repr(self) -> str:
+        (key, table), = self.tables.items()
+        plan = self._plans[torch.float32].kind if torch.float32 in self._plans else "none"
+        return f"{self.tables.name}, key={key}, entries={table.entries}, grad={self.gradient}, fp32 plan: {plan}"
