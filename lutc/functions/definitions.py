@@ -46,11 +46,6 @@ def _gauss(u, factor):
     return np.exp(-factor * m * m) * np.exp(-factor * (u - m) * (u + m))
 
 
-def _phi(u):
-    """Density of the standard normal distribution."""
-    return _gauss(np.abs(u), 0.5) / math.sqrt(2.0 * math.pi)
-
-
 def _upper(u):
     """Phi(-u), the upper tail of the standard normal distribution, u >= 0. erfc itself would magnify the rounding of u / sqrt(2)."""
     z = u / math.sqrt(2.0)
@@ -120,7 +115,7 @@ def gelu(x):
 
 @silent
 def gelu_derivative(x):
-    return _mirror(x, lambda u: _upper(u) - np.minimum(u, 1e4) * _phi(u))
+    return _mirror(x, lambda u: _upper(u) - np.minimum(u, 1e4) * _gauss(u, 0.5) / math.sqrt(2.0 * math.pi))
 
 
 @silent
