@@ -17,7 +17,7 @@ from lutc import table as tables
 from lutc.errors import LutcError
 
 MAX_CELLS = 4096
-MAX_CHAIN = 16
+MIN_CHAIN, MAX_CHAIN = 8, 16  # sizes that have kernels of their own
 _INFINITY = 0x7F800000
 DTYPE_NAMES = tuple(plans.DTYPES)
 
@@ -200,8 +200,8 @@ def _cells(lines: Segments, common: dict):
     return None
 
 
-def _search(lines: Segments, common: dict):
-    size = 1 << (lines.slopes.size - 1).bit_length()
+def _search(lines: Segments, common: dict, least: int = 1):
+    size = max(least, 1 << (lines.slopes.size - 1).bit_length())
     pad = size - lines.slopes.size
     thresholds = np.append(lines.thresholds, np.full(pad, np.nan)).astype(np.float32)
     padded = {name: np.append(common[name], np.repeat(common[name][-1], pad)) for name in ("slopes", "intercepts")}
@@ -209,7 +209,7 @@ def _search(lines: Segments, common: dict):
 
 
 def _chain(lines: Segments, common: dict):
-    return _search(lines, common) if lines.slopes.size <= MAX_CHAIN else None
+    return _search(lines, common, MIN_CHAIN) if lines.slopes.size <= MAX_CHAIN else None
 
 
 def _direct(table, dtype: str):
@@ -249,9 +249,9 @@ def default_kinds(dtype: str) -> tuple[str, ...]:
 def lower(table, dtype: str = "fp32", kinds: tuple[str, ...] | None = None):
     """The first plan of `kinds` that fits `table` for inputs and outputs of `dtype` ('fp32', 'fp16', 'bf16', 'fp64').
 
-    kinds: names among 'chain' (a search over at most 16 segments), 'uniform', 'cells', 'search', 'direct', 'reference'; by default those
-    of `default_kinds(dtype)`. A plan fits where it holds the table within its limits and, at 16 bits, is exact on every code. 'search'
-    always fits a table without range reduction in fp32; 'direct' fits every table at 16 bits, 'reference' every table.
+    kinds: names among 'chain' (a search over 8 or 16 segments, for compare chains), 'uniform', 'cells', 'search', 'direct', 'reference';
+    by default those of `default_kinds(dtype)`. A plan fits where it holds the table within its limits and, at 16 bits, is exact on every
+    code. 'search' fits every table without range reduction in fp32, 'direct' every table at 16 bits, 'reference' every table.
     Raises LutcError for an unknown dtype or kind, and where none fits.
     """
     if dtype not in plans.DTYPES:

@@ -10,17 +10,14 @@ from __future__ import annotations
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 
 import numba
 import numpy as np
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
 from lutc.plans import KIND_CODES, LARGEST
-from lutc.plans import Plan  # noqa: F401  (the layout these kernels read)
 
 SLICE = 1 << 16  # elements per thread below which handing work over costs more than it saves
-CHAIN = 16  # segments up to which comparing with every threshold beats searching: it runs in vector registers
 UNIFORM, CELLS, SEARCH, DIRECT = (KIND_CODES[kind] for kind in ("uniform", "cells", "search", "direct"))
 
 
@@ -39,117 +36,105 @@ def _finite(v, low, high):
     return low if v < low else (high if v > high else v)
 
 
-def _line(slope_only: bool):
+@compiled
+def _line(slope, intercept, v, slope_only):
     """slope * v + intercept, or the slope alone with NaN for NaN."""
-    if slope_only:
-        return compiled(lambda slope, intercept, v: slope if v == v else v)
-    return compiled(lambda slope, intercept, v: slope * v + intercept)
+    return (slope if v == v else v) if slope_only else slope * v + intercept
 
 
-def _block(cuts: int):
-    """Compare v with `cuts` thresholds in registers. Tuples are values: LLVM unrolls this loop (8 long, not 16) and vectorises over v."""
-
-    def block(v, slope, intercept, thresholds, slopes, intercepts):
-        for j in range(cuts):
-            beyond = v >= thresholds[j]
-            slope = slopes[j] if beyond else slope
-            intercept = intercepts[j] if beyond else intercept
-        return slope, intercept
-
-    return compiled(block)
+@compiled
+def _block7(v, slope, intercept, thresholds, slopes, intercepts):
+    """Compare v with 7 thresholds held in tuples, which are values: LLVM unrolls this loop (not one of 15) and vectorises over v."""
+    for j in range(7):
+        beyond = v >= thresholds[j]
+        slope = slopes[j] if beyond else slope
+        intercept = intercepts[j] if beyond else intercept
+    return slope, intercept
 
 
-def _chain(segments: int, slope_only: bool):
-    """2, 4, 8 or 16 segments: the first block has up to 7 thresholds, a second one 8."""
-    line, size, two = _line(slope_only), min(segments, 8) - 1, segments > 8
-    first, second = _block(size), _block(8)
-    rest = 8 if two else 0
-
-    def kernel(x, out, words, low, high):
-        plan = words.view(np.float32)
-        slopes, intercepts = plan[segments : 3 * segments : 2], plan[segments + 1 : 3 * segments : 2]
-        a = to_fixed_tuple(plan[:size], size)
-        a_slopes, a_intercepts = to_fixed_tuple(slopes[1 : size + 1], size), to_fixed_tuple(intercepts[1 : size + 1], size)
-        b = to_fixed_tuple(plan[7 : 7 + rest], rest)
-        b_slopes, b_intercepts = to_fixed_tuple(slopes[8 : 8 + rest], rest), to_fixed_tuple(intercepts[8 : 8 + rest], rest)
-        s0, t0 = slopes[0], intercepts[0]
-        for i in range(x.size):
-            v = _finite(x[i], low, high)
-            slope, intercept = first(v, s0, t0, a, a_slopes, a_intercepts)
-            if two:
-                slope, intercept = second(v, slope, intercept, b, b_slopes, b_intercepts)
-            out[i] = line(slope, intercept, v)
-
-    return compiled(kernel)
+@compiled
+def _block8(v, slope, intercept, thresholds, slopes, intercepts):
+    for j in range(8):
+        beyond = v >= thresholds[j]
+        slope = slopes[j] if beyond else slope
+        intercept = intercepts[j] if beyond else intercept
+    return slope, intercept
 
 
-def _uniform(slope_only: bool):
-    line = _line(slope_only)
-
-    def kernel(x, out, words, low, high, cells, bits, first):
-        plan = words.view(np.float32)
-        scale, bottom, top = np.float32(2.0**bits), np.float32(first + 1), np.float32(first + cells)
-        for i in range(x.size):
-            v = _finite(x[i], low, high)
-            up = np.ceil(v * scale)
-            up = up if up < top else top  # NaN too goes to the last cell
-            cell = np.int32((bottom if up < bottom else up) - bottom)
-            out[i] = line(plan[2 * cell], plan[2 * cell + 1], v)
-
-    return compiled(kernel)
+@compiled
+def _chain8(x, out, words, low, high, slope_only):
+    plan = words.view(np.float32)
+    thresholds = to_fixed_tuple(plan[:7], 7)
+    slopes, intercepts = to_fixed_tuple(plan[10:24:2], 7), to_fixed_tuple(plan[11:24:2], 7)
+    first_slope, first_intercept = plan[8], plan[9]
+    for i in range(x.size):
+        v = _finite(x[i], low, high)
+        slope, intercept = _block7(v, first_slope, first_intercept, thresholds, slopes, intercepts)
+        out[i] = _line(slope, intercept, v, slope_only)
 
 
-def _cells(slope_only: bool):
-    line = _line(slope_only)
-
-    def kernel(x, out, words, low, high, cells, shift, positive_first, positive_last, negative_first, negative_last):
-        plan, pairs = words.view(np.float32), np.int32(2 * cells)
-        shift, mask = np.int32(shift), np.int32(0x7FFFFFFF)
-        # first, last and what is taken off a key, for either sign
-        p0, p1, p2 = np.int32(positive_first), np.int32(positive_last), np.int32(positive_first)
-        n0, n1, n2 = np.int32(negative_first), np.int32(negative_last), np.int32(negative_first - (positive_last - positive_first + 1))
-        raw = x.view(np.int32)
-        for i in range(x.size):
-            v = _finite(x[i], low, high)
-            negative = raw[i] < np.int32(0)
-            key = (raw[i] & mask) >> shift
-            bottom, top, off = n0 if negative else p0, n1 if negative else p1, n2 if negative else p2
-            key = bottom if key < bottom else (top if key > top else key)
-            cell = np.int32(2) * np.int32(key - off)
-            pair = np.int32(pairs + np.int32(2) * np.int32(words[cell + 1] + np.int32(v >= plan[cell])))
-            out[i] = line(plan[pair], plan[pair + 1], v)
-
-    return compiled(kernel)
+@compiled
+def _chain16(x, out, words, low, high, slope_only):
+    plan = words.view(np.float32)
+    a, b = to_fixed_tuple(plan[:7], 7), to_fixed_tuple(plan[7:15], 8)
+    a_slopes, a_intercepts = to_fixed_tuple(plan[18:32:2], 7), to_fixed_tuple(plan[19:32:2], 7)
+    b_slopes, b_intercepts = to_fixed_tuple(plan[32:48:2], 8), to_fixed_tuple(plan[33:48:2], 8)
+    first_slope, first_intercept = plan[16], plan[17]
+    for i in range(x.size):
+        v = _finite(x[i], low, high)
+        slope, intercept = _block7(v, first_slope, first_intercept, a, a_slopes, a_intercepts)
+        slope, intercept = _block8(v, slope, intercept, b, b_slopes, b_intercepts)
+        out[i] = _line(slope, intercept, v, slope_only)
 
 
-def _search(slope_only: bool):
-    line = _line(slope_only)
+@compiled
+def _uniform(x, out, words, low, high, slope_only, cells, bits, first):
+    plan = words.view(np.float32)
+    scale, bottom, top = np.float32(2.0**bits), np.float32(first + 1), np.float32(first + cells)
+    for i in range(x.size):
+        v = _finite(x[i], low, high)
+        up = np.ceil(v * scale)
+        up = up if up < top else top  # NaN too goes to the last cell
+        cell = np.int32((bottom if up < bottom else up) - bottom)
+        out[i] = _line(plan[2 * cell], plan[2 * cell + 1], v, slope_only)
 
-    def kernel(x, out, words, low, high, size, steps):
-        plan = words.view(np.float32)
-        for i in range(x.size):
-            v = _finite(x[i], low, high)
-            segment, step = np.int32(0), np.int32(size >> 1)
-            for _ in range(steps):
-                ahead = np.int32(segment + step)
-                segment = ahead if v >= plan[ahead - 1] else segment
-                step = np.int32(step >> 1)
-            out[i] = line(plan[size + 2 * segment], plan[size + 2 * segment + 1], v)
 
-    return compiled(kernel)
+@compiled
+def _cells(x, out, words, low, high, slope_only, cells, shift, positive_first, positive_last, negative_first, negative_last):
+    plan, pairs = words.view(np.float32), np.int32(2 * cells)
+    shift, mask = np.int32(shift), np.int32(0x7FFFFFFF)
+    # first, last and what is taken off a key, for either sign
+    p0, p1, p2 = np.int32(positive_first), np.int32(positive_last), np.int32(positive_first)
+    n0, n1, n2 = np.int32(negative_first), np.int32(negative_last), np.int32(negative_first - (positive_last - positive_first + 1))
+    raw = x.view(np.int32)
+    for i in range(x.size):
+        v = _finite(x[i], low, high)
+        negative = raw[i] < np.int32(0)
+        key = (raw[i] & mask) >> shift
+        bottom, top, off = n0 if negative else p0, n1 if negative else p1, n2 if negative else p2
+        key = bottom if key < bottom else (top if key > top else key)
+        cell = np.int32(2) * np.int32(key - off)
+        pair = np.int32(pairs + np.int32(2) * np.int32(words[cell + 1] + np.int32(v >= plan[cell])))
+        out[i] = _line(plan[pair], plan[pair + 1], v, slope_only)
+
+
+@compiled
+def _search(x, out, words, low, high, slope_only, size, steps):
+    plan = words.view(np.float32)
+    for i in range(x.size):
+        v = _finite(x[i], low, high)
+        segment, step = np.int32(0), np.int32(size >> 1)
+        for _ in range(steps):
+            ahead = np.int32(segment + step)
+            segment = ahead if v >= plan[ahead - 1] else segment
+            step = np.int32(step >> 1)
+        out[i] = _line(plan[size + 2 * segment], plan[size + 2 * segment + 1], v, slope_only)
 
 
 @compiled
 def _direct(x, out, table):
     for i in range(x.size):
         out[i] = table[x[i]]
-
-
-@lru_cache(maxsize=None)
-def _kernel(kind: int, segments: int, slope_only: bool):
-    if kind == SEARCH and 2 <= segments <= CHAIN:
-        return _chain(segments, slope_only)
-    return {UNIFORM: _uniform, CELLS: _cells, SEARCH: _search}[kind](slope_only)
 
 
 def evaluate(x: np.ndarray, out: np.ndarray, words: np.ndarray, meta, slope_only: bool, threads: int) -> None:
@@ -160,9 +145,14 @@ def evaluate(x: np.ndarray, out: np.ndarray, words: np.ndarray, meta, slope_only
         _spread(_direct, x, out, (half.view(np.uint16),), threads)
         return
     low, high = np.float32(-LARGEST if flags & 1 else -np.inf), np.float32(LARGEST if flags & 2 else np.inf)
-    kernel = _kernel(kind, size if kind == SEARCH else 0, slope_only)
-    numbers = () if kind == SEARCH and 2 <= size <= CHAIN else (size, *rest)
-    _spread(kernel, x, out, (words, low, high, *numbers), threads)
+    if kind == SEARCH:
+        kernel, numbers = (_CHAINS[size], ()) if size in _CHAINS else (_search, (size, rest[0]))
+    else:
+        kernel, numbers = (_uniform if kind == UNIFORM else _cells), (size, *rest)
+    _spread(kernel, x, out, (words, low, high, slope_only, *numbers), threads)
+
+
+_CHAINS = {8: _chain8, 16: _chain16}  # comparing with every threshold beats searching as long as they fit vector registers
 
 
 def _spread(kernel, x, out, arguments, threads: int) -> None:
