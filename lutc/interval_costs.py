@@ -3,7 +3,7 @@
 A search sees an `IntervalCosts` and nothing else. Positions 0..size - 1 number the places where a cut may stand (the values of a 16-bit
 format, ascending). Between inflections f is convex or concave, so f minus a chord changes its sign at most twice: three binary searches
 find where, and the L1 error is a difference of prefix sums. An interval of P pieces so costs O(P log n), however many samples it holds.
-Pieces that are short or hold an inflection, and the other norms, are summed directly. Prefix sums are pairs of doubles: errors of 1e-9 of the summed values matter.
+Short runs, and the other norms, are summed directly. Prefix sums are pairs of doubles: errors of 1e-9 of the summed values matter.
 """
 
 from __future__ import annotations
@@ -49,8 +49,10 @@ class Targets:
 def edges_between(start, end, pieces: int) -> np.ndarray:
     """Piece edges (..., pieces + 1) of intervals [start, end): start + i * (end - start) / pieces rounded to float32, as tables have them."""
     start, end = np.asarray(start, np.float64)[..., None], np.asarray(end, np.float64)[..., None]
-    inner = start + np.arange(pieces) * (end - start) / pieces
-    return np.concatenate([inner, end], axis=-1).astype(np.float32).astype(np.float64)
+    edges = np.concatenate([start + np.arange(pieces) * (end - start) / pieces, end], axis=-1)
+    with np.errstate(over="ignore"):
+        single = edges.astype(np.float32).astype(np.float64)
+    return np.where(np.isinf(single), edges, single)  # 2^128 bounds the last binade of bf16
 
 
 def _prefix(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -23,7 +23,7 @@ from lutc.errors import LutcError
 from lutc.files import atomic_write
 from lutc.functions import Line
 from lutc.samples import Inputs
-from lutc.table import AbsPrologue, Cells, Direct, ExponentPrologue, Lines, PeriodPrologue, Table, without_empty_segments
+from lutc.table import AbsPrologue, Cells, Direct, ExponentPrologue, Exponents, Lines, PeriodPrologue, Table, without_empty_segments
 
 SCHEMA = 1
 LARGEST_FILE = 64 << 20  # bytes; a 65,536-entry table in three formats stays below
@@ -165,6 +165,8 @@ def _body_to_json(body) -> dict:
         return {"breakpoints": body.breakpoints, "slopes": body.slopes, "intercepts": body.intercepts}
     if isinstance(body, Cells):
         return {"cut_points": body.cut_points, "pieces": body.pieces, "values": body.values}
+    if isinstance(body, Exponents):
+        return {"mantissa_bits": body.mantissa_bits, "values": body.values}
     return {"values": body.values}
 
 
@@ -187,6 +189,8 @@ def to_json(tables: TableSet) -> dict:
         "tails": tails,
         "inputs": {key: {"bits": i.bits, "scale": i.scale, "zero_point": i.zero_point} for key, i in tables.inputs.items()},
     }
+    if isinstance(first.body, Exponents):
+        own["input"] = first.body.input
     if first.body.payload == "lines":
         own["coefficients"] = first.coefficients
     return {tables.name: {key: _body_to_json(table.body) for key, table in tables.tables.items()}, "lutc": {**own, **tables.meta}}
@@ -218,7 +222,8 @@ def _lines(breakpoints: list, slopes: list, intercepts: list, where: str) -> Lin
     return without_empty_segments(breakpoints, slopes, intercepts)
 
 
-def _body(entry, addressing: str, payload: str, inputs: Inputs | None, where: str):
+def _body(entry, addressing: str, payload: str, inputs: Inputs | str | None, where: str):
+    """inputs: those of a direct table, and the name of the input format of an exponent-addressed one."""
     entry = _object(entry, where)
     if (addressing, payload) == ("compare", "lines"):
         return _lines(*(_numbers(entry, name, where) for name in ("breakpoints", "slopes", "intercepts")), where)
@@ -228,7 +233,10 @@ def _body(entry, addressing: str, payload: str, inputs: Inputs | None, where: st
         if inputs is None:
             raise LutcError(f"{where}: a direct table needs an entry under 'inputs'")
         return Direct(_numbers(entry, "values", where), inputs.bits, inputs.scale, inputs.zero_point)
-    raise LutcError(f"unknown addressing {addressing!r} with payload {payload!r}; known: compare x lines, cells x values, direct x values")
+    if (addressing, payload) == ("exponent", "values"):
+        return Exponents(inputs, tuple(_numbers(entry, "mantissa_bits", where)), _numbers(entry, "values", where))
+    known = "compare x lines, cells x values, exponent x values, direct x values"
+    raise LutcError(f"unknown addressing {addressing!r} with payload {payload!r}; known: {known}")
 
 
 PROLOGUES = {cls.kind: cls for cls in (AbsPrologue, ExponentPrologue, PeriodPrologue)}
@@ -272,9 +280,10 @@ def _from_json(data: dict) -> TableSet:
     tails = _object(own.pop("tails", None) or {}, "tails")
     left, right = (None if tails.get(side) is None else _construct(Line, tails[side], f"{side} tail") for side in ("left", "right"))
     coefficients = own.pop("coefficients", None)
+    bits_of = own.pop("input", None) if addressing == "exponent" else None
     tables = {}
     for key, entry in entries.items():
-        body = _body(entry, addressing, payload, inputs.get(key), f"table '{key}'")
+        body = _body(entry, addressing, payload, bits_of or inputs.get(key), f"table '{key}'")
         fmt = formats.get(coefficients if payload == "lines" and coefficients else key if key in ("fp16", "bf16", "fp32") else "fp32")
         if not foreign:
             _check_format(body, fmt, key)

@@ -13,6 +13,7 @@ import lutc
 from lutc import formats, functions
 from lutc.certify import certify, rounded
 from lutc.errors import LutcError
+from lutc.fplut.exponents import build_exponents
 from lutc.fplut.problem import OBJECTIVES, PROLOGUES, Problem, make_problem
 from lutc.fplut.values import STORE, fitted
 from lutc.functions import Function
@@ -54,7 +55,8 @@ class Settings:
     tails: bool = True
 
     def __post_init__(self):
-        for name, allowed in (("objective", OBJECTIVES), ("values", VALUES), ("addressing", ADDRESSING), ("prologue", PROLOGUES), ("quality", QUALITIES)):
+        choices = {"objective": OBJECTIVES, "values": VALUES, "addressing": ADDRESSING, "prologue": PROLOGUES, "quality": QUALITIES}
+        for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise LutcError(f"unknown {name} {getattr(self, name)!r}; choose one of {', '.join(allowed)}")
         unknown = [name for name in self.formats if name not in FORMATS]
@@ -91,7 +93,7 @@ def compile_fplut(fn: Function | str, *, name: str | None = None, **options) -> 
     typed = fn if isinstance(fn, str) else fn.name
     fn = functions.load(fn) if isinstance(fn, str) else fn
     problem = make_problem(fn, settings.objective, settings.prologue, settings.input, settings.range, settings.tails)
-    build = build_cells
+    build = build_exponents if settings.addressing == "exponent" else build_cells
     built = {key: build(problem, settings, key) for key in settings.formats}
     tables = {key: table for key, (table, _) in built.items()}
     meta = {"range": list(problem.range), "objective": settings.objective, "search": {key: record for key, (_, record) in built.items()}}
@@ -122,7 +124,7 @@ def build_cells(problem: Problem, settings: Settings, key: str) -> tuple[Table, 
         values = problem.f(edges)
     if not np.isfinite(values).all():
         raise LutcError(f"{problem.function.name} is not finite at {edges[~np.isfinite(values)][0]:g}, between its cuts; move the cut points")
-    values = fitted(problem, edges, values, key) if settings.values == "fitted" else store(values)
+    values = fitted(problem, edges, values, key)[0] if settings.values == "fitted" else store(values)
     if not np.isfinite(values).all():
         raise LutcError(f"{problem.function.name} exceeds the range of {key} between its cuts; store the values as fp32 or narrow the range")
     return Table(Cells(cuts, pieces, values), problem.prologue, problem.left, problem.right, key), record
@@ -137,10 +139,10 @@ def _positions(problem: Problem, settings: Settings) -> np.ndarray:
     if (np.diff(cuts) <= 0).any():
         at = int(np.argmax(np.diff(cuts) <= 0))
         raise LutcError(f"cut points increase strictly; given {cuts[at]:g} before {cuts[at + 1]:g}")
-    name = problem.function.name
+    name, where = problem.function.name, f"[{places[0]:g}, {places[-1]:g}]"
     if cuts[0] < places[0] or cuts[-1] > places[-1]:
-        raise LutcError(f"cut points of {name} lie in [{places[0]:g}, {places[-1]:g}], where it is finite in {fmt.name}; given {cuts[0]:g} to {cuts[-1]:g}")
+        raise LutcError(f"cut points of {name} lie in {where}, where it is finite in {fmt.name}; given {cuts[0]:g} to {cuts[-1]:g}")
     reduction = problem.prologue
     if reduction is not None and (cuts[0] > problem.targets.x[0] or cuts[-1] < problem.targets.x[-1]):
-        raise LutcError(f"behind its prologue {name} is looked up in [{places[0]:g}, {places[-1]:g}]; the first and last cut point must span that")
+        raise LutcError(f"behind its prologue {name} is looked up in {where}; the first and last cut point must span that")
     return np.searchsorted(places, cuts)

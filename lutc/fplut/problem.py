@@ -135,7 +135,8 @@ def make_problem(fn: Function, objective: str, prologue: str, input: str, range:
     region = None if fn.inflections is None else np.searchsorted(np.asarray(fn.inflections), x)
     if reduction is not None and reduction.kind == "abs":
         region = None  # the inflections are those of f, not of the half that is stored
-    return Problem(fn, objective, input, f, Targets(x, y, weight, region, RELATIVE_CAP if objective == "relative" else np.inf), places, reduction, left, right, range, int(keep.sum()))
+    targets = Targets(x, y, weight, region, RELATIVE_CAP if objective == "relative" else np.inf)
+    return Problem(fn, objective, input, f, targets, places, reduction, left, right, range, int(keep.sum()))
 
 
 def _weight(objective: str, fmt: formats.Format, y: np.ndarray) -> np.ndarray:

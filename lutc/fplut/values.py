@@ -8,19 +8,25 @@ from lutc import formats
 from lutc.fplut.problem import Problem
 from lutc.interval_costs import NORMS, Targets
 
-STORE = {  # rounding of stored values, float64 to float64; to bf16 in one step, which a cast does not do
-    "fp16": lambda v: np.asarray(v).astype(np.float16).astype(np.float64),
-    "bf16": formats.get("bf16").round,
-    "fp32": lambda v: np.asarray(v).astype(np.float32).astype(np.float64),
-}
+
+def _cast(dtype):
+    def store(values):
+        with np.errstate(over="ignore"):
+            return np.asarray(values).astype(dtype).astype(np.float64)
+
+    return store
+
+
+# Rounding of stored values, float64 to float64, overflow to infinity; to bf16 in one step, which a cast does not do.
+STORE = {"fp16": _cast(np.float16), "bf16": formats.get("bf16").round, "fp32": _cast(np.float32)}
 _STEPS = np.array([-64, -8, -2, -1, 0, 1, 2, 8, 64])  # stored values tried around each
 _REACH = 2  # options to each side of a value
 _HALVINGS = 12  # of the step, which starts at a quarter of the error: steps end at a 1e-4th of it
 _ROUNDS = 8  # at most, per step
 
 
-def fitted(problem: Problem, edges: np.ndarray, values: np.ndarray, key: str) -> np.ndarray:
-    """Values of format `key` (edges,) that cost least over the samples within the edges; `values` (float64) is where to start.
+def fitted(problem: Problem, edges: np.ndarray, values: np.ndarray, key: str) -> tuple[np.ndarray, float]:
+    """Values of format `key` (edges,) that cost least over the samples within the edges, and that cost; `values` (float64): where to start.
 
     The chain of values is improved by dynamic programming over a few options for each at once, on steps that shrink; for a nonsmooth
     convex cost this moves values together where moving one alone would get stuck. In a 16-bit format the same goes on over stored
@@ -29,9 +35,9 @@ def fitted(problem: Problem, edges: np.ndarray, values: np.ndarray, key: str) ->
     chain = _Chain(problem.targets, edges, problem.norm)
     smooth = chain.relaxed(values)
     if key == "fp32":
-        return STORE[key](smooth)
+        return chain.improve(STORE[key](smooth)[:, None])
     candidates = [chain.stepped(STORE[key](start), formats.get(key).values()) for start in (smooth, values)]
-    return min(candidates, key=lambda result: result[1])[0]
+    return min(candidates, key=lambda result: result[1])
 
 
 class _Chain:

@@ -48,7 +48,8 @@ def search(costs, pieces, quality: str = "quick", anchors: Sequence[int] = ()) -
     found = [refine(costs, _start(costs, pieces, grid), anchors) for grid in grids]
     best = min(found, key=lambda result: result.cost)
     if not np.isfinite(best.cost):
-        raise LutcError(f"no {len(pieces) + 1} cut points keep the error finite; use more cut points, a wider range or a prologue")
+        remedy = "use more cut points, a wider range, a prologue or values of a wider format"
+        raise LutcError(f"no {len(pieces) + 1} cut points keep the error finite; {remedy}")
     return best
 
 
