@@ -49,6 +49,8 @@ def codes_objective(points: Points, inputs: Inputs, out: Inputs, fmt: Format) ->
 
     points must be codes of `inputs`, one sample per code.
     """
+    if not fmt.is_fixed:
+        raise LutcError(f"the objective codes is a matter of integer arithmetic: it takes fixed-point coefficients (q1.6, ...); given {fmt.name}")
     step = 2.0**-fmt.fraction_bits
     multiplier, shift = requantiser(inputs.scale * step / out.scale)
     centred = np.rint(points.x / inputs.scale).astype(np.int64)
@@ -64,13 +66,11 @@ def codes_objective(points: Points, inputs: Inputs, out: Inputs, fmt: Format) ->
     return PairObjective(error, np.add)
 
 
-def pair_costs(
-    points: Points, fmt: Format, left: Line | None, right: Line | None, objective: PairObjective, bound: float = np.inf
-) -> SegmentCosts:
+def pair_costs(points: Points, fmt: Format, left: Line | None, right: Line | None, objective: PairObjective, bound: float = np.inf) -> SegmentCosts:
     """Exact costs for a format of at most 8 bits and at most 1,024 positions.
 
-    Segments that cost more than `bound` (the cost of some known table, so no optimum uses them) get a stand-in above it that grows with
-    their length.
+    A run that costs more than `bound` (the cost of some known table, so no optimum uses the run) is not extended further: longer ones get
+    a stand-in above the bound that grows with their length.
     """
     if fmt.bits > 8 or points.size > PAIRS_LIMIT:
         raise LutcError(
@@ -81,6 +81,7 @@ def pair_costs(
     slopes, intercepts = (v.ravel() for v in np.meshgrid(values, values, indexing="ij"))
     members = np.split(np.argsort(points.cell, kind="stable"), np.searchsorted(np.sort(points.cell), np.arange(1, points.size)))
     first = [_cell_errors(objective, slopes, intercepts, cell) for cell in members]
+    limit = bound * (1.0 + 1e-9) + 1e-15  # `bound` was summed in another order
     matrix = np.full((points.size + 1, points.size + 1), np.inf).T
     np.fill_diagonal(matrix, 0.0)
     for i in range(points.size):
@@ -88,13 +89,12 @@ def pair_costs(
         for j in range(i, points.size):
             cost = objective.combine(cost, first[j] if pairs.size == slopes.size else first[j][pairs])
             matrix[i, j + 1] = lowest = cost.min()
-            if lowest > bound:
+            if lowest > limit:
+                matrix[i, j + 1 :] = lowest * (1.0 + np.arange(points.size - j) / points.size)
                 break
-            keep = cost <= bound
+            keep = cost <= limit
             if 2 * keep.sum() < keep.size:
                 pairs, cost = pairs[keep], cost[keep]
-        if j + 1 < points.size or matrix[i, j + 1] > bound:
-            matrix[i, j + 1 :] = bound * (2.0 + np.arange(points.size - j) / points.size)
 
     def line(starts, stops):
         best = []
