@@ -50,7 +50,7 @@ def as_table_set(source: str | os.PathLike | TableSet | Table) -> TableSet:
     if isinstance(source, TableSet):
         return source
     if isinstance(source, Table):
-        return TableSet("table", {"table": source})
+        return TableSet("table", {source.coefficients if source.coefficients in ("fp16", "bf16") else "fp32": source})
     if isinstance(source, (str, os.PathLike)):
         return load(source)
     raise LutcError(f"a table is given by name, path, TableSet or Table, not by {type(source).__name__}")

@@ -60,6 +60,9 @@ class TorchIntegerLines(torch.nn.Module):
         for name in ("cuts", "slopes", "intercepts"):
             self.register_buffer(name, torch.from_numpy(getattr(lines, name)).to(torch.int32))
 
+    def segment(self, centred: torch.Tensor) -> torch.Tensor:
+        return torch.bucketize(centred.contiguous(), self.cuts, out_int32=True)
+
     def accumulate(self, centred: torch.Tensor) -> torch.Tensor:
-        index = torch.bucketize(centred.contiguous(), self.cuts, out_int32=True)
+        index = self.segment(centred)
         return self.slopes[index] * centred + self.intercepts[index]

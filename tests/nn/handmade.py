@@ -1,5 +1,7 @@
 """Tables made in the tests themselves, without a search: equal pieces, least-squares lines, coefficients rounded to the format."""
 
+import itertools
+
 import numpy as np
 
 from lutc import functions
@@ -13,7 +15,7 @@ def fitted_lines(fn, lo, hi, entries, grid, step=None, left=None, right=None) ->
     inner = entries - (left is not None) - (right is not None)
     cuts = np.unique(np.round(np.linspace(lo, hi, inner + 1) / grid) * grid)
     slopes, intercepts = [], []
-    for a, b in zip(cuts[:-1], cuts[1:], strict=True):
+    for a, b in itertools.pairwise(cuts):
         x = np.linspace(a, b, 65)
         k, t = np.polyfit(x, fn(x), 1)
         if step is not None:
@@ -27,6 +29,8 @@ def fitted_lines(fn, lo, hi, entries, grid, step=None, left=None, right=None) ->
     if right is not None:
         slopes.append(right.slope), intercepts.append(right.intercept), breakpoints.append(cuts[-1])
     name = "fp32" if step is None else {2.0**-6: "q1.6", 2.0**-5: "q2.5"}[step]
+    if step is None:
+        slopes, intercepts = np.float32(slopes), np.float32(intercepts)
     return Table(Lines(np.array(breakpoints), np.array(slopes), np.array(intercepts)), left=left, right=right, coefficients=name)
 
 
@@ -57,4 +61,4 @@ def cell_tables(name, cuts, pieces, left=None, right=None) -> TableSet:
     """Cells x values (FPLUT), sampled from the function."""
     fn = functions.get(name)
     body = Cells(np.array(cuts, float), tuple(pieces), np.zeros(sum(pieces) + 1))
-    return TableSet(name, {"fp32": Table(Cells(body.cut_points, body.pieces, fn(body.edges)), left=left, right=right)}, {}, fn.name)
+    return TableSet(name, {"fp32": Table(Cells(body.cut_points, body.pieces, np.float32(fn(body.edges))), left=left, right=right)}, {}, fn.name)

@@ -1,0 +1,76 @@
+"""LayerNorm and RMSNorm with an rsqrt table."""
+
+from __future__ import annotations
+
+import math
+import numbers
+
+import torch
+
+from lutc.coverage import RSQRT
+from lutc.errors import LutcError
+from lutc.nn import rows
+
+
+class _LUTNorm(rows.RowOperator):
+    centred: bool
+
+    def __init__(self, normalized_shape, eps, elementwise_affine, bias, rsqrt, device, dtype):
+        super().__init__()
+        shape = (normalized_shape,) if isinstance(normalized_shape, numbers.Integral) else tuple(normalized_shape)
+        if not shape or not all(isinstance(n, numbers.Integral) and n > 0 for n in shape):
+            raise LutcError(f"normalized_shape is a positive number or several; given {normalized_shape!r}")
+        if eps is not None and not eps >= 0:
+            raise LutcError(f"eps is a number, not negative; given {eps}")
+        self.normalized_shape, self.eps, self.elementwise_affine = shape, eps, elementwise_affine
+        options = {"device": device, "dtype": dtype}
+        self.weight = torch.nn.Parameter(torch.ones(shape, **options)) if elementwise_affine else None
+        self.bias = torch.nn.Parameter(torch.zeros(shape, **options)) if elementwise_affine and bias else None
+        self.hold("rsqrt", rsqrt, RSQRT)
+
+    def normalise(self, input, normalized_shape, weight=None, bias=None, eps=1e-5) -> torch.Tensor:
+        """`F.layer_norm` or `F.rms_norm` with the table; same arguments."""
+        x, shape = input, tuple(normalized_shape)
+        rows.check_float(x, type(self).__name__)
+        if x.ndim < len(shape) or tuple(x.shape[x.ndim - len(shape) :]) != shape:
+            raise LutcError(f"{type(self).__name__} over {shape} takes tensors that end in this shape; given {tuple(x.shape)}")
+        n = math.prod(shape)
+        eps = torch.finfo(x.dtype).eps if eps is None else float(eps)
+        flat = [None if p is None else p.reshape(-1).contiguous() for p in (weight, bias)]
+        return rows.norm(x.reshape(-1, n).contiguous(), *flat, eps, self.centred, self.words, self.meta)[0].view(x.shape)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.normalise(x, self.normalized_shape, self.weight, self.bias, self.eps)
+
+    def extra_repr(self) -> str:
+        return f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.weight is not None}"
+
+
+class LUTLayerNorm(_LUTNorm):
+    """LayerNorm whose 1/sqrt(variance + eps) is a table on [1, 4) with the exponent halved and set aside: right for every positive float.
+
+    rsqrt: name, path, TableSet or Table; the table of a set that is best on [1, 4) is used, LutcError where none comes within an eighth.
+    Other arguments, shapes and dtypes as torch.nn.LayerNorm; mean and variance are float32 (float64 for float64). A variance + eps of 0 gives NaN,
+    as torch's does. Gradients: the exact norm's, for input, weight and bias.
+    """
+
+    centred = True
+
+    def __init__(self, normalized_shape, eps=1e-5, elementwise_affine=True, bias=True, rsqrt="sqrt_reci_8", device=None, dtype=None):
+        super().__init__(normalized_shape, eps, elementwise_affine, bias, rsqrt, device, dtype)
+
+
+class LUTRMSNorm(_LUTNorm):
+    """RMSNorm whose 1/sqrt(mean of squares + eps) is a table; see LUTLayerNorm. eps=None is the input dtype's epsilon, as in torch.nn.RMSNorm."""
+
+    centred = False
+
+    def __init__(self, normalized_shape, eps=None, elementwise_affine=True, rsqrt="sqrt_reci_8", device=None, dtype=None):
+        super().__init__(normalized_shape, eps, elementwise_affine, False, rsqrt, device, dtype)
+
+    def normalise(self, input, normalized_shape, weight=None, eps=None) -> torch.Tensor:
+        """`F.rms_norm` with the table; same arguments."""
+        return super().normalise(input, normalized_shape, weight, None, eps)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.normalise(x, self.normalized_shape, self.weight, self.eps)

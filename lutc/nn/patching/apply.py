@@ -1,0 +1,288 @@
+"""`patch` and `unpatch`: every change is a small record of what stood there before, kept on the model, undone in reverse."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+from torch import nn
+
+from lutc.errors import LutcError
+from lutc.nn.patching import attention
+from lutc.nn.patching.calls import ACTIVATION_CALLS, ATTENTION_CALLS, NORM_CALLS, SOFTMAX_CALLS, Answered, Answers, called, uses_registry
+from lutc.nn.patching.choose import Operator, Selection, Wanted, wanted
+from lutc.nn.patching.recognise import functions_of, is_activation, is_norm, norm_of
+from lutc.nn.patching.report import Left, Replaced, Report
+
+_RECORD = "_lutc_patches"
+_MISSING = "lutc: nothing stood here"  # compared by ==, so that it survives copying and pickling
+
+
+@dataclass
+class Child:
+    """A child module put in another's place, or added (`before` is None)."""
+
+    parent: nn.Module
+    name: str
+    before: nn.Module | None
+
+    def undo(self) -> None:
+        after = self.parent._modules[self.name]
+        if self.before is None:
+            del self.parent._modules[self.name]
+            return
+        # What the model went through while it was patched: training mode, and parameters that a conversion may have renewed.
+        for name in self.before._parameters.keys() & after._parameters.keys():
+            self.before._parameters[name] = after._parameters[name]
+        self.before.train(after.training)
+        self.parent._modules[self.name] = self.before
+
+
+@dataclass
+class Attribute:
+    """An entry of an object's __dict__ (of a module or a config) set to another value, or taken out."""
+
+    owner: object
+    name: str
+    before: object
+
+    def undo(self) -> None:
+        if isinstance(self.before, str) and self.before == _MISSING:
+            self.owner.__dict__.pop(self.name, None)
+        else:
+            self.owner.__dict__[self.name] = self.before
+
+
+class _Patcher:
+    """Walks a model once, changes it and writes down both the changes and the report."""
+
+    def __init__(self, model: nn.Module, wanted: Wanted, selection: Selection):
+        self.model, self.wanted, self.selection = model, wanted, selection
+        self.report, self.changes = Report(), []
+        self.touched: set[str] = set()
+        self.answered: set[str] = set()
+
+    # --- changes ---
+
+    def put(self, parent: nn.Module, parent_name: str, name: str, module: nn.Module) -> None:
+        before = parent._modules.get(name)
+        module.train(parent.training if before is None else before.training)
+        self.changes.append(Child(parent, name, before))
+        parent._modules[name] = module
+        self.touched.add(parent_name)
+
+    def assign(self, owner: object, name: str, value: object) -> None:
+        self.changes.append(Attribute(owner, name, owner.__dict__.get(name, _MISSING)))
+        owner.__dict__[name] = value
+
+    def undo(self) -> None:
+        for change in reversed(self.changes):
+            change.undo()
+
+    # --- the walk ---
+
+    def run(self) -> None:
+        modules = list(self.model.named_modules())
+        self.selection.check([name for name, _ in modules])
+        for name, module in modules:
+            if self._leaf(module):
+                if module is self.model:
+                    raise LutcError(f"the model itself is a {type(module).__name__}; use the table's module in its place")
+                continue
+            for child_name, child in list(module._modules.items()):
+                path = f"{name}.{child_name}" if name else child_name
+                if child is not None and path in self.selection:
+                    self._child(module, name, child_name, child, path)
+            if name in self.selection or (not name and self.selection.only is None):
+                self._function_attributes(name, module)
+                self._calls(name, module)
+        if self.wanted.softmax is not None:
+            self._registry(modules)
+        self._shield(modules)
+        self._leave_fast_paths(modules)
+
+    def _leaf(self, module: nn.Module) -> bool:
+        return is_activation(module) or is_norm(module) or isinstance(module, (nn.Softmax, nn.LogSoftmax, nn.Softmin, nn.Softmax2d))
+
+    def _child(self, parent, parent_name, name, child, path) -> None:
+        if is_activation(child) and self.wanted.activations:
+            device = next((buffer.device for buffer in child.buffers()), "cpu")
+            operator = self._operator(functions_of(child.forward, device), path, type(child).__name__)
+            if operator is not None:
+                self.put(parent, parent_name, name, operator.fresh())
+        elif isinstance(child, nn.Softmax) and self.wanted.softmax is not None:
+            if child.dim is None:
+                self.report.left.append(Left(path, "softmax", "its dim is None; give it one"))
+                return
+            softmax = self.wanted.softmax.fresh()
+            softmax.dim = child.dim
+            self.put(parent, parent_name, name, softmax)
+            self.report.replaced.append(Replaced(path, "softmax", self.wanted.softmax.name))
+        elif isinstance(child, (nn.LogSoftmax, nn.Softmin, nn.Softmax2d)) and self.wanted.softmax is not None:
+            self.report.left.append(Left(path, type(child).__name__, "not a softmax over one dimension"))
+        elif is_norm(child) and self.wanted.norm is not None:
+            self._norm(parent, parent_name, name, child, path)
+
+    def _operator(self, names: tuple[str, ...], path: str, what: str) -> Operator | None:
+        """The operator wanted for one of `names` (of the same function), and the report of it."""
+        for name in names:
+            if name in self.wanted.activations:
+                operator = self.wanted.activations[name]
+                self.report.replaced.append(Replaced(path, name, operator.name))
+                return operator
+        why = f"no table of {names[0]} was given" if names else "no function of the registry, or not elementwise"
+        self.report.left.append(Left(path, names[0] if names else what, why))
+        return None
+
+    def _norm(self, parent, parent_name, name, child, path) -> None:
+        known = norm_of(child)
+        if known is None:
+            self.report.left.append(Left(path, type(child).__name__, "computes neither LayerNorm nor RMSNorm over its last dimension"))
+            return
+        kind, eps = known
+        weight, bias = child._parameters.get("weight"), child._parameters.get("bias")
+        shape = tuple(weight.shape) if weight is not None else tuple(child.normalized_shape)
+        self.put(parent, parent_name, name, self.wanted.norm_module(kind, shape, eps, weight, bias))
+        self.report.replaced.append(Replaced(path, kind, self.wanted.norm.name))
+
+    def _function_attributes(self, name: str, module: nn.Module) -> None:
+        """Functions held as attributes: `self.activation = F.relu`, partial(F.gelu, approximate="tanh")."""
+        if not self.wanted.activations:
+            return
+        for attribute, value in list(vars(module).items()):
+            function = value.func if isinstance(value, functools.partial) else value
+            if callable(function) and getattr(function, "__hash__", None) is not None and function in ACTIVATION_CALLS:
+                operator = self._operator(functions_of(value), f"{name}.{attribute}" if name else attribute, attribute)
+                if operator is not None:
+                    self.changes.append(Attribute(module, attribute, value))
+                    del module.__dict__[attribute]
+                    self.put(module, name, attribute, operator.fresh())
+
+    def _calls(self, name: str, module: nn.Module) -> None:
+        """Calls in the module's own forward, answered while it runs."""
+        activations, softmax, norms = {}, None, {}
+        for call in called(module):
+            path = f"{name} ({call.__name__})" if name else f"({call.__name__})"
+            if call in ACTIVATION_CALLS and self.wanted.activations:
+                known = [f for f, _ in ACTIVATION_CALLS[call]]
+                for function in [f for f in known if f in self.wanted.activations] or [None]:
+                    operator = self._operator((function,) if function else tuple(known), path, call.__name__)
+                    if operator is not None:
+                        activations[function] = self._added(module, name, f"lutc_{function}", operator.fresh())
+            elif (call in SOFTMAX_CALLS or call in ATTENTION_CALLS) and self.wanted.softmax is not None:
+                softmax = softmax or self._added(module, name, "lutc_softmax", self.wanted.softmax.fresh())
+                self.report.replaced.append(Replaced(path, "softmax", self.wanted.softmax.name))
+            elif call in NORM_CALLS and self.wanted.norm is not None:
+                kind = NORM_CALLS[call]
+                norms[kind] = self._added(module, name, f"lutc_{kind}", self.wanted.norm_module(kind, (1,), 1e-5, None, None)).normalise
+                self.report.replaced.append(Replaced(path, kind, self.wanted.norm.name))
+        if activations or softmax or norms:
+            self._answer(name, module, Answers(activations, softmax, norms))
+
+    def _added(self, module: nn.Module, module_name: str, name: str, operator: nn.Module) -> nn.Module:
+        self.put(module, module_name, name, operator)
+        return operator
+
+    def _answer(self, name: str, module: nn.Module, answers: Answers) -> None:
+        earlier = module.__dict__.get("forward")
+        if isinstance(earlier, Answered):  # patched before for something else: one set of answers for both
+            before = earlier.answers
+            answers = Answers({**before.activations, **answers.activations}, answers.softmax or before.softmax, {**before.norms, **answers.norms})
+        self.assign(module, "forward", Answered(module, answers))
+        self.answered.add(name)
+
+    def _registry(self, modules) -> None:
+        """Attention modules that take their attention from transformers' registry, by the name in their config."""
+        users = [(name, m) for name, m in modules if uses_registry(m) and hasattr(m, "config")]
+        chosen, configs = [], {}
+        for name, module in users:
+            if name not in self.selection:
+                continue
+            before = module.config._attn_implementation
+            if hasattr(module, "sinks"):
+                self.report.left.append(Left(name, "softmax", "its attention has sinks"))
+            elif before in attention.NAMES:
+                chosen.append((name, module))
+                configs[id(module.config)] = (module.config, before)
+            elif before not in attention.NAMES.values():
+                self.report.left.append(Left(name, "softmax", f"its attention is '{before}'; load the model with attn_implementation='sdpa' or 'eager'"))
+        if not chosen:
+            return
+        attention.register()
+        for name, module in chosen:
+            self.put(module, name, "lutc_softmax", self.wanted.softmax.fresh())
+            self.report.replaced.append(Replaced(name, "softmax", self.wanted.softmax.name))
+        for _, module in users:
+            if id(module.config) in configs:
+                self.assign(module, "lutc_attention", configs[id(module.config)][1])
+        for config, before in configs.values():
+            self.assign(config, "_attn_implementation_internal", attention.NAMES[before])
+
+    def _shield(self, modules) -> None:
+        """Modules that run inside an answered one and are to keep their own functions."""
+        for name, module in modules:
+            inside = any(name.startswith(f"{outer}." if outer else "") for outer in self.answered - {name})
+            if inside and name not in self.answered and "forward" not in module.__dict__ and called(module):
+                self.assign(module, "forward", Answered(module, Answers({})))
+
+    def _leave_fast_paths(self, modules) -> None:
+        """torch's encoder layer has a fused path that goes around its children, and its encoder packs padded batches for it; flags turn both off."""
+        for name, module in modules:
+            below = any(path == name or path.startswith(f"{name}." if name else "") for path in self.touched)
+            if below and isinstance(module, nn.TransformerEncoderLayer):
+                self.assign(module, "activation_relu_or_gelu", 0)
+            elif below and isinstance(module, nn.TransformerEncoder):
+                self.assign(module, "use_nested_tensor", False)
+
+
+def patch(model: nn.Module, activation=None, softmax=None, norm=None, mlp=None, only=None, skip=None) -> Report:
+    """Replace a model's non-linear functions by tables, in place.
+
+    activation: a table (name, path, TableSet), an nn.Module such as QuantLUT or LUT, a list of them, or {function: one of them}. Each replaces the
+    activations that compute exactly its function: torch modules, transformers' ACT2FN classes, functions held as attributes or called in a forward.
+    softmax: an exp table, (exp table, reciprocal table), or a LUTSoftmax; without a reciprocal table the division is exact. It replaces nn.Softmax,
+    the attention of transformers' registry (models loaded with 'sdpa' or 'eager'), nn.MultiheadAttention, and calls of softmax and
+    scaled_dot_product_attention. norm: an rsqrt table, for LayerNorm and RMSNorm (weights are shared, so training goes on).
+    mlp: {module name: path or module}, compiled MLPs (lutc.taylor). only, skip: names or patterns of modules (`encoder.layer.0`, `*.mlp`).
+
+    Returns a Report of what was replaced and what was found and left. Raises LutcError, with the model untouched, for a table of another function
+    than its place needs, a pattern that matches nothing, and where nothing at all was replaced. May be called again for more.
+    """
+    if activation is None and softmax is None and norm is None and not mlp:
+        raise LutcError("nothing to patch: give activation=, softmax=, norm= or mlp=")
+    patcher = _Patcher(model, wanted(activation, softmax, norm), Selection(only, skip))
+    try:
+        patcher.run()
+        for name, source in (mlp or {}).items():
+            _replace_mlp(patcher, name, source)
+        if not patcher.report.replaced:
+            raise LutcError("nothing was replaced: " + ("; ".join(f"{e.path}: {e.why}" for e in patcher.report.left[:3]) or "nothing was found"))
+    except BaseException:
+        patcher.undo()
+        raise
+    model.__dict__.setdefault(_RECORD, []).append(patcher.changes)
+    return patcher.report
+
+
+def _replace_mlp(patcher: _Patcher, name: str, source) -> None:
+    parent_name, _, child_name = name.rpartition(".")
+    modules = dict(patcher.model.named_modules())
+    if name not in modules or not name:
+        raise LutcError(f"no module is called '{name}'; the model has {', '.join([n for n in modules if n][:4])}, ...")
+    if not isinstance(source, nn.Module):
+        from lutc.nn.taylor import TaylorMLP
+
+        source = TaylorMLP.load(source)
+    patcher.put(modules[parent_name], parent_name, child_name, source)
+    patcher.report.replaced.append(Replaced(name, "mlp", type(source).__name__))
+
+
+def unpatch(model: nn.Module) -> nn.Module:
+    """Put everything back that `patch` replaced: the same modules, functions and config, with parameters as trained meanwhile. Returns the model."""
+    patches = model.__dict__.pop(_RECORD, None)
+    if patches is None:
+        raise LutcError("this model is not patched; unpatch takes the very model (or a copy of it) that patch was given")
+    for changes in reversed(patches):
+        for change in reversed(changes):
+            change.undo()
+    return model

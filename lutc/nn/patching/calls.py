@@ -1,0 +1,182 @@
+"""Functional calls: finding them in the source of a module's forward, and answering them with tables while that forward runs."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import inspect
+import textwrap
+import types
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from lutc.nn.patching.attention import attend, multi_head_attention
+
+T = torch.Tensor
+
+
+def _options(**wanted):
+    """Match a call whose named options, given by keyword or in order, have the registry function's values."""
+
+    def matches(args, kwargs):
+        given = dict(zip(wanted, args[1:], strict=False)) | {k: v for k, v in kwargs.items() if k != "input"}
+        return all(given.get(name, default) == default for name, default in wanted.items())
+
+    return matches
+
+
+def _gelu(form):
+    return lambda args, kwargs: kwargs.get("approximate", "none") == form
+
+
+_PLAIN = _options()
+# function object -> [(registry name, whether a call with these arguments is that function)]
+ACTIVATION_CALLS: dict[Callable, list[tuple[str, Callable]]] = {
+    F.gelu: [("gelu", _gelu("none")), ("gelu_tanh", _gelu("tanh"))],
+    F.elu: [("elu", _options(alpha=1.0))],
+    F.celu: [("elu", _options(alpha=1.0))],
+    F.leaky_relu: [("leaky_relu", _options(negative_slope=0.01))],
+    F.softplus: [("softplus", _options(beta=1, threshold=20))],
+    **{
+        call: [(name, _PLAIN)]
+        for name, calls in {
+            "silu": [F.silu],
+            "relu": [F.relu, torch.relu, T.relu],
+            "selu": [F.selu, torch.selu],
+            "hardswish": [F.hardswish],
+            "hardsigmoid": [F.hardsigmoid],
+            "mish": [F.mish],
+            "sigmoid": [F.sigmoid, torch.sigmoid, T.sigmoid, torch.special.expit],
+            "tanh": [F.tanh, torch.tanh, T.tanh],
+        }.items()
+        for call in calls
+    },
+}
+SOFTMAX_CALLS = {F.softmax, torch.softmax, T.softmax, torch.special.softmax}
+ATTENTION_CALLS = {F.scaled_dot_product_attention, F.multi_head_attention_forward}
+NORM_CALLS = {F.layer_norm: "layer_norm", torch.layer_norm: "layer_norm", F.rms_norm: "rms_norm", torch.rms_norm: "rms_norm"}
+_METHODS = {"softmax": T.softmax, "sigmoid": T.sigmoid, "tanh": T.tanh, "relu": T.relu}
+
+
+def called(module: nn.Module) -> list[Callable]:
+    """Functions among the above that the module's forward calls, itself or through its own methods and helpers of its file, in order.
+
+    Read from the source: what is hidden behind a variable is not found, and a module without source gives none.
+    """
+    return list(_called(type(module)))
+
+
+@functools.cache
+def _called(cls: type) -> tuple[Callable, ...]:
+    found: dict[Callable, None] = {}
+    _collect(inspect.unwrap(cls.forward), cls, found, set())
+    return tuple(found)
+
+
+def _collect(function, cls, found: dict, seen: set) -> None:
+    if function in seen or not isinstance(function, types.FunctionType):
+        return
+    seen.add(function)
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    except (OSError, TypeError, SyntaxError):
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            target = _resolve(node.func, function.__globals__, cls)
+            if target is not None and _known(target):
+                found.setdefault(target)
+            elif isinstance(target, types.FunctionType) and target.__module__ == function.__module__:
+                _collect(inspect.unwrap(target), cls, found, seen)
+
+
+def _known(target) -> bool:
+    try:
+        return target in ACTIVATION_CALLS or target in SOFTMAX_CALLS or target in ATTENTION_CALLS or target in NORM_CALLS
+    except TypeError:  # unhashable
+        return False
+
+
+def _resolve(node: ast.expr, names: Mapping, cls: type):
+    """The object that a name or a chain of attributes means in `names`; a method of the class for self.method; a tensor method otherwise."""
+    if isinstance(node, ast.Name):
+        return names.get(node.id)
+    if not isinstance(node, ast.Attribute):
+        return None
+    if isinstance(node.value, ast.Name) and node.value.id == "self":
+        return inspect.getattr_static(cls, node.attr, None)
+    base = _resolve(node.value, names, cls)
+    if isinstance(base, (types.ModuleType, type)):
+        return getattr(base, node.attr, None)
+    return _METHODS.get(node.attr)
+
+
+def uses_registry(module: nn.Module) -> bool:
+    """Whether the forward picks its attention from transformers' registry."""
+    function = inspect.unwrap(type(module).forward)
+    return "ALL_ATTENTION_FUNCTIONS" in getattr(getattr(function, "__code__", None), "co_names", ())
+
+
+class Answers(TorchFunctionMode):
+    """While on top, answers calls with tables: `activations` by registry name, `softmax`, `norms` by kind; leaves all others alone.
+
+    Answers lie on a stack, one for each module that is running and has some; only the topmost speaks, so a module that was left out of a
+    patch and runs inside a patched one, which has empty Answers, keeps its own functions.
+    """
+
+    def __init__(self, activations: Mapping[str, Callable], softmax=None, norms: Mapping[str, Callable] | None = None):
+        super().__init__()
+        self.activations, self.softmax, self.norms = dict(activations), softmax, dict(norms or {})
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if _RUNNING and _RUNNING[-1] is self:
+            answer = self._answer(func, args, kwargs)
+            if answer is not None:
+                return answer(*args, **kwargs)
+        return func(*args, **kwargs)
+
+    def _answer(self, func, args, kwargs):
+        if func in ACTIVATION_CALLS:
+            for name, matches in ACTIVATION_CALLS[func]:
+                if name in self.activations and matches(args, kwargs):
+                    table = self.activations[name]
+                    return lambda input, *_, **__: table(input)
+        elif func in NORM_CALLS:
+            return self.norms.get(NORM_CALLS[func])
+        elif self.softmax is not None:
+            if func in SOFTMAX_CALLS:
+                return self._softmax
+            if func is F.scaled_dot_product_attention:
+                return functools.partial(attend, self.softmax)
+            if func is F.multi_head_attention_forward:
+                return functools.partial(multi_head_attention, self.softmax)
+        return None
+
+    def _softmax(self, input, dim=None, _stacklevel=3, dtype=None):
+        x = input if dtype is None else input.to(dtype)
+        dim = F._get_softmax_dim("softmax", x.ndim, _stacklevel) if dim is None else dim
+        return self.softmax.along(x, dim)
+
+
+_RUNNING: list[Answers] = []
+
+
+class Answered:
+    """A module's forward under Answers; stands as the attribute `forward` of the instance. Copies and pickles along with the module."""
+
+    def __init__(self, module: nn.Module, answers: Answers):
+        self.module, self.answers = module, answers
+        self.__signature__ = inspect.signature(type(module).forward.__get__(module))
+
+    def __call__(self, *args, **kwargs):
+        _RUNNING.append(self.answers)
+        try:
+            with self.answers:
+                return type(self.module).forward(self.module, *args, **kwargs)
+        finally:
+            _RUNNING.pop()

@@ -1,0 +1,118 @@
+"""What the arguments of `patch` ask for: operators by function, and which modules they may touch."""
+
+from __future__ import annotations
+
+import copy
+import fnmatch
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from lutc import functions
+from lutc.coverage import as_table_set
+from lutc.errors import LutcError
+from lutc.nn.lut import LUT
+from lutc.nn.norm import LUTLayerNorm, LUTRMSNorm
+from lutc.nn.softmax import LUTSoftmax
+from lutc.tablefile import TableSet
+
+
+@dataclass(frozen=True)
+class Operator:
+    """A module to put in a function's place, and the name that a report gives it."""
+
+    module: nn.Module
+    name: str
+
+    def fresh(self) -> nn.Module:
+        return copy.deepcopy(self.module)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """activations: registry name -> Operator. softmax: Operator or None. norm: the rsqrt table set or None."""
+
+    activations: Mapping[str, Operator] = field(default_factory=dict)
+    softmax: Operator | None = None
+    norm: TableSet | None = None
+
+    def norm_module(self, kind: str, shape: tuple[int, ...], eps: float, weight, bias) -> nn.Module:
+        """A table norm that shares `weight` and `bias` with the module it replaces."""
+        if kind == "layer_norm":
+            module = LUTLayerNorm(shape, eps, elementwise_affine=False, rsqrt=self.norm)
+            module.bias = bias
+        else:
+            module = LUTRMSNorm(shape, eps, elementwise_affine=False, rsqrt=self.norm)
+        module.weight = weight
+        return module
+
+
+def wanted(activation, softmax, norm) -> Wanted:
+    """Load and build everything before a model is touched."""
+    return Wanted(_activations(activation), _softmax(softmax), None if norm is None else _norm(norm))
+
+
+def _norm(source) -> TableSet:
+    tables = as_table_set(source)
+    LUTRMSNorm((1,), rsqrt=tables)  # refuses a table that does not serve
+    return tables
+
+
+def _softmax(source) -> Operator | None:
+    if source is None:
+        return None
+    if isinstance(source, LUTSoftmax):
+        return Operator(source, "LUTSoftmax")
+    sources = source if isinstance(source, (tuple, list)) else (source, None)
+    if len(sources) != 2:
+        raise LutcError(f"softmax takes an exp table, or (exp table, reciprocal table); given {len(sources)} of them")
+    exp, reciprocal = (None if s is None else as_table_set(s) for s in sources)
+    name = " and ".join(tables.name for tables in (exp, reciprocal) if tables is not None)
+    return Operator(LUTSoftmax(exp, reciprocal), name)
+
+
+def _activations(source) -> dict[str, Operator]:
+    if source is None:
+        return {}
+    if isinstance(source, Mapping) and not isinstance(source, TableSet):
+        return {functions.get(name).name: _operator(one) for name, one in source.items()}
+    found = {}
+    for one in source if isinstance(source, (list, tuple)) else [source]:
+        operator = _operator(one)
+        tables = getattr(operator.module, "tables", None)
+        name = getattr(tables, "function", None)
+        if name is None:
+            raise LutcError(f"'{operator.name}' does not say which function it is; give activation={{'gelu': ...}} with the function's name")
+        found[name] = operator
+    return found
+
+
+def _operator(source) -> Operator:
+    if isinstance(source, nn.Module):
+        return Operator(source, getattr(getattr(source, "tables", None), "name", type(source).__name__))
+    tables = as_table_set(source)
+    return Operator(LUT(tables), source if isinstance(source, str) else tables.name)
+
+
+class Selection:
+    """Names that `only` and `skip` let through: patterns as in fnmatch; a pattern that matches a module takes in all below it."""
+
+    def __init__(self, only, skip):
+        self.only, self.skip = (None if p is None else [p] if isinstance(p, str) else list(p) for p in (only, skip))
+
+    def __contains__(self, name: str) -> bool:
+        if self.skip is not None and any(_matches(name, pattern) for pattern in self.skip):
+            return False
+        return self.only is None or any(_matches(name, pattern) for pattern in self.only)
+
+    def check(self, names) -> None:
+        """LutcError for a pattern that matches no module."""
+        for pattern in [*(self.only or []), *(self.skip or [])]:
+            if not any(_matches(name, pattern) for name in names):
+                raise LutcError(f"no module is called '{pattern}'; names look like {', '.join([n for n in names if n][:4])}, and * matches any part")
+
+
+def _matches(name: str, pattern: str) -> bool:
+    parts = name.split(".")
+    return any(fnmatch.fnmatchcase(".".join(parts[:i]), pattern) for i in range(1, len(parts) + 1))

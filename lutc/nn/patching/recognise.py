@@ -1,0 +1,95 @@
+"""Which function a module or a call computes. Names make candidates; what decides is what the candidate computes."""
+
+from __future__ import annotations
+
+import functools
+import re
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from lutc.functions import FUNCTIONS
+
+# Far points tell clipped and thresholded variants apart (gelu clipped at 10, relu6), near ones gelu's two forms (4e-4 apart at 2).
+_PROBE = np.concatenate([np.linspace(-12.0, 12.0, 961), [-90.0, -40.0, 25.0, 40.0, 90.0]])
+_TOLERANCE = 1e-5
+
+_NAMED = re.compile(r"gelu|silu|swish|relu|elu|mish|sigmoid|tanh|softplus|softsign|hardshrink|laplace|glu|activation|^act$|snake", re.IGNORECASE)
+_NORM_NAMED = re.compile(r"norm", re.IGNORECASE)
+_NOT_ELEMENTWISE = (nn.MultiheadAttention, nn.Softmax, nn.Softmax2d, nn.LogSoftmax, nn.Softmin)
+
+
+@functools.cache
+def _probe_values() -> dict[str, np.ndarray]:
+    """Values of every registered function that is finite on the whole probe, except those that only composed operators use."""
+    probe = _PROBE.astype(np.float32).astype(np.float64)
+    values = {name: fn(probe) for name, fn in FUNCTIONS.items()}
+    return {name: v for name, v in values.items() if np.isfinite(v).all() and np.abs(v).max() < 1e6}
+
+
+def functions_of(callable_, device="cpu") -> tuple[str, ...]:
+    """Registry names of the elementwise function that `callable_` computes in float32 (elu and celu are one); () where it is none or fails."""
+    x = torch.tensor(_PROBE, dtype=torch.float32, device=device)
+    try:
+        with torch.no_grad():
+            y = callable_(x.clone())
+    except Exception:  # noqa: BLE001  a candidate may want other arguments or shapes; then it is not a plain activation
+        return ()
+    if not isinstance(y, torch.Tensor) or y.shape != x.shape or not y.isfinite().all():
+        return ()
+    y = y.double().cpu().numpy()
+    return tuple(name for name, exact in _probe_values().items() if (np.abs(y - exact) <= _TOLERANCE * (1 + np.abs(exact))).all())
+
+
+def is_activation(module: nn.Module) -> bool:
+    """A candidate: no parameters or children of its own, and a class of an activation by home or by name."""
+    if isinstance(module, _NOT_ELEMENTWISE) or next(module.children(), None) is not None:
+        return False
+    home = type(module).__module__
+    known_home = home in ("torch.nn.modules.activation", "transformers.activations")
+    if type(module).__name__ in ("Identity", "LinearActivation"):
+        return False
+    return known_home or bool(_NAMED.search(type(module).__name__)) and next(module.parameters(), None) is None
+
+
+def is_norm(module: nn.Module) -> bool:
+    """A candidate for a norm: of torch's norm classes, or a leaf named so."""
+    return isinstance(module, (nn.LayerNorm, nn.RMSNorm)) or (
+        bool(_NORM_NAMED.search(type(module).__name__)) and next(module.children(), None) is None
+    )
+
+
+def norm_of(module: nn.Module) -> tuple[str, float] | None:
+    """("layer_norm" | "rms_norm", eps) if the module computes exactly that over its last dimension with its `weight` and `bias`."""
+    weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
+    eps = next((getattr(module, name) for name in ("eps", "variance_epsilon", "epsilon") if hasattr(module, name)), 1e-5)
+    shape = getattr(module, "normalized_shape", None)
+    sized = weight if weight is not None else bias
+    n = sized.shape[-1] if sized is not None and sized.ndim == 1 else shape[-1] if shape is not None and len(shape) == 1 else None
+    if n is None:
+        return None
+    eps = torch.finfo(torch.float32).eps if eps is None else float(eps)
+    like = sized if sized is not None else torch.empty(0)
+    # Rows from tiny to large tell eps and its place apart.
+    generator = torch.Generator().manual_seed(0)
+    x = (torch.randn(4, n, generator=generator) + 0.5) * torch.tensor([[1e-3], [0.1], [1.0], [30.0]])
+    x = x.to(device=like.device, dtype=like.dtype)
+    training = module.training
+    try:
+        with torch.no_grad():
+            y = module.eval().forward(x)
+    except Exception:  # noqa: BLE001  as in functions_of
+        return None
+    finally:
+        module.train(training)
+    if not isinstance(y, torch.Tensor) or y.shape != x.shape:
+        return None
+    tolerance = max(_TOLERANCE, 4 * torch.finfo(x.dtype).eps)
+    w, b = (None if p is None else p.detach().double() for p in (weight, bias))
+    wanted = {"layer_norm": F.layer_norm(x.double(), (n,), w, b, eps), "rms_norm": F.rms_norm(x.double(), (n,), w, eps)}
+    for name, exact in wanted.items():
+        if (name == "layer_norm" or b is None) and torch.allclose(y.double(), exact, rtol=tolerance, atol=tolerance):
+            return name, eps
+    return None

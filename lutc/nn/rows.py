@@ -1,0 +1,263 @@
+"""Softmax and norms over rows with tables inside: custom operators, their gradients, and the torch form that serves every device.
+
+A table comes as a `RowTable`: one float32 plan for the kernels (numba on the CPU, Triton on CUDA) and its float64 plan, which serves float64
+inputs and other devices. Arithmetic is float32, or float64 for float64 inputs; results are rounded once to the input's dtype.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from lutc import tablefile
+from lutc.coverage import Interval, serving_key
+from lutc.errors import LutcError
+from lutc.lower import lower
+from lutc.nn import cpu, plain
+from lutc.nn.lowered import has_triton
+from lutc.table import ExponentPrologue, PeriodPrologue, Table
+from lutc.tablefile import TableSet
+
+# exp(-87) is the last above float32's smallest normal number, exp(-708) float64's: below, a softmax weight is 0 whatever the table's tail is,
+# so masked elements weigh nothing.
+EXP_FLOOR = {torch.float32: -87.0, torch.float64: -708.0}
+_CHUNK = 1 << 18  # elements that are worked on at a time: temporaries of 1 MiB stay in the second-level cache
+
+
+@dataclass(frozen=True, eq=False)
+class RowTable:
+    """A table without its range reduction, lowered. `meta`: of the float32 plan, then of the float64 plan, each behind its length. period: of exp,
+    else 0."""
+
+    fast: torch.Tensor
+    exact: torch.Tensor
+    meta: tuple[int, ...]
+    period: float
+
+    @classmethod
+    def of(cls, table: Table) -> RowTable:
+        """`table` with an exponent prologue is used on its mantissas, where it is the body; a period prologue is taken over by the operator."""
+        period = table.prologue.period if isinstance(table.prologue, PeriodPrologue) else 0.0
+        if isinstance(table.prologue, (ExponentPrologue, PeriodPrologue)):
+            table = Table(table.body, None, table.left, table.right, table.coefficients)
+        fast, exact = lower(table, "fp32", ("uniform", "cells", "search")), lower(table, "fp64")
+        words = (torch.from_numpy(plan.words().copy()) for plan in (fast, exact))
+        return cls(*words, (len(fast.meta), *fast.meta, len(exact.meta), *exact.meta), period)
+
+
+def _plans(words, meta) -> list[tuple[torch.Tensor, tuple[int, ...]]]:
+    """(words, meta) of each plan: fast and exact of the first table, then of the second."""
+    plans, start = [], 0
+    for plan in words:
+        end = start + 1 + meta[start]
+        plans.append((plan, tuple(meta[start + 1 : end])))
+        start = end
+    return plans
+
+
+class RowOperator(torch.nn.Module):
+    """Holds the tables of an operator over rows: bytes of their files as persistent uint8 buffers, so that a checkpoint carries them, and plans as
+    int32 buffers made at construction."""
+
+    def hold(self, name: str, source, interval: Interval) -> None:
+        """Take the table of `source` that serves the interval best."""
+        tables, key = serving_key(source, interval)
+        inputs = {key: tables.inputs[key]} if key in tables.inputs else {}
+        self._hold_text(name, TableSet(tables.name, {key: tables[key]}, inputs, tables.function).dumps())
+
+    def _hold_text(self, name: str, text: str) -> None:
+        (table,) = tablefile.loads(text).values()
+        held = RowTable.of(table)
+        device = next((buffer.device for buffer in self.buffers()), torch.device("cpu"))
+        self.register_buffer(f"{name}_table", torch.from_numpy(np.frombuffer(text.encode(), np.uint8).copy()).to(device))
+        self.register_buffer(f"{name}_fast", held.fast.to(device), persistent=False)
+        self.register_buffer(f"{name}_exact", held.exact.to(device), persistent=False)
+        self.tables = {**getattr(self, "tables", {}), name: (held.meta, held.period)}
+
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
+        for name in self.tables:
+            data = state_dict.get(f"{prefix}{name}_table")
+            if isinstance(data, torch.Tensor) and data.dtype == torch.uint8:
+                try:
+                    self._hold_text(name, bytes(data.cpu().numpy()).decode())
+                except (UnicodeDecodeError, LutcError) as error:
+                    raise LutcError(f"the checkpoint's entry '{prefix}{name}_table' is no table: {error}") from error
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    @property
+    def words(self) -> list[torch.Tensor]:
+        return [getattr(self, f"{name}_{form}") for name in self.tables for form in ("fast", "exact")]
+
+    @property
+    def meta(self) -> list[int]:
+        return [number for meta, _ in self.tables.values() for number in meta]
+
+
+def check_float(x, who: str) -> None:
+    if not isinstance(x, torch.Tensor) or x.dtype not in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
+        given = str(x.dtype).removeprefix("torch.") if isinstance(x, torch.Tensor) else type(x).__name__
+        raise LutcError(f"{who} takes float32, float16, bfloat16 and float64 tensors; given {given}")
+
+
+def _evaluate(x: torch.Tensor, fast, exact) -> torch.Tensor:
+    """A table's plans at x (float32 or float64)."""
+    if x.device.type == "cpu" and x.dtype == torch.float32:
+        x, (words, meta) = x.contiguous(), fast
+        out = torch.empty_like(x)
+        cpu.evaluate(x.view(-1).numpy(), out.view(-1).numpy(), words.numpy(), meta, False, torch.get_num_threads())
+        return out
+    return plain.evaluate(x.double(), *exact, False).to(x.dtype)
+
+
+def _power(exponent: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """2**exponent of int32 exponents of normal numbers, from its bits."""
+    if dtype == torch.float64:
+        return ((exponent.to(torch.int64).clamp(-1022, 1023) + 1023) << 52).view(torch.float64)
+    return ((exponent.clamp(-126, 127) + 127) << 23).view(torch.float32)
+
+
+def _exp(d: torch.Tensor, plans, period: float) -> torch.Tensor:
+    """Weights exp(d), d <= 0 or NaN: never negative, 0 below the floor."""
+    if period:
+        n = torch.floor(torch.where(d.isfinite(), d, 0.0) / period)
+        # period in two parts, the first short enough for an exact product with n
+        high = math.ldexp(round(math.ldexp(period, 14)), -14)
+        r = ((d - n * high) - n * (period - high)).clamp(0.0, math.nextafter(period, 0.0) if d.dtype == torch.float64 else period * (1 - 2.0**-24))
+        weights = _evaluate(r, *plans) * _power(n.to(torch.int32), d.dtype)
+    else:
+        weights = _evaluate(d, *plans)
+    return weights.clamp(min=0.0).masked_fill(d < EXP_FLOOR[d.dtype], 0.0)
+
+
+def _reciprocal(s: torch.Tensor, plans) -> torch.Tensor:
+    """1 / s by the table on [1, 2) and the exponent, s positive, finite or NaN."""
+    mantissa, exponent = torch.frexp(s)
+    return _evaluate(2 * mantissa, *plans) * _power(1 - exponent, s.dtype)
+
+
+def _rsqrt(v: torch.Tensor, plans) -> torch.Tensor:
+    """1 / sqrt(v) by the table on [1, 4) and the exponent, v >= 0; 0 gives inf, inf gives 0, NaN and negative v NaN."""
+    regular = (v > 0) & v.isfinite()
+    mantissa, exponent = torch.frexp(torch.where(regular, v, 1.0))
+    half = torch.div(exponent - 1, 2, rounding_mode="floor")
+    value = _evaluate(mantissa * _power(exponent - 2 * half, v.dtype), *plans) * _power(-half, v.dtype)
+    return torch.where(regular, value, torch.rsqrt(v))
+
+
+def _softmax_rows(x, plans, period):
+    weights = _exp(x - x.amax(-1, keepdim=True), plans[:2], period)
+    total = weights.sum(-1, keepdim=True)
+    return weights * _reciprocal(total, plans[2:]) if len(plans) > 2 else weights / total
+
+
+def _norm_rows(x, weight, bias, eps, centred, plans):
+    mean = x.mean(-1, keepdim=True) if centred else torch.zeros_like(x[:, :1])
+    deviation = x - mean if centred else x
+    variance = deviation.square().mean(-1, keepdim=True)
+    y = deviation * _rsqrt(variance + eps, plans)
+    y = y if weight is None else y * weight.to(x.dtype)
+    return y if bias is None else y + bias.to(x.dtype), mean, variance
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _fused(x: torch.Tensor) -> bool:
+    return x.is_cuda and x.dtype != torch.float64 and has_triton()
+
+
+def _chunks(rows: int, n: int):
+    step = max(1, _CHUNK // max(n, 1))
+    return ((start, min(start + step, rows)) for start in range(0, rows, step))
+
+
+@torch.library.custom_op("lutc::softmax", mutates_args=())
+def softmax(x: torch.Tensor, words: list[torch.Tensor], meta: list[int], period: float) -> torch.Tensor:
+    """Rows of a contiguous (rows, n) tensor. words, meta: of the exp table and perhaps the reciprocal's (RowTable.fast, .exact each)."""
+    out, plans = torch.empty_like(x), _plans(words, meta)
+    if x.numel() == 0:
+        return out
+    if _fused(x):
+        from lutc.kernels.softmax import softmax as launch
+
+        launch(x, out, plans[0], plans[2] if len(plans) > 2 else None, period)
+        return out
+    for start, end in _chunks(*x.shape):
+        out[start:end] = _softmax_rows(x[start:end].to(_wide(x.dtype)), plans, period)
+    return out
+
+
+@softmax.register_fake
+def _(x, words, meta, period):
+    return torch.empty_like(x)
+
+
+def _save_softmax(ctx, inputs, output):
+    ctx.plans = len(inputs[1])
+    ctx.save_for_backward(output)
+
+
+def _softmax_backward(ctx, gradient):
+    """The exact softmax's derivative at the table's result."""
+    (y,) = ctx.saved_tensors
+    y, gradient = y.to(_wide(y.dtype)), gradient.to(_wide(gradient.dtype))
+    return (y * (gradient - (gradient * y).sum(-1, keepdim=True))).to(ctx.saved_tensors[0].dtype), [None] * ctx.plans, None, None
+
+
+softmax.register_autograd(_softmax_backward, setup_context=_save_softmax)
+
+
+@torch.library.custom_op("lutc::norm", mutates_args=())
+def norm(
+    x: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None, eps: float, centred: bool, words: list[torch.Tensor], meta: list[int]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """LayerNorm (`centred`) or RMSNorm of the rows of a contiguous (rows, n) tensor: (y, mean, variance), the latter two (rows, 1)."""
+    out, wide, plans = torch.empty_like(x), _wide(x.dtype), _plans(words, meta)
+    mean, variance = (torch.empty(x.shape[0], 1, dtype=wide, device=x.device) for _ in range(2))
+    if x.numel() == 0:
+        return out, mean.fill_(torch.nan), variance.fill_(torch.nan)
+    if _fused(x):
+        from lutc.kernels.norm import norm as launch
+
+        launch(x, weight, bias, out, mean, variance, eps, centred, plans[0])
+        return out, mean, variance
+    for start, end in _chunks(*x.shape):
+        rows = _norm_rows(x[start:end].to(wide), weight, bias, eps, centred, plans)
+        out[start:end], mean[start:end], variance[start:end] = rows
+    return out, mean, variance
+
+
+@norm.register_fake
+def _(x, weight, bias, eps, centred, words, meta):
+    return torch.empty_like(x), *(x.new_empty((x.shape[0], 1), dtype=_wide(x.dtype)) for _ in range(2))
+
+
+def _save_norm(ctx, inputs, output):
+    x, weight, bias, ctx.eps, ctx.centred, words, _ = inputs
+    ctx.plans = len(words)
+    ctx.bias_dtype = None if bias is None else bias.dtype
+    ctx.set_materialize_grads(True)
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.save_for_backward(x, weight, *output[1:])
+
+
+def _norm_backward(ctx, gradient, *_):
+    """The exact norm's derivative."""
+    x, weight, mean, variance = ctx.saved_tensors
+    wide, gradient = x.to(mean.dtype), gradient.to(mean.dtype)
+    root = torch.rsqrt(variance + ctx.eps)
+    normal = (wide - mean) * root
+    inner = gradient if weight is None else gradient * weight.to(mean.dtype)
+    to_x = inner - normal * (inner * normal).mean(-1, keepdim=True)
+    to_x = (to_x - inner.mean(-1, keepdim=True) if ctx.centred else to_x) * root
+    to_weight = None if weight is None else (gradient * normal).sum(0).to(weight.dtype)
+    to_bias = None if ctx.bias_dtype is None else gradient.sum(0).to(ctx.bias_dtype)
+    return to_x.to(x.dtype), to_weight, to_bias, None, None, [None] * ctx.plans, None
+
+
+norm.register_autograd(_norm_backward, setup_context=_save_norm)
+

@@ -1,0 +1,47 @@
+"""Softmax with an exp table, and a reciprocal table or an exact division."""
+
+from __future__ import annotations
+
+import torch
+
+from lutc.coverage import EXP, RECIPROCAL
+from lutc.errors import LutcError
+from lutc.nn import rows
+
+
+class LUTSoftmax(rows.RowOperator):
+    """softmax(x) = w / sum(w), w = exp_table(x - max x), along `dim`.
+
+    exp, reciprocal: name, path, TableSet or Table (compare-lines or cells, with or without range reduction). The table of a set that is best on the
+    interval needed is used: exp on (-inf, 0], 1/x on [1, 2), the sum's exponent being set aside; LutcError where none comes within an eighth.
+    reciprocal=None divides exactly.
+
+    x: float16, bfloat16, float32, float64, any shape and stride; the same comes out. Sums are float32 (float64 for float64), so no row overflows. As
+    with torch.softmax, NaN and +inf make their row NaN, elements of -inf or finfo.min weigh 0 unless the whole row is such (NaN, uniform).
+    A negative table value counts as 0. Gradient: the exact softmax's derivative at the table's result.
+    """
+
+    def __init__(self, exp="exp_8", reciprocal=None, dim: int = -1):
+        super().__init__()
+        self.dim = dim
+        self.hold("exp", exp, EXP)
+        if reciprocal is not None:
+            self.hold("reciprocal", reciprocal, RECIPROCAL)
+
+    def along(self, x: torch.Tensor, dim: int) -> torch.Tensor:
+        """The softmax along `dim`."""
+        rows.check_float(x, "LUTSoftmax")
+        if x.ndim == 0:
+            return self.along(x[None], dim)[0]
+        moved = x.transpose(dim, -1)
+        flat = moved.reshape(-1, x.shape[dim]).contiguous() if x.numel() else moved.reshape(0, 1)
+        _, period = self.tables["exp"]
+        return rows.softmax(flat, self.words, self.meta, period).view(moved.shape).transpose(dim, -1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.dim is None:
+            raise LutcError("LUTSoftmax has no dim; give it one")
+        return self.along(x, self.dim)
+
+    def extra_repr(self) -> str:
+        return f"dim={self.dim}, {' and '.join(self.tables)} by table"
