@@ -177,26 +177,24 @@ def _magnitude(bits) -> np.ndarray:
 
 def _cells(lines: Segments, common: dict):
     cuts = lines.thresholds
+    normal = [np.abs(cuts[sign * cuts >= 2.0**-126]).astype(np.float32).view(np.uint32).astype(np.int64) for sign in (1, -1)]
+    smallest = min((int(bits.min()) for bits in normal if bits.size), default=0)
     for shift in range(23, 8, -1):
-        windows, starts, ends = [], [], []
-        for sign in (1, -1):
-            bits = np.abs(cuts[sign * cuts >= 2.0**-126]).astype(np.float32).view(np.uint32).astype(np.int64)
-            low = max(int(bits.min() >> shift) - 1, 0) if bits.size else 0
-            high = min(int(bits.max() >> shift) + 1, _INFINITY >> shift) if bits.size else 0
-            keys = np.arange(low, min(high, low + MAX_CELLS) + 1)
-            near = np.where(keys == low, 0.0, _magnitude(keys << shift))  # smallest and largest magnitude of each cell
-            far = np.where(keys == high, np.inf, _magnitude(np.minimum((keys + 1) << shift, _INFINITY) - 1))
-            windows.append((low, high))
+        first = max((smallest >> shift) - 1, 0)
+        last = tuple(int(bits.max() >> shift) + 1 if bits.size else first for bits in normal)
+        if last[0] + last[1] - 2 * first + 2 > MAX_CELLS or max(last) >= _INFINITY >> shift:
+            return None
+        starts, ends = [], []
+        for sign, high in zip((1, -1), last, strict=True):
+            keys = np.arange(first, high + 1)
+            near = np.where(keys == first, 0.0, _magnitude(keys << shift))  # smallest and largest magnitude of each cell
+            far = np.where(keys == high, np.inf, _magnitude(((keys + 1) << shift) - 1))
             starts.append(lines.index(near if sign > 0 else -far))
             ends.append(lines.index(far if sign > 0 else -near))
         start, end = np.concatenate(starts), np.concatenate(ends)
-        if start.size > MAX_CELLS:
-            return None
         if (end - start <= 1).all():
             threshold = np.where(end > start, np.append(cuts, np.nan)[start], np.nan).astype(np.float32)
-            return plans.Cells(
-                shift=shift, positive=windows[0], negative=windows[1], thresholds=threshold, base=start.astype(np.int32), **common
-            )
+            return plans.Cells(shift=shift, first=first, last=last, thresholds=threshold, base=start.astype(np.int32), **common)
     return None
 
 
@@ -270,6 +268,8 @@ def lower(table, dtype: str = "fp32", kinds: tuple[str, ...] | None = None):
             raise LutcError(f"unknown plan {kind!r}; known: {', '.join([*_LINEAR, 'direct', 'reference'])}")
         elif plain and dtype != "fp64":
             lines = lines or segments(table)
+            if lines.thresholds.size and not (-plans.LARGEST < lines.thresholds[0] and lines.thresholds[-1] <= plans.LARGEST):
+                continue  # a segment of infinity alone, which the clamp to finite x would miss
             slopes, intercepts = _single(lines)
             flat = {"flat_left": bool(slopes[0] == 0), "flat_right": bool(slopes[-1] == 0)}
             plan = _LINEAR[kind](lines, {"dtype": dtype, "slopes": slopes, "intercepts": intercepts, **flat})

@@ -132,13 +132,13 @@ class Uniform(_Linear):
 class Cells(_Linear):
     """Cells by sign and top bits of float32, at most one threshold in each.
 
-    key = magnitude bits >> shift, clamped to [first, last] of its sign; cell = key - first, behind the positive cells for x with a set
-    sign bit. segment = base[cell] + (x >= thresholds[cell]).
+    key = magnitude bits >> shift, clamped to [first, last]; `last` is (of positive, of negative) x. cell = key - first, behind the positive
+    cells for x with a set sign bit. segment = base[cell] + (x >= thresholds[cell]).
     """
 
     shift: int
-    positive: tuple[int, int]
-    negative: tuple[int, int]
+    first: int
+    last: tuple[int, int]
     thresholds: np.ndarray
     base: np.ndarray
     kind = "cells"
@@ -146,22 +146,23 @@ class Cells(_Linear):
     def index(self, x) -> np.ndarray:
         bits = np.ascontiguousarray(x, np.float32).view(np.uint32).reshape(np.shape(x))
         key = ((bits & np.uint32(0x7FFFFFFF)) >> np.uint32(self.shift)).astype(np.int64)
-        sign = bits >> np.uint32(31) != 0
-        cell = np.where(sign, np.clip(key, *self.negative) - self.offset, np.clip(key, *self.positive) - self.positive[0])
+        negative = bits >> np.uint32(31) != 0
+        cell = np.clip(key, self.first, np.where(negative, self.last[1], self.last[0])) - self.first
+        cell = cell + np.where(negative, self.last[0] - self.first + 1, 0)
         return self.base[cell] + (x >= self.thresholds[cell])
 
     @property
-    def offset(self) -> int:
-        """What is taken off a negative key: the negative cells lie behind the positive ones."""
-        return self.negative[0] - (self.positive[1] - self.positive[0] + 1)
-
-    @property
     def meta(self) -> tuple[int, ...]:
-        return KIND_CODES[self.kind], self.flags, self.base.size, self.shift, *self.positive, *self.negative
+        return KIND_CODES[self.kind], self.flags, self.slopes.size, self.shift, self.first, *self.last
 
     def words(self) -> np.ndarray:
         cells = np.stack([self.thresholds.astype(np.float32).view(np.int32), self.base.astype(np.int32)], axis=-1)
-        return _words(cells, _pairs(self.slopes, self.intercepts))
+        return _words(_pairs(self.slopes, self.intercepts), cells)
+
+
+def edge(key: int, shift: int) -> float:
+    """The float32 whose bits are key << shift: the smallest magnitude in a cell."""
+    return float(np.int32(key << shift).view(np.float32))
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,10 +12,11 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numba
+import numba.extending
 import numpy as np
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
-from lutc.plans import KIND_CODES, LARGEST
+from lutc.plans import KIND_CODES, LARGEST, edge
 
 SLICE = 1 << 16  # elements per thread below which handing work over costs more than it saves
 UNIFORM, CELLS, SEARCH, DIRECT = (KIND_CODES[kind] for kind in ("uniform", "cells", "search", "direct"))
@@ -34,6 +35,16 @@ def compiled(function):
 def _finite(v, low, high):
     """v clamped to [low, high]; NaN stays."""
     return low if v < low else (high if v > high else v)
+
+
+@numba.extending.intrinsic
+def _key(typing, value):
+    """The bits of a float32 as int32."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.bitcast(arguments[0], context.get_value_type(numba.int32))
+
+    return numba.int32(numba.float32), generate
 
 
 @compiled
@@ -100,21 +111,19 @@ def _uniform(x, out, words, low, high, slope_only, cells, bits, first):
 
 
 @compiled
-def _cells(x, out, words, low, high, slope_only, cells, shift, positive_first, positive_last, negative_first, negative_last):
-    plan, pairs = words.view(np.float32), np.int32(2 * cells)
-    shift, mask = np.int32(shift), np.int32(0x7FFFFFFF)
-    # first, last and what is taken off a key, for either sign
-    p0, p1, p2 = np.int32(positive_first), np.int32(positive_last), np.int32(positive_first)
-    n0, n1, n2 = np.int32(negative_first), np.int32(negative_last), np.int32(negative_first - (positive_last - positive_first + 1))
-    raw = x.view(np.int32)
+def _cells(x, out, words, low, high, slope_only, segments, shift, first, smallest, largest_positive, largest_negative):
+    plan, cells = words.view(np.float32), words[2 * segments :]
+    thresholds, shift, raw = cells.view(np.float32), np.int32(shift), x.view(np.int32)
+    first, behind = np.int32(first), np.int32((_key(largest_positive) >> shift) - first + 1)
     for i in range(x.size):
         v = _finite(x[i], low, high)
-        negative = raw[i] < np.int32(0)
-        key = (raw[i] & mask) >> shift
-        bottom, top, off = n0 if negative else p0, n1 if negative else p1, n2 if negative else p2
-        key = bottom if key < bottom else (top if key > top else key)
-        cell = np.int32(2) * np.int32(key - off)
-        pair = np.int32(pairs + np.int32(2) * np.int32(words[cell + 1] + np.int32(v >= plan[cell])))
+        inside = v if v > -largest_negative else -largest_negative  # NaN falls into this cell
+        inside = inside if inside < largest_positive else largest_positive
+        magnitude = abs(inside)
+        magnitude = magnitude if magnitude > smallest else smallest
+        key = _key(magnitude) >> shift
+        cell = np.int32(2) * np.int32(key - first + (behind if raw[i] < np.int32(0) else np.int32(0)))
+        pair = np.int32(2) * np.int32(cells[cell + 1] + np.int32(v >= thresholds[cell]))
         out[i] = _line(plan[pair], plan[pair + 1], v, slope_only)
 
 
@@ -147,8 +156,12 @@ def evaluate(x: np.ndarray, out: np.ndarray, words: np.ndarray, meta, slope_only
     low, high = np.float32(-LARGEST if flags & 1 else -np.inf), np.float32(LARGEST if flags & 2 else np.inf)
     if kind == SEARCH:
         kernel, numbers = (_CHAINS[size], ()) if size in _CHAINS else (_search, (size, rest[0]))
+    elif kind == CELLS:
+        shift, first, positive, negative = rest
+        edges = (np.float32(edge(key, shift)) for key in (first, positive, negative))
+        kernel, numbers = _cells, (size, shift, first, *edges)
     else:
-        kernel, numbers = (_uniform if kind == UNIFORM else _cells), (size, *rest)
+        kernel, numbers = _uniform, (size, *rest)
     _spread(kernel, x, out, (words, low, high, slope_only, *numbers), threads)
 
 
