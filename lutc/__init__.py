@@ -25,7 +25,7 @@ _EXPORTS = {
     "patch": "lutc.nn",
     "unpatch": "lutc.nn",
 }
-__all__ = sorted(_EXPORTS)
+__all__ = ["LutcError", "Table", "TableSet", "compile", "load", "patch", "unpatch"]
 
 
 def __getattr__(name: str):

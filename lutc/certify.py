@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from lutc import formats, functions
+from lutc.certify_float import float_certificate
 from lutc.errors import LutcError
 from lutc.functions import Function
 from lutc.integer import integer_lines
@@ -43,13 +44,13 @@ def function_of(tables: TableSet) -> Function:
 
 def _certificate(table: Table, fn: Function, lo: float, hi: float, inputs: Inputs | None, out: Inputs | None) -> dict:
     if inputs is None:
-        from lutc.certify_float import certify_float
-
-        return {dtype: certify_float(table, fn, dtype) for dtype in ("fp16", "bf16")}
+        return float_certificate(table, fn)
     x = inputs.x()
     certificate = {"entries": table.entries, "range": errors(table, fn, x[(x >= lo) & (x <= hi)]), "domain": errors(table, fn, x)}
     certificate["float"] = errors(table, fn, np.linspace(lo, hi, GRID))
-    tails = {side: tail_deviation(tail, exact) for side, tail, exact in (("left", table.left, fn.left), ("right", table.right, fn.right)) if tail and exact}
+    tails = {
+        side: tail_deviation(tail, exact) for side, tail, exact in (("left", table.left, fn.left), ("right", table.right, fn.right)) if tail and exact
+    }
     if tails and table.prologue is None:
         certificate["tail_deviation"] = tails
     if out is not None:

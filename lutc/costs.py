@@ -252,8 +252,12 @@ def squared_costs(points: Points, fmt: Format, left: Line | None, right: Line | 
             runs, where, pending = [], [], 0
 
     def line(i, j):
-        found = [best_lines(functools.reduce(Moments.__add__, (cells[c : c + 1] for c in range(a, b))), ordinals)[:2] if b > a else ([0.0], [0.0]) for a, b in zip(i, j)]
-        return np.array([k[0] for k, _ in found]), np.array([t[0] for _, t in found])
+        slopes, intercepts = np.zeros(len(i)), np.zeros(len(i))
+        for s, (start, stop) in enumerate(zip(i, j)):
+            if stop > start:
+                run = functools.reduce(Moments.__add__, (cells[c : c + 1] for c in range(start, stop)))
+                (slopes[s],), (intercepts[s],), *_ = best_lines(run, ordinals)
+        return slopes, intercepts
 
     tails = tail_costs(points, left, right, lambda tail: points.weight * (tail.slope * points.x + tail.intercept - points.y) ** 2)
     return SegmentCosts(matrix, *tails, line, exact, (left is not None, right is not None))

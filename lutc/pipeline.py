@@ -11,7 +11,7 @@ import lutc
 from lutc import formats, functions
 from lutc.bounds import ErrorBound
 from lutc.build import Lattice, build, rounded_tail
-from lutc.certify import certify
+from lutc.certify import certify, rounded
 from lutc.costs import DENSE_LIMIT, Points, SegmentCosts, squared_costs
 from lutc.errors import LutcError
 from lutc.formats import Format
@@ -109,7 +109,9 @@ class Problem:
     prologue: AbsPrologue | None
 
 
-def compile(function: str = "gelu", entries: int = 8, *, name: str | None = None, progress: Callable[[int], object] | None = None, **options) -> TableSet:
+def compile(
+    function: str = "gelu", entries: int = 8, *, name: str | None = None, progress: Callable[[int], object] | None = None, **options
+) -> TableSet:
     """Compile a table set; options are the fields of `Request`. name: top key of the file, by default the function as typed.
 
     LutcError for whatever cannot be compiled. The same request gives the same bytes.
@@ -235,19 +237,15 @@ def _solve(problem: Problem, tasks: list[Task], progress) -> tuple[dict[str, Tab
         from lutc.sharing import solve_shared
 
         return solve_shared(problem, tasks, progress)
-    tables, record, optimum, gap, entries = {}, {}, {}, {}, {}
+    tables, record = {}, {}
     for task in tasks:
-        if request.search == "greedy":
-            result, lines, positions = _greedy(problem, task)
-            tables[task.key] = build(result.cuts, lines, task.lattice, problem.left, problem.right, problem.format, problem.prologue)
-            record, entries[task.key] = result.record, tables[task.key].entries
-            continue
-        result, lines, optimum[task.key] = _one_table(problem, task, progress)
-        record, gap[task.key] = result.record, relative_gap(result.cost, optimum[task.key]["cost"])
+        solve = _within_bound if request.search == "greedy" else _one_table
+        result, lines, facts = solve(problem, task, progress)
         tables[task.key] = build(result.cuts, lines, task.lattice, problem.left, problem.right, problem.format, problem.prologue)
-    if request.search == "greedy":
-        return tables, {**record, "entries": entries}
-    return tables, {**record, "reference": optimum, "gap": gap}
+        record = {**result.record, **record}
+        for name, fact in facts.items():
+            record.setdefault(name, {})[task.key] = fact
+    return tables, record
 
 
 def relative_gap(cost: float, reference: float) -> float:
@@ -257,24 +255,29 @@ def relative_gap(cost: float, reference: float) -> float:
 
 
 def _one_table(problem: Problem, task: Task, progress) -> tuple[SearchResult, tuple, dict]:
-    """(result over sample positions, its lines, the reference it is held against)."""
+    """(result over sample positions, its lines, what is proven of it)."""
     if len(task.samples) <= DENSE_LIMIT:
         costs = segment_costs(problem, task, Points.of(task.samples))
         result = search_costs(problem, costs, progress=progress)
-        best = result if problem.request.search == "exact" else exact(costs, problem.request.entries)
-        reference = {"cost": best.cost, "kind": "optimum over all cuts", "lines": "exact" if costs.exact else "rounded"}
-        return result, costs.line(result.cuts[:-1], result.cuts[1:]), reference
-    result, positions, costs, first = refined(
-        task.samples,
-        lambda at: segment_costs(problem, task, Points.of(task.samples, at)),
-        lambda costs, start: search_costs(problem, costs, start, progress),
-    )
-    lines = costs.line(result.cuts[:-1], result.cuts[1:])
-    reference = {"cost": lower_bound(first, problem.request.entries), "kind": "lower bound over candidate cuts", "lines": "exact" if costs.exact else "rounded"}
-    return replace(result, cuts=positions[result.cuts]), lines, reference
+        reference = result.cost if problem.request.search == "exact" else exact(costs, problem.request.entries).cost
+        name = "optimum"
+        cuts = result.cuts
+    else:
+        result, positions, costs, first = refined(
+            task.samples,
+            lambda at: segment_costs(problem, task, Points.of(task.samples, at)),
+            lambda costs, start: search_costs(problem, costs, start, progress),
+        )
+        reference, name = lower_bound(first, problem.request.entries), "lower_bound"
+        cuts = positions[result.cuts]
+    facts = {"cost": rounded(result.cost), name: rounded(reference), "gap": relative_gap(result.cost, reference)}
+    if not costs.exact:
+        facts["lines"] = "rounded"
+    return replace(result, cuts=cuts), costs.line(result.cuts[:-1], result.cuts[1:]), facts
 
 
-def _greedy(problem: Problem, task: Task) -> tuple[SearchResult, tuple, None]:
+def _within_bound(problem: Problem, task: Task, progress) -> tuple[SearchResult, tuple, dict]:
+    """The fewest entries within the request's error bound."""
     bound = ErrorBound.parse(problem.request.max_error)
     s = task.samples
     y = problem.function(s.x)
@@ -282,7 +285,7 @@ def _greedy(problem: Problem, task: Task) -> tuple[SearchResult, tuple, None]:
         y = np.minimum(np.abs(y), np.abs(problem.function(-s.x)))
     tolerance = bound.tolerance(y, problem.request.out, problem.format, problem.request.inputs)
     result = greedy(s.x, s.y, tolerance, problem.format, problem.left, problem.right, problem.request.max_error)
-    return result, result.lines, None
+    return result, result.lines, {"cost": rounded(result.cost)}
 
 
 def _check_fit(problem: Problem, task: Task, table: Table) -> None:

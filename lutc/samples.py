@@ -20,12 +20,13 @@ class Inputs:
     zero_point: int = 0
 
     def __post_init__(self):
-        if not 2 <= self.bits <= 16:
-            raise LutcError(f"input codes have 2 to 16 bits; given {self.bits}")
-        if not (np.isfinite(self.scale) and self.scale > 0):
-            raise LutcError(f"an input scale is a positive finite number; given {self.scale}")
-        if not self.minimum <= self.zero_point <= self.maximum:
-            raise LutcError(f"the zero point of {self.bits}-bit codes lies in {self.minimum}..{self.maximum}; given {self.zero_point}")
+        if not (isinstance(self.bits, (int, np.integer)) and 2 <= self.bits <= 16):
+            raise LutcError(f"input codes have 2 to 16 bits; given {str(self.bits):.40}")
+        if not (isinstance(self.scale, (int, float, np.number)) and 2.0**-64 <= self.scale <= 2.0**64):
+            raise LutcError(f"an input scale is a positive finite number, from 2^-64 to 2^64; given {str(self.scale):.40}")
+        whole = isinstance(self.zero_point, (int, np.integer)) and not isinstance(self.zero_point, bool)
+        if not (whole and self.minimum <= self.zero_point <= self.maximum):
+            raise LutcError(f"the zero point of {self.bits}-bit codes lies in {self.minimum}..{self.maximum}; given {str(self.zero_point):.40}")
 
     @property
     def minimum(self) -> int:
@@ -51,7 +52,8 @@ class Inputs:
 
     def quantise(self, x) -> np.ndarray:
         """Codes (int64) of real x: rounded half to even, clamped; NaN becomes the zero point."""
-        q = np.rint(np.asarray(x, np.float64) / self.scale) + self.zero_point
+        with np.errstate(over="ignore"):
+            q = np.rint(np.asarray(x, np.float64) / self.scale) + self.zero_point
         return np.clip(np.nan_to_num(q, nan=self.zero_point, posinf=self.maximum, neginf=self.minimum), self.minimum, self.maximum).astype(np.int64)
 
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from lutc.build import build
+from lutc.certify import rounded
 from lutc.costs import Points
 from lutc.errors import LutcError
 from lutc.search.classic import ClassicSettings, classic
@@ -54,14 +55,14 @@ def solve_shared(problem, tasks, progress) -> tuple[dict[str, Table], dict]:
     if problem.request.share == "all":
         result = search_costs(problem, costs, progress=progress)
         lines, lattices, own_cuts = costs.line(result.cuts[:-1], result.cuts[1:]), map(cuts.lattice, range(len(tasks))), [result.cuts] * len(tasks)
-        reference = {"reference": {"cost": best.cost, "kind": "optimum over all shared cuts"}, "gap": relative_gap(result.cost, best.cost)}
+        reference = {"cost": rounded(result.cost), "optimum": rounded(best.cost), "gap": relative_gap(result.cost, best.cost)}
         shared = {"breakpoints": cuts.places[result.cuts]}
     else:
         result = shared_coefficients(
             SharedCosts(samples, problem.format, problem.left, problem.right), cuts.index[:, best.cuts], problem.request.seed, progress=progress
         )
         lines, lattices, own_cuts = result.lines, (task.lattice for task in tasks), result.cuts
-        reference, shared = {"cost": result.cost, "cost_with_shared_breakpoints": best.cost}, {}
+        reference, shared = {"cost": rounded(result.cost), "cost_with_shared_breakpoints": rounded(best.cost)}, {}
     tables = {
         task.key: build(at, lines, lattice, problem.left, problem.right, problem.format, problem.prologue)
         for task, at, lattice in zip(tasks, own_cuts, lattices)
@@ -87,4 +88,4 @@ def solve_classic(problem, tasks, progress) -> tuple[dict[str, Table], dict]:
             without_empty_segments(points, found.slopes, found.intercepts), None, problem.left, problem.right, problem.format.name
         )
     shared = {"breakpoints": found.breakpoints, "slopes": found.slopes, "intercepts": found.intercepts}
-    return tables, {**found.record, "cost": found.cost, "shared": shared}
+    return tables, {**found.record, "cost": rounded(found.cost), "shared": shared}

@@ -7,10 +7,11 @@ relocation (a cut leaves its place and splits a segment elsewhere).
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 from deap import base, creator, tools
@@ -26,11 +27,13 @@ if not hasattr(creator, "LutcMinimum"):  # creator writes module globals: once i
 
 @dataclass(frozen=True)
 class GeneticSettings:
-    """Population and budget; a restart begins afresh with the best kept, and ends early after `patience` generations without progress."""
+    """Population and budget. Restarts are independent and end once `agreement` of them (by default 2 + entries / 8) have found the
+    same best cost; one restart ends after `patience` generations without progress."""
 
     population: int = 50
     generations: int = 40
-    restarts: int = 5
+    restarts: int = 12
+    agreement: int | None = None
     patience: int = 10
     tournament: int = 3
     elite: int = 2
@@ -39,6 +42,8 @@ class GeneticSettings:
     sweeps: int = 2
 
     def __post_init__(self):
+        if self.agreement is not None and self.agreement < 1:
+            raise LutcError(f"the genetic search needs a positive agreement; given {self.agreement}")
         for name in ("population", "generations", "restarts", "patience", "tournament", "elite", "sweeps"):
             if getattr(self, name) < (0 if name in ("elite", "sweeps") else 1):
                 raise LutcError(f"the genetic search needs a positive {name}; given {getattr(self, name)}")
@@ -70,16 +75,22 @@ def genetic(
     start: cuts (segments + 1,) to begin with beside random ones. progress(generations) is called as the search goes on.
     """
     segments = costs.segments(entries)
+    if settings.agreement is None:
+        settings = replace(settings, agreement=2 + entries // 8)
     record = {"name": "genetic", "seed": seed, **asdict(settings)}
     if segments == 0:
         cuts = np.array([int(np.argmin(costs.combine(costs.left, costs.right)))])
         return SearchResult(cuts, float(costs.total(cuts)), record)
     with seeded(seed):
         hall = tools.HallOfFame(1)
-        best = [] if start is None else [creator.LutcCuts(map(int, start))]
+        given = [] if start is None else [creator.LutcCuts(map(int, start))]
+        winners = []
         for _ in range(settings.restarts):
-            hall.update(_evolve(costs, segments, settings, best, progress))
-            best = [_clone(hall[0])]
+            population = _evolve(costs, segments, settings, given, progress)
+            hall.update(population)
+            winners.append(min(population, key=lambda p: p.fitness.values))
+            if sum(math.isclose(w.fitness.values[0], hall[0].fitness.values[0], rel_tol=1e-9) for w in winners) >= settings.agreement:
+                break
     cuts = np.array(hall[0])
     return SearchResult(cuts, float(costs.total(cuts)), record)
 
@@ -127,13 +138,39 @@ def _random(costs: SegmentCosts, segments: int):
 
 
 def _mutate(individual, size: int):
-    """Shift a cut by a few positions, or relocate it: a cut leaves its place and stands anywhere else."""
-    at = random.randrange(len(individual))
-    if random.random() < 0.5:
-        individual[at] += round(random.gauss(0.0, 1.0 + size / 50))
-    else:
-        individual[at] = random.randint(0, size)
-    return (individual,)
+    """Shift cuts by a few positions or set them anywhere else; one cut, or half as often two, a quarter as often three, ..."""
+    while True:
+        at = random.randrange(len(individual))
+        if random.random() < 0.5:
+            individual[at] += round(random.gauss(0.0, 1.0 + size / 50))
+        else:
+            individual[at] = random.randint(0, size)
+        if random.random() < 0.5:
+            return (individual,)
+
+
+def _relocate(costs: SegmentCosts, cuts: np.ndarray) -> None:
+    """In every row, in place: the inner cut whose loss costs least moves to where one more cut gains most, if that is a gain on balance."""
+    segments = cuts.shape[1] - 1
+    if segments < 4:
+        return
+    rows = np.arange(len(cuts))[:, None]
+    start, stop = cuts[:, :-1], cuts[:, 1:]
+    here = costs.matrix[start, stop]
+    loss = costs.matrix[start[:, :-1], stop[:, 1:]] - costs.combine(here[:, :-1], here[:, 1:])  # of inner cut c + 1, between segments c and c + 1
+    gain, place = np.empty_like(here), np.empty_like(start)
+    for s in range(segments):
+        split = costs.combine(costs.matrix[start[:, s]], costs.matrix.T[stop[:, s]])
+        place[:, s] = split.argmin(axis=1)
+        gain[:, s] = here[:, s] - split[rows[:, 0], place[:, s]]
+    balance = loss[:, :, None] - gain[:, None, :]
+    inner = np.arange(segments - 1)
+    balance[:, inner, inner] = balance[:, inner, inner + 1] = np.inf  # a segment beside the cut changes when it goes
+    best = balance.reshape(len(cuts), -1).argmin(axis=1)
+    cut, segment = best // segments, best % segments
+    moved = np.flatnonzero(balance[rows[:, 0], cut, segment] < 0)
+    cuts[moved, cut[moved] + 1] = place[moved, segment[moved]]
+    cuts[moved] = np.sort(cuts[moved], axis=1)
 
 
 def _improve(costs: SegmentCosts, individuals: list, sweeps: int) -> None:
@@ -148,6 +185,7 @@ def _improve(costs: SegmentCosts, individuals: list, sweeps: int) -> None:
             before = costs.left if at == 0 else costs.matrix[cuts[:, at - 1]]
             after = costs.right if at == cuts.shape[1] - 1 else costs.matrix.T[cuts[:, at + 1]]
             cuts[:, at] = costs.combine(before, after).argmin(axis=1)
+        _relocate(costs, cuts)
     for individual, row, cost in zip(individuals, cuts.tolist(), costs.total(cuts).tolist()):
         individual[:] = row
         individual.fitness.values = (cost,)

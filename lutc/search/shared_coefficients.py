@@ -101,7 +101,11 @@ class SharedCosts:
 
 
 def shared_coefficients(
-    costs: SharedCosts, start: np.ndarray, seed: int = 42, settings: SharedSettings = SharedSettings(), progress: Callable[[int], object] | None = None
+    costs: SharedCosts,
+    start: np.ndarray,
+    seed: int = 42,
+    settings: SharedSettings = SharedSettings(),
+    progress: Callable[[int], object] | None = None,
 ) -> SearchResult:
     """Best genome found; cuts (scales, segments + 1), with the shared lines. start: cuts to begin with, such as one shared set of breakpoints."""
     shape = start.shape

@@ -1,0 +1,90 @@
+# make gelu_8      search an 8-entry GELU table and write pretrained/gelu_8.json
+# make test        run the tests
+# Both set up what they need in .venv: the first the compiler alone, the second torch and the test tools too.
+
+PYTHON ?= python3
+VENV := .venv
+LUTC := $(VENV)/bin/lutc
+COMPILER := $(VENV)/compiler.stamp
+DEV := $(VENV)/dev.stamp
+PIP := $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
+OUT ?= pretrained
+JOBS ?= 2
+
+# GQA-LUT's settings of each function: the interval, and the format of slopes and intercepts.
+SETTINGS_gelu := --range -4 4 --coefficients q1.6
+SETTINGS_gelu_tanh := --range -4 4 --coefficients q1.6
+SETTINGS_silu := --range -4 4 --coefficients q1.6
+SETTINGS_sigmoid := --range -8 8 --coefficients q1.6
+SETTINGS_tanh := --range -4 4 --coefficients q1.6
+SETTINGS_hswish := --range -4 4 --coefficients q1.6
+SETTINGS_hardsigmoid := --range -4 4 --coefficients q1.6
+SETTINGS_mish := --range -4 4 --coefficients q1.6
+SETTINGS_softplus := --range -8 8 --coefficients q1.6
+SETTINGS_elu := --range -4 4 --coefficients q1.6
+SETTINGS_selu := --range -4 4 --coefficients q1.6
+SETTINGS_erf := --range -4 4 --coefficients q1.6
+SETTINGS_exp := --range -8 0 --coefficients q1.6
+SETTINGS_log := --range 0.25 4 --coefficients q2.5
+SETTINGS_sin := --range -4 4 --coefficients q2.5
+SETTINGS_cos := --range -4 4 --coefficients q2.5
+SETTINGS_reci := --range 0.5 4 --coefficients q2.5
+SETTINGS_sqrt_reci := --range 0.25 4 --coefficients q2.5
+SETTINGS_sqrt := --range 0.25 4 --coefficients q1.6
+
+FUNCTIONS := gelu gelu_tanh silu sigmoid tanh hswish hardsigmoid mish softplus elu selu erf exp log sin cos reci sqrt_reci sqrt
+TABLES := $(foreach f,$(FUNCTIONS),$(f)_8 $(f)_16 $(f)_32)
+
+.PHONY: help pretrained check-pretrained test test-slow lint bench clean
+help:
+	@sed -n '1,3s/^# //p' Makefile
+	@echo "tables: $(TABLES)"
+	@echo "also: plot_TABLE, pretrained (all tables), check-pretrained, lint, bench, test-slow, clean"
+
+# gelu_8, gelu_16, ...: int8 codes at scales 2^0 .. 2^-6, own breakpoints and coefficients per scale, genetic search, seed 42
+define table
+.PHONY: $(1)_$(2)
+$(1)_$(2): $$(COMPILER)
+	$$(LUTC) compile $(1) --entries $(2) $$(SETTINGS_$(1)) --search genetic --seed 42 -o $$(OUT)/$(1)_$(2).json
+endef
+$(foreach f,$(FUNCTIONS),$(foreach n,8 16 32,$(eval $(call table,$(f),$(n)))))
+
+plot_%: $(COMPILER)
+	$(LUTC) plot $(OUT)/$*.json -o $*.png
+
+pretrained:
+	$(MAKE) --no-print-directory -j $(JOBS) $(TABLES)
+
+# Recompile every shipped table elsewhere and compare the bytes.
+check-pretrained: $(COMPILER)
+	rm -rf build/pretrained && mkdir -p build/pretrained
+	$(MAKE) --no-print-directory -j $(JOBS) $(TABLES) OUT=build/pretrained >build/pretrained.log
+	@for file in build/pretrained/*.json; do cmp "$$file" "pretrained/$${file##*/}" || exit 1; done
+	@echo "all $$(ls build/pretrained | wc -l) tables are reproduced byte by byte"
+
+$(COMPILER): setup.cfg pyproject.toml
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install -e .
+	touch $@
+
+# torch first and pinned: without a pin it resolves to gigabytes of CUDA packages.
+$(DEV): $(COMPILER)
+	$(PIP) install torch==2.13.0
+	$(PIP) install -e '.[dev]'
+	touch $@
+
+test: $(DEV)
+	$(VENV)/bin/python -m pytest -m "not slow and not gpu"
+
+test-slow: $(DEV)
+	$(VENV)/bin/python -m pytest -m "slow and not gpu"
+
+lint: $(DEV)
+	$(VENV)/bin/ruff check .
+
+bench: $(DEV)
+	$(VENV)/bin/python benchmarks/compile_time.py
+	$(VENV)/bin/python benchmarks/compiler_figures.py
+
+clean:
+	rm -rf $(VENV) build *.egg-info

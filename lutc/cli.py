@@ -1,0 +1,86 @@
+"""The command line: a group that imports a command only when it is called, and turns LutcError into one line."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import click
+
+import lutc
+from lutc.errors import LutcError
+
+# name: (module:attribute, one line of help). The help stands here so that `lutc --help` imports no command.
+COMMANDS = {
+    "compile": ("lutc.commands.compile:compile_command", "Compile a function into a table and write it as JSON."),
+    "show": ("lutc.commands.show:show", "Print a table and how it was made."),
+    "certify": ("lutc.commands.certify:certify", "Recompute a table's errors over all inputs; fail where the file claims otherwise."),
+    "compare": ("lutc.commands.compare:compare", "Put tables side by side, scale by scale."),
+    "plot": ("lutc.commands.plot:plot", "Draw function, segments and errors of a table."),
+    "explore": ("lutc.commands.explore:explore", "Evolve the front of error against hardware cost."),
+    "functions": ("lutc.commands.functions:functions", "List the functions that lutc knows."),
+    "bench": ("lutc.nn.bench:bench", "Time tables in torch against the exact functions."),
+    "taylor": ("lutc.taylor.cli:taylor", "Compile a whole MLP into centres and local maps."),
+}
+EXTRAS = {"torch": "torch", "triton": "torch", "sklearn": "taylor", "safetensors": "taylor", "transformers": None}
+
+
+class CliError(click.ClickException):
+    """Bad input: one line on stderr, exit code 2."""
+
+    exit_code = 2
+
+    def show(self, file=None) -> None:
+        click.echo(f"lutc: {self.message}", err=True)
+
+
+class LazyGroup(click.Group):
+    """Commands by name from COMMANDS."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        module, attribute = COMMANDS[name][0].split(":")
+        try:
+            return getattr(import_module(module), attribute)
+        except ModuleNotFoundError as error:
+            raise _missing(error) from error
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, help) for name, (_, help) in COMMANDS.items()])
+
+    def invoke(self, ctx: click.Context):
+        try:
+            return super().invoke(ctx)
+        except LutcError as error:
+            raise CliError(" ".join(str(error).split())) from error
+        except ModuleNotFoundError as error:
+            raise _missing(error) from error
+
+
+def _missing(error: ModuleNotFoundError) -> Exception:
+    """A clear line for a package of an extra that is not installed; any other missing module is a bug and stays a traceback."""
+    package = (error.name or "").split(".")[0]
+    if package not in EXTRAS:
+        return error
+    extra = EXTRAS[package]
+    return CliError(f"this needs {package}, which is not installed: pip install " + (f"'lutc[{extra}]'" if extra else package))
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(lutc.__version__, prog_name="lutc")
+def main() -> None:
+    """Compile lookup tables for the non-linear functions of neural networks.
+
+    \b
+    lutc compile gelu --entries 8 -o gelu_8.json    search a table
+    lutc certify gelu_8.json                        how wrong it can be on every input
+    lutc plot gelu_8.json                           a picture of it
+    """
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""`lutc compile`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from lutc.commands.options import NUMBER, echo_json, echo_table, figure, json_option, progress_bar
+from lutc.errors import LutcError
+
+
+@click.command("compile")
+@click.argument("function")
+@click.option("--entries", type=int, default=8, show_default=True, help="Segments of the table, tails included.")
+@click.option("--range", "interval", type=(NUMBER, NUMBER), metavar="LO HI", help="Interval to fit; by default the function's own.")
+@click.option(
+    "--inputs", type=click.Choice(["codes", "fp16", "bf16", "grid"]), default="codes", show_default=True, help="What the table is fed with."
+)
+@click.option("--bits", type=int, default=8, show_default=True, help="Width of input codes, 2 to 16.")
+@click.option("--scale", "scales", type=NUMBER, multiple=True, help="Scale of input codes, may be repeated.  [default: 2^0 .. 2^-6]")
+@click.option("--zero-point", type=int, default=0, show_default=True, help="Zero point of input codes.")
+@click.option("--coefficients", metavar="FORMAT", help="Format of slopes and intercepts: q1.6, fp16, bf16, fp8_e4m3, fp32, ...")
+@click.option(
+    "--search", type=click.Choice(["genetic", "exact", "greedy", "classic"]), help="How to search.  [default: genetic; greedy with --max-error]"
+)
+@click.option("--objective", type=click.Choice(["squared", "relative", "absolute", "maximum", "codes"]), default="squared", show_default=True)
+@click.option("--max-error", metavar="BOUND", help="Fewest entries within a bound: 0.01, 0.5%, 1lsb or 2ulp.")
+@click.option("--out-scale", type=NUMBER, help="Scale of output codes; the certificate then counts wrong ones.")
+@click.option("--out-bits", type=int, default=8, show_default=True, help="Width of output codes.")
+@click.option("--out-zero-point", type=int, default=0, show_default=True, help="Zero point of output codes.")
+@click.option("--share", type=click.Choice(["none", "all", "coefficients"]), default="none", show_default=True, help="What the scales share.")
+@click.option(
+    "--tails", type=click.Choice(["exact", "free"]), default="exact", show_default=True, help="Keep the first and last entry for the tails."
+)
+@click.option("--symmetry", is_flag=True, help="Store one half; an identity gives the other.")
+@click.option("--weights", help="uniform, gauss or gauss:SIGMA over the inputs.  [default: uniform]")
+@click.option("--seed", type=int, default=42, show_default=True, help="Seed of the search.")
+@click.option("--population", type=int, help="Individuals of the genetic search.  [default: 50]")
+@click.option("--generations", type=int, help="Generations.  [default: 40; 500 for classic]")
+@click.option("--name", help="Top key of the file.  [default: the function as typed]")
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="File to write.  [default: NAME_ENTRIES.json here]")
+@json_option
+def compile_command(function, entries, interval, inputs, output, name, as_json, **options) -> None:
+    """Compile FUNCTION into a table and write it as JSON.
+
+    FUNCTION is a name that `lutc functions` lists, or your own: package.module:name with --range.
+
+    \b
+    lutc compile gelu --entries 8                              int8 codes at scales 2^0 .. 2^-6
+    lutc compile gelu --share all                              one set of breakpoints for all scales, as GQA-LUT stores it
+    lutc compile silu --max-error 1lsb --out-scale 2^-4        the fewest entries within a bound
+    lutc compile gelu --entries 32 --inputs fp16               every fp16 value, fp16 coefficients
+    lutc compile mypackage.activations:snake --range -4 4
+    """
+    from lutc.pipeline import compile
+
+    name = name or function.split(":")[-1]
+    output = output or Path(f"{name}_{entries}.json")
+    if not output.parent.is_dir():
+        raise LutcError(f"there is no folder {output.parent} to write {output.name} to; make it, or give another path")
+    with progress_bar(f"compile {name}") as progress:
+        tables = compile(function, entries, name=name, range=interval, progress=progress, **_request(inputs, **options))
+    tables.save(output)
+    if as_json:
+        echo_json({"file": str(output), "search": _plain(tables.meta["search"]), "certificate": tables.meta["certificate"]})
+    else:
+        report(tables)
+        click.echo(f"wrote {output}")
+
+
+def _request(inputs, bits, scales, zero_point, search, max_error, out_scale, out_bits, out_zero_point, population, generations, **same) -> dict:
+    """Options of the command line as fields of `lutc.pipeline.Request`."""
+    from lutc.pipeline import INT8
+    from lutc.samples import Inputs
+    from lutc.search.genetic import GeneticSettings
+
+    search = search or ("greedy" if max_error is not None else "genetic")
+    if inputs == "codes":
+        inputs = tuple(Inputs(bits, scale, zero_point) for scale in scales or [i.scale for i in INT8])
+    elif scales or zero_point or bits != 8:
+        raise LutcError(f"--scale, --bits and --zero-point describe codes; leave them out with --inputs {inputs}")
+    options = {"inputs": inputs, "search": search, "max_error": max_error, **same}
+    if out_scale is not None:
+        options["out"] = Inputs(out_bits, out_scale, out_zero_point)
+    if generations is not None and search == "classic":
+        options["generations"] = generations
+    chosen = {"population": population, "generations": generations}
+    options["genetic"] = GeneticSettings(**{key: value for key, value in chosen.items() if value is not None})
+    return options
+
+
+def _plain(value):
+    """Arrays inside dicts as lists."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def report(tables) -> None:
+    """How good a table is at every scale, and how far from the optimum."""
+    certificate, search = tables.meta["certificate"], tables.meta["search"]
+    if not tables.inputs:
+        rows = []
+        for key, dtypes in certificate.items():
+            for dtype, c in dtypes.items():
+                rows.append([f"{key} table, {dtype} inputs", *(figure(c.get(what)) for what in ("mean_absolute", "mean_relative"))])
+        echo_table(["", "mean absolute", "mean relative"], rows)
+        return
+    gaps = search.get("gap")
+    header = ["scale", "entries", "codes", "mean squared", "worst", "at x", "gap to optimum"]
+    rows, means = [], []
+    for key, c in certificate.items():
+        inputs, r = tables.inputs[key], c["range"]
+        label = f"2^{-inputs.power}" if inputs.power is not None else f"{inputs.scale:g}"
+        gap = gaps.get(key) if isinstance(gaps, dict) else gaps
+        means.append(r["mean_squared"])
+        worst = r["worst"]
+        row = [label, c["entries"], r["inputs"], f"{r['mean_squared']:.3e}", figure(worst["error"]), figure(worst["x"])]
+        rows.append(
+            [*row, "-" if gap is None else f"{100 * gap:.1f} %", *([f"{c['output']['wrong']} of {c['output']['inputs']}"] if "output" in c else [])]
+        )
+    if any("output" in c for c in certificate.values()):
+        header.append("wrong output codes")
+    lo, hi = tables.range
+    click.echo(f"{tables.name} over [{lo:g}, {hi:g}], {next(iter(tables.values())).coefficients} coefficients, {search['name']} search")
+    echo_table(header, rows)
+    if len(means) > 1:
+        click.echo(f"mean squared error over all {len(means)} scales: {sum(means) / len(means):.3e}")

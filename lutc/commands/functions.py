@@ -1,0 +1,41 @@
+"""`lutc functions`."""
+
+from __future__ import annotations
+
+import click
+
+from lutc.commands.options import echo_json, echo_table, json_option
+
+
+@click.command()
+@json_option
+def functions(as_json) -> None:
+    """List the functions that lutc knows, with default range, coefficient format, tails and aliases."""
+    from lutc.functions import FUNCTIONS
+
+    rows = []
+    for fn in FUNCTIONS.values():
+        tails = {
+            side: None if tail is None else {"slope": tail.slope, "intercept": tail.intercept}
+            for side, tail in (("left", fn.left), ("right", fn.right))
+        }
+        rows.append({"name": fn.name, "range": list(fn.range), "coefficients": fn.coefficients, "tails": tails, "symmetry": fn.symmetry is not None,
+                     "reduction": fn.reduction.kind if fn.reduction else None, "aliases": list(fn.aliases)})  # fmt: skip
+    if as_json:
+        echo_json(rows)
+        return
+    table = [
+        [r["name"], f"[{r['range'][0]:g}, {r['range'][1]:g}]", r["coefficients"], _line(r["tails"]["left"]), _line(r["tails"]["right"]),
+         "yes" if r["symmetry"] else "-", r["reduction"] or "-", ", ".join(r["aliases"]) or "-"]
+        for r in rows
+    ]  # fmt: skip
+    echo_table(["name", "range", "coefficients", "left tail", "right tail", "symmetry", "reduction", "aliases"], table)
+
+
+def _line(tail) -> str:
+    if tail is None:
+        return "-"
+    slope, intercept = tail["slope"], tail["intercept"]
+    if slope == 0:
+        return f"{intercept:g}"
+    return ("x" if slope == 1 else f"{slope:g} x") + (f" {intercept:+g}" if intercept else "")

@@ -1,0 +1,78 @@
+"""Options and printing that commands share."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import sys
+from collections.abc import Sequence
+
+import click
+
+from lutc.errors import LutcError
+
+
+class Number(click.ParamType):
+    """A number, also as a power of two: 0.0625, 2^-4, 2**-4."""
+
+    name = "number"
+
+    def convert(self, value, param, ctx) -> float:
+        if isinstance(value, float):
+            return value
+        power = re.fullmatch(r"\s*2(?:\^|\*\*)\s*([+-]?\d{1,4})\s*", str(value))
+        try:
+            return 2.0 ** int(power.group(1)) if power else float(value)
+        except (ValueError, OverflowError):
+            self.fail(f"{value!r} is no number; write 0.0625, 2^-4 or 2**-4", param, ctx)
+
+
+NUMBER = Number()
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for a program to read.")
+function_option = click.option("--function", "function", help="The function a foreign table stands for, where its file does not say.")
+
+
+def echo_json(data) -> None:
+    """Print data as JSON; NaN and Infinity are refused."""
+    click.echo(json.dumps(data, indent=2, allow_nan=False))
+
+
+def echo_table(header: Sequence[str], rows: Sequence[Sequence]) -> None:
+    """Columns aligned to the right, the first to the left."""
+    cells = [[str(c) for c in row] for row in [header, *rows]]
+    widths = [max(map(len, column)) for column in zip(*cells)]
+    for row in cells:
+        click.echo("  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths))).rstrip())
+
+
+def figure(value: float | None) -> str:
+    """Three digits, as in 2.68e-05; a dash for nothing."""
+    return "-" if value is None else f"{value:.3g}"
+
+
+@contextlib.contextmanager
+def progress_bar(description: str, total: int | None = None):
+    """A callback that advances a bar; there is one on a terminal, none in a pipe."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from tqdm import tqdm
+
+    with tqdm(total=total, desc=description, unit="generation", leave=False, file=sys.stderr) as bar:
+        yield bar.update
+
+
+def load_for(name: str, function: str | None):
+    """(tables, function): a table by name or path, and the function that it is held against."""
+    from lutc import functions
+    from lutc.certify import function_of
+    from lutc.library import load
+
+    tables = load(name)
+    if function is not None:
+        return tables, functions.load(function, tables.range if ":" in function else None)
+    try:
+        return tables, function_of(tables)
+    except LutcError as error:
+        raise LutcError(f"{name}: {error}") from error

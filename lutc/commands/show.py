@@ -1,0 +1,49 @@
+"""`lutc show`."""
+
+from __future__ import annotations
+
+import click
+
+from lutc.commands.options import echo_json, echo_table, json_option
+from lutc.table import Cells, Lines
+
+
+@click.command()
+@click.argument("table")
+@click.option("--key", help="Only this table of the file: 4, fp32, ...")
+@json_option
+def show(table, key, as_json) -> None:
+    """Print TABLE, a file or the name of a shipped table, and how it was made."""
+    import json
+
+    from lutc.library import load
+    from lutc.tablefile import TableSet
+
+    tables = load(table)
+    if key is not None:
+        inputs = {key: tables.inputs[key]} if key in tables.inputs else {}
+        tables = TableSet(tables.name, {key: tables[key]}, inputs, tables.function, tables.meta)
+    if as_json:
+        echo_json(json.loads(tables.dumps()))
+        return
+    first = next(iter(tables.values()))
+    search = tables.meta.get("search", {})
+    click.echo(f"{tables.name}: {first.body.addressing} x {first.body.payload}, coefficients {first.coefficients}")
+    click.echo(f"search {search.get('name', tables.meta.get('origin', 'unknown'))}, prologue {first.prologue.kind if first.prologue else 'none'}")
+    for name, one in tables.items():
+        inputs = tables.inputs.get(name)
+        click.echo(f"\n{name}" + (f": {inputs.bits}-bit codes, scale {inputs.scale:g}, zero point {inputs.zero_point}" if inputs else ""))
+        _print_body(one.body)
+
+
+def _print_body(body) -> None:
+    if isinstance(body, Lines):
+        bounds = ["-inf", *(f"{b:g}" for b in body.breakpoints), "inf"]
+        rows = [[f"({a}, {b}]", f"{k:g}", f"{t:g}"] for a, b, k, t in zip(bounds, bounds[1:], body.slopes, body.intercepts)]
+        echo_table(["x", "slope", "intercept"], rows)
+    elif isinstance(body, Cells):
+        rows = [[f"[{a:g}, {b:g})", p] for a, b, p in zip(body.cut_points, body.cut_points[1:], body.pieces)]
+        echo_table(["interval", "pieces"], rows)
+        click.echo(f"{body.values.size} values")
+    else:
+        click.echo(f"{body.values.size} values, from {body.values.min():g} to {body.values.max():g}")
