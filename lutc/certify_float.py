@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from lutc import formats
+from lutc.arithmetic import in_arithmetic
 from lutc.errors import LutcError
 from lutc.formats import Format
+from lutc.table import Direct
 
 RELATIVE_FLOOR = 2.0**-14  # denominator of the relative error: max(|f|, floor)
-ARITHMETICS = ("float64", "fp32", "fp16_rne", "fp16_trunc")
 
 
-def evaluator(table, arithmetic: str) -> Callable:
-    """The table as float64 -> float64, computed in the arithmetic; the result is not rounded further."""
-    if arithmetic == "float64":
-        return table
-    if arithmetic == "fp32":
-        return lambda x: table(np.asarray(x, np.float32))
-    raise LutcError(f"unknown arithmetic {arithmetic!r}; choose one of {', '.join(ARITHMETICS)}")
+def float_certificate(table, fn) -> dict:
+    """Per input dtype, the figures of the stored values, and under `arithmetic` those over the domain in each arithmetic it may run in:
+    fp32 interpolation; and fp16 throughout, for values stored as fp16."""
+    half = ("fp16_rne", "fp16_trunc") if table.coefficients == "fp16" and not isinstance(table.body, Direct) else ()
+    return {
+        dtype: certify_float(table, fn, dtype) | {"arithmetic": {name: certify_float(table, fn, dtype, name)["domain"] for name in names}}
+        for dtype, names in (("fp16", ("fp32", *half)), ("bf16", ("fp32",)))
+    }
 
 
 def certify_float(table, fn, dtype: str = "fp16", arithmetic: str = "float64") -> dict:
@@ -34,11 +34,13 @@ def certify_float(table, fn, dtype: str = "fp16", arithmetic: str = "float64") -
     """
     if dtype not in ("fp16", "bf16"):
         raise LutcError(f"float tables are certified over fp16 or bf16; given {dtype!r}")
+    if dtype == "bf16" and arithmetic.startswith("fp16"):
+        raise LutcError("fp16 arithmetic takes fp16 inputs; certify it over fp16")
     fmt = formats.get(dtype)
     x = fmt.decode(np.arange(1 << 16))
     with np.errstate(all="ignore"):
         exact = np.asarray(fn(x), np.float64)
-        got = np.asarray(evaluator(table, arithmetic)(x), np.float64)
+        got = np.asarray(in_arithmetic(table, arithmetic)(x), np.float64)
     want, rounded = _cast(fmt, exact), _cast(fmt, got)
     agree = (want == rounded) | (np.isnan(want) & np.isnan(rounded))
     undefined = np.isnan(exact)

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from lutc.commands import fplut
+from lutc.commands.fplut import fplut_options
 from lutc.commands.options import NUMBER, echo_json, echo_table, figure, json_option, progress_bar
 from lutc.errors import LutcError
 
@@ -22,9 +24,14 @@ from lutc.errors import LutcError
 @click.option("--zero-point", type=int, default=0, show_default=True, help="Zero point of input codes.")
 @click.option("--coefficients", metavar="FORMAT", help="Format of slopes and intercepts: q1.6, fp16, bf16, fp8_e4m3, fp32, ...")
 @click.option(
-    "--search", type=click.Choice(["genetic", "exact", "greedy", "classic"]), help="How to search.  [default: genetic; greedy with --max-error]"
+    "--search", type=click.Choice(["genetic", "exact", "greedy", "classic", "cutpoints"]), help="How to search.  [default: genetic; greedy with --max-error]"
 )
-@click.option("--objective", type=click.Choice(["squared", "relative", "absolute", "maximum", "codes"]), default="squared", show_default=True)
+@click.option(
+    "--objective",
+    type=click.Choice(["squared", "relative", "absolute", "maximum", "codes", "ulp"]),
+    default="squared",
+    help="What to minimise.  [default: squared; relative for cutpoints]",
+)
 @click.option("--max-error", metavar="BOUND", help="Fewest entries within a bound: 0.01, 0.5%, 1lsb or 2ulp.")
 @click.option("--out-scale", type=NUMBER, help="Scale of output codes; the certificate then counts wrong ones.")
 @click.option("--out-bits", type=int, default=8, show_default=True, help="Width of output codes.")
@@ -38,10 +45,12 @@ from lutc.errors import LutcError
 @click.option("--seed", type=int, default=42, show_default=True, help="Seed of the search.")
 @click.option("--population", type=int, help="Individuals of the genetic search.  [default: 50]")
 @click.option("--generations", type=int, help="Generations.  [default: 40; 500 for classic]")
+@fplut_options
 @click.option("--name", help="Top key of the file.  [default: the function as typed]")
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="File to write.  [default: NAME_ENTRIES.json here]")
 @json_option
-def compile_command(function, entries, interval, inputs, output, name, as_json, **options) -> None:
+@click.pass_context
+def compile_command(context, function, entries, interval, inputs, output, name, as_json, **options) -> None:
     """Compile FUNCTION into a table and write it as JSON.
 
     FUNCTION is a name that `lutc functions` lists, or your own: package.module:name with --range.
@@ -52,20 +61,27 @@ def compile_command(function, entries, interval, inputs, output, name, as_json, 
     lutc compile silu --max-error 1lsb --out-scale 2^-4        the fewest entries within a bound
     lutc compile gelu --entries 32 --inputs fp16               every fp16 value, fp16 coefficients
     lutc compile mypackage.activations:snake --range -4 4
+    lutc compile silu --search cutpoints                       floating-point values over 11 cut points (FPLUT)
     """
     from lutc.pipeline import compile
 
     name = name or function.split(":")[-1]
-    output = output or Path(f"{name}_{entries}.json")
+    cutpoints = options["search"] == "cutpoints"
+    output = output or Path(f"{name}_{'fplut' if cutpoints else entries}.json")
     if not output.parent.is_dir():
         raise LutcError(f"there is no folder {output.parent} to write {output.name} to; make it, or give another path")
-    with progress_bar(f"compile {name}") as progress:
-        tables = compile(function, entries, name=name, range=interval, progress=progress, **_request(inputs, **options))
+    if cutpoints:
+        tables = fplut.compile_float(context, function, name, {"interval": interval, "inputs": inputs, **options})
+    else:
+        fplut.refuse(options)
+        options = {key: value for key, value in options.items() if key not in fplut.FIELDS}
+        with progress_bar(f"compile {name}") as progress:
+            tables = compile(function, entries, name=name, range=interval, progress=progress, **_request(inputs, **options))
     tables.save(output)
     if as_json:
         echo_json({"file": str(output), "search": _plain(tables.meta["search"]), "certificate": tables.meta["certificate"]})
     else:
-        report(tables)
+        (fplut.report if cutpoints else report)(tables)
         click.echo(f"wrote {output}")
 
 

@@ -1,0 +1,106 @@
+"""Options of `lutc compile --search cutpoints`: floating-point tables over cut points (FPLUT) or exponents."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import click
+from click.core import ParameterSource
+
+from lutc.commands.options import echo_table, figure
+from lutc.errors import LutcError
+
+# What `lutc compile` has for every search and this one takes too.
+_SHARED = {"function", "interval", "inputs", "search", "objective", "tails", "name", "output", "as_json"}
+
+_OPTIONS = (
+    click.option("--cut-points", metavar="LIST|FILE", help="cutpoints: fixed cut points, increasing, or a file of them.  [default: searched]"),
+    click.option("--n-cut-points", type=int, help="cutpoints: number of cut points to search, at least 3.  [default: 11]"),
+    click.option("--pieces", metavar="N|LIST", help="cutpoints: pieces of each inner interval, of every interval, or auto.  [default: 32]"),
+    click.option("--values", type=click.Choice(["fitted", "sampled"]), help="cutpoints: how to choose the stored values.  [default: fitted]"),
+    click.option("--addressing", type=click.Choice(["cells", "exponent"]), help="cutpoints: what chooses the piece.  [default: cells]"),
+    click.option("--budget", type=int, help="cutpoints: values of a table with exponent addressing.  [default: 259]"),
+    click.option("--formats", metavar="LIST", help="cutpoints: formats of the stored values, of fp16, bf16, fp32.  [default: fp16,fp32]"),
+    click.option("--prologue", type=click.Choice(["auto", "none", "reduce", "abs"]), help="cutpoints: range reduction.  [default: auto]"),
+    click.option("--quality", type=click.Choice(["quick", "best"]), help="cutpoints: how long to search.  [default: quick]"),
+)
+FIELDS = ("cut_points", "n_cut_points", "pieces", "values", "addressing", "budget", "formats", "prologue", "quality")
+
+
+def fplut_options(command):
+    """Add the options to a command; those not given arrive as None."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def refuse(options: dict) -> None:
+    """LutcError where an option of this search was given with another."""
+    given = [name for name in FIELDS if options.get(name) is not None]
+    if given:
+        raise LutcError(f"--{given[0].replace('_', '-')} belongs to --search cutpoints; add that or leave it out")
+
+
+def compile_float(context: click.Context, function: str, name: str, options: dict):
+    """The table set that the command line asks for."""
+    from lutc import functions
+    from lutc.fplut import compile_fplut
+
+    typed = {p for p in context.params if context.get_parameter_source(p) is ParameterSource.COMMANDLINE}
+    foreign = sorted(typed - _SHARED - set(FIELDS))
+    if foreign:
+        raise LutcError(f"--{foreign[0].replace('_', '-')} does not apply to --search cutpoints; leave it out")
+    settings = {field: options[field] for field in FIELDS if options[field] is not None}
+    if "cut_points" in settings:
+        settings["cut_points"] = _numbers(settings["cut_points"])
+    if "pieces" in settings:
+        settings["pieces"] = _pieces(settings["pieces"])
+    if "formats" in settings:
+        settings["formats"] = tuple(part.strip() for part in settings["formats"].split(","))
+    if "objective" in typed:
+        settings["objective"] = options["objective"]
+    if "inputs" in typed:
+        settings["input"] = options["inputs"]
+    interval = options["interval"]
+    fn = functions.load(function, interval)
+    return compile_fplut(fn, name=name, range=interval, tails=options["tails"] == "exact", **settings)
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    """Numbers from "a,b,c" or from a file with one or several a line."""
+    path = Path(text)
+    if not re.fullmatch(r"[\s\d.eE+,-]*", text):
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise LutcError(f"cut points are numbers such as -1,0,2.5 or a text file of them; cannot read {path}") from error
+    parts = re.split(r"[\s,\[\]]+", text.strip(" \n\t[]"))
+    try:
+        return tuple(float(part) for part in parts)
+    except ValueError as error:
+        raise LutcError(f"cut points are numbers such as -1,0,2.5; {error}") from error
+
+
+def _pieces(text: str) -> int | tuple[int, ...] | None:
+    if text == "auto":
+        return None
+    try:
+        counts = tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise LutcError(f"pieces are a power of two, one per interval as 1,32,32,1, or auto; given {text!r}") from error
+    return counts[0] if len(counts) == 1 else counts
+
+
+def report(tables) -> None:
+    """How good each stored format is over all inputs of fp16 and bf16, in each arithmetic."""
+    rows = []
+    for key, dtypes in tables.meta["certificate"].items():
+        for dtype, figures in dtypes.items():
+            for arithmetic, c in [("exact", figures["domain"]), *figures["arithmetic"].items()]:
+                worst = c["worst_relative"]
+                row = [f"{key} values, {dtype} inputs, {arithmetic}", figure(c["mean_relative"]), figure(worst["error"]), figure(worst["x"])]
+                rows.append([*row, f"{100 * c['correct']:.2f} %"])
+    entries = next(iter(tables.values())).entries
+    click.echo(f"{tables.name}: {entries} values")
+    echo_table(["", "mean relative", "worst", "at x", "correctly rounded"], rows)
