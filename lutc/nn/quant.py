@@ -41,31 +41,45 @@ class QuantLUT(torch.nn.Module):
         self.bits, self.zero_point = bits, zero_point
         self.out = None if out_scale is None else Inputs(bits, _number("out_scale", out_scale), out_zero_point)
         self.dtype = _DTYPES[8 if bits <= 8 else 16]
-        Inputs(bits, 1.0, zero_point)  # refuses bits and zero points that are out of range
+        limits = Inputs(bits, 1.0, zero_point)  # refuses bits and zero points that are out of range
+        self.minimum, self.maximum = limits.minimum, limits.maximum
         self.scale = scale if isinstance(scale, torch.nn.Parameter) or scale is None else _number("scale", scale)
-        self._response_of: tuple | None = None
-        if isinstance(self.scale, float):
-            self._response(self.scale, torch.device("cpu"))
+        self._last: tuple | None = None
+        self._hold()
 
     def inputs(self, scale: float) -> Inputs:
         return Inputs(self.bits, scale, self.zero_point)
 
-    def _response(self, scale: float, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """For all codes, ascending: outputs (codes of `self.dtype` with an output scale, else float32) and the table's slopes (float32). Kept for
-        the last scale and device."""
-        if self._response_of is None or self._response_of[0] != (scale, device):
-            inputs = self.inputs(scale)
-            lines = TorchIntegerLines(integer_lines(self.tables[self.tables.key_for_scale(scale)], inputs)).to(device)
-            centred = torch.arange(inputs.minimum, inputs.maximum + 1, dtype=torch.int32, device=device) - inputs.zero_point
-            acc = lines.accumulate(centred)
-            if self.out is None:
-                response = (acc.to(torch.float64) * lines.unit).to(torch.float32)
-            else:
-                codes = requantise(acc, *requantiser(lines.unit / self.out.scale)) + self.out.zero_point
-                response = codes.clamp(self.out.minimum, self.out.maximum).to(self.dtype)
-            slopes = lines.slopes[lines.segment(centred)] * (lines.unit / scale)
-            self._response_of = ((scale, device), (response, slopes.to(torch.float32)))
-        return self._response_of[1]
+    def _hold(self) -> None:
+        """With a fixed scale the responses are buffers: bit patterns, for .half() must not round them."""
+        fixed = isinstance(self.scale, float)
+        device = next((buffer.device for buffer in self.buffers()), torch.device("cpu"))
+        responses = [r.view(torch.int32) if r.is_floating_point() else r for r in self._responses(self.scale, device)] if fixed else (None, None)
+        for name, buffer in zip(("outputs", "slopes"), responses, strict=True):
+            self.register_buffer(name, buffer, persistent=False)
+
+    def _responses(self, scale: float, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """For all codes, ascending: outputs (codes of `self.dtype` with an output scale, else float32) and the table's slopes (float32)."""
+        inputs = self.inputs(scale)
+        lines = TorchIntegerLines(integer_lines(self.tables[self.tables.key_for_scale(scale)], inputs)).to(device)
+        centred = torch.arange(inputs.minimum, inputs.maximum + 1, dtype=torch.int32, device=device) - inputs.zero_point
+        acc = lines.accumulate(centred)
+        if self.out is None:
+            outputs = (acc.to(torch.float64) * lines.unit).to(torch.float32)
+        else:
+            codes = requantise(acc, *requantiser(lines.unit / self.out.scale)) + self.out.zero_point
+            outputs = codes.clamp(self.out.minimum, self.out.maximum).to(self.dtype)
+        slopes = lines.slopes[lines.segment(centred)] * (lines.unit / scale)
+        return outputs, slopes.to(torch.float32)
+
+    def _responses_at(self, scale, number: float, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Those of the fixed scale, or of a scale that came with the call or was learned: kept until another one comes."""
+        if scale is self.scale and self.outputs is not None:
+            outputs = self.outputs if self.out is not None else self.outputs.view(torch.float32)
+            return outputs, self.slopes.view(torch.float32)
+        if self._last is None or self._last[0] != (number, device):
+            self._last = ((number, device), self._responses(number, device))
+        return self._last[1]
 
     def forward(self, x: torch.Tensor, scale=None) -> torch.Tensor:
         scale = self.scale if scale is None else scale
@@ -73,42 +87,41 @@ class QuantLUT(torch.nn.Module):
             raise LutcError("this QuantLUT has no scale of its own; give one with every call: forward(x, scale)")
         number = _number("scale", scale)
         if x.dtype == self.dtype:
-            return self._response(number, x.device)[0][x.to(torch.int32) - self.inputs(number).minimum]
+            return self._responses_at(scale, number, x.device)[0][x.to(torch.int32) - self.minimum]
         if not x.is_floating_point():
             raise LutcError(f"QuantLUT with {self.bits} bits takes {self.dtype} codes or floats; given a tensor of {x.dtype}")
         return self._fake_quantised(x, scale, number)
 
     def _fake_quantised(self, x: torch.Tensor, scale, number: float) -> torch.Tensor:
-        inputs = self.inputs(number)
-        step = scale.to(x.device) if isinstance(scale, torch.Tensor) and scale.requires_grad else number
         wide = x if x.dtype == torch.float64 else x.float()
-        steps = wide.detach() / number
-        codes = (torch.round(steps) + inputs.zero_point).clamp(inputs.minimum, inputs.maximum)
-        codes = torch.where(codes.isnan(), inputs.zero_point, codes).to(torch.int32)
-        outputs, slopes = self._response(number, x.device)
-        values = outputs[codes - inputs.minimum]
+        codes = (torch.round(wide.detach() / number) + self.zero_point).clamp(self.minimum, self.maximum)
+        codes = torch.where(codes.isnan(), self.zero_point, codes).to(torch.int32)
+        outputs, slopes = self._responses_at(scale, number, x.device)
+        values = outputs[codes - self.minimum]
         if self.out is not None:
             values = (values.to(torch.float64) - self.out.zero_point) * self.out.scale
         values = torch.where(x.isnan(), torch.nan, values.to(wide.dtype))
-        if torch.is_grad_enabled() and (x.requires_grad or isinstance(step, torch.Tensor)):
-            slope = slopes[codes - inputs.minimum].to(wide.dtype)
+        learned = isinstance(scale, torch.Tensor) and scale.requires_grad
+        if torch.is_grad_enabled() and (x.requires_grad or learned):
+            centred = codes - self.zero_point
+            slope = slopes[codes - self.minimum].to(wide.dtype)
             if exact.known(self.tables.function):
-                slope = exact.derivative(self.tables.function, ((codes - inputs.zero_point) * number).to(wide.dtype))
-            values = values + self._straight_through(wide, step, codes - inputs.zero_point, inputs, values, slope)
+                slope = exact.derivative(self.tables.function, (centred * number).to(wide.dtype))
+            values = values + self._straight_through(wide, scale.to(x.device) if learned else None, number, centred, values, slope)
         return values.to(x.dtype)
 
-    def _straight_through(self, x, step, centred, inputs: Inputs, values, slope) -> torch.Tensor:
-        """A zero that carries the gradients: of x within the codes, of the scale by eq. 3 of arXiv:1902.08153, through `slope`."""
-        number = inputs.scale
-        inside = (x.detach() / number + inputs.zero_point >= inputs.minimum - 0.5) & (x.detach() / number + inputs.zero_point <= inputs.maximum + 0.5)
+    def _straight_through(self, x, scale, number: float, centred, values, slope) -> torch.Tensor:
+        """A zero that carries the gradients: of x within the codes, of the scale by eq. 3 of arXiv:1902.08153, both times `slope`."""
+        steps = x.detach() / number
+        inside = (steps + self.zero_point >= self.minimum - 0.5) & (steps + self.zero_point <= self.maximum + 0.5)
         if self.out is not None:
             # Saturated output codes do not move with the input.
             lowest, highest = ((limit - self.out.zero_point) * self.out.scale for limit in (self.out.minimum, self.out.maximum))
             slope = torch.where((values.detach() <= lowest) | (values.detach() >= highest), 0.0, slope)
         quantised = torch.where(inside, x, 0.0)
-        if isinstance(step, torch.Tensor):
-            rate = torch.where(inside, centred - x.detach() / number, centred.to(x.dtype))
-            quantised = quantised + torch.where(x.isnan(), 0.0, rate) * (step.to(x.dtype) - step.detach().to(x.dtype))
+        if scale is not None:
+            rate = torch.where(inside, centred - steps, centred.to(x.dtype))
+            quantised = quantised + torch.where(x.isnan(), 0.0, rate) * (scale - scale.detach()).to(x.dtype)
         return (quantised - quantised.detach()) * slope
 
     def get_extra_state(self) -> torch.Tensor:
@@ -119,7 +132,8 @@ class QuantLUT(torch.nn.Module):
         from lutc.tablefile import loads
 
         self.tables = loads(bytes(state.cpu().tolist()).decode())
-        self._response_of = None
+        self._last = None
+        self._hold()
 
     def extra_repr(self) -> str:
         scale = "learned" if isinstance(self.scale, torch.Tensor) else self.scale
@@ -129,7 +143,7 @@ class QuantLUT(torch.nn.Module):
 def _number(name: str, value) -> float:
     """One positive finite number from a number or a tensor with one element."""
     if isinstance(value, torch.Tensor) and value.numel() == 1 and not value.is_complex():
-        value = value.item()
+        value = value.detach().item()
     if not isinstance(value, numbers.Real) or isinstance(value, bool) or not (math.isfinite(value) and value > 0):
         given = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else repr(value)
         raise LutcError(f"{name} is one positive finite number; given {given}")

@@ -1,0 +1,157 @@
+"""LUTLayerNorm and LUTRMSNorm: against the definition in float64, torch's special values, gradients, every positive variance."""
+
+import copy
+import math
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from handmade import cell_tables, float_tables, int_tables
+from torch.nn import functional as F
+
+from lutc.errors import LutcError
+from lutc.nn import LUTLayerNorm, LUTRMSNorm
+from lutc.table import ExponentPrologue, Table
+
+FINE = float_tables("rsqrt", 1, 4, 1000)
+LINES = float_tables("rsqrt", 1, 4, 16)
+INTS = int_tables("rsqrt", 16, range(4, 7))
+CELLS = cell_tables("rsqrt", [0.25, 1, 4], [4, 32])
+REDUCED = Table(CELLS["fp32"].body, ExponentPrologue(step=2, growth=-1))
+
+
+def root(table, v):
+    """1/sqrt(v) in float64 numpy by the table on [1, 4)."""
+    m, e = np.frexp(v)
+    half = (e - 1) // 2
+    return table(np.ldexp(m, e - 2 * half)) * np.ldexp(1.0, -half)
+
+
+def reference(table, x, weight, bias, eps, centred):
+    mean = x.mean(-1, keepdims=True) if centred else 0.0
+    deviation = x - mean
+    return deviation * root(table, np.square(deviation).mean(-1, keepdims=True) + eps) * weight + bias
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("table", [LINES["fp32"], INTS["5"], CELLS["fp32"], REDUCED], ids=["lines", "int8 table", "cells", "with its prologue"])
+def test_equals_the_definition(table, dtype):
+    generator = torch.Generator().manual_seed(0)
+    n = 65
+    x = (torch.randn(9, n, generator=generator) * torch.logspace(-2, 2, 9)[:, None]).to(dtype)
+    weight, bias = (torch.randn(n, generator=generator).to(dtype) for _ in range(2))
+    plain = Table(table.body, None, table.left, table.right, table.coefficients)
+    arguments = x.double().numpy(), weight.double().numpy()
+    layer = LUTLayerNorm(n, rsqrt=table, dtype=dtype)
+    layer.weight.data, layer.bias.data = weight, bias
+    rms = LUTRMSNorm(n, 1e-6, rsqrt=table, dtype=dtype)
+    rms.weight.data = weight
+    tolerance = {torch.float64: 1e-12, torch.float32: 1e-5}.get(dtype, 2 * torch.finfo(dtype).eps)
+    for got, want in (
+        (layer(x), reference(plain, *arguments, bias.double().numpy(), 1e-5, True)),
+        (rms(x), reference(plain, *arguments, 0.0, 1e-6, False)),
+    ):
+        assert got.dtype == dtype
+        assert (np.abs(got.detach().double().numpy() - want) <= tolerance * (1 + np.abs(want))).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_every_positive_mean_square_is_served(dtype):
+    """Rows of one element each: the mean of squares is x^2, from subnormals to the largest."""
+    tiny = {torch.float32: 1e-22, torch.float16: 6e-8, torch.bfloat16: 1e-22}[dtype]
+    large = {torch.float32: 1e19, torch.float16: 65504.0, torch.bfloat16: 1e19}[dtype]
+    x = torch.logspace(math.log10(tiny), math.log10(large), 400, dtype=torch.float64).to(dtype)[:, None]
+    got = LUTRMSNorm(1, 0.0, elementwise_affine=False, rsqrt=FINE)(x)
+    square = x.float().square()  # rounded coarsely where it is subnormal, here as in torch
+    want = x.double() / square.double().sqrt()
+    assert (got.double() / want - 1).abs().max() < 1e-3 + torch.finfo(dtype).eps
+    assert square[0] < torch.finfo(torch.float32).smallest_normal or dtype == torch.float16
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
+def test_special_values_as_torch(dtype):
+    x = torch.randn(6, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).to(dtype)
+    x[0, 1] = math.nan
+    x[1, 1] = math.inf
+    x[2] = 3.0
+    x[3] = torch.finfo(dtype).max
+    x[4] = 0.0
+    for eps in (1e-5, 0.0):
+        # torch's LayerNorm works by Welford's update; of rows that overflow in the plain formula it is asked nothing here
+        rows = [0, 1, 2, 4, 5]
+        got = LUTLayerNorm(8, eps, elementwise_affine=False, rsqrt=FINE)(x)[rows]
+        assert torch.allclose(got, F.layer_norm(x, (8,), eps=eps)[rows], atol=1e-3, rtol=1e-3, equal_nan=True)
+        assert torch.allclose(
+            LUTRMSNorm(8, eps, elementwise_affine=False, rsqrt=FINE)(x), F.rms_norm(x, (8,), eps=eps), atol=1e-3, rtol=1e-3, equal_nan=True
+        )
+
+
+@pytest.mark.parametrize(("shape", "normalized"), [((2, 3, 4), (3, 4)), ((5,), 5), ((0, 4), 4), ((3, 2, 0, 4), (4,)), ((1, 1), 1), ((2, 40000), 40000)])
+def test_shapes(shape, normalized):
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(2))
+    module = LUTLayerNorm(normalized, rsqrt=FINE)
+    with torch.no_grad():
+        assert torch.allclose(module(x), F.layer_norm(x, module.normalized_shape, module.weight, module.bias), atol=1e-3)
+
+
+def test_strided_inputs():
+    module = LUTRMSNorm(6, rsqrt=FINE, elementwise_affine=False)
+    x = torch.randn(4, 6, 5)
+    for view in (x.transpose(1, 2), x.permute(2, 0, 1), x[:1].expand(3, 6, 5).transpose(1, 2), x.transpose(1, 2)[..., ::2, :].flip(0)):
+        assert torch.equal(module(view), module(view.contiguous()))
+
+
+@pytest.mark.parametrize("centred", [True, False])
+def test_gradients(centred):
+    generator = torch.Generator().manual_seed(3)
+    x, w, b, upstream = (torch.randn(shape, dtype=torch.float64, generator=generator) for shape in ((4, 7), (7,), (7,), (4, 7)))
+    x.requires_grad_()
+    module = LUTLayerNorm(7, rsqrt=FINE, dtype=torch.float64) if centred else LUTRMSNorm(7, 1e-6, rsqrt=FINE, dtype=torch.float64)
+    module.weight.data = w.clone()
+    if centred:
+        module.bias.data = b.clone()
+    got = torch.autograd.grad(module(x), [x, *module.parameters()], upstream)
+    exact = F.layer_norm(x, (7,), module.weight, module.bias) if centred else F.rms_norm(x, (7,), module.weight, 1e-6)
+    want = torch.autograd.grad(exact, [x, *module.parameters()], upstream)
+    for one, other in zip(got, want, strict=True):
+        assert torch.allclose(one, other, rtol=1e-9, atol=1e-9)
+
+
+def test_opcheck_and_compile():
+    for module in (LUTLayerNorm(9, rsqrt=LINES), LUTRMSNorm(9, rsqrt=LINES)):
+        x = torch.randn(4, 9, requires_grad=True)
+        bias = getattr(module, "bias", None)
+        torch.library.opcheck(torch.ops.lutc.norm.default, (x, module.weight, bias, 1e-5, module.centred, module.words, module.meta))
+        assert torch.equal(torch.compile(module, fullgraph=True, backend="aot_eager")(x), module(x))
+        exported = torch.export.export(module, (x.detach(),))
+        assert torch.equal(exported.module()(x.detach()), module(x.detach()))
+
+
+def test_half_copies_pickles_and_checkpoints_keep_the_table():
+    module, x = LUTLayerNorm(8, rsqrt=LINES), torch.randn(3, 8)
+    want = module(x)
+    assert torch.equal(copy.deepcopy(module)(x), want)
+    assert torch.equal(pickle.loads(pickle.dumps(module))(x), want)
+    halved = copy.deepcopy(module).half()
+    assert torch.equal(halved.rsqrt_fast, module.rsqrt_fast)
+    other = LUTLayerNorm(8, rsqrt=FINE)
+    other.load_state_dict(module.state_dict())
+    assert torch.equal(other(x), want)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: LUTLayerNorm(8, rsqrt=float_tables("exp", -8, 0, 8)), "a table of rsqrt is needed here; 'exp' is one of exp"),
+        (lambda: LUTLayerNorm(8, rsqrt=cell_tables("rsqrt", [1, 1.5, 2], [2, 2])), r"no table in 'rsqrt' covers rsqrt on \[1, 4\)"),
+        (lambda: LUTLayerNorm(0, rsqrt=LINES), "normalized_shape is a positive number or several; given 0"),
+        (lambda: LUTRMSNorm(8, -1e-6, rsqrt=LINES), "eps is a number, not negative; given -1e-06"),
+        (lambda: LUTRMSNorm(8, math.nan, rsqrt=LINES), "eps is a number, not negative; given nan"),
+        (lambda: LUTLayerNorm(8, rsqrt=LINES)(torch.zeros(3, 7)), r"over \(8,\) takes tensors that end in this shape; given \(3, 7\)"),
+        (lambda: LUTLayerNorm(8, rsqrt=LINES)(torch.zeros(8, dtype=torch.int8)), "takes float32, float16, bfloat16 and float64 tensors; given int8"),
+    ],
+)
+def test_bad_input(make, message):
+    with pytest.raises(LutcError, match=message):
+        make()
