@@ -16,6 +16,7 @@ import numpy as np
 from lutc import formats
 from lutc.errors import LutcError
 from lutc.functions import Line
+from lutc.samples import Inputs
 
 
 def line(slope, intercept, x) -> np.ndarray:
@@ -28,8 +29,8 @@ def line(slope, intercept, x) -> np.ndarray:
 def _vector(name: str, values) -> np.ndarray:
     try:
         array = np.array(values, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise LutcError(f"{name} must be a list of numbers; given {values!r:.80}") from error
+    except (TypeError, ValueError, OverflowError) as error:
+        raise LutcError(f"{name} must be a list of numbers; given {str(values):.80}") from error
     if array.ndim != 1:
         raise LutcError(f"{name} must be a flat list of numbers; given shape {array.shape}")
     if not np.isfinite(array).all():
@@ -43,9 +44,22 @@ def _freeze(instance, **values) -> None:
         object.__setattr__(instance, name, value)
 
 
+def _is_int(value) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def _is_finite(value) -> bool:
+    """Whether it is a number that float64 holds."""
+    try:
+        return not isinstance(value, bool) and isinstance(value, (int, float, np.number)) and math.isfinite(value)
+    except OverflowError:
+        return False
+
+
 def _increasing(name: str, array: np.ndarray) -> None:
-    if array.size > 1 and not (np.diff(array) > 0).all():
-        at = int(np.argmin(np.diff(array)))
+    rising = array[1:] > array[:-1]
+    if not rising.all():
+        at = int(np.argmin(rising))
         raise LutcError(f"{name} must increase strictly; given {array[at]:g} before {array[at + 1]:g}")
 
 
@@ -68,7 +82,7 @@ class Lines:
         n = self.slopes.size
         if n < 1 or self.intercepts.size != n or self.breakpoints.size != n - 1:
             raise LutcError(
-                f"a table of n entries has n slopes, n intercepts and n - 1 breakpoints; given {n}, {self.intercepts.size} and {self.breakpoints.size}"
+                f"n entries have n slopes, n intercepts and n - 1 breakpoints; given {n}, {self.intercepts.size} and {self.breakpoints.size}"
             )
         _increasing("breakpoints", self.breakpoints)
 
@@ -89,7 +103,7 @@ class Lines:
 def without_empty_segments(breakpoints, slopes, intercepts) -> Lines:
     """Lines of ascending breakpoints that may repeat: between equal breakpoints no x lies, so that segment is dropped."""
     points = np.asarray(breakpoints, np.float64)
-    keep = np.append(np.ones(min(points.size, 1), bool), np.diff(points) != 0)
+    keep = np.append(np.ones(min(points.size, 1), bool), points[1:] != points[:-1])
     segments = np.append(True, np.append(keep[1:], np.ones(min(points.size, 1), bool)))
     return Lines(points[keep], np.asarray(slopes, np.float64)[segments], np.asarray(intercepts, np.float64)[segments])
 
@@ -133,7 +147,7 @@ class Cells(_Knots):
     def __post_init__(self):
         _freeze(self, cut_points=_vector("cut_points", self.cut_points), values=_vector("values", self.values))
         pieces = tuple(self.pieces)
-        if not all(isinstance(p, (int, np.integer)) and not isinstance(p, bool) and p > 0 and p & (p - 1) == 0 for p in pieces):
+        if not all(_is_int(p) and p > 0 and p & (p - 1) == 0 for p in pieces):
             raise LutcError(f"pieces must be powers of two (1, 2, 4, ...), one per interval; given {list(pieces)!r:.80}")
         _freeze(self, pieces=tuple(int(p) for p in pieces))
         if self.cut_points.size < 2 or len(self.pieces) != self.cut_points.size - 1:
@@ -141,14 +155,15 @@ class Cells(_Knots):
         if self.values.size != sum(self.pieces) + 1:
             raise LutcError(f"{sum(self.pieces)} pieces have {sum(self.pieces) + 1} values; given {self.values.size}")
         _increasing("cut_points", self.cut_points)
-        _increasing("piece edges in float32", self.edges)
+        _increasing("piece edges in float32", _vector("piece edges in float32", self.edges))
 
     @functools.cached_property
     def edges(self) -> np.ndarray:
         """All piece edges (sum(pieces) + 1), float64 holding float32 values."""
         cuts = self.cut_points
         parts = [cuts[i] + np.arange(p) * (cuts[i + 1] - cuts[i]) / p for i, p in enumerate(self.pieces)]
-        edges = np.append(np.concatenate(parts), cuts[-1]).astype(np.float32).astype(np.float64)
+        with np.errstate(over="ignore"):  # an edge beyond float32 is infinite, and refused
+            edges = np.append(np.concatenate(parts), cuts[-1]).astype(np.float32).astype(np.float64)
         edges.setflags(write=False)
         return edges
 
@@ -174,7 +189,7 @@ class Exponents(_Knots):
     def __post_init__(self):
         fmt = self._format
         fields = (1 << fmt.exponent_bits) - 1
-        bits = tuple(int(b) if isinstance(b, (int, np.integer)) and not isinstance(b, bool) else None for b in self.mantissa_bits)
+        bits = tuple(int(b) if _is_int(b) else None for b in self.mantissa_bits)
         _freeze(self, mantissa_bits=bits, values=_vector("values", self.values))
         if len(bits) != 2 * fields or any(b is None or not self.OUTSIDE <= b <= fmt.mantissa_bits for b in bits):
             wanted = f"mantissa bits (-2 to {fmt.mantissa_bits}) for 2 x {fields} binades"
@@ -242,6 +257,7 @@ class Direct:
 
     def __post_init__(self):
         _freeze(self, values=_vector("values", self.values))
+        Inputs(self.bits, self.scale, self.zero_point)  # checks them
         if self.values.size != 1 << self.bits:
             raise LutcError(f"a direct table over {self.bits} bits has {1 << self.bits} values; given {self.values.size}")
 
@@ -250,9 +266,8 @@ class Direct:
         return self.values.size
 
     def segment(self, x) -> np.ndarray:
-        half = 1 << (self.bits - 1)
-        q = np.rint(np.asarray(x, np.float64) / self.scale) + self.zero_point
-        return (np.clip(np.nan_to_num(q, nan=0.0, posinf=half, neginf=-half), -half, half - 1) + half).astype(np.int64)
+        inputs = Inputs(self.bits, self.scale, self.zero_point)
+        return inputs.quantise(x) - inputs.minimum
 
     def __call__(self, x) -> np.ndarray:
         x = np.asarray(x, np.float64)
@@ -296,8 +311,9 @@ class ExponentPrologue:
     kind = "exponent"
 
     def __post_init__(self):
-        if self.step not in (1, 2) or self.growth not in (-2, -1, 0, 1, 2) or not math.isfinite(self.offset):
-            raise LutcError(f"prologue exponent takes step 1 or 2, growth -2..2 and a finite offset; given {self}")
+        whole = _is_int(self.step) and _is_int(self.growth) and isinstance(self.odd, bool)
+        if not whole or self.step not in (1, 2) or not -2 <= self.growth <= 2 or not _is_finite(self.offset):
+            raise LutcError(f"prologue exponent takes step 1 or 2, growth -2..2, a finite offset and odd true or false; given {str(self):.120}")
 
     def __call__(self, body, x) -> np.ndarray:
         x = np.asarray(x, np.float64)
@@ -325,8 +341,8 @@ class PeriodPrologue:
     kind = "period"
 
     def __post_init__(self):
-        if not (math.isfinite(self.period) and self.period > 0) or self.growth not in (0, 1):
-            raise LutcError(f"prologue period takes a positive period and growth 0 or 1; given {self}")
+        if not (_is_finite(self.period) and self.period > 0) or not _is_int(self.growth) or self.growth not in (0, 1):
+            raise LutcError(f"prologue period takes a positive period and growth 0 or 1; given {str(self):.120}")
 
     def __call__(self, body, x) -> np.ndarray:
         x = np.asarray(x, np.float64)
@@ -358,6 +374,11 @@ class Table:
     coefficients: str = field(default="fp32")
 
     def __post_init__(self):
+        for tail, side in ((self.left, "left"), (self.right, "right")):
+            if tail is not None and not (_is_finite(tail.slope) and _is_finite(tail.intercept)):
+                raise LutcError(f"the {side} tail is a line with a finite slope and intercept; given {str(tail):.120}")
+            if tail is not None and isinstance(self.body, Direct):
+                raise LutcError(f"a direct table has a value for every code and no {side} tail; given {tail}")
         if isinstance(self.body, Lines):
             for tail, end, side in ((self.left, 0, "left"), (self.right, -1, "right")):
                 entry = Line(float(self.body.slopes[end]), float(self.body.intercepts[end]))
@@ -375,11 +396,10 @@ class Table:
         value = self.body(x)
         if isinstance(self.body, Lines):
             return value
-        cuts = getattr(self.body, "cut_points", None)
         if self.left is not None:
-            value = np.where(x < cuts[0], line(self.left.slope, self.left.intercept, x), value)
+            value = np.where(x < self.body.cut_points[0], line(self.left.slope, self.left.intercept, x), value)
         if self.right is not None:
-            value = np.where(x >= cuts[-1], line(self.right.slope, self.right.intercept, x), value)
+            value = np.where(x >= self.body.cut_points[-1], line(self.right.slope, self.right.intercept, x), value)
         return value
 
     def __call__(self, x) -> np.ndarray:
