@@ -32,7 +32,7 @@ _EXPORTS = {
     "sweep": "lutc.taylor.sweep",
     "account": "lutc.taylor.account",
 }
-__all__ = sorted(_EXPORTS)
+__all__ = list(_EXPORTS)
 
 
 def __getattr__(name: str):

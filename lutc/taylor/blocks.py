@@ -52,13 +52,15 @@ def find_blocks(model: nn.Module, patterns: str | Iterable[str] | None = None) -
         for pattern in DEFAULT_PATTERNS:
             if found := _match(model, pattern):
                 return found
-        raise LutcError(f"no MLP found in {type(model).__name__} under the usual names ({', '.join(DEFAULT_PATTERNS)}); give a pattern such as 'layers.*.mlp'")
+        usual = ", ".join(DEFAULT_PATTERNS)
+        raise LutcError(f"no MLP found in {type(model).__name__} under the usual names ({usual}); give a pattern such as 'layers.*.mlp'")
     blocks: dict[str, Block] = {}
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         found = _match(model, pattern)
         if not found:
             names = [name for name, _ in model.named_modules() if name]
-            raise LutcError(f"no module of {type(model).__name__} matches {pattern!r}; its modules are {', '.join(names[:12])}{', ...' if len(names) > 12 else ''}")
+            known = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
+            raise LutcError(f"no module of {type(model).__name__} matches {pattern!r}; its modules are {known}")
         blocks.update((block.name, block) for block in found)
     return list(blocks.values())
 
@@ -96,7 +98,8 @@ def check_block(block: Block, rows: Tensor) -> Tensor:
         try:
             first = block(rows)
         except (TypeError, RuntimeError) as error:
-            raise LutcError(f"{block.name} does not run on one tensor of shape {list(rows.shape)}: {str(error).splitlines()[0]}; name a module that maps one tensor to one") from error
+            why = str(error).splitlines()[0]
+            raise LutcError(f"{block.name} does not run on one tensor of shape {list(rows.shape)}: {why}; name a module of one tensor") from error
         if not isinstance(first, Tensor) or first.shape[:-1] != rows.shape[:-1]:
             what = f"shape {list(first.shape)}" if isinstance(first, Tensor) else type(first).__name__
             raise LutcError(f"{block.name} maps a tensor of shape {list(rows.shape)} to {what}; a block must map [..., d] to one tensor [..., d_out]")
@@ -169,4 +172,6 @@ def _check_widths(block: Block, mlp: nn.Module) -> None:
     if linears and None not in wanted:
         given = (linears[0].in_features, linears[-1].out_features)
         if given != wanted:
-            raise LutcError(f"{block.name} maps {given[0]} to {given[1]} features, its replacement {wanted[0]} to {wanted[1]}; load the table that was fitted to this block")
+            raise LutcError(
+                f"{block.name} maps {given[0]} to {given[1]} features, its replacement {wanted[0]} to {wanted[1]}; load the right table"
+            )

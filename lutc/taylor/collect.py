@@ -127,10 +127,11 @@ class _Catcher:
             x, rows = x.reshape(-1, x.shape[-1]), rows.reshape(-1)
             if not torch.isfinite(x).all():
                 bad = int((~torch.isfinite(x)).any(1).sum())
-                raise LutcError(f"{bad} of {len(x)} inputs of {block.name} in batch {number} are NaN or infinite; check the model and its data, padding included")
+                raise LutcError(f"{bad} of {len(x)} inputs of {block.name} in batch {number} are NaN or infinite; check the model and its data")
             result[block.name] = x.cpu()
             if result.setdefault(DOCUMENTS, rows.cpu() + document).shape[0] != len(x):
-                raise LutcError(f"{block.name} sees {len(x)} samples where another block sees {len(result[DOCUMENTS])}; collect them into folders of their own")
+                other = len(result[DOCUMENTS])
+                raise LutcError(f"{block.name} sees {len(x)} samples where another block sees {other}; collect them into folders of their own")
         return result
 
 

@@ -7,6 +7,7 @@ The diagonal takes d second-order Jacobian-vector products per centre, as many a
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from torch.func import jacfwd, jvp, vmap
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lutc.errors import LutcError
+from lutc.taylor.forward_ad import WrittenOut
 
 # A full Hessian is there to check the diagonal; past this many entries per centre it is refused.
 HESSIAN_LIMIT = 1 << 22
@@ -50,7 +52,9 @@ def expand(function: Callable[[Tensor], Tensor], centres: Tensor, order: int = 1
     jacobians = centres.new_empty(k, o, d)
     hessians = centres.new_empty(k, o, d) if order == 2 else None
     basis = torch.eye(d, dtype=centres.dtype, device=centres.device)
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings(), WrittenOut():
+        # On first use torch.func imports torch's own deprecated TorchScript decompositions, which say so.
+        warnings.simplefilter("ignore", DeprecationWarning)
         for index, centre in enumerate(centres):
             for start in range(0, d, rows):
                 chosen = slice(start, start + rows)
@@ -60,7 +64,7 @@ def expand(function: Callable[[Tensor], Tensor], centres: Tensor, order: int = 1
     result = Expansion(values, jacobians, hessians)
     for what, tensor in (("value", values), ("Jacobian", jacobians), ("Hessian", hessians)):
         if tensor is not None and not torch.isfinite(tensor).all():
-            raise LutcError(f"the {what} is not finite at some centre; the block overflows or has no derivative there: check its weights and the collected inputs")
+            raise LutcError(f"the {what} is not finite at some centre: the block overflows or has no derivative there; check its weights and inputs")
     return result
 
 
@@ -71,8 +75,11 @@ def hessian(function: Callable[[Tensor], Tensor], centres: Tensor) -> Tensor:
         o = function(centres[:1]).shape[-1]
     if d * d * o > HESSIAN_LIMIT:
         size = d * d * o * centres.element_size()
-        raise LutcError(f"the full Hessian of a {d} to {o} block takes {format_bytes(size)} per centre; it is limited to {HESSIAN_LIMIT} entries: use order 2, the diagonal")
-    with torch.no_grad():
+        raise LutcError(
+            f"the full Hessian of a {d} to {o} block takes {format_bytes(size)} per centre, over {HESSIAN_LIMIT} entries: use order 2, the diagonal"
+        )
+    with torch.no_grad(), warnings.catch_warnings(), WrittenOut():
+        warnings.simplefilter("ignore", DeprecationWarning)
         return torch.stack([jacfwd(jacfwd(function))(centre) for centre in centres])
 
 

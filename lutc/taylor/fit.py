@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from dataclasses import replace as changed
 
@@ -55,12 +55,13 @@ class Settings:
 class Samples:
     """Pairs of inputs and targets of one block, in chunks; a tenth of the documents is held out.
 
-    `inputs` are collected `Inputs` or a tensor [n, d] (each tenth row is then held out). `target(x, y, start)` may put another target in the
-    place of the block's own output y; start is the number of the first row among the rows of this kind.
+    `inputs` are collected `Inputs` or a tensor [n, d] (each tenth row is then held out). The target is the block's output F(x). With `exact`,
+    the inputs that the unchanged model has at the same places, it is F(x_exact) + x_exact - x: what makes the sum x + F(x), the residual
+    stream of a post-norm transformer, right again after the errors of earlier layers.
     """
 
-    def __init__(self, block: Block, inputs: Inputs | Tensor, target: Callable[[Tensor, Tensor, int, bool], Tensor] | None = None):
-        self.block, self.inputs, self.target = block, inputs, target
+    def __init__(self, block: Block, inputs: Inputs | Tensor, exact: Inputs | None = None):
+        self.block, self.inputs, self.exact = block, inputs, exact
 
     def inputs_only(self, held_out: bool) -> Iterator[Tensor]:
         if isinstance(self.inputs, Inputs):
@@ -70,12 +71,16 @@ class Samples:
             yield from self.inputs[rows == held_out].float().split(CHUNK)
 
     def pairs(self, held_out: bool) -> Iterator[tuple[Tensor, Tensor]]:
-        start = 0
         with evaluation_mode(self.block), torch.no_grad():
-            for x in self.inputs_only(held_out):
-                y = torch.cat([self.block(part) for part in x.split(4096)]).float()
-                yield x, y if self.target is None else self.target(x, y, start, held_out)
-                start += len(x)
+            if self.exact is None:
+                for x in self.inputs_only(held_out):
+                    yield x, self._output(x)
+                return
+            for x, exact in aligned(self.inputs_only(held_out), self.exact.chunks(self.block.name, held_out, CHUNK)):
+                yield x, self._output(exact) + exact - x
+
+    def _output(self, x: Tensor) -> Tensor:
+        return torch.cat([self.block(part) for part in x.split(4096)]).float()
 
     def sample(self, count: int) -> Tensor:
         if isinstance(self.inputs, Inputs):
@@ -84,19 +89,43 @@ class Samples:
         return x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:count]]
 
 
-def fit(block: Block | nn.Module, inputs: Inputs | Tensor, settings: Settings = Settings(), *, centres: Tensor | None = None, target=None) -> TaylorTable:
+def aligned(first: Iterator[Tensor], second: Iterator[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    """The same rows of two streams whose chunks end at different places; LutcError where one is longer."""
+    a = b = None
+    while True:
+        a = next(first, None) if a is None or not len(a) else a
+        b = next(second, None) if b is None or not len(b) else b
+        if a is None and b is None:
+            return
+        if a is None or b is None:
+            raise LutcError("the exact inputs and the inputs of the replaced model differ in number; collect both from the same batches")
+        rows = min(len(a), len(b))
+        yield a[:rows], b[:rows]
+        a, b = a[rows:], b[rows:]
+
+
+def fit(
+    block: Block | nn.Module,
+    inputs: Inputs | Tensor,
+    settings: Settings | None = None,
+    *,
+    centres: Tensor | None = None,
+    exact: Inputs | None = None,
+) -> TaylorTable:
     """Compile `block` on the inputs it really sees; returns a table in `settings.format` with its certificate in `info`.
 
     `inputs` holds the block's samples (float32, any number; memory stays fixed) or is a tensor [n, d]. `centres` [k, d] replaces K-means
-    (from `OnlineKMeans`, say). Raises LutcError for blocks that are no function of one row, too few or non-finite samples, too little memory.
+    (from `OnlineKMeans`, say). `exact` is explained at `Samples`; `fit_sequential` gives it. Raises LutcError for blocks that are no
+    function of one row, too few or non-finite samples, too little memory.
     """
     if isinstance(block, nn.Module):
         block = Block("block", ("",), (block,))
+    settings = settings or Settings()
     settings = settings if centres is None else changed(settings, k=len(centres))
-    samples = Samples(block, inputs, target)
+    samples = Samples(block, inputs, exact)
     parameter = next(block.as_module.parameters(), torch.zeros(0))
     if parameter.dtype != torch.float32 or parameter.device.type != "cpu":
-        raise LutcError(f"{block.name} has {parameter.dtype} weights on {parameter.device}; it is fitted in float32 on the CPU: call .float().cpu() first")
+        raise LutcError(f"{block.name} has {parameter.dtype} weights on {parameter.device}; it is fitted in float32 on the CPU: call .float().cpu()")
     points = samples.sample(max(SAMPLES_LEAST, SAMPLES_PER_CENTRE * settings.k))
     check_samples(points, settings.k)
     check_block(block, points[:8])

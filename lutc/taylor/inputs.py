@@ -81,7 +81,8 @@ class Inputs:
     def _shape(self, shard: Path) -> list[int]:
         with _open(shard) as file:
             if set(file.keys()) != {*self.blocks, DOCUMENTS}:
-                raise LutcError(f"{shard} does not belong to {self.folder / 'inputs.json'}: it holds {', '.join(sorted(file.keys()))}; collect again into an empty folder")
+                held = ", ".join(sorted(file.keys()))
+                raise LutcError(f"{shard} does not belong to {self.folder / 'inputs.json'}: it holds {held}; collect again into an empty folder")
             return file.get_slice(next(iter(self.blocks))).get_shape()
 
 
@@ -95,7 +96,8 @@ class Writer:
         if (self.folder / "inputs.json").exists():
             found = _read_header(self.folder)
             if found != self.header:
-                raise LutcError(f"{self.folder} holds inputs collected otherwise ({_difference(found, self.header)}); give the same settings to resume, or an empty folder")
+                how = _difference(found, self.header)
+                raise LutcError(f"{self.folder} holds inputs collected otherwise ({how}); give the same settings to resume, or an empty folder")
         else:
             atomic_write(self.folder / "inputs.json", json.dumps(self.header, indent=1, allow_nan=False))
         shards = sorted(self.folder.glob("shard-*.safetensors"))

@@ -24,9 +24,19 @@ class OnlineKMeans:
     `partial_fit(x)` takes chunks [n, d] of any size; `centres` is [k, d] and `assign(x)` gives the nearest.
     """
 
-    def __init__(self, k: int, *, threshold: float | None = None, least_rate: float = 1e-4, probability: float = 0.1, half_life: int = 100_000, seed: int = 0):
+    def __init__(
+        self,
+        k: int,
+        *,
+        threshold: float | None = None,
+        least_rate: float = 1e-4,
+        probability: float = 0.1,
+        half_life: int = 100_000,
+        seed: int = 0,
+    ):
         if k < 1 or not 0 < least_rate <= 1 or not 0 <= probability <= 1 or half_life < 1:
-            raise LutcError(f"k = {k}, least_rate = {least_rate}, probability = {probability}, half_life = {half_life}: give k >= 1, a rate in (0, 1], a probability in [0, 1], a half-life >= 1")
+            given = f"k = {k}, least_rate = {least_rate}, probability = {probability}, half_life = {half_life}"
+            raise LutcError(f"{given}: give k >= 1, a rate in (0, 1], a probability in [0, 1], a half-life >= 1")
         self.k, self.threshold = k, threshold
         self.least_rate, self.probability, self.half_life = least_rate, probability, half_life
         self.seen = 0

@@ -35,7 +35,7 @@ def find_radii(table: TaylorTable, samples, share: float) -> Tensor:
         ratios.append(square.sqrt() / typical[owner])
     ratio = torch.cat(ratios) if ratios else torch.empty(0)
     if len(ratio) < _LEAST:
-        raise LutcError(f"{len(ratio)} held-out samples cannot calibrate a fallback; collect more documents (every tenth is held out) or leave fallback at 0")
+        raise LutcError(f"{len(ratio)} held-out samples cannot calibrate a fallback; collect more (a tenth of the documents is held out)")
     factor = ratio.kthvalue(max(1, round(len(ratio) * (1 - share)))).values
     return (factor * typical).float()
 

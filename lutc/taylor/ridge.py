@@ -26,7 +26,10 @@ class Moments:
     def __init__(self, k: int, p: int, o: int, memory: int):
         size = 8 * k * p * (p + o)
         if size > memory:
-            raise LutcError(f"the ridge's sums for {k} centres need {format_bytes(size)}, but {format_bytes(memory)} are given; give more memory, fewer centres (k), order 1 or fit='taylor'")
+            raise LutcError(
+                f"the ridge's sums for {k} centres need {format_bytes(size)}, but {format_bytes(memory)} are given; "
+                "give more memory, fewer centres (k), order 1 or fit='taylor'"
+            )
         self.a = torch.zeros(k, p, p, dtype=torch.float64)
         self.b = torch.zeros(k, p, o, dtype=torch.float64)
         self.r = torch.zeros(k, dtype=torch.float64)

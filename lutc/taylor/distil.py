@@ -1,0 +1,108 @@
+"""Fine-tuning replaced blocks together, so that the whole model gives what the exact one gives."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from lutc.errors import LutcError
+from lutc.taylor.blocks import find_blocks, replace, restore
+
+_WARM_UP = 20
+
+
+def distil(
+    model: nn.Module,
+    mlps: Mapping[str, nn.Module],
+    batches: Iterable[Mapping[str, Tensor]],
+    *,
+    loss: Callable[[object, object, Mapping[str, Tensor]], Tensor] | None = None,
+    rate: float = 3e-4,
+    steps: int | None = None,
+    hidden: float = 0.3,
+    mask: str = "attention_mask",
+    report: Callable[[int, float], None] | None = None,
+) -> list[float]:
+    """Train the slopes and biases of `mlps` (block name -> TaylorMLP) in place; returns the loss of each step. The model is exact again afterwards.
+
+    The teacher is the model with its exact blocks, the student the same model with `mlps` in their place; the student's other weights and
+    the exact MLPs of a fallback stay as they are. Per step: `loss(student_output, teacher_output, batch)` (default: the relative squared error
+    of the first tensor) plus `hidden` times the relative squared errors at the outputs of the layers that hold the blocks.
+    Adam with a linear warm-up and a cosine to 0 over `steps` (default: one pass). Raises LutcError where no slope can be trained (int8).
+    """
+    batches = list(batches)
+    steps = len(batches) if steps is None else steps
+    parameters = [parameter for mlp in mlps.values() for name, parameter in mlp.named_parameters() if not name.startswith("exact.")]
+    parameters = [parameter for parameter in parameters if parameter.requires_grad and parameter.dtype == torch.float32]
+    if not batches or not any(parameter.ndim == 3 for parameter in parameters):
+        raise LutcError("nothing to train: give at least one batch, and tables stored in fp32 (store them in another format afterwards)")
+    frozen = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    layers = [model.get_submodule(_layer(find_blocks(model, name)[0].paths[0], name)) for name in mlps]
+    optimiser = torch.optim.Adam(parameters, lr=rate, betas=(0.9, 0.98))
+    losses = []
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    try:
+        for step in _progress(steps):
+            batch = batches[step % len(batches)]
+            with torch.no_grad():
+                wanted, wanted_layers = _run(model, layers, batch)
+            replace(model, mlps)
+            try:
+                given, given_layers = _run(model, layers, batch)
+            finally:
+                restore(model)
+            rows = batch.get(mask) if isinstance(batch, Mapping) else None
+            total = relative_error(_first(given), _first(wanted), rows) if loss is None else loss(given, wanted, batch)
+            losses.append(float(total.detach()))
+            total = total + hidden * sum(relative_error(a, b, rows) for a, b in zip(given_layers, wanted_layers))
+            for group in optimiser.param_groups:
+                group["lr"] = rate * min(1, (step + 1) / _WARM_UP) * (1 + math.cos(math.pi * step / steps)) / 2
+            optimiser.zero_grad()
+            total.backward()
+            optimiser.step()
+            if report is not None:
+                report(step, losses[-1])
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+    return losses
+
+
+def relative_error(given: Tensor, wanted: Tensor, mask: Tensor | None = None) -> Tensor:
+    """sum |given - wanted|^2 / sum |wanted|^2 over the positions where `mask` (of the leading dimensions) is not 0."""
+    error, size = (given - wanted).square().sum(-1), wanted.square().sum(-1)
+    if mask is not None and mask.shape == error.shape:
+        error, size = error * mask, size * mask
+    return error.sum() / size.sum().clamp_min(1e-30)
+
+
+def _run(model: nn.Module, layers: list[nn.Module], batch) -> tuple[object, list[Tensor]]:
+    """The model's output and, in order, those of its `layers`."""
+    seen: dict[int, Tensor] = {}
+    hooks = [layer.register_forward_hook(lambda module, _, output, i=i: seen.__setitem__(i, _first(output))) for i, layer in enumerate(layers)]
+    try:
+        output = model(**batch) if isinstance(batch, Mapping) else model(*batch) if isinstance(batch, tuple | list) else model(batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return output, [seen[i] for i in range(len(layers))]
+
+
+def _first(output) -> Tensor:
+    return output if isinstance(output, Tensor) else output[0]
+
+
+def _layer(path: str, name: str) -> str:
+    """The module that holds a block: the chain's parent, or what the block's module lies in."""
+    return name.partition(":")[0] if ":" in name else path.rpartition(".")[0]
+
+
+def _progress(steps: int):
+    from tqdm import tqdm
+
+    return tqdm(range(steps), desc="distil", unit=" steps", disable=not sys.stderr.isatty())

@@ -1,0 +1,134 @@
+"""The two operations of a compiled MLP as torch operators: routing, and the product of each row with its own centre's matrix.
+
+Opaque to torch.compile (no graph breaks), differentiable where that has a meaning: the product in its rows, slopes and bias; routing is
+piecewise constant. CPU: numba for small batches, else rows sorted by centre and one matrix product per centre. CUDA: Triton.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lutc.errors import LutcError
+from lutc.taylor import cpu
+
+
+def _route(x: Tensor, centres: Tensor, half_norms: Tensor) -> Tensor:
+    if len(centres) == 1:
+        return torch.zeros(len(x), dtype=torch.int64, device=x.device)
+    if x.is_cuda:
+        from lutc.kernels.taylor_route import route
+
+        return route(x, centres, half_norms)
+    if len(x) <= cpu.SMALL_BATCH:
+        return cpu.route(x.contiguous(), centres, half_norms)
+    return torch.addmm(half_norms.neg(), x, centres.T).argmax(1)
+
+
+def _grouped_linear(z: Tensor, owner: Tensor, slopes: Tensor, scales: Tensor | None, bias: Tensor) -> Tensor:
+    if z.is_cuda:
+        from lutc.kernels.taylor_product import product
+
+        return product(z, owner, slopes, scales, bias)
+    if len(z) <= cpu.SMALL_BATCH:
+        return cpu.product(z.contiguous(), owner, slopes.contiguous(), scales, bias)
+    if len(slopes) == 1:
+        return torch.addmm(bias[0], z, real(slopes[0], None if scales is None else scales[0]).T)
+    sequence = torch.argsort(owner)
+    counts = torch.bincount(owner, minlength=len(slopes)).tolist()
+    rows = z.index_select(0, sequence)
+    y = z.new_empty(len(z), slopes.shape[1])
+    start = 0
+    for index, count in enumerate(counts):
+        if count:
+            matrix = real(slopes[index], None if scales is None else scales[index])
+            torch.addmm(bias[index], rows[start : start + count], matrix.T, out=y[start : start + count])
+            start += count
+    result = torch.empty_like(y)
+    result[sequence] = y
+    return result
+
+
+def real(slopes: Tensor, scales: Tensor | None) -> Tensor:
+    """Slopes [..., o, p] of any storage format as float32; `scales` [..., o] belong to int8."""
+    slopes = slopes.float()
+    return slopes if scales is None else slopes * scales[..., None]
+
+
+@torch.library.custom_op("lutc::taylor_route", mutates_args=())
+def route(x: Tensor, centres: Tensor, half_norms: Tensor) -> Tensor:
+    """Nearest centre of each row: x [n, d], centres [k, d], half_norms [k] = |c|^2 / 2, all float32 -> int64 [n]; first on a tie.
+
+    The index of a row with NaN is any valid index.
+    """
+    return _route(x, centres, half_norms)
+
+
+@route.register_fake
+def _(x, centres, half_norms):
+    return x.new_empty(len(x), dtype=torch.int64)
+
+
+@torch.library.custom_op("lutc::grouped_linear", mutates_args=())
+def grouped_linear(z: Tensor, owner: Tensor, slopes: Tensor, scales: Tensor | None, bias: Tensor) -> Tensor:
+    """y[n] = bias[a] + slopes[a] @ z[n] with a = owner[n]: z [n, p] float32, owner int64 [n], slopes [k, o, p], bias [k, o] -> [n, o] float32.
+
+    slopes are float32, float16, bfloat16, or int8 with `scales` [k, o] float32; sums are float32.
+    """
+    return _grouped_linear(z, owner, slopes, scales, bias)
+
+
+@grouped_linear.register_fake
+def _(z, owner, slopes, scales, bias):
+    return z.new_empty(len(z), slopes.shape[1])
+
+
+def _keep(ctx, inputs, output):
+    ctx.save_for_backward(*inputs)
+
+
+def _backward(ctx, gradient: Tensor):
+    z, owner, slopes, scales, bias = ctx.saved_tensors
+    gradient = gradient.contiguous()
+    to_z = to_slopes = to_bias = None
+    if ctx.needs_input_grad[0]:
+        # The transposed product, with the scales moved to its input side.
+        scaled = gradient if scales is None else gradient * scales[owner]
+        to_z = grouped_linear(scaled, owner, slopes.transpose(1, 2), _ones_like_scales(scales, slopes), bias.new_zeros(len(bias), z.shape[1]))
+    if ctx.needs_input_grad[2]:
+        to_slopes = _slope_gradient(z, owner, gradient, len(slopes)).to(slopes.dtype)
+    if ctx.needs_input_grad[4]:
+        to_bias = torch.zeros_like(bias).index_add_(0, owner, gradient)
+    return to_z, None, to_slopes, None, to_bias
+
+
+def _ones_like_scales(scales: Tensor | None, slopes: Tensor) -> Tensor | None:
+    return None if scales is None else scales.new_ones(len(slopes), slopes.shape[2])
+
+
+@torch.library.custom_op("lutc::slope_gradient", mutates_args=())
+def _slope_gradient(z: Tensor, owner: Tensor, gradient: Tensor, k: int) -> Tensor:
+    """sum over the rows of each centre of gradient[n] z[n]^T: [k, o, p] float32."""
+    sequence = torch.argsort(owner)
+    counts = torch.bincount(owner, minlength=k).tolist()
+    result = z.new_zeros(k, gradient.shape[1], z.shape[1])
+    for index, rows in enumerate(sequence.split(counts)):
+        if len(rows):
+            torch.mm(gradient[rows].T, z[rows], out=result[index])
+    return result
+
+
+@_slope_gradient.register_fake
+def _(z, owner, gradient, k):
+    return z.new_empty(k, gradient.shape[1], z.shape[1])
+
+
+grouped_linear.register_autograd(_backward, setup_context=_keep)
+
+
+def check_device(x: Tensor, centres: Tensor) -> None:
+    """LutcError where an input and a table are on different devices, or on one without kernels."""
+    if x.device != centres.device:
+        raise LutcError(f"the input is on {x.device}, the table on {centres.device}; move one of them with .to(device)")
+    if x.device.type not in ("cpu", "cuda"):
+        raise LutcError(f"there are no kernels for {x.device.type}; use cpu or cuda")
