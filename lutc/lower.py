@@ -163,7 +163,8 @@ def _uniform(lines: Segments, common: dict):
     if bits is None:
         return None
     grid = (before * 2.0**bits).astype(np.int64)
-    first, last = (int(grid[0]) - 1, int(grid[-1])) if grid.size else (0, 0)
+    # The cells reach at least to the one left of 0, which is where a GPU's conversion puts a NaN.
+    first, last = (min(int(grid[0]) - 1, -1), max(int(grid[-1]), -1)) if grid.size else (-1, -1)
     if last - first + 1 > MAX_CELLS:
         return None
     segment = np.searchsorted(grid, np.arange(first, last + 1), side="right")
@@ -193,8 +194,8 @@ def _cells(lines: Segments, common: dict):
             ends.append(lines.index(far if sign > 0 else -near))
         start, end = np.concatenate(starts), np.concatenate(ends)
         if (end - start <= 1).all():
-            threshold = np.where(end > start, np.append(cuts, np.nan)[start], np.nan).astype(np.float32)
-            return plans.Cells(shift=shift, first=first, last=last, thresholds=threshold, base=start.astype(np.int32), **common)
+            threshold = np.where(end > start, np.append(cuts, np.nan)[start], -np.inf).astype(np.float32)
+            return plans.Cells(shift=shift, first=first, last=last, thresholds=threshold, base=(end - 1).astype(np.int32), **common)
     return None
 
 

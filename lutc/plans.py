@@ -133,7 +133,10 @@ class Cells(_Linear):
     """Cells by sign and top bits of float32, at most one threshold in each.
 
     key = magnitude bits >> shift, clamped to [first, last]; `last` is (of positive, of negative) x. cell = key - first, behind the positive
-    cells for x with a set sign bit. segment = base[cell] + (x >= thresholds[cell]).
+    cells for x with a set sign bit. segment = base[cell] + (x >= thresholds[cell]); a threshold of -inf is one below every x.
+
+    In `words()` the lines stand from right to left, the leftmost twice, and a cell holds the place of its rightmost line: place + (x < threshold),
+    which a GPU has from the sign of x - threshold. For this a threshold of 0 is stored as -0: -0 - -0 is +0.
     """
 
     shift: int
@@ -156,8 +159,10 @@ class Cells(_Linear):
         return KIND_CODES[self.kind], self.flags, self.slopes.size, self.shift, self.first, *self.last
 
     def words(self) -> np.ndarray:
-        cells = np.stack([self.thresholds.astype(np.float32).view(np.int32), self.base.astype(np.int32)], axis=-1)
-        return _words(_pairs(self.slopes, self.intercepts), cells)
+        thresholds = np.where(self.thresholds == 0, -0.0, self.thresholds).astype(np.float32)
+        rightmost = self.base + 1
+        lines = _pairs(np.append(self.slopes[::-1], self.slopes[0]), np.append(self.intercepts[::-1], self.intercepts[0]))
+        return _words(lines, np.stack([thresholds.view(np.int32), (self.slopes.size - 1 - rightmost).astype(np.int32)], axis=-1))
 
 
 def edge(key: int, shift: int) -> float:

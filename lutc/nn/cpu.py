@@ -112,7 +112,7 @@ def _uniform(x, out, words, low, high, slope_only, cells, bits, first):
 
 @compiled
 def _cells(x, out, words, low, high, slope_only, segments, shift, first, smallest, largest_positive, largest_negative):
-    plan, cells = words.view(np.float32), words[2 * segments :]
+    plan, cells = words.view(np.float32), words[2 * segments + 2 :]
     thresholds, shift, raw = cells.view(np.float32), np.int32(shift), x.view(np.int32)
     first, behind = np.int32(first), np.int32((_key(largest_positive) >> shift) - first + 1)
     for i in range(x.size):
@@ -123,7 +123,7 @@ def _cells(x, out, words, low, high, slope_only, segments, shift, first, smalles
         magnitude = magnitude if magnitude > smallest else smallest
         key = _key(magnitude) >> shift
         cell = np.int32(2) * np.int32(key - first + (behind if raw[i] < np.int32(0) else np.int32(0)))
-        pair = np.int32(2) * np.int32(cells[cell + 1] + np.int32(v >= thresholds[cell]))
+        pair = np.int32(2) * np.int32(cells[cell + 1] + np.int32(v < thresholds[cell]))
         out[i] = _line(plan[pair], plan[pair + 1], v, slope_only)
 
 

@@ -1,0 +1,109 @@
+"""Count the instructions that a GPU would issue per element, from Triton's disassembly; no GPU is needed.
+
+    python benchmarks/kernel_instructions.py
+
+Compiles the elementwise kernels ahead of time for sm_80, sm_90 and sm_100 with the assembler that Triton brings, disassembles them with
+its nvdisasm, and counts the instructions on the path of a full block: all from the entry to the EXIT of the unmasked branch. The figure
+is instructions of one thread / elements of one thread (lane-instructions per element).
+"""
+
+from __future__ import annotations
+
+import collections
+import re
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import triton
+from lutc.kernels import pwl
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+TARGETS = (80, 90, 100)
+POINTERS = {"fp32": "*fp32", "fp16": "*fp16", "bf16": "*bf16", "int8": "*i8"}
+PLANS = {"uniform": 1, "cells": 2, "search": 3, "direct": 4}
+
+
+@dataclass(frozen=True)
+class Count:
+    """`per_element`: instructions on a full block's path per element; `opcodes`: how often each occurs there; `all`: the whole kernel."""
+
+    per_element: float
+    opcodes: collections.Counter
+    everything: collections.Counter
+
+
+def compile_kernel(kind: str, dtype: str, capability: int, flags: int = 1, mode: str = "value") -> bytes:
+    """The cubin of the elementwise kernel as a launch on aligned tensors would compile it."""
+    pointers = {"x_ptr": POINTERS[dtype], "y_ptr": POINTERS[dtype], "out_ptr": POINTERS["fp32" if dtype == "int8" else dtype], "words": "*i32"}
+    constants = {"KIND": PLANS[kind], "FLAGS": flags, "MODE": mode, "ROWS": False, "BLOCK": pwl.BLOCK, "x_stride": 1, "y_stride": 1}
+    signature = {}
+    for name in pwl.elementwise.arg_names:
+        number = "fp32" if name in ("scale", "zero_point") else "i32"
+        signature[name] = "constexpr" if name in constants else pointers.get(name, number)
+    aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(pwl.elementwise.arg_names) if name in pointers}
+    source = ASTSource(pwl.elementwise, signature, constants, aligned)
+    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=pwl.OPTIONS)
+    return compiled.asm["cubin"]
+
+
+def disassemble(cubin: bytes) -> str:
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "nvdisasm"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        return subprocess.run([tool, "-c", file.name], capture_output=True, text=True, check=True).stdout
+
+
+_INSTRUCTION = re.compile(r"^\s*(?:/\*[0-9a-f]+\*/)?\s*(?:@!?U?P\d+\s+)?([A-Z][A-Z0-9_.]*)\b")
+
+
+def _reads_and_writes(block) -> bool:
+    """Whether a block loads, and stores without masks."""
+    stores = [line for op, line in block if op.startswith("STG")]
+    return bool(stores) and not any("@" in line for line in stores) and any(op.startswith("LDG") for op, _ in block)
+
+
+def count(sass: str, elements: int) -> Count:
+    """Count a full block's path: the entry, and the one block of the listing (cut at labels, branches and EXITs) without masked stores."""
+    lines = [line for line in sass.splitlines() if line.strip()]
+    blocks, current = [], []
+    for line in lines:
+        label = re.match(r"^\.L_", line.strip())
+        match = None if label else _INSTRUCTION.match(line)
+        if label:
+            blocks.append(current)
+            current = []
+        elif match:
+            current.append((match.group(1), line))
+            if match.group(1).startswith(("EXIT", "BRA")):
+                blocks.append(current)
+                current = []
+    blocks.append(current)
+    everything = collections.Counter(op for block in blocks for op, _ in block)
+    full = [block for block in blocks[1:] if _reads_and_writes(block)]
+    if len(full) != 1:
+        raise ValueError(f"expected one block that reads and writes without masks; found {len(full)} of {len(blocks)}")
+    opcodes = collections.Counter(op for op, _ in blocks[0] + full[0] if op != "NOP")
+    return Count(sum(opcodes.values()) / elements, opcodes, everything)
+
+
+def main() -> None:
+    elements = pwl.BLOCK // (32 * pwl.WARPS)
+    print(f"{'plan':8} {'dtype':6} {'mode':9}" + "".join(f"  sm_{c:<5}" for c in TARGETS) + "accesses (sm_90)")
+    for kind, dtypes in (("uniform", ("fp16", "bf16", "fp32", "int8")), ("cells", ("fp16", "bf16", "fp32")), ("direct", ("fp16", "bf16"))):
+        for dtype in dtypes:
+            for mode in ("value",) if dtype == "int8" else ("value", "product", "gradient"):
+                row, shown = "", ""
+                for capability in TARGETS:
+                    found = count(disassemble(compile_kernel(kind, dtype, capability, mode=mode)), elements)
+                    row += f"  {found.per_element:8.2f}"
+                    if capability == 90:
+                        shown = ", ".join(f"{n} {op}" for op, n in sorted(found.opcodes.items()) if op.startswith(("LDG", "STG", "LDL", "STL")))
+                print(f"{kind:8} {dtype:6} {mode:9}{row}  {shown}")
+
+
+if __name__ == "__main__":
+    main()
