@@ -24,8 +24,8 @@ class _LUTNorm(rows.RowOperator):
             raise LutcError(f"eps is a number, not negative; given {eps}")
         self.normalized_shape, self.eps, self.elementwise_affine = shape, eps, elementwise_affine
         options = {"device": device, "dtype": dtype}
-        self.weight = torch.nn.Parameter(torch.ones(shape, **options)) if elementwise_affine else None
-        self.bias = torch.nn.Parameter(torch.zeros(shape, **options)) if elementwise_affine and bias else None
+        self.register_parameter("weight", torch.nn.Parameter(torch.ones(shape, **options)) if elementwise_affine else None)
+        self.register_parameter("bias", torch.nn.Parameter(torch.zeros(shape, **options)) if elementwise_affine and bias else None)
         self.hold("rsqrt", rsqrt, RSQRT)
 
     def normalise(self, input, normalized_shape, weight=None, bias=None, eps=1e-5) -> torch.Tensor:

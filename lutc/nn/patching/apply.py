@@ -161,13 +161,12 @@ class _Patcher:
     def _calls(self, name: str, module: nn.Module) -> None:
         """Calls in the module's own forward, answered while it runs."""
         activations, softmax, norms = {}, None, {}
-        for call in called(module):
+        for call, names in called(module):
             path = f"{name} ({call.__name__})" if name else f"({call.__name__})"
             if call in ACTIVATION_CALLS and self.wanted.activations:
-                known = [f for f, _ in ACTIVATION_CALLS[call]]
-                for function in [f for f in known if f in self.wanted.activations] or [None]:
-                    operator = self._operator((function,) if function else tuple(known), path, call.__name__)
-                    if operator is not None:
+                for function in [f for f in names if f in self.wanted.activations] or [None]:
+                    operator = self._operator((function,) if function else names, path, call.__name__)
+                    if operator is not None and function not in activations:
                         activations[function] = self._added(module, name, f"lutc_{function}", operator.fresh())
             elif (call in SOFTMAX_CALLS or call in ATTENTION_CALLS) and self.wanted.softmax is not None:
                 softmax = softmax or self._added(module, name, "lutc_softmax", self.wanted.softmax.fresh())

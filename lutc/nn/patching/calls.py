@@ -62,8 +62,9 @@ NORM_CALLS = {F.layer_norm: "layer_norm", torch.layer_norm: "layer_norm", F.rms_
 _METHODS = {"softmax": T.softmax, "sigmoid": T.sigmoid, "tanh": T.tanh, "relu": T.relu}
 
 
-def called(module: nn.Module) -> list[Callable]:
-    """Functions among the above that the module's forward calls, itself or through its own methods and helpers of its file, in order.
+def called(module: nn.Module) -> list[tuple[Callable, tuple[str, ...]]]:
+    """(function, registry names that the call may mean) for the calls of functions above in the module's forward, itself or through its own
+    methods and helpers of its file, in order. The names are () for calls that are no activation, or one with options of its own.
 
     Read from the source: what is hidden behind a variable is not found, and a module without source gives none.
     """
@@ -71,8 +72,8 @@ def called(module: nn.Module) -> list[Callable]:
 
 
 @functools.cache
-def _called(cls: type) -> tuple[Callable, ...]:
-    found: dict[Callable, None] = {}
+def _called(cls: type) -> tuple[tuple[Callable, tuple[str, ...]], ...]:
+    found: dict[tuple[Callable, tuple[str, ...]], None] = {}
     _collect(inspect.unwrap(cls.forward), cls, found, set())
     return tuple(found)
 
@@ -89,9 +90,20 @@ def _collect(function, cls, found: dict, seen: set) -> None:
         if isinstance(node, ast.Call):
             target = _resolve(node.func, function.__globals__, cls)
             if target is not None and _known(target):
-                found.setdefault(target)
+                found.setdefault((target, _meanings(target, node)))
             elif isinstance(target, types.FunctionType) and target.__module__ == function.__module__:
                 _collect(inspect.unwrap(target), cls, found, seen)
+
+
+def _meanings(target, node: ast.Call) -> tuple[str, ...]:
+    """Registry names of an activation call: decided by options that are written out, all possible ones where they are computed."""
+    forms = ACTIVATION_CALLS.get(target, [])
+    options = [*node.args[1:], *(keyword.value for keyword in node.keywords if keyword.arg != "input")]
+    if not all(isinstance(option, ast.Constant) for option in options) or any(keyword.arg is None for keyword in node.keywords):
+        return tuple(name for name, _ in forms)
+    args = (None, *(option.value for option in node.args[1:]))
+    kwargs = {keyword.arg: keyword.value.value for keyword in node.keywords if keyword.arg != "input"}
+    return tuple(name for name, matches in forms if matches(args, kwargs))
 
 
 def _known(target) -> bool:
