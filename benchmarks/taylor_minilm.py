@@ -27,7 +27,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from lutc import taylor
 from lutc.nn.taylor import TaylorMLP
-from lutc.taylor.evaluate import evaluate
+from lutc.taylor.evaluation import evaluate
 
 PATTERN = "encoder.layer.*:intermediate+output.dense"
 COLUMNS = ["design", "times_fewer", "mb_a_layer", "held_out", "reference", "fortunes", "fallback_reference", "seconds"]

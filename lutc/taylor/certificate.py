@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from lutc.taylor.account import exact_multiply_adds
+from lutc.taylor.accounting import exact_multiply_adds
 from lutc.taylor.blocks import Block
 from lutc.taylor.cluster import nearest
 from lutc.taylor.table import TaylorTable

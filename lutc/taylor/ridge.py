@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lutc.errors import LutcError
-from lutc.taylor.expand import format_bytes
+from lutc.taylor.expansion import format_bytes
 from lutc.taylor.table import features
 
 # Strengths that are tried: how many average samples the prior counts as. Infinity is the prior alone.

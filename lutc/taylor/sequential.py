@@ -10,8 +10,8 @@ from torch import nn
 
 from lutc.errors import LutcError
 from lutc.taylor.blocks import find_blocks, replace, restore
-from lutc.taylor.collect import collect
-from lutc.taylor.fit import Settings, fit
+from lutc.taylor.collector import collect
+from lutc.taylor.fitting import Settings, fit
 from lutc.taylor.inputs import Inputs
 from lutc.taylor.table import TaylorTable
 

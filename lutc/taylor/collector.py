@@ -45,9 +45,10 @@ def collect(
     pending: list[dict[str, Tensor]] = []
     size = 0
     with ExitStack() as stack, torch.inference_mode():
-        stack.enter_context(_model_evaluation(model))
         for block in blocks:
             stack.enter_context(evaluation_mode(block))
+        stack.enter_context(_model_evaluation(model))
+        for block in blocks:
             stack.callback(block.modules[0].register_forward_pre_hook(caught.hook(block), with_kwargs=True).remove)
         bar = stack.enter_context(_progress(limit))
         number = -1

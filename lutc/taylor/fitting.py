@@ -14,7 +14,7 @@ from lutc.errors import LutcError
 from lutc.taylor.blocks import Block, check_block, evaluation_mode
 from lutc.taylor.certificate import certify
 from lutc.taylor.cluster import SAMPLES_LEAST, SAMPLES_PER_CENTRE, check_samples, find_centres, nearest
-from lutc.taylor.expand import expand
+from lutc.taylor.expansion import expand
 from lutc.taylor.inputs import HELD_OUT, Inputs
 from lutc.taylor.radius import find_radii
 from lutc.taylor.ridge import Moments, choose_strength

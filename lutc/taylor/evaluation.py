@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lutc.errors import LutcError
-from lutc.taylor.account import exact_multiply_adds
+from lutc.taylor.accounting import exact_multiply_adds
 from lutc.taylor.blocks import find_blocks, replace, restore
 
 

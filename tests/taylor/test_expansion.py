@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from lutc.errors import LutcError
-from lutc.taylor.expand import expand, format_bytes, hessian
+from lutc.taylor.expansion import expand, format_bytes, hessian
 
 
 def mlp(d, h, o, activation, seed=0):
