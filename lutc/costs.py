@@ -185,14 +185,19 @@ class Moments:
         return Moments(*(np.concatenate([getattr(run, name) for run in runs]) for name in Moments.__dataclass_fields__))
 
 
+def _slope(moments: Moments) -> np.ndarray:
+    """Least-squares slopes."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(moments.xx > 0, moments.xy / moments.xx, moments.tilt)
+
+
 def best_lines(moments: Moments, ordinals: Ordinals) -> tuple[np.ndarray, np.ndarray, np.ndarray, bool]:
     """Best representable line of each run: slopes, intercepts, weighted squared errors (each (n,)), and whether they are proven optimal.
 
     error(k, t) = residual + xx (k - k*)^2 + w (y - k x - t)^2. Slopes are tried outward from the least-squares slope k* until the second
     term alone exceeds the best sum found; the best t for a slope is its rounded optimum. Formats of more than 8 bits stop after a window.
     """
-    with np.errstate(invalid="ignore", divide="ignore"):
-        optimum = np.where(moments.xx > 0, moments.xy / moments.xx, moments.tilt)
+    optimum = _slope(moments)
     residual = np.maximum(moments.yy - optimum * moments.xy, 0.0)
     noise = _NOISE * (moments.w * moments.y**2)
     centre = ordinals.nearest(optimum)
@@ -229,10 +234,26 @@ def squared_costs(points: Points, fmt: Format, left: Line | None, right: Line | 
 
     Relative squared error is the same with weights 1 / max(|y|, floor)^2.
     """
+    ordinals = Ordinals(fmt)
+    return _costs(points, lambda moments: best_lines(moments, ordinals), left, right)
+
+
+def real_costs(points: Points, left: Line | None, right: Line | None) -> SegmentCosts:
+    """The same with real coefficients (least squares): below the cost of every format, and quick."""
+    return _costs(points, _least_squares, left, right)
+
+
+def _least_squares(moments: Moments) -> tuple[np.ndarray, np.ndarray, np.ndarray, bool]:
+    slope = _slope(moments)
+    return slope, moments.y - slope * moments.x, np.maximum(moments.yy - slope * moments.xy, 0.0), True
+
+
+def _costs(points: Points, fit: Callable, left: Line | None, right: Line | None) -> SegmentCosts:
+    """Costs of all segments by growing every run one cell at a time; fit(moments) -> slopes, intercepts, errors, proven."""
     size = points.size
     if size > DENSE_LIMIT:
         raise LutcError(f"segment costs take at most {DENSE_LIMIT} positions; given {size}")
-    ordinals, cells = Ordinals(fmt), Moments.of(points)
+    cells = Moments.of(points)
     matrix = np.full((size + 1, size + 1), np.inf).T  # column by column in memory: dynamic programming reads columns
     flat = matrix.T.reshape(-1)
     flat[:: size + 2] = 0.0
@@ -245,7 +266,7 @@ def squared_costs(points: Points, fmt: Format, left: Line | None, right: Line | 
         where.append(slice(length * (size + 1), None, size + 2))
         pending += run.w.size
         if pending >= _BATCH or length == size:
-            *_, cost, proven = best_lines(Moments.join(runs), ordinals)
+            *_, cost, proven = fit(Moments.join(runs))
             exact &= proven
             for part, values in zip(where, np.split(cost, np.cumsum([r.w.size for r in runs])[:-1])):
                 flat[part] = values
@@ -256,7 +277,7 @@ def squared_costs(points: Points, fmt: Format, left: Line | None, right: Line | 
         for s, (start, stop) in enumerate(zip(i, j)):
             if stop > start:
                 run = functools.reduce(Moments.__add__, (cells[c : c + 1] for c in range(start, stop)))
-                (slopes[s],), (intercepts[s],), *_ = best_lines(run, ordinals)
+                (slopes[s],), (intercepts[s],), *_ = fit(run)
         return slopes, intercepts
 
     tails = tail_costs(points, left, right, lambda tail: points.weight * (tail.slope * points.x + tail.intercept - points.y) ** 2)

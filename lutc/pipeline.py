@@ -12,12 +12,12 @@ from lutc import formats, functions
 from lutc.bounds import ErrorBound
 from lutc.build import Lattice, build, rounded_tail
 from lutc.certify import certify, rounded
-from lutc.costs import DENSE_LIMIT, Points, SegmentCosts, squared_costs
+from lutc.costs import DENSE_LIMIT, Points, SegmentCosts, real_costs, squared_costs
 from lutc.errors import LutcError
 from lutc.formats import Format
 from lutc.functions import Function, Line
 from lutc.pair_costs import absolute_objective, codes_objective, cost_of, maximum_objective, pair_costs
-from lutc.refine import lower_bound, refined
+from lutc.refine import BOUND_CELLS, candidates, lower_bound, refined
 from lutc.samples import Inputs, Samples, code_samples, format_samples, grid_samples
 from lutc.search.exact import exact
 from lutc.search.genetic import GeneticSettings, genetic
@@ -32,6 +32,7 @@ OBJECTIVES = ("squared", "relative", "absolute", "maximum", "codes")
 SEARCHES = ("genetic", "exact", "greedy", "classic")
 SHARING = ("none", "all", "coefficients")
 RELATIVE_FLOOR = 2.0**-14
+GENETIC_LIMIT = 1024  # positions up to which the genetic search sees every sample at once
 
 
 @dataclass(frozen=True)
@@ -223,7 +224,11 @@ def search_costs(problem: Problem, costs: SegmentCosts, start=None, progress=Non
     request = problem.request
     if request.search == "exact":
         return exact(costs, request.entries)
-    return genetic(costs, request.entries, request.seed, request.genetic, start, progress)
+    if start is None:
+        return genetic(costs, request.entries, request.seed, request.genetic, progress=progress)
+    # a start comes from the same search over coarser cuts: one run refines it, and the file tells of the first
+    result = genetic(costs, request.entries, request.seed, replace(request.genetic, restarts=1), start, progress)
+    return replace(result, record={**result.record, "restarts": request.genetic.restarts})
 
 
 def _solve(problem: Problem, tasks: list[Task], progress) -> tuple[dict[str, Table], dict]:
@@ -256,21 +261,29 @@ def relative_gap(cost: float, reference: float) -> float:
 
 def _one_table(problem: Problem, task: Task, progress) -> tuple[SearchResult, tuple, dict]:
     """(result over sample positions, its lines, what is proven of it)."""
-    if len(task.samples) <= DENSE_LIMIT:
-        costs = segment_costs(problem, task, Points.of(task.samples))
-        result = search_costs(problem, costs, progress=progress)
-        reference = result.cost if problem.request.search == "exact" else exact(costs, problem.request.entries).cost
-        name = "optimum"
+    request, samples = problem.request, task.samples
+
+    def costs_at(positions=None):
+        return segment_costs(problem, task, Points.of(samples, positions))
+
+    dense = costs_at() if len(samples) <= DENSE_LIMIT else None
+    if dense is not None and (request.search == "exact" or len(samples) <= GENETIC_LIMIT):
+        costs, result = dense, search_costs(problem, dense, progress=progress)
         cuts = result.cuts
     else:
-        result, positions, costs, first = refined(
-            task.samples,
-            lambda at: segment_costs(problem, task, Points.of(task.samples, at)),
-            lambda costs, start: search_costs(problem, costs, start, progress),
-        )
-        reference, name = lower_bound(first, problem.request.entries), "lower_bound"
+        result, positions, costs = refined(samples, costs_at, lambda costs, start: search_costs(problem, costs, start, progress))
         cuts = positions[result.cuts]
-    facts = {"cost": rounded(result.cost), name: rounded(reference), "gap": relative_gap(result.cost, reference)}
+    facts = {"cost": rounded(result.cost)}
+    if dense is not None:
+        reference = facts["optimum"] = result.cost if request.search == "exact" else exact(dense, request.entries).cost
+    else:
+        finest = real_costs(Points.of(samples, candidates(samples, BOUND_CELLS)), problem.left, problem.right)
+        bounds = [lower_bound(finest, request.entries)]
+        if costs.exact:  # then the costs of rounded lines are bounds too
+            bounds.append(lower_bound(costs_at(candidates(samples, GENETIC_LIMIT)), request.entries))
+        reference = facts["lower_bound"] = max(bounds)
+    facts["gap"] = relative_gap(result.cost, reference)
+    facts = {name: rounded(fact) for name, fact in facts.items()}
     if not costs.exact:
         facts["lines"] = "rounded"
     return replace(result, cuts=cuts), costs.line(result.cuts[:-1], result.cuts[1:]), facts
