@@ -132,11 +132,22 @@ def make_problem(fn: Function, objective: str, prologue: str, input: str, range:
         y = f(x)
     if not tails:
         left = right = None
-    region = None if fn.inflections is None else np.searchsorted(np.asarray(fn.inflections), x)
-    if reduction is not None and reduction.kind == "abs":
-        region = None  # the inflections are those of f, not of the half that is stored
+    known = fn.inflections is not None and (reduction is None or reduction.kind != "abs")  # those of f, not of the half that is stored
+    region = np.searchsorted(np.asarray(fn.inflections), x) if known else _regions(x, y)
     targets = Targets(x, y, weight, region, RELATIVE_CAP if objective == "relative" else np.inf)
     return Problem(fn, objective, input, f, targets, places, reduction, left, right, range, int(keep.sum()))
+
+
+def _regions(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Numbers the runs of samples on which the slopes between them rise, or fall; changes below rounding errors continue a run."""
+    slope = np.diff(y) / np.diff(x)
+    noise = 4 * np.finfo(np.float64).eps * np.abs(y[1:]) / np.diff(x)
+    bend = np.diff(slope)
+    sign = np.where(np.abs(bend) > noise[1:] + noise[:-1], np.sign(bend), 0.0)
+    last = np.maximum.accumulate(np.where(sign != 0, np.arange(sign.size), 0))
+    sign = sign[last]
+    change = np.append(False, (sign[1:] != sign[:-1]) & (sign[:-1] != 0))
+    return np.concatenate([[0], np.cumsum(change), [change.sum()]])
 
 
 def _weight(objective: str, fmt: formats.Format, y: np.ndarray) -> np.ndarray:
