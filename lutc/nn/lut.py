@@ -135,7 +135,11 @@ class LUT(torch.nn.Module):
             raise LutcError(f"gated takes two tensors of one shape and dtype; given {tuple(x.shape)} {x.dtype} and {given}")
         return torch.ops.lutc.lut_mul(x, y, words, meta, self.gradient)
 
+    def plan_kind(self, dtype: torch.dtype) -> str:
+        """Name of the plan that serves inputs of `dtype` on the module's device (`lutc.plans`); "none" on the meta device."""
+        return self._plans[dtype].kind if dtype in self._plans else "none"
+
     def extra_repr(self) -> str:
-        (key, table), = self.tables.items()
-        plan = self._plans[torch.float32].kind if torch.float32 in self._plans else "none"
+        ((key, table),) = self.tables.items()
+        plan = self.plan_kind(torch.float32)
         return f"{self.tables.name}, key={key}, entries={table.entries}, grad={self.gradient}, fp32 plan: {plan}"
