@@ -81,6 +81,7 @@ class Workbench:
     space: Space
     designs: dict[Choice, Design] = field(default_factory=dict)
     _costs: dict[tuple, list[SegmentCosts]] = field(default_factory=dict)
+    _thinned: set[tuple] = field(default_factory=set)  # keys of _costs with fewer places for breakpoints than there are
 
     def __post_init__(self):
         space = self.space
@@ -131,12 +132,16 @@ class Workbench:
         problem, tasks = self._tasks(coefficients, half)
         if share == "all":
             index = SharedCuts(tasks, *problem.range).index
-            index = index[:, np.linspace(0, index.shape[1] - 1, min(index.shape[1], POSITIONS + 1)).round().astype(np.int64)]
-            points = [Points.shared([task.samples for task in tasks], list(index))]
+            kept = np.linspace(0, index.shape[1] - 1, min(index.shape[1], POSITIONS + 1)).round().astype(np.int64)
+            thinned = kept.size < index.shape[1]
+            points = [Points.shared([task.samples for task in tasks], list(index[:, kept]))]
         elif self.space.objective in PAIR_OBJECTIVES:
-            points = [Points.of(task.samples) for task in tasks]
+            thinned, points = False, [Points.of(task.samples) for task in tasks]
         else:
             points = [Points.of(task.samples, places(task.samples.x, task.inputs)) for task in tasks]
+            thinned = any(at.size < len(task.samples) for at, task in zip(points, tasks))
+        if thinned:
+            self._thinned.add((coefficients, half, share))
         return [pipeline.segment_costs(problem, task, at) for task, at in zip(tasks, points)]
 
     def design(self, choice: Choice) -> Design:
@@ -146,11 +151,12 @@ class Workbench:
         return self.designs[choice]
 
     def _search(self, choice: Choice) -> Design:
-        every = self.costs(choice.coefficients, choice.symmetry, choice.share)
+        key = (choice.coefficients, choice.symmetry, choice.share)
+        every = self.costs(*key)
         found = [exact(costs, choice.entries) for costs in every]
         entries = [int((np.diff(result.cuts) > 0).sum()) + sum(costs.tails) for result, costs in zip(found, every)]
         error = self.error([result.cost for result in found])
-        proven = all(costs.exact and costs.size < POSITIONS for costs in every)
+        proven = all(costs.exact for costs in every) and key not in self._thinned
         choice = replace(choice, entries=max(2, *entries))
         return Design(choice, float(f"{error:.9g}"), self.cost(entries, choice.coefficients, choice.symmetry, choice.share), proven)
 
