@@ -76,7 +76,7 @@ def errors(evaluate: Callable, fn: Callable, x: np.ndarray) -> dict:
         "undefined": int((~finite).sum()),
         "mean_squared": rounded(np.mean(error**2)),
         "mean_absolute": rounded(np.mean(error)),
-        "worst": {"error": rounded(error[worst]), "x": float(x[worst])},
+        "worst_absolute": {"error": rounded(error[worst]), "x": float(x[worst])},
     }
 
 

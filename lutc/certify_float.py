@@ -75,7 +75,7 @@ def _figures(fmt: Format, x, exact, got, agree, use) -> dict:
         error = absolute / scale
         worst = int(np.argmax(error))
         figures |= {f"mean_{name}": _six(np.mean(error)), f"worst_{name}": {"error": _six(error[worst]), "x": float(x[worst])}}
-    return figures | {"correct": _six(np.mean(agree))}
+    return figures | {"mean_squared": _six(np.mean(absolute**2)), "correct": _six(np.mean(agree))}
 
 
 def _six(value: float) -> float:

@@ -59,11 +59,11 @@ def _print(tables, found, right) -> None:
         row = [f"{tables.inputs[key].scale:g}", c["entries"]]
         for where in ("range", "domain"):
             part = c[where]
-            if "worst" not in part:
+            if "worst_absolute" not in part:
                 row += ["-"] * 3
                 continue
-            row += [figure(part["mean_squared"]), figure(part["worst"]["error"]), figure(part["worst"]["x"])]
-        row.append(figure(c["float"]["worst"]["error"]) if "worst" in c["float"] else "-")
+            row += [figure(part["mean_squared"]), figure(part["worst_absolute"]["error"]), figure(part["worst_absolute"]["x"])]
+        row.append(figure(c["float"]["worst_absolute"]["error"]) if "worst_absolute" in c["float"] else "-")
         if right:
             row.append(figure(right[key]["mean_squared"]))
         if "output" in c:

@@ -17,7 +17,7 @@ COLUMNS = ["table", "version", "function", "key", "entries", "measure", "value"]
 @click.command()
 @click.argument("tables", nargs=-1, required=True)
 @function_option
-@click.option("--measure", type=click.Choice(["mean_squared", "mean_absolute", "worst", "mean_relative"]), default="mean_squared", show_default=True)
+@click.option("--measure", type=click.Choice(["mean_squared", "mean_absolute", "worst_absolute", "mean_relative", "worst_relative"]), default="mean_squared", show_default=True)
 @click.option("--csv", "csv_path", type=click.Path(dir_okay=False, path_type=Path), help="Append one row per table and key to this file.")
 @json_option
 def compare(tables, function, measure, csv_path, as_json) -> None:
@@ -51,7 +51,7 @@ def _parts(key, certificate):
     """(label, errors): the range of a table over codes, each input type of a float table."""
     if "range" in certificate:
         return [(key, certificate["range"])]
-    return [(f"{key}, {dtype} inputs", part) for dtype, part in certificate.items()]
+    return [(f"{key}, {dtype} inputs", part["range"]) for dtype, part in certificate.items()]
 
 
 def _cell(value) -> str:

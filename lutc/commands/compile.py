@@ -117,11 +117,7 @@ def report(tables) -> None:
     """How good a table is at every scale, and how far from the optimum."""
     certificate, search = tables.meta["certificate"], tables.meta["search"]
     if not tables.inputs:
-        rows = []
-        for key, dtypes in certificate.items():
-            for dtype, c in dtypes.items():
-                rows.append([f"{key} table, {dtype} inputs", *(figure(c.get(what)) for what in ("mean_absolute", "mean_relative"))])
-        echo_table(["", "mean absolute", "mean relative"], rows)
+        _report_float(tables)
         return
     gaps = search.get("gap")
     header = ["scale", "entries", "codes", "mean squared", "worst", "at x", "gap to optimum"]
@@ -131,7 +127,7 @@ def report(tables) -> None:
         label = f"2^{-inputs.power}" if inputs.power is not None else f"{inputs.scale:g}"
         gap = gaps.get(key) if isinstance(gaps, dict) else gaps
         means.append(r["mean_squared"])
-        worst = r["worst"]
+        worst = r["worst_absolute"]
         row = [label, c["entries"], r["inputs"], f"{r['mean_squared']:.3e}", figure(worst["error"]), figure(worst["x"])]
         rows.append(
             [*row, "-" if gap is None else f"{100 * gap:.1f} %", *([f"{c['output']['wrong']} of {c['output']['inputs']}"] if "output" in c else [])]
@@ -143,3 +139,21 @@ def report(tables) -> None:
     echo_table(header, rows)
     if len(means) > 1:
         click.echo(f"mean squared error over all {len(means)} scales: {sum(means) / len(means):.3e}")
+
+
+def _report_float(tables) -> None:
+    """The same for a table of lines over float inputs."""
+    rows = []
+    for key, dtypes in tables.meta["certificate"].items():
+        for dtype, certificate in dtypes.items():
+            c = certificate["range"]
+            worst = c["worst_absolute"]
+            row = [f"{key} table, {dtype} inputs", c["inputs"], f"{c['mean_squared']:.3e}", figure(worst["error"]), figure(worst["x"])]
+            rows.append([*row, figure(c["mean_relative"])])
+    (lo, hi), search = tables.range, tables.meta["search"]
+    table = next(iter(tables.values()))
+    click.echo(f"{tables.name} over [{lo:g}, {hi:g}], {table.entries} entries, {table.coefficients} coefficients, {search['name']} search")
+    echo_table(["", "inputs in range", "mean squared", "worst", "at x", "mean relative"], rows)
+    for name in ("optimum", "lower_bound"):
+        for key, value in search.get(name, {}).items():
+            click.echo(f"{key}: {name.replace('_', ' ')} {figure(value)}, the table is {100 * search['gap'][key]:.1f} % above it")
