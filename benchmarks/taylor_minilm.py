@@ -28,6 +28,7 @@ from transformers import AutoModel, AutoTokenizer
 from lutc import taylor
 from lutc.nn.taylor import TaylorMLP
 from lutc.taylor.evaluation import evaluate
+from lutc.taylor.radius import recalibrate
 
 PATTERN = "encoder.layer.*:intermediate+output.dense"
 COLUMNS = ["design", "times_fewer", "mb_a_layer", "held_out", "reference", "fortunes", "fallback_reference", "seconds"]
@@ -41,9 +42,8 @@ DESIGNS = {
     "ridge-16-order-2": (changed(RIDGE, k=16, order=2), 0),
     "ridge-16-fallback": (changed(RIDGE, k=16, fallback=0.05), 0),
     "ridge-100-fallback": (changed(RIDGE, k=100, fallback=0.05), 0),
-    "linear-distilled": (changed(RIDGE, k=1), 600),
-    "ridge-16-distilled": (changed(RIDGE, k=16), 600),
-    "ridge-64-fallback-distilled": (changed(RIDGE, k=64, fallback=0.08), 600),
+    "ridge-16-distilled": (changed(RIDGE, k=16), 300),
+    "ridge-64-distilled": (changed(RIDGE, k=64, fallback=0.08), 300),
 }
 
 
@@ -66,33 +66,39 @@ def main() -> None:
         "fortunes": taylor_texts.fortunes(arguments.texts)[:: len(taylor_texts.fortunes(arguments.texts)) // 256][:256],
     }
     measured = {name: batched(tokenizer, texts) for name, texts in measured.items()}
-    training = batched(tokenizer, documents[:-256][:24_000])
+    training = batched(tokenizer, documents[:-384][:24_000])
     start = time.perf_counter()
     inputs = taylor.collect(model, PATTERN, training, arguments.work / f"inputs-{arguments.tokens}", dtype="fp16", limit=arguments.tokens)
     seconds = time.perf_counter() - start
     print(f"collected {inputs.rows} tokens of {inputs.documents()} documents in {seconds:.0f} s, peak memory {peak():.2f} GiB", flush=True)
     for name in arguments.only:
-        run(name, model, inputs, training, measured, arguments.work)
+        run(name, model, inputs, training, batched(tokenizer, documents[-384:-256]), measured, arguments.work)
 
 
-def run(name: str, model: nn.Module, inputs: taylor.Inputs, training: list, measured: dict, work: Path) -> None:
+def run(name: str, model: nn.Module, inputs: taylor.Inputs, training: list, calibration: list, measured: dict, work: Path) -> None:
     results = work / "results.csv"
     if results.exists() and any(row["design"] == name for row in csv.DictReader(results.open())):
         return
     settings, steps = DESIGNS[name]
     start = time.perf_counter()
-    mlps = {}
+    tables = {}
     for number, block in enumerate(taylor.find_blocks(model, PATTERN)):
-        table = taylor.fit(block, inputs, settings)
-        table.save(work / f"{name}-{number}")
-        mlps[block.name] = TaylorMLP(table, block.as_module if settings.fallback else None)
+        path = work / f"{name}-{number}"
+        tables[block.name] = taylor.load(path) if path.with_suffix(".json").exists() else taylor.fit(block, inputs, settings)
+        tables[block.name].save(path)
     print(f"{name}: fitted in {time.perf_counter() - start:.0f} s, peak memory {peak():.2f} GiB", flush=True)
+    mlps = {block: TaylorMLP(changed(table, radii=None)) for block, table in tables.items()}
+    write(results, measure(name + "-start" if steps else name, model, mlps, measured, start))
     if steps:
-        write(results, measure(name + "-start", model, mlps, measured, start))
-        taylor.distil(model, mlps, training, loss=cosine_loss, steps=steps, rate=1e-3 if settings.k == 1 else 4e-4, report=progress)
+        taylor.distil(model, mlps, training, loss=cosine_loss, steps=steps, rate=5e-4, report=progress)
         for number, mlp in enumerate(mlps.values()):
-            mlp.table().save(work / f"{name}-{number}")
-    write(results, measure(name, model, mlps, measured, start))
+            mlp.table().save(work / f"{name}-done-{number}")
+        write(results, measure(name, model, mlps, measured, start))
+    if settings.fallback:
+        exact = {block.name: block.as_module for block in taylor.find_blocks(model, PATTERN)}
+        far = {block: TaylorMLP(changed(mlp.table(), radii=tables[block].radii), exact[block]) for block, mlp in mlps.items()}
+        recalibrate(model, far, calibration, settings.fallback)
+        write(results, measure(f"{name}-fallback", model, far, measured, start))
     for format in ("fp16", "int8"):
         stored = {block: TaylorMLP(changed(mlp.table(), info={}).stored(format), mlp.exact) for block, mlp in mlps.items()}
         write(results, measure(f"{name}-{format}", model, stored, measured, start))

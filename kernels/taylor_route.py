@@ -38,9 +38,11 @@ def taylor_route_kernel(
             # tf32 would send inputs near a boundary to another centre than the CPU does.
             score = tl.dot(x, c, score, input_precision="ieee")
         score -= tl.load(half_norms_ptr + columns, mask=columns < k, other=float("inf"))[None, :]
+        # A row with NaN gets index 0; argmax over NaN alone is not defined.
+        score = tl.where(score == score, score, -float("inf"))
         highest = tl.max(score, 1)
         first_highest = tl.argmax(score, 1)
-        # Strictly greater: the first centre wins a tie. NaN compares false and leaves index 0.
+        # Strictly greater: the first centre wins a tie.
         better = highest > best
         where = tl.where(better, first + first_highest, where)
         best = tl.where(better, highest, best)

@@ -40,6 +40,39 @@ def find_radii(table: TaylorTable, samples, share: float) -> Tensor:
     return (factor * typical).float()
 
 
+def recalibrate(model, mlps, batches, share: float, *, mask: str = "attention_mask") -> None:
+    """Scale the radii of `mlps` (block name -> TaylorMLP, in the model's order), so that `share` of the inputs runs exactly in the replaced model.
+
+    What earlier replaced blocks get wrong moves the inputs of later ones away from their centres, so radii found on the exact model's inputs
+    fire too often. Block after block, with those before already scaled; `batches` must be documents that no fit has seen. In place.
+    """
+    from lutc.taylor.blocks import replace, restore
+
+    batches = list(batches)
+    for mlp in mlps.values():
+        ratios: list[Tensor] = []
+        hook = mlp.register_forward_pre_hook(lambda module, arguments, ratios=ratios: ratios.append(_ratio(module, arguments[0])))
+        keep: list[Tensor] = []
+        try:
+            replace(model, mlps)
+            with torch.inference_mode():
+                for batch in batches:
+                    model(**batch)
+                    keep.append(batch[mask].bool().flatten() if mask in batch else torch.ones(len(ratios[-1]), dtype=torch.bool))
+        finally:
+            restore(model)
+            hook.remove()
+        ratio = torch.cat(ratios)[torch.cat(keep)]
+        mlp.radii *= ratio.kthvalue(max(1, round(len(ratio) * (1 - share)))).values
+
+
+def _ratio(mlp, x: Tensor) -> Tensor:
+    """Distance of each row to its centre over that centre's radius."""
+    rows = x.reshape(-1, mlp.in_features).float()
+    owner = nearest(rows, mlp.centres)
+    return (rows - mlp.centres[owner]).norm(dim=1) / mlp.radii[owner]
+
+
 def _distances(x: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
     owner = nearest(x, centres)
     return owner, (x - centres[owner]).square().sum(1, dtype=torch.float64)

@@ -1,0 +1,154 @@
+"""Choosing k, order and storage: the front of error, multiply-adds, bytes and measured time, with the honest competitors in it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from dataclasses import replace as changed
+
+import torch
+from torch import Tensor, nn
+
+from lutc.errors import LutcError
+from lutc.taylor.accounting import exact_multiply_adds
+from lutc.taylor.blocks import Block
+from lutc.taylor.cluster import SAMPLES_LEAST
+from lutc.taylor.fitting import Samples, Settings, fit
+from lutc.taylor.inputs import Inputs
+from lutc.taylor.neurons import fit_neurons, two_layers
+
+_REPEATS = 30
+
+
+@dataclass(frozen=True)
+class Point:
+    """One design. error: relative squared error on held-out documents. speedup: exact time / its time, per batch size, same run."""
+
+    name: str
+    error: float
+    multiply_adds: float
+    bytes: int
+    speedup: dict[int, float]
+    on_front: bool = False
+
+
+def sweep(
+    block: Block,
+    inputs: Inputs | Tensor,
+    settings: Settings | None = None,
+    *,
+    ks: Sequence[int] = (4, 16, 64),
+    orders: Sequence[int] = (1,),
+    formats: Sequence[str] = ("fp32", "fp16", "int8"),
+    neurons: Sequence[int] = (),
+    batches: Sequence[int] = (1, 32),
+) -> list[Point]:
+    """Fit every k and order, store each in every format, and put them beside one linear map and n exact neurons plus a linear map.
+
+    `neurons` defaults to an eighth of the hidden width where the block is a two-layer MLP. A point is on the front where no other one
+    has at most its error, multiply-adds and bytes. Returns the points by falling multiply-adds.
+    """
+    from lutc.nn.taylor import TaylorMLP
+
+    settings = settings or Settings()
+    if not ks or not orders or not formats:
+        raise LutcError("nothing to sweep: give at least one k, one order and one format")
+    samples = Samples(block, inputs)
+    rows = samples.sample(max([*batches, SAMPLES_LEAST // 10]))
+    exact = _times(block.as_module, rows, batches)
+    exact_bytes = sum(parameter.nbytes for parameter in block.as_module.parameters())
+    points = [Point("exact", 0.0, exact_multiply_adds(block, rows.shape[1]), exact_bytes, dict.fromkeys(batches, 1.0))]
+    layers = two_layers(block)
+    neurons = list(neurons) or ([layers[0].out_features // 8] if layers else [])
+    for n in [0, *neurons] if layers else [0]:
+        module = fit_neurons(block, samples, n)
+        speedup = _speedup(exact, _times(module, rows, batches))
+        points.append(Point(f"{n} neurons + linear" if n else "linear", _error(module, samples), module.multiply_adds, module.storage_bytes, speedup))
+    for k, order in _progress([(k, order) for k in ks for order in orders]):
+        table = fit(block, inputs, changed(settings, k=k, order=order, format="fp32"))
+        share = (table.info["certificate"] or {}).get("fallback", 0.0)
+        for format in formats:
+            stored = table.stored(format)
+            module = TaylorMLP(stored, block.as_module if stored.radii is not None else None)
+            speedup = _speedup(exact, _times(module, rows, batches))
+            cost = stored.multiply_adds(share, points[0].multiply_adds)
+            kept = stored.storage_bytes + (points[0].bytes if stored.radii is not None else 0)
+            points.append(Point(f"k={k} order={order} {format}", _error(module, samples), cost, kept, speedup))
+    points = [changed(point, on_front=not any(_dominates(other, point) for other in points)) for point in points]
+    return sorted(points, key=lambda point: -point.multiply_adds)
+
+
+def _dominates(other: Point, point: Point) -> bool:
+    a, b = ((p.error, p.multiply_adds, p.bytes) for p in (other, point))
+    return a != b and all(x <= y for x, y in zip(a, b))
+
+
+def _error(module: nn.Module, samples: Samples) -> float:
+    error = total = squares = None
+    count = 0
+    with torch.no_grad():
+        for x, y in samples.pairs(True):
+            sums = [(module(x) - y).double().square().sum(), y.double().sum(0), y.double().square().sum()]
+            error, total, squares = sums if error is None else [old + new for old, new in zip((error, total, squares), sums)]
+            count += len(y)
+    if not count:
+        raise LutcError("nothing is held out; collect at least ten documents")
+    return float(error / (squares - total.square().sum() / count).clamp_min(1e-300))
+
+
+def _times(module: nn.Module, rows: Tensor, batches: Sequence[int]) -> dict[int, float]:
+    """Median seconds per call on real inputs, per batch size."""
+    result = {}
+    with torch.inference_mode():
+        for batch in batches:
+            parts = [rows[start : start + batch] for start in range(0, min(len(rows), 40 * batch) - batch + 1, batch)] or [rows]
+            seconds = []
+            for repeat in range(_REPEATS + 3):
+                x = parts[repeat % len(parts)].contiguous()
+                start = time.perf_counter()
+                module(x)
+                seconds.append(time.perf_counter() - start)
+            result[batch] = sorted(seconds[3:])[_REPEATS // 2]
+    return result
+
+
+def _speedup(exact: dict[int, float], times: dict[int, float]) -> dict[int, float]:
+    return {batch: exact[batch] / times[batch] for batch in exact}
+
+
+def plot(points: list[Point], path: str) -> None:
+    """Draw error over multiply-adds and over bytes to `path` (PNG, SVG or PDF by its ending)."""
+    import io
+    from pathlib import Path
+
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    from lutc.files import atomic_write
+
+    kind = Path(path).suffix.removeprefix(".")
+    if kind not in ("png", "svg", "pdf"):
+        raise LutcError(f"{path} cannot be drawn; give a name that ends in .png, .svg or .pdf")
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    shown = [point for point in points if point.error > 0]
+    exact = next(point for point in points if point.name == "exact")
+    for axes, label, values in zip(figure.subplots(1, 2, sharey=True), ("multiply-adds per input", "bytes"), ("multiply_adds", "bytes")):
+        for point in shown:
+            marker, colour = ("o", "C0") if point.name.startswith("k=") else ("s", "C1")
+            axes.plot(getattr(point, values), point.error, marker, color=colour, fillstyle="full" if point.on_front else "none")
+            axes.annotate(point.name, (getattr(point, values), point.error), fontsize=6, xytext=(3, 3), textcoords="offset points")
+        axes.set(xlabel=label, xscale="log", yscale="log")
+        axes.axvline(getattr(exact, values), ls=":", color="grey")
+    figure.axes[0].set_ylabel("relative squared error, held out")
+    buffer = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "lutc"}):
+        figure.savefig(buffer, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
+    atomic_write(path, buffer.getvalue())
+
+
+def _progress(items: list):
+    from tqdm import tqdm
+
+    return tqdm(items, desc="sweep", unit=" fits", disable=not sys.stderr.isatty())
