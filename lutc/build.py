@@ -48,9 +48,11 @@ class Lattice:
         step = self._step(0 if left else n - 2)
         first = self.x[0] - step if left else self.x[-1]
         reach = first - self.lo if left else self.hi - first
-        candidates = first + (-step if left else step) * np.arange(max(0, int(np.floor(reach / step + 1e-9))) + 1)
-        if candidates.size == 1:
+        farthest = max(0, int(np.floor(reach / step + 1e-9)))
+        if farthest == 0:
             return float(first)
+        steps = np.unique(np.linspace(0, farthest, min(farthest + 1, _DENSE)).round())  # all, or as many as there are points to judge them at
+        candidates = first + (-step if left else step) * steps
         grid = np.linspace(self.lo, first, _DENSE) if left else np.linspace(first, self.hi, _DENSE)
         with np.errstate(invalid="ignore"):
             gain = (tail.slope * grid + tail.intercept - self.f(grid)) ** 2 - (end.slope * grid + end.intercept - self.f(grid)) ** 2

@@ -15,15 +15,17 @@ import numpy as np
 from lutc import formats
 from lutc.errors import LutcError
 from lutc.samples import Inputs
-from lutc.table import AbsPrologue, Lines, Table
+from lutc.table import AbsPrologue, Lines, Table, without_empty_segments
 
 INT32_MAX = 2**31 - 1
+_LARGEST_RATIO = 2.0**31  # beyond it acc * multiplier << -shift would leave int64
+_FAR = 2.0**40  # no code is that far out
 
 
 def requantiser(ratio: float) -> tuple[int, int]:
     """(multiplier, shift) with ratio = multiplier * 2**-shift: multiplier 1 for powers of two, else an int32 in [2**30, 2**31)."""
-    if not (math.isfinite(ratio) and ratio > 0):
-        raise LutcError(f"the ratio of scales must be positive and finite; given {ratio}")
+    if not 0 < ratio < _LARGEST_RATIO:
+        raise LutcError(f"the ratio of scales (input scale * coefficient step / output scale) must be positive and below 2^31; given {ratio:g}")
     mantissa, exponent = math.frexp(ratio)
     if mantissa == 0.5:
         return 1, 1 - exponent
@@ -71,7 +73,7 @@ def cut_codes(breakpoints, scale: float) -> np.ndarray:
     breakpoints = np.asarray(breakpoints, np.float64)
     nearest = np.rint(breakpoints / scale)
     candidates = nearest + np.array([[-1.0], [0.0], [1.0]])
-    return np.where(scale * candidates <= breakpoints, candidates, -np.inf).max(axis=0).astype(np.int64)
+    return np.clip(np.where(scale * candidates <= breakpoints, candidates, -np.inf).max(axis=0), -_FAR, _FAR).astype(np.int64)
 
 
 def scaled_intercepts(codes, inputs: Inputs) -> np.ndarray:
@@ -124,10 +126,10 @@ def unfold(table: Table) -> Lines:
     right_slopes, right_intercepts = factor * body.slopes + slope, factor * body.intercepts + intercept
     factor, slope, intercept = prologue.negative
     left_slopes, left_intercepts = -factor * body.slopes + slope, factor * body.intercepts + intercept
-    return Lines(
-        breakpoints=np.concatenate([np.nextafter(-body.breakpoints[::-1], -np.inf), [np.nextafter(0.0, -1.0)], body.breakpoints]),
-        slopes=np.concatenate([left_slopes[::-1], right_slopes]),
-        intercepts=np.concatenate([left_intercepts[::-1], right_intercepts]),
+    return without_empty_segments(  # a cut at |x| = 0 leaves nothing of its segment on the negative side
+        np.concatenate([np.nextafter(-body.breakpoints[::-1], -np.inf), [np.nextafter(0.0, -1.0)], body.breakpoints]),
+        np.concatenate([left_slopes[::-1], right_slopes]),
+        np.concatenate([left_intercepts[::-1], right_intercepts]),
     )
 
 
