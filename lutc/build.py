@@ -19,7 +19,7 @@ def rounded_tail(tail: Line | None, fmt: Format, name: str) -> Line | None:
     if tail is None:
         return None
     for what, value in (("slope", tail.slope), ("intercept", tail.intercept)):
-        if abs(fmt.round(value) - value) > fmt.ulp(value):
+        if not fmt.min <= value <= fmt.max:
             raise LutcError(f"{fmt.name} cannot hold the tail {what} {value:g} of {name}: its values reach from {fmt.min:g} to {fmt.max:g}")
     return Line(float(fmt.round(tail.slope)), float(fmt.round(tail.intercept)))
 
