@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lutc import formats, hardware, pipeline
-from lutc.costs import SegmentCosts
+from lutc.costs import Points, SegmentCosts
 from lutc.designs import Workbench, places, shared_breakpoint_bits
 from lutc.errors import LutcError
 from lutc.hardware import Cost
@@ -20,13 +20,17 @@ _CELLS = 64  # most segments of a uniform table
 
 @dataclass(frozen=True)
 class Baseline:
-    """kind: "direct", "uniform" or "shared". error and cost as in `Design`; coefficients: format of the lines or values; half: stored for |x|."""
+    """kind: "direct", "uniform" or "shared". error and cost as in `Design`.
+
+    coefficients: format of the lines or values. half: stored for |x|. share: "all" where one table serves several scales.
+    """
 
     kind: str
     coefficients: str
     half: bool
     error: float
     cost: Cost
+    share: str = "none"
 
 
 def baselines(bench: Workbench) -> list[Baseline]:
@@ -73,27 +77,47 @@ def _error(objective: str, value: np.ndarray, y: np.ndarray) -> float:
 
 
 def _uniform(bench: Workbench) -> Iterator[Baseline]:
-    """Equal segments of a power of two of codes; with several scales they have the same width in x, or one code where that is wider."""
-    scales = [inputs.scale for inputs in bench.space.inputs]
-    coarser = [round(np.log2(scale / min(scales))) for scale in scales]
+    """Equal segments of a power of two of codes; with several scales they have the same width in x, and are also shared by all of them."""
+    inputs = bench.space.inputs
+    finest = min(i.scale for i in inputs)
     for half, names in bench.formats.items():
         for name in names:
-            costs = bench.costs(name, half, "none")
-            for shift in range(max(inputs.bits for inputs in bench.space.inputs)):
-                found = [_equal_segments(bench, costs[at], half, at, max(0, shift - coarser[at])) for at in range(len(scales))]
+            fmt, own = formats.get(name), bench.costs(name, half, "none")
+            tails = sum(own[0].tails)
+            for shift in range(max(i.bits for i in inputs)):
+                width = finest * 2.0**shift
+                found = [_equal_segments(bench, costs, half, at, width) for at, costs in enumerate(own)]
                 if all(found):
-                    fmt = formats.get(name)
-                    parts = (hardware.uniform_cost(n, fmt, i, half, sum(costs[0].tails)) for (n, _), i in zip(found, bench.space.inputs))
-                    yield Baseline("uniform", name, half, bench.error([cost for _, cost in found]), hardware.together(parts))
+                    cost = hardware.together(hardware.uniform_cost(n, fmt, i, half, tails) for (n, _), i in zip(found, inputs))
+                    yield Baseline("uniform", name, half, bench.error([error for _, error in found]), cost)
+                if "all" in bench.sharing and (one := _equal_shared_segments(bench, name, half, width)):
+                    cost = hardware.uniform_cost(one[0], fmt, inputs[0], half, tails)
+                    yield Baseline("uniform", name, half, bench.error([one[1]]), cost, "all")
 
 
-def _equal_segments(bench: Workbench, costs: SegmentCosts, half: bool, at: int, shift: int) -> tuple[int, float] | None:
-    """(entries, cost) of segments of 2**shift codes; tails take the end segments where that costs nothing. None where there are too many."""
+def _equal_segments(bench: Workbench, costs: SegmentCosts, half: bool, at: int, width: float) -> tuple[int, float] | None:
+    """(entries, cost) of segments of `width`, or of one code where codes are wider. None where there are too many."""
     x, inputs = bench.x(at), bench.space.inputs[at]
     x = np.unique(np.abs(x)) if half else x
-    # the workbench's own places may be coarser than the codes; segments of 2**shift codes end at some of them
-    every = places(x, inputs)
-    cuts = np.flatnonzero(np.isin(every, places(x, inputs, shift)))
+    # the bench's places may be coarser than the codes; wider segments end at some of them
+    cuts = np.flatnonzero(np.isin(places(x, inputs), places(x, inputs, max(0, round(np.log2(width / inputs.scale))))))
+    return _trimmed(costs, cuts)
+
+
+def _equal_shared_segments(bench: Workbench, name: str, half: bool, width: float) -> tuple[int, float] | None:
+    """(entries, cost) of segments [n width, (n + 1) width) that all scales share."""
+    problem, tasks = bench.tasks(name, half)
+    first, last = (round_(end / width) for round_, end in zip((np.floor, np.ceil), problem.range))
+    edges = width * np.arange(first, last + 1)
+    if edges.size > _CELLS + 1:
+        return None
+    positions = [np.searchsorted(task.samples.x, [*edges, np.inf]) for task in tasks]  # a code at the range's end is a cell of its own
+    costs = pipeline.segment_costs(problem, tasks[0], Points.shared([task.samples for task in tasks], positions))
+    return _trimmed(costs, np.arange(costs.size + 1))
+
+
+def _trimmed(costs: SegmentCosts, cuts: np.ndarray) -> tuple[int, float] | None:
+    """(entries, cost) of a table with these cuts; tails take the end segments where that costs nothing. None where there are too many."""
     while cuts.size > 1 and costs.tails[0] and costs.total(cuts[1:]) <= costs.total(cuts):
         cuts = cuts[1:]
     while cuts.size > 1 and costs.tails[1] and costs.total(cuts[:-1]) <= costs.total(cuts):
@@ -117,4 +141,4 @@ def _shared(bench: Workbench) -> Iterator[Baseline]:
         certificate = tables.meta["certificate"][key]
         codes = space.objective == "codes"
         error = float(certificate["output"]["squared"]) if codes else certificate["range"]["mean_squared"]
-        yield Baseline("shared", fmt.name, False, error, cost)
+        yield Baseline("shared", fmt.name, False, error, cost, "all")

@@ -98,7 +98,7 @@ class Workbench:
             )
         # fewer samples behind a symmetry, fewer entries; the coarsest problem is also the check that the space can be compiled at all
         self.most_entries = {
-            half: min(space.entries[1], max(len(task.samples) for task in self._tasks(names[0], half)[1])) for half, names in self.formats.items()
+            half: min(space.entries[1], max(len(task.samples) for task in self.tasks(names[0], half)[1])) for half, names in self.formats.items()
         }
 
     def _formats(self, half: bool, width: int) -> list[str]:
@@ -116,7 +116,8 @@ class Workbench:
         same = {"inputs": s.inputs, "objective": s.objective, "out": s.out, "range": s.range, "tails": s.tails}
         return {**same, "coefficients": choice.coefficients, "symmetry": choice.symmetry, "share": choice.share, "search": "exact"}
 
-    def _tasks(self, coefficients: str, half: bool) -> tuple[pipeline.Problem, list[pipeline.Task]]:
+    def tasks(self, coefficients: str, half: bool) -> tuple[pipeline.Problem, list[pipeline.Task]]:
+        """What the compiler makes of a format: its problem and a task per scale."""
         request = pipeline.Request(self.space.function, self.space.entries[0], **self.options(Choice(0, coefficients, half)))
         problem = pipeline._problem(request)
         return problem, pipeline._tasks(problem)
@@ -129,7 +130,7 @@ class Workbench:
         return self._costs[key]
 
     def _segment_costs(self, coefficients: str, half: bool, share: str) -> list[SegmentCosts]:
-        problem, tasks = self._tasks(coefficients, half)
+        problem, tasks = self.tasks(coefficients, half)
         if share == "all":
             index = SharedCuts(tasks, *problem.range).index
             kept = np.linspace(0, index.shape[1] - 1, min(index.shape[1], POSITIONS + 1)).round().astype(np.int64)

@@ -173,27 +173,36 @@ def test_baselines_of_squared_error_against_plain_arithmetic():
     direct = next(b for key, b in found.items() if key[:2] == ("direct", "q2.5"))
     assert direct.error == pytest.approx(np.mean((np.clip(np.rint(y * 32), -128, 127) / 32 - y) ** 2), rel=1e-9)
     assert direct.cost.stored_bits == 2048
-    uniform = [b for b in found.values() if b.kind == "uniform" and b.half and b.coefficients == "q0.6"]
+
+
+@pytest.mark.parametrize("scales", [(AT_4,), SCALES], ids=["one scale", "shared"])
+def test_equal_segments_against_plain_arithmetic(scales):
+    share = "all" if len(scales) > 1 else "none"
+    found = baselines(Workbench(dataclasses.replace(SMALL, inputs=scales)))
+    uniform = [b for b in found if b.kind == "uniform" and b.half and b.coefficients == "q0.6" and b.share == share]
     assert uniform
-    u, values = np.arange(65), np.arange(-64, 64) / 64
-    h = functions.get("gelu").symmetry.h(u / 16)
-    weight = np.where(u == 0, 1, 2) / 129
-    for b in uniform:
-        # whatever the width of the segments, the right tail takes cells at the end; recompute with the best line of every cell
-        errors = []
-        for shift in range(7):
-            cells = u >> shift
-            used = b.cost.entries - 1
-            if used > cells.max() + 1:
-                continue
-            total = (weight * h**2)[cells >= used].sum()
-            for cell in range(used):
-                at = cells == cell
-                k, t = np.meshgrid(values, values, indexing="ij")
-                grid = sum(w * (k * v / 16 + t - g) ** 2 for w, v, g in zip(weight[at], u[at], h[at]))
-                total += grid.min()
-            errors.append(total)
-        assert min(abs(b.error / e - 1) for e in errors) < 1e-6
+    for baseline in uniform:
+        # the width is one of these powers of two; cells from 0 on have a line each, the tail takes the rest
+        errors = [half_in_equal_segments(scales, 2.0**power, baseline.cost.entries - 1) for power in range(-5, 3)]
+        assert min(abs(baseline.error / error - 1) for error in errors) < 1e-6
+
+
+def half_in_equal_segments(scales, width: float, cells: int) -> float:
+    """Mean squared error of gelu's stored half with the best q0.6 line in each of `cells` segments, by trying all of them, and 0 beyond."""
+    values = np.arange(-64, 64) / 64
+    k, t = (v.ravel() for v in np.meshgrid(values, values, indexing="ij"))
+    u, h, weight = [], [], []
+    for inputs in scales:
+        magnitudes = np.abs(inputs.x()[np.abs(inputs.x()) <= 4])
+        u.append(magnitudes)
+        h.append(functions.get("gelu").symmetry.h(magnitudes))
+        weight.append(np.full(magnitudes.size, 1 / magnitudes.size / len(scales)))
+    u, h, weight = map(np.concatenate, (u, h, weight))
+    total = float((weight * h**2)[u >= cells * width].sum())
+    for cell in range(cells):
+        at = np.floor(u / width) == cell
+        total += float((np.square(np.outer(k, u[at]) + t[:, None] - h[at]) @ weight[at]).min()) if at.any() else 0.0
+    return total
 
 
 def test_a_direct_table_of_output_codes_is_exact_and_gqa_luts_shared_set_stands_beside_it():

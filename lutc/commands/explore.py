@@ -112,11 +112,13 @@ def as_dict(found) -> dict:
         "objective": space.objective,
         "minimise": list(found.minimise),
         "front": [{**asdict(d.choice), "error": d.error, "proven": d.proven, **_cost(d.cost)} for d in found.front],
-        "baselines": [
-            {"kind": b.kind, "coefficients": b.coefficients, "symmetry": b.half, "error": b.error, **_cost(b.cost)} for b in found.baselines
-        ],
+        "baselines": [_baseline(b) for b in found.baselines],
         "search": {**found.record, "evaluations": found.evaluations},
     }
+
+
+def _baseline(b) -> dict:
+    return {"kind": b.kind, "coefficients": b.coefficients, "symmetry": b.half, "share": b.share, "error": b.error, **_cost(b.cost)}
 
 
 def _cost(cost) -> dict:
@@ -134,7 +136,7 @@ def _report(found) -> None:
     several = len(space.inputs) > 1
     header = ["", "entries", "stored", "format", "error", "bits", "comparators", "multiplier", "adder"]
     rows = [[n, *_row(d.choice.coefficients, _stored(d.choice.symmetry, d.choice.share, several), d)] for n, d in enumerate(found.front, 1)]
-    rows += [[b.kind, *_row(b.coefficients, _stored(b.half, "all" if b.kind == "shared" else "none", several), b)] for b in found.baselines]
+    rows += [[b.kind, *_row(b.coefficients, _stored(b.half, b.share, several), b)] for b in found.baselines]
     echo_table(header, rows)
     if not all(d.proven for d in found.front):
         click.echo("\nFormats of more than 8 bits, or more than 512 places for breakpoints: best rounded lines, not proven optimal.")
