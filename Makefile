@@ -35,6 +35,11 @@ SETTINGS_sqrt := --range 0.25 4 --coefficients q1.6
 FUNCTIONS := gelu gelu_tanh silu sigmoid tanh hswish hardsigmoid mish softplus elu selu erf exp log sin cos reci sqrt_reci sqrt
 TABLES := $(foreach f,$(FUNCTIONS),$(f)_8 $(f)_16 $(f)_32)
 
+FPLUT := silu gelu gelu_tanh sigmoid tanh relu leaky_relu elu selu celu hardswish hardsigmoid mish softplus
+FPLUT += exp log sin cos reciprocal rsqrt sqrt square inverse_sigmoid erf
+TABLES += $(FPLUT:%=%_fplut)
+
+.PHONY: $(FPLUT:%=%_fplut)
 .PHONY: help pretrained check-pretrained test test-slow lint bench clean
 help:
 	@sed -n '1,3s/^# //p' Makefile
@@ -48,6 +53,10 @@ $(1)_$(2): $$(COMPILER)
 	$$(LUTC) compile $(1) --entries $(2) $$(SETTINGS_$(1)) --search genetic --seed 42 -o $$(OUT)/$(1)_$(2).json
 endef
 $(foreach f,$(FUNCTIONS),$(foreach n,8 16 32,$(eval $(call table,$(f),$(n)))))
+
+# silu_fplut, ...: floating-point values over 11 cut points, or behind the function's range reduction
+$(FPLUT:%=%_fplut): %_fplut: $(COMPILER)
+	$(LUTC) compile $* --search cutpoints --quality best -o $(OUT)/$*_fplut.json
 
 plot_%: $(COMPILER)
 	$(LUTC) plot $(OUT)/$*.json -o $*.png

@@ -12,6 +12,7 @@ import numpy as np
 import lutc
 from lutc import formats, functions
 from lutc.certify import certify, rounded
+from lutc.certify_float import RELATIVE_FLOOR
 from lutc.errors import LutcError
 from lutc.fplut.exponents import build_exponents
 from lutc.fplut.problem import OBJECTIVES, PROLOGUES, Problem, make_problem
@@ -26,6 +27,7 @@ __all__ = ["ADDRESSING", "FORMATS", "OBJECTIVES", "PROLOGUES", "QUALITIES", "VAL
 
 ADDRESSING = ("cells", "exponent")
 FORMATS = tuple(STORE)
+PROMISE = 0.01  # relative error, for every input; a table that exceeds it says where and why
 QUALITIES = tuple(cutpoints.COARSE)
 VALUES = ("fitted", "sampled")
 
@@ -97,8 +99,33 @@ def compile_fplut(fn: Function | str, *, name: str | None = None, **options) -> 
     built = {key: build(problem, settings, key) for key in settings.formats}
     tables = {key: table for key, (table, _) in built.items()}
     meta = {"range": list(problem.range), "objective": settings.objective, "search": {key: record for key, (_, record) in built.items()}}
+    found = {f"{key} values, {dtype} inputs": exception(problem, tables[key], dtype) for key in tables for dtype in ("fp16", "bf16")}
+    if any(found.values()):
+        meta["exceptions"] = {where: why for where, why in found.items() if why}
     compiled = TableSet(name or typed, tables, {}, fn.name, meta)
     return replace(compiled, meta={**meta, "certificate": certify(compiled, fn), "version": lutc.__version__})
+
+
+def exception(problem: Problem, table: Table, dtype: str) -> dict | None:
+    """Where the table is off by more than 1 % relative on inputs of `dtype`, and why; None where it nowhere is."""
+    fmt, fn = formats.get(dtype), problem.function
+    x = fmt.values()
+    y = fn(x)
+    with np.errstate(all="ignore"):
+        error = np.abs(table(x) - y) / np.maximum(np.abs(y), RELATIVE_FLOOR)
+    off = np.isfinite(y) & (np.abs(y) <= fmt.max) & ~(error <= PROMISE)
+    if not off.any():
+        return None
+    x, y = x[off], y[off]
+    if table.prologue is not None and table.prologue.kind == "period":
+        why = "the remainder after so many periods is beyond float64"
+    elif ((x < problem.range[0]) | (x > problem.range[1])).all():
+        why = f"outside [{problem.range[0]:g}, {problem.range[1]:g}], which the table was made for; a tail or end piece goes on there"
+    elif table.prologue is not None and np.abs(y).max() < 2.0**-4:
+        why = f"next to a zero of the function, where the steps of {table.coefficients} values between range reductions are large beside it"
+    else:
+        why = f"more octaves than {table.entries} values can follow, and inputs outside [{problem.range[0]:g}, {problem.range[1]:g}]"
+    return {"inputs": int(off.sum()), "from": float(x[0]), "to": float(x[-1]), "why": why}
 
 
 def build_cells(problem: Problem, settings: Settings, key: str) -> tuple[Table, dict]:

@@ -64,7 +64,7 @@ class Problem:
 
 
 def make_prologue(fn: Function, choice: str):
-    """The prologue that is meant: "auto", range reduction where the function has one; "none"; "reduce"; "abs", its symmetry."""
+    """The prologue that is meant: "auto", range reduction where the function has one, or |x| if it is even; "none"; "reduce"; "abs"."""
     if choice not in PROLOGUES:
         raise LutcError(f"unknown prologue {choice!r}; choose one of {', '.join(PROLOGUES)}")
     if choice == "abs":
@@ -75,6 +75,8 @@ def make_prologue(fn: Function, choice: str):
     if choice == "reduce" and fn.reduction is None:
         known = ", ".join(name for name, other in FUNCTIONS.items() if other.reduction is not None)
         raise LutcError(f"{fn.name} has no range reduction; functions that have: {known}")
+    if choice == "auto" and fn.reduction is None and fn.symmetry is not None and fn.symmetry.positive == fn.symmetry.negative:
+        return AbsPrologue(fn.symmetry.positive, fn.symmetry.negative)  # an even function: nothing but its half is needed
     if choice == "none" or fn.reduction is None:
         return None
     reduction = fn.reduction
@@ -109,7 +111,7 @@ def make_problem(fn: Function, objective: str, prologue: str, input: str, range:
     x = fmt.values()
     if range is not None:
         range = checked_range(fn, *range)
-    elif reduction is None:
+    elif reduction is None or reduction.kind == "abs":
         range = finite_range(fn, fmt)
     else:
         range = (float(x[0]), float(x[-1]))

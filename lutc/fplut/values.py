@@ -58,7 +58,10 @@ class _Chain:
 
     def relaxed(self, values: np.ndarray) -> np.ndarray:
         """Float64 values of (nearly) least cost."""
-        step = self._largest_errors(values)[:, None] / 4 * np.arange(-_REACH, _REACH + 1)
+        errors = self._largest_errors(values)
+        if NORMS[self.kind] == "max":
+            errors = np.full_like(errors, errors.max())  # under a maximum, values far from the worst error move for its sake
+        step = errors[:, None] / 4 * np.arange(-_REACH, _REACH + 1)
         values, cost = self.improve(values[:, None])
         for _ in range(_HALVINGS):
             for _ in range(_ROUNDS):
