@@ -18,6 +18,7 @@ COMMANDS = {
     "plot": ("lutc.commands.plot:plot", "Draw function, segments and errors of a table."),
     "explore": ("lutc.commands.explore:explore", "Evolve the front of error against hardware cost."),
     "functions": ("lutc.commands.functions:functions", "List the functions that lutc knows."),
+    "formats": ("lutc.commands.formats:formats", "Explain number formats, or show how each stores a number."),
     "bench": ("lutc.nn.bench:bench", "Time tables in torch against the exact functions."),
     "taylor": ("lutc.taylor.cli:taylor", "Compile a whole MLP into centres and local maps."),
 }
