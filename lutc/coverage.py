@@ -71,7 +71,8 @@ def serving_key(source, interval: Interval, keys=None) -> tuple[TableSet, str]:
     """
     tables = as_table_set(source)
     if tables.function not in (None, interval.function):
-        raise LutcError(f"a table of {interval.function} is needed here; '{tables.name}' is one of {tables.function}: give a table of {interval.function}")
+        needed = interval.function
+        raise LutcError(f"a table of {needed} is needed here; '{tables.name}' is one of {tables.function}: give a table of {needed}")
     errors = {key: worst_error(tables[key], interval) for key in (tables if keys is None else keys)}
     best = min(errors, key=errors.get)
     if not errors[best] <= TOLERANCE:

@@ -217,8 +217,8 @@ def _variance_bits(n: int, eps_codes: float) -> tuple[int, int]:
             return fraction, max(epsilon, 1 if eps_codes > 0 else 0)
     longest = INT32_MAX // LARGEST_DEVIATION**2
     raise LutcError(
-        f"the int32 sum of squares of an integer norm holds rows of at most {longest}, and n * (255**2 + eps / scale**2) must stay below 2**31; given n = "
-        f"{n} and eps / scale**2 = {eps_codes:.4g}"
+        f"the int32 sum of squares of an integer norm holds rows of at most {longest}, and n * (255**2 + eps / scale**2) must stay below 2**31; "
+        f"given n = {n} and eps / scale**2 = {eps_codes:.4g}"
     )
 
 
@@ -243,7 +243,7 @@ def _affine_codes(n: int, weight, bias, hidden_bits: int) -> tuple[np.ndarray | 
     if reach.max() > INT32_MAX:
         at = int(np.argmax(reach))
         raise LutcError(
-            f"the bias of feature {at} ({values['bias'][at]:.4g}) is too large beside the largest weight ({largest:.4g}): weight x 2**15 + bias would reach "
-            f"{reach.max():.4g}, beyond int32; fold the bias into the next layer"
+            f"the bias of feature {at} ({values['bias'][at]:.4g}) is too large beside the largest weight ({largest:.4g}): weight x 2**15 + bias "
+            f"would reach {reach.max():.4g}, beyond int32; fold the bias into the next layer"
         )
     return weights, None if biases is None else biases.astype(np.int64), step * hidden

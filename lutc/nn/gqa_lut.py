@@ -15,11 +15,11 @@ from lutc.tablefile import read
 class gqa_lut_pwl(torch.nn.Module):  # noqa: N801  (the name is its users')
     """Piecewise-linear tables per power-of-two scale.
 
-    pwl_type: function name, GQA-LUT's spellings included ("gelu", "hswish", "exp", "reci", "sqrt_reci"). pwl_dir: path of the JSON file, GQA-LUT's or
-    ours. decimal_bit: the finest power 2**-decimal_bit whose table is used.
+    pwl_type: function name, GQA-LUT's spellings included ("gelu", "hswish", "exp", "reci", "sqrt_reci"). pwl_dir: path of the JSON file,
+    GQA-LUT's or ours. decimal_bit: the finest power 2**-decimal_bit whose table is used.
 
-    forward(input, scale): `input` holds integers q in a float tensor, x = q * scale. The table is that of the power -int(log2 scale), truncated toward
-    zero and clipped to [0, decimal_bit]; with breakpoints p and lines k, t the result is (k q + t / scale) scale, segment by
+    forward(input, scale): `input` holds integers q in a float tensor, x = q * scale. The table is that of the power -int(log2 scale), truncated
+    toward zero and clipped to [0, decimal_bit]; with breakpoints p and lines k, t the result is (k q + t / scale) scale, segment by
     torch.bucketize(q, p / scale): q at a breakpoint belongs to the left. Gradients are the exact function's at q * scale, for input and scale.
     """
 

@@ -97,6 +97,7 @@ class RowOperator(torch.nn.Module):
 
 
 def check_float(x, who: str) -> None:
+    """LutcError for anything but a tensor of a float dtype that the operators take."""
     if not isinstance(x, torch.Tensor) or x.dtype not in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
         given = str(x.dtype).removeprefix("torch.") if isinstance(x, torch.Tensor) else type(x).__name__
         raise LutcError(f"{who} takes float32, float16, bfloat16 and float64 tensors; given {given}")
@@ -104,6 +105,8 @@ def check_float(x, who: str) -> None:
 
 def _evaluate(x: torch.Tensor, fast, exact) -> torch.Tensor:
     """A table's plans at x (float32 or float64)."""
+    if x.device != exact[0].device:
+        raise LutcError(f"the input is on {x.device} and the table on {exact[0].device}; move the module with .to('{x.device}')")
     if x.device.type == "cpu" and x.dtype == torch.float32:
         x, (words, meta) = x.contiguous(), fast
         out = torch.empty_like(x)
@@ -184,7 +187,8 @@ def softmax(x: torch.Tensor, words: list[torch.Tensor], meta: list[int], period:
     if _fused(x):
         from lutc.kernels.softmax import softmax as launch
 
-        launch(x, out, plans[0], plans[2] if len(plans) > 2 else None, period)
+        with torch.cuda.device_of(x):
+            launch(x, out, plans[0], plans[2] if len(plans) > 2 else None, period)
         return out
     for start, end in _chunks(*x.shape):
         out[start:end] = _softmax_rows(x[start:end].to(_wide(x.dtype)), plans, period)
@@ -223,7 +227,8 @@ def norm(
     if _fused(x):
         from lutc.kernels.norm import norm as launch
 
-        launch(x, weight, bias, out, mean, variance, eps, centred, plans[0])
+        with torch.cuda.device_of(x):
+            launch(x, weight, bias, out, mean, variance, eps, centred, plans[0])
         return out, mean, variance
     for start, end in _chunks(*x.shape):
         rows = _norm_rows(x[start:end].to(wide), weight, bias, eps, centred, plans)

@@ -2,7 +2,6 @@
 
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +11,6 @@ from torch.nn import functional as F
 
 from lutc.errors import LutcError
 from lutc.nn import gqa_lut_pwl
-
-ANCHORS = next((folder / "shared/anchors/gqa_lut" for folder in Path(__file__).resolve().parents if (folder / "shared/anchors/gqa_lut").is_dir()), None)
 
 
 def foreign(tmp_path, tables):
@@ -69,11 +66,11 @@ def test_half_keeps_the_table_and_nan_stays(tmp_path):
     assert module(q.half(), 2.0**-4).dtype == torch.float16
 
 
-@pytest.mark.skipif(ANCHORS is None, reason="GQA-LUT's own files are not here")
 @pytest.mark.parametrize(("name", "file"), [("gelu", "gelu_pwl_7.json"), ("gelu", "gelu_pwl_15.json"), ("exp", "exp_pwl_7.json")])
-def test_files_of_gqa_lut(name, file):
-    module = gqa_lut_pwl(name, ANCHORS / file)
-    entries = json.loads((ANCHORS / file).read_text())[name]
+def test_files_of_gqa_lut(anchors, name, file):
+    path = anchors / "gqa_lut" / file
+    module = gqa_lut_pwl(name, path)
+    entries = json.loads(path.read_text())[name]
     q = torch.arange(-128, 1 if name == "exp" else 128, dtype=torch.float64)
     for power in range(7):
         want = [by_hand(entries[str(power)], code, 2.0**-power) for code in q.tolist()]

@@ -41,8 +41,9 @@ def python_row(module, row):
     places = total.bit_length() - 1
     mantissa = half_up(total << 14, places) if places > 14 else total << (14 - places)
     root = requantise(accumulate(reci, min(mantissa, 32767)), reci.unit * 2.0**ROOT_BITS)
-    ratio = 2.0**-ROOT_BITS / module.model.out.scale
-    return [min(max(requantise(w * root, ratio * 2.0**-places) + module.model.out.zero_point, module.model.out.minimum), module.model.out.maximum) for w in weights]
+    out = module.model.out
+    codes = [requantise(weight * root, 2.0**-ROOT_BITS / out.scale * 2.0**-places) + out.zero_point for weight in weights]
+    return [min(max(code, out.minimum), out.maximum) for code in codes]
 
 
 @pytest.mark.parametrize("scale", SCALES)

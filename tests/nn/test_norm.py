@@ -87,7 +87,10 @@ def test_special_values_as_torch(dtype):
         )
 
 
-@pytest.mark.parametrize(("shape", "normalized"), [((2, 3, 4), (3, 4)), ((5,), 5), ((0, 4), 4), ((3, 2, 0, 4), (4,)), ((1, 1), 1), ((2, 40000), 40000)])
+SHAPES = [((2, 3, 4), (3, 4)), ((5,), 5), ((0, 4), 4), ((3, 2, 0, 4), (4,)), ((1, 1), 1), ((2, 40000), 40000)]
+
+
+@pytest.mark.parametrize(("shape", "normalized"), SHAPES)
 def test_shapes(shape, normalized):
     x = torch.randn(shape, generator=torch.Generator().manual_seed(2))
     module = LUTLayerNorm(normalized, rsqrt=FINE)

@@ -200,9 +200,8 @@ def test_mlp_with_another_activation_is_left():
     model = seeded(Vision, act=functools.partial(nn.GELU, approximate="tanh"))
     report = lutc.patch(model, activation=GELU, norm=RSQRT)
     assert not spread(report, "gelu") and not spread(report, "gelu_tanh")
-    assert [(e.path, e.what, e.why) for e in report.left] == [
-        (f"blocks.{i}.mlp.act", "gelu_tanh", "no table of gelu_tanh was given") for i in range(2)
-    ]
+    left = [(e.path, e.what, e.why) for e in report.left]
+    assert left == [(f"blocks.{i}.mlp.act", "gelu_tanh", "no table of gelu_tanh was given") for i in range(2)]
     assert "left      blocks.0.mlp.act" in str(report) and "no table of gelu_tanh was given" in str(report)
     lutc.unpatch(model)
     with pytest.raises(LutcError, match=r"nothing was replaced: blocks.0.mlp.act: no table of gelu_tanh was given"):
@@ -215,7 +214,8 @@ def test_variants_of_a_function_are_told_apart():
 
     names = {"gelu": "gelu", "gelu_python": "gelu", "gelu_new": "gelu_tanh", "gelu_fast": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh"}
     names |= {"gelu_accurate": "gelu_tanh", "silu": "silu", "swish": "silu", "mish": "mish", "relu": "relu", "sigmoid": "sigmoid", "tanh": "tanh"}
-    names |= {"hardswish": "hardswish", "leaky_relu": "leaky_relu", "gelu_10": None, "quick_gelu": None, "relu2": None, "relu6": None, "laplace": None}
+    names |= {"hardswish": "hardswish", "leaky_relu": "leaky_relu"}
+    names |= dict.fromkeys(("gelu_10", "quick_gelu", "relu2", "relu6", "laplace"))
     for name, function in names.items():
         assert functions_of(ACT2FN[name].forward)[:1] == ((function,) if function else ()), name
     assert functions_of(nn.ELU().forward) == ("elu", "celu") and functions_of(nn.ELU(0.5).forward) == ()
@@ -376,7 +376,7 @@ def test_a_failure_leaves_the_model_as_it_was():
         ({"activation": nn.ReLU()}, "does not say which function it is"),
         ({"activation": {"gelv": GELU}}, "unknown function 'gelv'"),
         ({}, "nothing to patch: give activation="),
-        ({"activation": GELU, "mlp": {"blocks.7.mlp": nn.Identity()}}, "no module is called 'blocks.7.mlp'"),
+        ({"activation": GELU, "mlp": {"blocks.7.mlp": nn.Identity()}}, "matches 'blocks.7.mlp'"),
     ):
         with pytest.raises(LutcError, match=message):
             lutc.patch(model, **arguments)
@@ -385,12 +385,28 @@ def test_a_failure_leaves_the_model_as_it_was():
         lutc.patch(nn.GELU(), activation=GELU)
 
 
-def test_mlp_modules():
+def test_compiled_mlps(tmp_path):
+    from lutc.nn.taylor import TaylorMLP
+    from lutc.taylor import artefact
+    from lutc.taylor.table import TaylorTable
+
     model, x = seeded(Vision), torch.randn(2, 3, 16, 16)
     want = model(x)
-    report = lutc.patch(model, mlp={"blocks.1.mlp": nn.Identity()})
-    assert [(r.path, r.what) for r in report.replaced] == [("blocks.1.mlp", "mlp")] and not torch.equal(model(x), want)
+    centres, slopes = torch.randn(3, 16), torch.randn(3, 16, 16)
+    table = TaylorTable(centres, torch.randn(3, 16), slopes, torch.tensor([1, 1, 1]), "fp32")
+    artefact.save(table, tmp_path / "mlp")
+    for source in (tmp_path / "mlp", TaylorMLP(table)):
+        report = lutc.patch(model, mlp={"blocks.1.mlp": source}, activation=GELU)
+        assert {r.path for r in report.replaced if r.what == "mlp"} == {"blocks.1.mlp"}
+        assert isinstance(model.blocks[1].mlp, TaylorMLP) and not torch.allclose(model(x), want, atol=1e-3)
+        lutc.unpatch(model)
+        assert torch.equal(model(x), want) and "_lutc_exact" not in vars(model)
+    lutc.patch(model, mlp={"blocks.0:norm2+mlp": TaylorMLP(table)})
+    assert isinstance(model.blocks[0].norm2, TaylorMLP) and isinstance(model.blocks[0].mlp, nn.Identity)
     lutc.unpatch(model)
+    narrow = TaylorMLP(TaylorTable(centres, torch.zeros(3, 5), slopes[:, :5], table.counts, "fp32"))
+    with pytest.raises(LutcError, match="features, its replacement"):
+        lutc.patch(model, activation=GELU, mlp={"blocks.1.mlp": narrow})
     assert torch.equal(model(x), want)
 
 

@@ -17,7 +17,8 @@ from lutc.nn import QuantLUT
 from lutc.samples import Inputs
 
 GELU = int_tables("gelu")
-SETS = {name: int_tables(name) for name in ("gelu", "silu", "hardswish", "exp", "tanh", "sigmoid")} | {"reciprocal": int_tables("reciprocal", 8, range(1, 7))}
+SETS = {name: int_tables(name) for name in ("gelu", "silu", "hardswish", "exp", "tanh", "sigmoid")}
+SETS["reciprocal"] = int_tables("reciprocal", 8, range(1, 7))
 SCALES = [2.0**-b for b in range(-1, 10)] + [0.05, 0.0123, 1 / 3]
 
 

@@ -10,8 +10,8 @@ import torch
 from handmade import cell_tables, float_tables, int_tables
 
 from lutc.errors import LutcError
-from lutc.nn import LUTSoftmax
 from lutc.functions import FUNCTIONS, Line
+from lutc.nn import LUTSoftmax
 from lutc.table import Cells, Lines, PeriodPrologue, Table
 
 FINE_EXP, FINE_RECI = float_tables("exp", -30, 0, 4000), float_tables("reciprocal", 1, 2, 500)

@@ -20,11 +20,12 @@ _MISSING = "lutc: nothing stood here"  # compared by ==, so that it survives cop
 
 @dataclass
 class Child:
-    """A child module put in another's place, or added (`before` is None)."""
+    """A child module put in another's place, or added (`before` is None). shared: names of parameters that both hold."""
 
     parent: nn.Module
     name: str
     before: nn.Module | None
+    shared: tuple[str, ...] = ()
 
     def undo(self) -> None:
         after = self.parent._modules[self.name]
@@ -32,7 +33,7 @@ class Child:
             del self.parent._modules[self.name]
             return
         # What the model went through while it was patched: training mode, and parameters that a conversion may have renewed.
-        for name in self.before._parameters.keys() & after._parameters.keys():
+        for name in self.shared:
             self.before._parameters[name] = after._parameters[name]
         self.before.train(after.training)
         self.parent._modules[self.name] = self.before
@@ -67,7 +68,9 @@ class _Patcher:
     def put(self, parent: nn.Module, parent_name: str, name: str, module: nn.Module) -> None:
         before = parent._modules.get(name)
         module.train(parent.training if before is None else before.training)
-        self.changes.append(Child(parent, name, before))
+        held = {} if before is None else before._parameters
+        shared = tuple(key for key, parameter in held.items() if parameter is not None and parameter is module._parameters.get(key))
+        self.changes.append(Child(parent, name, before, shared))
         parent._modules[name] = module
         self.touched.add(parent_name)
 
@@ -120,7 +123,7 @@ class _Patcher:
             self.report.replaced.append(Replaced(path, "softmax", self.wanted.softmax.name))
         elif isinstance(child, (nn.LogSoftmax, nn.Softmin, nn.Softmax2d)) and self.wanted.softmax is not None:
             self.report.left.append(Left(path, type(child).__name__, "not a softmax over one dimension"))
-        elif is_norm(child) and self.wanted.norm is not None:
+        elif is_norm(child) and self.wanted.norms:
             self._norm(parent, parent_name, name, child, path)
 
     def _operator(self, names: tuple[str, ...], path: str, what: str) -> Operator | None:
@@ -143,7 +146,7 @@ class _Patcher:
         weight, bias = child._parameters.get("weight"), child._parameters.get("bias")
         shape = tuple(weight.shape) if weight is not None else tuple(child.normalized_shape)
         self.put(parent, parent_name, name, self.wanted.norm_module(kind, shape, eps, weight, bias))
-        self.report.replaced.append(Replaced(path, kind, self.wanted.norm.name))
+        self.report.replaced.append(Replaced(path, kind, self.wanted.norms[kind].name))
 
     def _function_attributes(self, name: str, module: nn.Module) -> None:
         """Functions held as attributes: `self.activation = F.relu`, partial(F.gelu, approximate="tanh")."""
@@ -171,10 +174,10 @@ class _Patcher:
             elif (call in SOFTMAX_CALLS or call in ATTENTION_CALLS) and self.wanted.softmax is not None:
                 softmax = softmax or self._added(module, name, "lutc_softmax", self.wanted.softmax.fresh())
                 self.report.replaced.append(Replaced(path, "softmax", self.wanted.softmax.name))
-            elif call in NORM_CALLS and self.wanted.norm is not None:
+            elif call in NORM_CALLS and self.wanted.norms:
                 kind = NORM_CALLS[call]
                 norms[kind] = self._added(module, name, f"lutc_{kind}", self.wanted.norm_module(kind, (1,), 1e-5, None, None)).normalise
-                self.report.replaced.append(Replaced(path, kind, self.wanted.norm.name))
+                self.report.replaced.append(Replaced(path, kind, self.wanted.norms[kind].name))
         if activations or softmax or norms:
             self._answer(name, module, Answers(activations, softmax, norms))
 
@@ -204,7 +207,8 @@ class _Patcher:
                 chosen.append((name, module))
                 configs[id(module.config)] = (module.config, before)
             elif before not in attention.NAMES.values():
-                self.report.left.append(Left(name, "softmax", f"its attention is '{before}'; load the model with attn_implementation='sdpa' or 'eager'"))
+                why = f"its attention is '{before}'; load the model with attn_implementation='sdpa' or 'eager'"
+                self.report.left.append(Left(name, "softmax", why))
         if not chosen:
             return
         attention.register()
@@ -237,23 +241,25 @@ class _Patcher:
 def patch(model: nn.Module, activation=None, softmax=None, norm=None, mlp=None, only=None, skip=None) -> Report:
     """Replace a model's non-linear functions by tables, in place.
 
-    activation: a table (name, path, TableSet), an nn.Module such as QuantLUT or LUT, a list of them, or {function: one of them}. Each replaces the
-    activations that compute exactly its function: torch modules, transformers' ACT2FN classes, functions held as attributes or called in a forward.
+    activation: a table (name, path, TableSet), an nn.Module such as QuantLUT or LUT, a list of them, or {function: one of them}. Each replaces
+    the activations that compute exactly its function: torch modules, transformers' ACT2FN classes, functions held as attributes or called in
+    a forward.
     softmax: an exp table, (exp table, reciprocal table), or a LUTSoftmax; without a reciprocal table the division is exact. It replaces nn.Softmax,
     the attention of transformers' registry (models loaded with 'sdpa' or 'eager'), nn.MultiheadAttention, and calls of softmax and
     scaled_dot_product_attention. norm: an rsqrt table, for LayerNorm and RMSNorm (weights are shared, so training goes on).
-    mlp: {module name: path or module}, compiled MLPs (lutc.taylor). only, skip: names or patterns of modules (`encoder.layer.0`, `*.mlp`).
+    mlp: {block: path of an artefact, or module}, compiled MLPs; blocks are named as in lutc.taylor (`layers.0.mlp`,
+    `encoder.layer.0:intermediate+output.dense`). only, skip: names or patterns of modules (`encoder.layer.0`, `*.mlp`), not for `mlp`.
 
-    Returns a Report of what was replaced and what was found and left. Raises LutcError, with the model untouched, for a table of another function
-    than its place needs, a pattern that matches nothing, and where nothing at all was replaced. May be called again for more.
+    Returns a Report of what was replaced and what was found and left. Raises LutcError, with the model untouched, for tables that do not
+    serve (a softmax needs exp, a norm rsqrt), a pattern that matches nothing, and where nothing at all was replaced. May be called again for more.
     """
     if activation is None and softmax is None and norm is None and not mlp:
         raise LutcError("nothing to patch: give activation=, softmax=, norm= or mlp=")
     patcher = _Patcher(model, wanted(activation, softmax, norm), Selection(only, skip))
     try:
         patcher.run()
-        for name, source in (mlp or {}).items():
-            _replace_mlp(patcher, name, source)
+        if mlp:
+            _replace_mlps(patcher, mlp)
         if not patcher.report.replaced:
             raise LutcError("nothing was replaced: " + ("; ".join(f"{e.path}: {e.why}" for e in patcher.report.left[:3]) or "nothing was found"))
     except BaseException:
@@ -263,17 +269,25 @@ def patch(model: nn.Module, activation=None, softmax=None, norm=None, mlp=None, 
     return patcher.report
 
 
-def _replace_mlp(patcher: _Patcher, name: str, source) -> None:
-    parent_name, _, child_name = name.rpartition(".")
-    modules = dict(patcher.model.named_modules())
-    if name not in modules or not name:
-        raise LutcError(f"no module is called '{name}'; the model has {', '.join([n for n in modules if n][:4])}, ...")
-    if not isinstance(source, nn.Module):
-        from lutc.nn.taylor import TaylorMLP
+def _replace_mlps(patcher: _Patcher, mlps) -> None:
+    """Compiled MLPs in the place of blocks, named as `lutc.taylor.find_blocks` names them; a table with a fallback keeps the exact block."""
+    from lutc.nn.taylor import TaylorMLP
+    from lutc.taylor import artefact
+    from lutc.taylor.blocks import find_blocks, replace
 
-        source = TaylorMLP.load(source)
-    patcher.put(modules[parent_name], parent_name, child_name, source)
-    patcher.report.replaced.append(Replaced(name, "mlp", type(source).__name__))
+    model = patcher.model
+    patcher.changes.append(Attribute(model, "_lutc_exact", model.__dict__.get("_lutc_exact", _MISSING)))
+    for name, source in mlps.items():
+        blocks = find_blocks(model, name)
+        module, by = source, type(source).__name__
+        if not isinstance(source, nn.Module):
+            table = artefact.load(source)
+            module, by = TaylorMLP(table, blocks[0].as_module if table.radii is not None else None), str(source)
+        for path in blocks[0].paths:
+            parent, _, child = path.rpartition(".")
+            patcher.changes.append(Child(model.get_submodule(parent), child, model.get_submodule(path)))
+        replace(model, {name: module})
+        patcher.report.replaced.append(Replaced(name, "mlp", by))
 
 
 def unpatch(model: nn.Module) -> nn.Module:

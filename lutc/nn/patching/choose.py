@@ -31,32 +31,30 @@ class Operator:
 
 @dataclass(frozen=True)
 class Wanted:
-    """activations: registry name -> Operator. softmax: Operator or None. norm: the rsqrt table set or None."""
+    """activations: registry name -> Operator. softmax: Operator or None. norms: "layer_norm", "rms_norm" -> Operator, or empty."""
 
     activations: Mapping[str, Operator] = field(default_factory=dict)
     softmax: Operator | None = None
-    norm: TableSet | None = None
+    norms: Mapping[str, Operator] = field(default_factory=dict)
 
     def norm_module(self, kind: str, shape: tuple[int, ...], eps: float, weight, bias) -> nn.Module:
         """A table norm that shares `weight` and `bias` with the module it replaces."""
-        if kind == "layer_norm":
-            module = LUTLayerNorm(shape, eps, elementwise_affine=False, rsqrt=self.norm)
-            module.bias = bias
-        else:
-            module = LUTRMSNorm(shape, eps, elementwise_affine=False, rsqrt=self.norm)
-        module.weight = weight
+        module = self.norms[kind].fresh()
+        module.normalized_shape, module.eps, module.weight, module.bias = shape, eps, weight, bias
         return module
 
 
 def wanted(activation, softmax, norm) -> Wanted:
     """Load and build everything before a model is touched."""
-    return Wanted(_activations(activation), _softmax(softmax), None if norm is None else _norm(norm))
+    return Wanted(_activations(activation), _softmax(softmax), {} if norm is None else _norms(norm))
 
 
-def _norm(source) -> TableSet:
+def _norms(source) -> dict[str, Operator]:
     tables = as_table_set(source)
-    LUTRMSNorm((1,), rsqrt=tables)  # refuses a table that does not serve
-    return tables
+    return {
+        kind: Operator(cls(1, elementwise_affine=False, rsqrt=tables), tables.name)
+        for kind, cls in (("layer_norm", LUTLayerNorm), ("rms_norm", LUTRMSNorm))
+    }
 
 
 def _softmax(source) -> Operator | None:
