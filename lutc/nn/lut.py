@@ -69,16 +69,17 @@ class LUT(torch.nn.Module):
 
     def _lower(self, device: torch.device) -> None:
         self._plans = {}
-        for dtype, name in DTYPES.items():
-            if device.type == "meta":
-                continue
+        for dtype, name in DTYPES.items() if device.type != "meta" else ():
             plan = lowered(next(iter(self.tables.values())), self._digest, dtype, device)
             self.register_buffer(f"plan_{name}", plan.words, persistent=False)
             self._plans[dtype] = plan
 
     def _apply(self, fn, recurse=True):
+        empty = self.table.is_meta
         super()._apply(fn, recurse)
-        if not self.table.is_meta:
+        if empty and not self.table.is_meta:
+            self._hold(self.tables.dumps(), self.table.device)  # to_empty() gave memory without the table in it
+        else:
             self._lower(self.table.device)  # another device wants its own plans, shared with the other modules there
         return self
 
@@ -118,7 +119,7 @@ class LUT(torch.nn.Module):
         if not isinstance(x, torch.Tensor):
             return f"{allowed}; given {type(x).__name__}"
         if self.table.is_meta:
-            return "this LUT is on the meta device; load its state_dict or move it with .to_empty() and load_state_dict first"
+            return "this LUT is on the meta device, where nothing is computed; move it with .to_empty(device=...)"
         hint = "QuantLUT takes integer codes" if not (x.is_floating_point() or x.is_complex()) else "convert it first"
         return f"{allowed}; given {str(x.dtype).removeprefix('torch.')}: {hint}"
 

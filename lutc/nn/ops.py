@@ -48,9 +48,9 @@ def _dense(x: torch.Tensor) -> torch.Tensor:
 
 
 def _run_cpu(x, words, meta, slope_only):
-    _same_device(x, words)
     if meta[0] == _REFERENCE:
-        return plain.evaluate(x, words, meta, slope_only)
+        return _run_plain(x, words, meta, slope_only)
+    _same_device(x, words)
     out = torch.empty_like(x)
     source = _dense(x)
     target = out if out.stride() == source.stride() else torch.empty_like(source)

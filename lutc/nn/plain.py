@@ -29,7 +29,8 @@ def _direct(x, words, meta, slope_only):
 def _search(x, words, meta, slope_only):
     _, flags, size, _, segments = meta
     plan = words.view(torch.float32)
-    v = x.float().clamp(-LARGEST if flags & 1 else None, LARGEST if flags & 2 else None) if flags else x.float()
+    v = x.float().contiguous()  # bucketize warns otherwise
+    v = v.clamp(-LARGEST if flags & 1 else None, LARGEST if flags & 2 else None) if flags else v
     index = torch.bucketize(v, plan[: segments - 1], right=True)
     slope, intercept = plan[size::2][index], plan[size + 1 :: 2][index]
     value = torch.where(v.isnan(), v, slope) if slope_only else slope * v + intercept
@@ -49,7 +50,7 @@ def _body(v, plan, segments, slope_only):
 
 def _reference(x, words, meta, slope_only):
     _, _, segments, reduction, *numbers = meta
-    plan, v = words.view(torch.float64), x.double()
+    plan, v = words.view(torch.float64), x.double().contiguous()
     if not reduction:
         value = _body(v, plan, segments, slope_only)
     elif _REDUCTIONS[reduction] == "exponent":

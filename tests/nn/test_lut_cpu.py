@@ -1,0 +1,116 @@
+"""The numba kernels against the plans' numpy models."""
+
+import concurrent.futures
+import os
+import subprocess
+import sys
+
+import numpy as np
+import plan_tables
+import pytest
+from plan_tables import PIECEWISE, TABLES, same
+
+torch = pytest.importorskip("torch")
+
+from lutc import plans  # noqa: E402
+from lutc.errors import LutcError  # noqa: E402
+from lutc.lower import lower  # noqa: E402
+from lutc.nn import cpu, plain  # noqa: E402
+
+
+def plans_of(name):
+    for kind in ("chain", "uniform", "cells", "search"):
+        try:
+            yield lower(TABLES[name], "fp32", (kind,))
+        except LutcError:
+            continue
+
+
+def run(plan, x, slope_only=False, threads=1):
+    out = np.full(x.size, np.nan, x.dtype) if x.dtype == np.float32 else np.zeros(x.size, np.uint16)
+    source = x if x.dtype == np.float32 else x.view(np.uint16)
+    cpu.evaluate(source, out, plan.words(), plan.meta, slope_only, threads)
+    return out if x.dtype == np.float32 else out.view(x.dtype)
+
+
+@pytest.mark.parametrize("name", PIECEWISE)
+def test_fp32_bit_for_bit(name):
+    """Values and slopes at every cut and its neighbours, special values and normal ones, on every plan that fits."""
+    x = plan_tables.inputs(TABLES[name])
+    for plan in plans_of(name):
+        got = run(plan, x)
+        assert (same(got, plan(x)) | same(got, plan.unfused(x))).all(), plan.kind  # fused where the processor can
+        assert same(run(plan, x, slope_only=True), plan.slope(x)).all(), plan.kind
+
+
+@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+def test_16_bits_on_every_code(name, dtype):
+    x = plans.all_codes(dtype)
+    plan = lower(TABLES[name], dtype)
+    assert same(run(plan, x), plans.rounded(TABLES[name](plans.widened(x)), dtype)).all()
+    assert same(run(plan, x, slope_only=True), plan.slope(x)).all()
+
+
+@pytest.mark.parametrize("size", [0, 1, 15, 16, 17, 2 * cpu.SLICE - 1, 2 * cpu.SLICE, 5 * cpu.SLICE + 13])
+@pytest.mark.parametrize("threads", [1, 2, 3, 7])
+def test_slices_cover_every_element(size, threads):
+    x = np.random.default_rng(0).normal(size=size).astype(np.float32)
+    plan = lower(TABLES["grid"], "fp32", ("chain",))
+    np.testing.assert_array_equal(run(plan, x, threads=threads), run(plan, x))
+    assert not np.isnan(run(plan, x, threads=threads)).any()
+
+
+def test_many_callers_at_once():
+    x = np.random.default_rng(0).normal(size=4 * cpu.SLICE).astype(np.float32)
+    plan = lower(TABLES["floats"])
+    want = run(plan, x)
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        for got in pool.map(lambda _: run(plan, x, threads=2), range(12)):
+            np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_child_computes_on_its_own_threads():
+    x = np.random.default_rng(0).normal(size=4 * cpu.SLICE).astype(np.float32)
+    plan = lower(TABLES["grid"])
+    want = run(plan, x, threads=2)
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if np.array_equal(run(plan, x, threads=2), want) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_without_a_folder_for_the_cache(tmp_path):
+    """A read-only installation and a home that cannot be written: the kernels are compiled afresh, not refused."""
+    script = (
+        "import numba.core.caching as c\n"
+        "c.CacheImpl._locator_classes = []\n"
+        "import numpy as np\n"
+        "from lutc.nn import cpu\n"
+        "out = np.zeros(4, np.uint16)\n"
+        "cpu.evaluate(np.arange(4, dtype=np.uint16), out, np.arange(65536, dtype=np.int32), (4, 0, 65536), False, 1)\n"
+        "assert out.tolist() == [0, 0, 1, 0], out\n"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_plain_torch_agrees(name):
+    """The fallback without numba or Triton, on every dtype that it may meet."""
+    table = TABLES[name]
+    for dtype in ("fp16", "bf16", "fp32", "fp64"):
+        kinds = ("direct",) if dtype in ("fp16", "bf16") else ("search", "reference")
+        plan = lower(table, dtype, kinds)
+        x = plan_tables.inputs(table, dtype)
+        half = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(dtype)
+        tensor = torch.from_numpy(x) if half is None else torch.from_numpy(x.view(np.int16)).view(half)
+        words = torch.from_numpy(plan.words().copy())
+        for slope_only, want in ((False, plan(x)), (True, plan.slope(x))):
+            got = plans.widened(plain.evaluate(tensor, words, plan.meta, slope_only).double().numpy())
+            want = plans.widened(want)
+            assert (np.isnan(got) == np.isnan(want)).all(), (dtype, slope_only)
+            rtol = {"fp16": 0, "bf16": 0, "fp32": 3e-7, "fp64": 1e-12}[dtype]
+            np.testing.assert_allclose(got, want, rtol=rtol, atol=rtol * 4, err_msg=f"{dtype} {slope_only}")
