@@ -25,7 +25,7 @@ _STYLE = {
     "font.size": 9, "axes.titlesize": 10, "axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False,
     "axes.edgecolor": GREY, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK, "xtick.major.width": 0.6, "ytick.major.width": 0.6,
     "axes.linewidth": 0.6, "grid.color": "#E6E6E6", "grid.linewidth": 0.6, "axes.axisbelow": True, "legend.frameon": False,
-    "axes.unicode_minus": True, "svg.hashsalt": "lutc", "figure.dpi": 100, "savefig.dpi": 130,
+    "axes.unicode_minus": True, "svg.hashsalt": "lutc",
 }  # fmt: skip
 _METADATA = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
 _DENSE = 2001  # points of a drawn function
@@ -58,7 +58,7 @@ def save(figure, path: str | os.PathLike) -> None:
         raise LutcError(f"pictures are .png, .svg or .pdf files; given {path.name!r}")
     data = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": _STYLE["svg.hashsalt"]}):
-        figure.savefig(data, format=suffix[1:], dpi=_STYLE["savefig.dpi"], metadata=_METADATA[suffix])
+        figure.savefig(data, format=suffix[1:], dpi=130 if figure.get_figwidth() < 8 else 100, metadata=_METADATA[suffix])
     atomic_write(path, data.getvalue())
 
 
@@ -246,7 +246,7 @@ def _draw_floats(cell, panel: _Panel, title: str, largest: float, first: bool, a
     lower.minorticks_off()
     lower.set_xlabel("x, all fp16 values, logarithmic to both sides of 0" if alone else "x (fp16 values)")
     if first:
-        upper.set_ylabel("value (logarithmic beyond \u00b11)")
+        upper.set_ylabel("value (logarithmic beyond \u00b11)" if alone else "value")
 
 
 # --- explorations ----------------------------------------------------------------------------------------------------------------------
