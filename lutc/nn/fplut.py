@@ -99,12 +99,12 @@ def _tables(function, func_name: str | None, cut_points, key: str, chosen: dict)
     shipped = f"{registered.name}_fplut" if registered else None
     shipped = shipped if shipped in library.names() else None
     standard = chosen == {"values": "fitted", "pieces": 32} and cut_points is None
-    if same and shipped and standard and key in (tables := library.load(shipped)):
+    if same and shipped and standard and key in (tables := library.load(shipped)).tables:
         return tables
     options = {**chosen, "formats": (key,), "cut_points": cut_points}
     if cut_points is None and shipped:
         stored = library.load(shipped)
-        body = stored[key if key in stored else stored.default_key].body
+        body = stored[key if key in stored.tables else stored.default_key].body
         options["cut_points"] = tuple(body.cut_points.tolist())
         options["prologue"] = "none" if stored[stored.default_key].prologue is None or not same else "reduce"
         if not same and stored[stored.default_key].prologue is not None:
