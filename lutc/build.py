@@ -88,5 +88,8 @@ def build(
         if right:
             breakpoints.append(lattice.outside(stops[-1], right, entries[-1]))
     entries = [left] * (left is not None) + entries + [right] * (right is not None)
+    # a breakpoint between equal lines (a segment that found its tail's line) tells nothing apart
+    apart = [i for i in range(len(breakpoints)) if entries[i] != entries[i + 1]]
+    entries, breakpoints = entries[:1] + [entries[i + 1] for i in apart], [breakpoints[i] for i in apart]
     body = without_empty_segments(breakpoints, [e.slope for e in entries], [e.intercept for e in entries])
     return Table(body, prologue, left, right, fmt.name)

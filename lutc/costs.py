@@ -113,7 +113,7 @@ class Ordinals:
     def round(self, x) -> np.ndarray:
         """format.round, quicker for fixed point; x must not be NaN."""
         if self.format.kind == "fixed":
-            return np.clip(np.rint(x / self.format.step), self.low, self.high) * self.format.step
+            return np.clip(np.rint(x / self.format.step), self.low, self.high) * self.format.step + 0.0  # no -0
         return self.format.round(x)
 
     def value(self, number) -> np.ndarray:

@@ -117,15 +117,32 @@ def read(path: str | os.PathLike) -> TableSet:
 
 def loads(text: str) -> TableSet:
     """A TableSet from a file's text."""
+    constants = []  # NaN, Infinity, -Infinity: no JSON, but in files of NN-LUT
     try:
-        data = json.loads(text, object_pairs_hook=_unique)
+        data = json.loads(
+            text, object_pairs_hook=_unique, parse_int=_integer, parse_float=_real, parse_constant=lambda name: constants.append(name) or float(name)
+        )
     except (json.JSONDecodeError, RecursionError) as error:
         raise LutcError(f"not valid JSON ({error}); the file is broken or cut off") from error
     if not isinstance(data, dict):
         raise LutcError("a table file is a JSON object")
     if {"op", "cut_points", "slopes", "biases"} <= set(data):
         return _from_nn_lut(data)
+    if constants:
+        raise LutcError(f"a table file holds no {constants[0]}; the file was written by something else or altered")
     return _from_json(data)
+
+
+def _integer(digits: str) -> int:
+    _real(digits)
+    return int(digits)
+
+
+def _real(digits: str) -> float:
+    value = float(digits)
+    if math.isinf(value):
+        raise LutcError(f"the number {digits:.20}... is beyond float64; the file is broken")
+    return value
 
 
 def _unique(pairs) -> dict:
@@ -152,12 +169,24 @@ def _plain(value):
 
 
 def _dump(data: dict) -> str:
-    """Two levels of indentation, lists of numbers on one line."""
+    """Indented by two, lists of numbers on one line."""
     try:
-        text = json.dumps(_plain(data), indent=2, allow_nan=False, ensure_ascii=False)
+        return _text(_plain(data), "\n") + "\n"
     except ValueError as error:
         raise LutcError(f"a table file holds no NaN or Infinity ({error})") from error
-    return re.sub(r"\[[^\[\]{}\"]*\]", lambda match: re.sub(r"\s+", " ", match.group()).replace("[ ", "[").replace(" ]", "]"), text) + "\n"
+    except RecursionError as error:
+        raise LutcError("the table's record is nested too deeply for a file") from error
+
+
+def _text(value, indent: str) -> str:
+    """JSON of a plain value; `indent` is the line break before the bracket that closes it."""
+    inner = indent + "  "
+    if isinstance(value, dict) and value:
+        items = (f"{json.dumps(key, ensure_ascii=False)}: {_text(item, inner)}" for key, item in value.items())
+        return "{" + ",".join(inner + item for item in items) + indent + "}"
+    if isinstance(value, list) and any(isinstance(item, (str, dict, list)) for item in value):
+        return "[" + ",".join(inner + _text(item, inner) for item in value) + indent + "]"
+    return json.dumps(value, allow_nan=False, ensure_ascii=False)
 
 
 def _body_to_json(body) -> dict:
@@ -211,8 +240,6 @@ def _numbers(entry: dict, name: str, where: str) -> list:
     values = entry[name]
     if not isinstance(values, list) or not all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values):
         raise LutcError(f"{where}: '{name}' must be a list of numbers")
-    if any(isinstance(v, int) and abs(v) >= 1 << 1023 for v in values):
-        raise LutcError(f"{where}: '{name}' holds a number beyond float64")
     return values
 
 
@@ -247,7 +274,7 @@ def _prologue(value):
         return None
     value = dict(_object(value, "prologue"))
     kind = value.pop("kind", None)
-    if kind not in PROLOGUES:
+    if not isinstance(kind, str) or kind not in PROLOGUES:
         raise LutcError(f"unknown prologue {kind!r}; known: none, {', '.join(PROLOGUES)}")
     return _construct(PROLOGUES[kind], value, f"prologue {kind}")
 
@@ -272,7 +299,7 @@ def _from_json(data: dict) -> TableSet:
     if foreign:
         if not all(re.fullmatch(r"\d{1,2}", key) for key in entries):
             raise LutcError(f"without 'lutc' this must be a GQA-LUT file, whose keys are powers 0, 1, ...; given {', '.join(entries) or 'nothing'}")
-        own = {"inputs": {key: {"bits": 8, "scale": 2.0 ** -int(key), "zero_point": 0} for key in entries}, "coefficients": "q1.6", "origin": "gqa-lut"}
+        own = {"inputs": {key: {"scale": 2.0 ** -int(key)} for key in entries}, "coefficients": "q1.6", "origin": "gqa-lut"}
         own["function"] = _canonical(name)
     inputs = {key: _construct(Inputs, value, f"inputs '{key}'") for key, value in _object(own.pop("inputs", {}), "inputs").items()}
     addressing, payload = own.pop("addressing", "compare"), own.pop("payload", "lines")
@@ -289,7 +316,23 @@ def _from_json(data: dict) -> TableSet:
             _check_format(body, fmt, key)
         tables[key] = Table(body, prologue, left, right, fmt.name)
     function = own.pop("function", None)
+    if not (function is None or isinstance(function, str)):
+        raise LutcError(f"'function' is the name of one, or null; given {str(function):.60}")
+    _check_meta(own)
     return TableSet(name, tables, inputs, function, own)
+
+
+def _check_meta(meta: dict) -> None:
+    """What others rely on; the rest is a record for people."""
+    if "range" in meta:
+        ends = _numbers(meta, "range", "'lutc'")
+        if len(ends) != 2 or not ends[0] < ends[1]:
+            raise LutcError(f"'range' is two numbers in ascending order; given {str(ends):.60}")
+    if "output" in meta:
+        _construct(Inputs, meta["output"], "output")
+    for part in ("certificate", "search"):
+        if part in meta:
+            _object(meta[part], f"'{part}'")
 
 
 def _check_format(body, fmt, key: str) -> None:
@@ -313,5 +356,7 @@ def _from_nn_lut(data: dict) -> TableSet:
     cuts = _numbers(data, "cut_points", where)
     inner = cuts[1:-1] if len(cuts) >= 2 and cuts[0] == -math.inf and cuts[-1] == math.inf else cuts
     body = _lines(inner, _numbers(data, "slopes", where), _numbers(data, "biases", where), where)
+    fp32 = formats.get("fp32")
+    body = Lines(body.breakpoints, fp32.round(body.slopes), fp32.round(body.intercepts))
     function = _canonical(name)
     return TableSet(name, {"fp32": Table(body)}, {}, function, {"origin": "nn-lut"})

@@ -127,6 +127,18 @@ def test_tails_are_rounded_to_the_format():
     selu = functions.get("selu")
     assert rounded_tail(selu.left, Q16, "selu") == Line(0.0, -1.765625)
     assert rounded_tail(None, Q16, "f") is None
-    assert rounded_tail(Line(2.0, 0.0), Q16, "f") == Line(1.984375, 0.0)  # a step off: allowed, and stated in the certificate
+    with pytest.raises(LutcError, match=r"q1.6 cannot hold the tail slope 2 of f"):
+        rounded_tail(Line(2.0, 0.0), Q16, "f")
     with pytest.raises(LutcError, match=r"q1.6 cannot hold the tail intercept 5 of f: its values reach from -2 to 1.98438"):
         rounded_tail(Line(0.0, 5.0), Q16, "f")
+
+
+def test_equal_neighbours_become_one_entry():
+    """A segment whose line is the tail's own, or its neighbour's, is no entry."""
+    s = int8_samples("gelu", 2)
+    cuts, lines = np.array([4, 8, 16, 20, 30]), (np.array([0.0, 0.5, 0.5, 1.0]), np.array([-0.0, 0.25, 0.25, 0.0]))
+    left, right = Line(0.0, 0.0), Line(1.0, 0.0)
+    table = build(cuts, lines, lattice_of("gelu", 2), left, right, Q16)
+    assert table.entries == 3
+    np.testing.assert_array_equal(table.body.breakpoints, [s.x[7], s.x[19]])
+    np.testing.assert_array_equal(table(s.x), assign(cuts, lines, s.x, left, right))
