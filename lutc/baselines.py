@@ -69,8 +69,6 @@ def _error(objective: str, value: np.ndarray, y: np.ndarray) -> float:
     difference = value - y
     if objective == "codes":
         return 0.0
-    if objective == "relative":
-        return float(np.mean((difference / np.maximum(np.abs(y), pipeline.RELATIVE_FLOOR)) ** 2))
     if objective == "squared":
         return float(np.mean(difference**2))
     return float(np.max(np.abs(difference)) if objective == "maximum" else np.mean(np.abs(difference)))

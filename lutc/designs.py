@@ -19,6 +19,12 @@ from lutc.search.exact import exact
 from lutc.sharing import SharedCuts
 
 POSITIONS = 512  # places for breakpoints while exploring; a table that is written is searched with all of them
+OBJECTIVES = {
+    "squared": "mean squared error",
+    "absolute": "mean absolute error",
+    "maximum": "largest error",
+    "codes": "squared error of output codes, summed",
+}
 PAIR_OBJECTIVES = ("absolute", "maximum", "codes")  # their segment costs take coefficients of at most 8 bits
 _MOST_BITS = 16  # of a coefficient
 
@@ -27,7 +33,7 @@ _MOST_BITS = 16  # of a coefficient
 class Space:
     """What there is to choose from. inputs: one or more scales; entries, fraction_bits: (fewest, most); symmetry: whether halves are tried.
 
-    objective, out, range, tails: as in `lutc.pipeline.Request`.
+    objective: a key of OBJECTIVES. out, range, tails: as in `lutc.pipeline.Request`.
     """
 
     function: str
@@ -44,6 +50,8 @@ class Space:
         for name, (low, high), least, most in (("entries", self.entries, 2, 256), ("fraction bits", self.fraction_bits, 1, 15)):
             if not least <= low <= high <= most:
                 raise LutcError(f"{name} to explore are a range within {least}..{most}; given {low} to {high}")
+        if self.objective not in OBJECTIVES:
+            raise LutcError(f"objectives to explore are {', '.join(OBJECTIVES)}; given {self.objective!r}")
         if not self.inputs:
             raise LutcError("an exploration needs at least one input scale")
 

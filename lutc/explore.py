@@ -17,15 +17,9 @@ from lutc import formats, pipeline
 from lutc.baselines import Baseline, baselines
 from lutc.designs import Choice, Design, Space, Workbench
 from lutc.errors import LutcError
+from lutc.hardware import FIGURES
 from lutc.search.genetic import seeded
 from lutc.tablefile import TableSet
-
-COSTS = {
-    "bits": lambda cost: cost.stored_bits,
-    "comparators": lambda cost: cost.comparators,
-    "multiplier": lambda cost: cost.multiplier_bits,
-    "entries": lambda cost: cost.entries,
-}
 
 
 @dataclass(frozen=True)
@@ -70,14 +64,14 @@ def explore(
     settings: EvolutionSettings = EvolutionSettings(),
     progress: Callable[[int], object] | None = None,
 ) -> Exploration:
-    """The front of error against the costs named in `minimise` (keys of COSTS). The same seed gives the same front.
+    """The front of error against the costs named in `minimise` (keys of `lutc.hardware.FIGURES`). The same seed gives the same front.
 
     progress(1) is called after each generation. LutcError for what cannot be explored.
     """
     minimise = tuple(minimise)
-    unknown = [name for name in minimise if name not in COSTS]
+    unknown = [name for name in minimise if name not in FIGURES]
     if unknown or not minimise or len(set(minimise)) < len(minimise):
-        raise LutcError(f"costs to minimise are one or more of {', '.join(COSTS)}, each once; given {', '.join(minimise) or 'none'}")
+        raise LutcError(f"costs to minimise are one or more of {', '.join(FIGURES)}, each once; given {', '.join(minimise) or 'none'}")
     bench = Workbench(space)
     with seeded(seed):
         front, generations = _evolve(bench, minimise, settings, progress)
@@ -87,7 +81,7 @@ def explore(
 
 def objectives(design: Design, minimise: Sequence[str]) -> tuple[float, ...]:
     """Error first, then the costs."""
-    return (design.error, *(float(COSTS[name](design.cost)) for name in minimise))
+    return (design.error, *(float(FIGURES[name][1](design.cost)) for name in minimise))
 
 
 def front_of(designs: Iterable[Design], minimise: Sequence[str]) -> list[Design]:

@@ -40,6 +40,15 @@ class Cost:
         return self.multiplier[0] * self.multiplier[1]
 
 
+# what an exploration can minimise: name -> (what it is called, its figure)
+FIGURES = {
+    "bits": ("stored bits", lambda cost: cost.stored_bits),
+    "comparators": ("comparators", lambda cost: cost.comparators),
+    "multiplier": ("partial products of the multiplier", lambda cost: cost.multiplier_bits),
+    "entries": ("entries", lambda cost: cost.entries),
+}
+
+
 def signed_bits(low: int, high: int) -> int:
     """Width of the two's complement numbers that hold low..high."""
     return 1 + max(int(high).bit_length(), (-int(low) - 1).bit_length() if low < 0 else 0)

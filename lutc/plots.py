@@ -12,8 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from lutc import formats
+from lutc.designs import OBJECTIVES
 from lutc.errors import LutcError
 from lutc.files import atomic_write
+from lutc.hardware import FIGURES
 from lutc.samples import Inputs
 from lutc.table import Lines, Table
 from lutc.tablefile import TableSet
@@ -256,19 +258,6 @@ _KINDS = {
     "uniform": (ORANGE, "^", "equal segments"),
     "shared": (GREEN, "D", "one set for all scales"),
 }
-_AXES = {
-    "bits": ("stored bits", lambda cost: cost.stored_bits),
-    "comparators": ("comparators", lambda cost: cost.comparators),
-    "multiplier": ("multiplier, partial products", lambda cost: cost.multiplier_bits),
-    "entries": ("entries", lambda cost: cost.entries),
-}
-_ERRORS = {
-    "squared": "mean squared error",
-    "relative": "mean squared relative error",
-    "absolute": "mean absolute error",
-    "maximum": "largest error",
-    "codes": "squared error of output codes, summed",
-}
 
 
 def front_figure(exploration):
@@ -279,7 +268,7 @@ def front_figure(exploration):
         every = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
         for axes, name in zip(every, names):
             _draw_front(axes, exploration, name)
-        every[0].set_ylabel(_ERRORS[space.objective])
+        every[0].set_ylabel(OBJECTIVES[space.objective])
         every[0].legend(loc="upper right", fontsize=8, handlelength=1.6, labelspacing=0.3)
         scales = ", ".join(_power(inputs) for inputs in space.inputs)
         title = f"{space.function}, int{space.inputs[0].bits} inputs at scale {scales}"
@@ -292,7 +281,7 @@ def _power(inputs: Inputs) -> str:
 
 
 def _draw_front(axes, exploration, name: str) -> None:
-    label, of = _AXES[name]
+    label, of = FIGURES[name]
     front, baselines = exploration.front, exploration.baselines
     axes.grid(True, which="major")
     for kind, (color, marker, text) in _KINDS.items():

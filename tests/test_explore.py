@@ -15,7 +15,7 @@ from lutc.baselines import baselines
 from lutc.cli import main
 from lutc.designs import Choice, Design, Space, Workbench, places, shared_breakpoint_bits
 from lutc.errors import LutcError
-from lutc.explore import COSTS, EvolutionSettings, compile_design, explore, front_of, worthwhile
+from lutc.explore import EvolutionSettings, compile_design, explore, front_of, worthwhile
 from lutc.hardware import Cost
 from lutc.library import load
 from lutc.samples import Inputs
@@ -44,7 +44,7 @@ def beaten(values: tuple, others: list[tuple]) -> bool:
 
 
 def score(design, minimise) -> tuple:
-    return (design.error, *(COSTS[name](design.cost) for name in minimise))
+    return (design.error, *(hardware.FIGURES[name][1](design.cost) for name in minimise))
 
 
 @pytest.mark.parametrize("minimise", [("bits",), ("bits", "comparators", "multiplier")])
@@ -221,6 +221,7 @@ def test_a_direct_table_of_output_codes_is_exact_and_gqa_luts_shared_set_stands_
         ({"fraction_bits": (3, 16)}, "fraction bits to explore are a range within 1..15"),
         ({"inputs": ()}, "at least one input scale"),
         ({"objective": "codes"}, "output scale"),
+        ({"objective": "relative"}, "objectives to explore are squared, absolute, maximum, codes; given 'relative'"),
         ({"objective": "maximum", "fraction_bits": (9, 10)}, "8 bits in all"),
         ({"range": (8.5, 9.0)}, "no code"),
     ],

@@ -10,15 +10,6 @@ import click
 from lutc.commands.options import NUMBER, echo_json, echo_table, figure, json_option, progress_bar
 from lutc.errors import LutcError
 
-UNITS = {
-    "squared": "mean squared error",
-    "relative": "mean squared relative error",
-    "absolute": "mean absolute error",
-    "maximum": "largest error",
-    "codes": "squared error of output codes, summed over the codes in range,",
-}
-TITLES = {"bits": "stored bits", "comparators": "comparators", "multiplier": "multiplier bits", "entries": "entries"}
-
 
 @click.command()
 @click.argument("function")
@@ -26,7 +17,11 @@ TITLES = {"bits": "stored bits", "comparators": "comparators", "multiplier": "mu
 @click.option("--bits", type=int, default=8, show_default=True, help="Width of input codes, 2 to 16.")
 @click.option("--scale", "scales", type=NUMBER, multiple=True, help="Scale of input codes, may be repeated.  [default: 2^-4]")
 @click.option("--zero-point", type=int, default=0, show_default=True, help="Zero point of input codes.")
-@click.option("--objective", type=click.Choice(list(UNITS)), help="The error that counts.  [default: squared; codes with --out-scale]")
+@click.option(
+    "--objective",
+    type=click.Choice(["squared", "absolute", "maximum", "codes"]),
+    help="The error that counts.  [default: squared; codes with --out-scale]",
+)
 @click.option("--out-scale", type=NUMBER, help="Scale of output codes.")
 @click.option("--out-bits", type=int, default=8, show_default=True, help="Width of output codes.")
 @click.option("--out-zero-point", type=int, default=0, show_default=True, help="Zero point of output codes.")
@@ -126,11 +121,14 @@ def _cost(cost) -> dict:
 
 
 def _report(found) -> None:
+    from lutc.designs import OBJECTIVES
+    from lutc.hardware import FIGURES
+
     space, record = found.space, found.record
-    scales = ", ".join(_scale(inputs) for inputs in space.inputs)
+    scales, costs = ", ".join(_scale(inputs) for inputs in space.inputs), ", ".join(FIGURES[name][0] for name in found.minimise)
     click.echo(f"{space.function}, {space.inputs[0].bits}-bit codes at scale {scales}" + (f", output scale {_scale(space.out)}" if space.out else ""))
     click.echo(
-        f"{UNITS[space.objective]} against {', '.join(TITLES[name] for name in found.minimise)}: {len(found.front)} of {found.evaluations} designs "
+        f"{OBJECTIVES[space.objective]}, against {costs}: {len(found.front)} of {found.evaluations} designs "
         f"(NSGA-II, seed {record['seed']}, {record['generations']} generations)\n"
     )
     several = len(space.inputs) > 1
