@@ -83,8 +83,8 @@ def _into(x: torch.Tensor, out: torch.Tensor, words: torch.Tensor, meta) -> Call
         return lambda: pwl.launch(x, None, out, words, meta, "value", 1, x.numel(), 0, 0)
     from lutc.nn import cpu
 
-    view = (lambda t: t.numpy()) if x.dtype == torch.float32 else (lambda t: t.view(torch.uint16).numpy())
-    return lambda: cpu.evaluate(view(x), view(out), words.numpy(), meta, False, torch.get_num_threads())
+    addresses = x.data_ptr(), out.data_ptr(), x.numel(), words.data_ptr(), words.numel()
+    return lambda: (cpu.run(*addresses, meta, False, torch.get_num_threads()), words, out)[-1]  # the call keeps the memory alive
 
 
 def _bucketize(table, x: torch.Tensor) -> Callable[[], object] | None:

@@ -1,12 +1,14 @@
 """Plans on the CPU: numba kernels over contiguous arrays, serial for small inputs, in slices on a few threads for large ones.
 
-Every kernel takes (x, out, words, ...) as flat numpy arrays of equal length; `words` is the plan's int32 vector (`lutc.plans`). The
-threads are our own rather than numba's: its OpenMP layer ends a forked process, and its work queue any process that calls from two
-threads at once; these kernels release the interpreter lock and need neither.
+Every kernel takes the addresses of x and out, their common length n, the address and length of `words` (the plan's int32 vector,
+`lutc.plans`), and the plan's numbers: making numpy arrays of small tensors would take longer than the table does. The threads are our
+own rather than numba's: its OpenMP layer ends a forked process, and its work queue any process that calls from two threads at once;
+these kernels release the interpreter lock and need neither.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -35,6 +37,23 @@ def compiled(function):
 def _finite(v, low, high):
     """v clamped to [low, high]; NaN stays."""
     return low if v < low else (high if v > high else v)
+
+
+@numba.extending.intrinsic
+def _pointer(typing, address):
+    """An integer as a pointer."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.inttoptr(arguments[0], context.get_value_type(numba.types.voidptr))
+
+    return numba.types.voidptr(address), generate
+
+
+@compiled
+def _arrays(x, out, n, words, length):
+    """Addresses as arrays: x and out float32, words int32."""
+    source, target = numba.carray(_pointer(x), n, np.float32), numba.carray(_pointer(out), n, np.float32)
+    return source, target, numba.carray(_pointer(words), length, np.int32)
 
 
 @numba.extending.intrinsic
@@ -73,25 +92,27 @@ def _block8(v, slope, intercept, thresholds, slopes, intercepts):
 
 
 @compiled
-def _chain8(x, out, words, low, high, slope_only):
+def _chain8(x_at, out_at, n, words_at, length, low, high, slope_only):
+    x, out, words = _arrays(x_at, out_at, n, words_at, length)
     plan = words.view(np.float32)
     thresholds = to_fixed_tuple(plan[:7], 7)
     slopes, intercepts = to_fixed_tuple(plan[10:24:2], 7), to_fixed_tuple(plan[11:24:2], 7)
     first_slope, first_intercept = plan[8], plan[9]
-    for i in range(x.size):
+    for i in range(n):
         v = _finite(x[i], low, high)
         slope, intercept = _block7(v, first_slope, first_intercept, thresholds, slopes, intercepts)
         out[i] = _line(slope, intercept, v, slope_only)
 
 
 @compiled
-def _chain16(x, out, words, low, high, slope_only):
+def _chain16(x_at, out_at, n, words_at, length, low, high, slope_only):
+    x, out, words = _arrays(x_at, out_at, n, words_at, length)
     plan = words.view(np.float32)
     a, b = to_fixed_tuple(plan[:7], 7), to_fixed_tuple(plan[7:15], 8)
     a_slopes, a_intercepts = to_fixed_tuple(plan[18:32:2], 7), to_fixed_tuple(plan[19:32:2], 7)
     b_slopes, b_intercepts = to_fixed_tuple(plan[32:48:2], 8), to_fixed_tuple(plan[33:48:2], 8)
     first_slope, first_intercept = plan[16], plan[17]
-    for i in range(x.size):
+    for i in range(n):
         v = _finite(x[i], low, high)
         slope, intercept = _block7(v, first_slope, first_intercept, a, a_slopes, a_intercepts)
         slope, intercept = _block8(v, slope, intercept, b, b_slopes, b_intercepts)
@@ -99,10 +120,11 @@ def _chain16(x, out, words, low, high, slope_only):
 
 
 @compiled
-def _uniform(x, out, words, low, high, slope_only, cells, bits, first):
+def _uniform(x_at, out_at, n, words_at, length, low, high, slope_only, cells, bits, first):
+    x, out, words = _arrays(x_at, out_at, n, words_at, length)
     plan = words.view(np.float32)
     scale, bottom, top = np.float32(2.0**bits), np.float32(first + 1), np.float32(first + cells)
-    for i in range(x.size):
+    for i in range(n):
         v = _finite(x[i], low, high)
         up = np.ceil(v * scale)
         up = up if up < top else top  # NaN too goes to the last cell
@@ -111,11 +133,12 @@ def _uniform(x, out, words, low, high, slope_only, cells, bits, first):
 
 
 @compiled
-def _cells(x, out, words, low, high, slope_only, segments, shift, first, smallest, largest_positive, largest_negative):
+def _cells(x_at, out_at, n, words_at, length, low, high, slope_only, segments, shift, first, smallest, largest_positive, largest_negative):
+    x, out, words = _arrays(x_at, out_at, n, words_at, length)
     plan, cells = words.view(np.float32), words[2 * segments + 2 :]
     thresholds, shift, raw = cells.view(np.float32), np.int32(shift), x.view(np.int32)
     first, behind = np.int32(first), np.int32((_key(largest_positive) >> shift) - first + 1)
-    for i in range(x.size):
+    for i in range(n):
         v = _finite(x[i], low, high)
         inside = v if v > -largest_negative else -largest_negative  # NaN falls into this cell
         inside = inside if inside < largest_positive else largest_positive
@@ -128,9 +151,10 @@ def _cells(x, out, words, low, high, slope_only, segments, shift, first, smalles
 
 
 @compiled
-def _search(x, out, words, low, high, slope_only, size, steps):
+def _search(x_at, out_at, n, words_at, length, low, high, slope_only, size, steps):
+    x, out, words = _arrays(x_at, out_at, n, words_at, length)
     plan = words.view(np.float32)
-    for i in range(x.size):
+    for i in range(n):
         v = _finite(x[i], low, high)
         segment, step = np.int32(0), np.int32(size >> 1)
         for _ in range(steps):
@@ -141,41 +165,58 @@ def _search(x, out, words, low, high, slope_only, size, steps):
 
 
 @compiled
-def _direct(x, out, table):
-    for i in range(x.size):
+def _direct(x_at, out_at, n, table_at, length):
+    x, out = numba.carray(_pointer(x_at), n, np.uint16), numba.carray(_pointer(out_at), n, np.uint16)
+    table = numba.carray(_pointer(table_at), length, np.uint16)
+    for i in range(n):
         out[i] = table[x[i]]
-
-
-def evaluate(x: np.ndarray, out: np.ndarray, words: np.ndarray, meta, slope_only: bool, threads: int) -> None:
-    """Fill `out` with the plan's values at x, or its slopes. Flat contiguous arrays; uint16 codes for `direct`, float32 otherwise."""
-    kind, flags, size, *rest = meta
-    if kind == DIRECT:
-        half = words[size // 2 :] if slope_only else words[: size // 2]
-        _spread(_direct, x, out, (half.view(np.uint16),), threads)
-        return
-    low, high = np.float32(-LARGEST if flags & 1 else -np.inf), np.float32(LARGEST if flags & 2 else np.inf)
-    if kind == SEARCH:
-        kernel, numbers = (_CHAINS[size], ()) if size in _CHAINS else (_search, (size, rest[0]))
-    elif kind == CELLS:
-        shift, first, positive, negative = rest
-        edges = (np.float32(edge(key, shift)) for key in (first, positive, negative))
-        kernel, numbers = _cells, (size, shift, first, *edges)
-    else:
-        kernel, numbers = _uniform, (size, *rest)
-    _spread(kernel, x, out, (words, low, high, slope_only, *numbers), threads)
 
 
 _CHAINS = {8: _chain8, 16: _chain16}  # comparing with every threshold beats searching as long as they fit vector registers
 
 
-def _spread(kernel, x, out, arguments, threads: int) -> None:
-    parts = min(threads, x.size // SLICE)
-    if parts < 2:
-        kernel(x, out, *arguments)
+@functools.lru_cache(maxsize=1024)
+def _numbers(meta, slope_only: bool):
+    """(kernel, its arguments behind the plan) for a plan that computes in float32."""
+    kind, flags, size, *rest = meta
+    low, high = np.float32(-LARGEST if flags & 1 else -np.inf), np.float32(LARGEST if flags & 2 else np.inf)
+    if kind == SEARCH:
+        return (_CHAINS[size], (low, high, slope_only)) if size in _CHAINS else (_search, (low, high, slope_only, size, rest[0]))
+    if kind == CELLS:
+        shift, first, positive, negative = rest
+        edges = (np.float32(edge(key, shift)) for key in (first, positive, negative))
+        return _cells, (low, high, slope_only, size, shift, first, *edges)
+    return _uniform, (low, high, slope_only, size, *rest)
+
+
+def run(x: int, out: int, n: int, words: int, length: int, meta, slope_only: bool, threads: int) -> None:
+    """Write the plan's values at n inputs, or its slopes, from the address x to the address out.
+
+    Both are float32 without gaps, or the 16-bit codes of a `direct` plan. words, length: address and number of the plan's int32.
+    """
+    if meta[0] == DIRECT:
+        _spread(_direct, 2, x, out, n, (words + 2 * meta[2] * slope_only, meta[2]), threads)
         return
-    step = -(-x.size // parts // 16) * 16  # whole cache lines of output per slice
-    jobs = [_pool(threads).submit(kernel, x[a : a + step], out[a : a + step], *arguments) for a in range(step, x.size, step)]
-    kernel(x[:step], out[:step], *arguments)
+    kernel, numbers = _numbers(tuple(meta), slope_only)
+    _spread(kernel, 4, x, out, n, (words, length, *numbers), threads)
+
+
+def evaluate(x: np.ndarray, out: np.ndarray, words: np.ndarray, meta, slope_only: bool, threads: int) -> None:
+    """`run` over flat contiguous numpy arrays."""
+    at_x, at_out, at_words = (array.__array_interface__["data"][0] for array in (x, out, words))
+    run(at_x, at_out, x.size, at_words, words.size, meta, slope_only, threads)
+
+
+def _spread(kernel, width: int, x: int, out: int, n: int, arguments, threads: int) -> None:
+    """Call a kernel, in slices on several threads where there is enough for them; width: bytes of an element."""
+    parts = min(threads, n // SLICE)
+    if parts < 2:
+        kernel(x, out, n, *arguments)
+        return
+    step = -(-n // parts // 64) * 64  # whole cache lines of output per slice
+    pool = _pool(threads)
+    jobs = [pool.submit(kernel, x + width * a, out + width * a, min(step, n - a), *arguments) for a in range(step, n, step)]
+    kernel(x, out, step, *arguments)
     for job in jobs:
         job.result()
 

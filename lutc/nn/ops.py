@@ -11,7 +11,6 @@ layer of `torch.library.custom_op` alone takes as long as a small table.
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 
 from lutc.errors import LutcError
@@ -36,12 +35,6 @@ def _same_device(x: torch.Tensor, words: torch.Tensor) -> None:
         raise LutcError(f"the input is on {x.device} and the table on {words.device}; move the module with .to('{x.device}')")
 
 
-def _flat(tensor: torch.Tensor) -> np.ndarray:
-    """A tensor without gaps as a flat array in the order of its memory: float32, or the codes of a 16-bit dtype."""
-    memory = torch.as_strided(tensor, (tensor.numel(),), (1,))
-    return memory.numpy() if tensor.dtype == torch.float32 else memory.view(torch.int16).numpy().view(np.uint16)
-
-
 def _dense(x: torch.Tensor) -> torch.Tensor:
     """x itself if its elements fill their memory in some order, as `torch.empty_like` would lay them out; else a contiguous copy."""
     return x if x.is_contiguous() or torch.ops.aten.is_non_overlapping_and_dense.default(x) else x.contiguous()
@@ -54,7 +47,8 @@ def _run_cpu(x, words, meta, slope_only):
     out = torch.empty_like(x)
     source = _dense(x)
     target = out if out.stride() == source.stride() else torch.empty_like(source)
-    cpu.evaluate(_flat(source), _flat(target), words.numpy(), meta, slope_only, torch.get_num_threads())
+    addresses = source.data_ptr(), target.data_ptr(), source.numel(), words.data_ptr(), words.numel()
+    cpu.run(*addresses, meta, slope_only, torch.get_num_threads())
     return out if target is out else out.copy_(target)
 
 
