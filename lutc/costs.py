@@ -274,10 +274,10 @@ def _costs(points: Points, fit: Callable, left: Line | None, right: Line | None)
 
     def line(i, j):
         slopes, intercepts = np.zeros(len(i)), np.zeros(len(i))
-        for s, (start, stop) in enumerate(zip(i, j)):
-            if stop > start:
-                run = functools.reduce(Moments.__add__, (cells[c : c + 1] for c in range(start, stop)))
-                (slopes[s],), (intercepts[s],), *_ = fit(run)
+        used = [s for s, (start, stop) in enumerate(zip(i, j)) if stop > start]
+        if used:
+            runs = [functools.reduce(Moments.__add__, (cells[c : c + 1] for c in range(i[s], j[s]))) for s in used]
+            slopes[used], intercepts[used], *_ = fit(Moments.join(runs))
         return slopes, intercepts
 
     tails = tail_costs(points, left, right, lambda tail: points.weight * (tail.slope * points.x + tail.intercept - points.y) ** 2)

@@ -127,8 +127,7 @@ class Workbench:
     def tasks(self, coefficients: str, half: bool) -> tuple[pipeline.Problem, list[pipeline.Task]]:
         """What the compiler makes of a format: its problem and a task per scale."""
         request = pipeline.Request(self.space.function, self.space.entries[0], **self.options(Choice(0, coefficients, half)))
-        problem = pipeline._problem(request)
-        return problem, pipeline._tasks(problem)
+        return pipeline.prepare(request)
 
     def costs(self, coefficients: str, half: bool, share: str) -> list[SegmentCosts]:
         """Segment costs per scale, or one for all scales where they share a table."""

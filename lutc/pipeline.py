@@ -118,8 +118,7 @@ def compile(
     LutcError for whatever cannot be compiled. The same request gives the same bytes.
     """
     request = Request(function, entries, **options)
-    problem = _problem(request)
-    tasks = _tasks(problem)
+    problem, tasks = prepare(request)
     tables, search = _solve(problem, tasks, progress)
     for task in tasks:
         _check_fit(problem, task, tables[task.key])
@@ -140,6 +139,12 @@ def _settings(request: Request) -> dict:
     if request.out is not None:
         settings["output"] = {"bits": request.out.bits, "scale": request.out.scale, "zero_point": request.out.zero_point}
     return settings
+
+
+def prepare(request: Request) -> tuple[Problem, list[Task]]:
+    """The problem that a request stands for, and a task per input scale."""
+    problem = _problem(request)
+    return problem, _tasks(problem)
 
 
 def _problem(request: Request) -> Problem:
