@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lutc.errors import LutcError
-from lutc.taylor import artefact, ops
+from lutc.taylor import artefact, cpu, ops
 from lutc.taylor.cluster import half_norms
 from lutc.taylor.table import FORMATS, TaylorTable, features
 
@@ -30,7 +30,7 @@ class TaylorMLP(nn.Module):
             has_not = "the table has no fallback (radii): fit with fallback > 0, or leave `exact` out"
             raise LutcError(has if exact is None else has_not)
         self.in_features, self.out_features, self.k, self.order = table.in_features, table.out_features, table.k, table.order
-        self.format, self.info = table.format, table.info
+        self.format, self.info, self.fallback = table.format, table.info, table.radii is not None
         centres = table.centres.float()
         self.register_buffer("centres", centres)
         self.register_buffer("half_norms", half_norms(centres))
@@ -44,6 +44,7 @@ class TaylorMLP(nn.Module):
             bias = (table.values.double() - torch.einsum("kod,kd->ko", table.real_slopes().double(), centres.double())).float()
         self.bias = nn.Parameter(bias)
         self.exact = exact
+        self._bound: cpu.Bound | None = None
 
     @classmethod
     def load(cls, name: str | os.PathLike, exact: nn.Module | None = None) -> TaylorMLP:
@@ -51,23 +52,32 @@ class TaylorMLP(nn.Module):
         return cls(artefact.load(name), exact)
 
     def forward(self, x: Tensor) -> Tensor:
+        if not torch.compiler.is_compiling() and self._small(x):
+            if self._bound is None or not self._bound.valid():
+                self._bound = cpu.Bound(self.centres, self.half_norms, self.slopes, self.scales, self.bias)
+            return self._bound(x)
         if x.shape[-1] != self.in_features:
             raise LutcError(f"the input is {x.shape[-1]} wide, the table {self.in_features}; this table belongs to another layer or model")
         if x.dtype not in _INPUT_DTYPES:
             raise LutcError(f"inputs of {x.dtype} are not supported; use {', '.join(str(dtype).removeprefix('torch.') for dtype in _INPUT_DTYPES)}")
         ops.check_device(x, self.centres)
         rows = x.reshape(-1, self.in_features).float()
-        # Outside of tracing and training the operators' dispatch is skipped: at batch 1 it would take as long as the product.
-        wanted = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (rows, self.slopes, self.bias))
-        direct = not wanted and not torch.compiler.is_compiling()
-        owner = ops._route(rows, self.centres, self.half_norms) if direct else ops.route(rows.detach(), self.centres, self.half_norms)
+        owner = ops.route(rows.detach(), self.centres, self.half_norms)
         z = rows if self.order == 1 else features(rows - self.centres[owner], 2)
-        multiply = ops._grouped_linear if direct else ops.grouped_linear
-        slopes, bias = (self.slopes.detach(), self.bias.detach()) if direct else (self.slopes, self.bias)
-        y = multiply(z, owner, slopes, self.scales, bias)
+        y = ops.grouped_linear(z, owner, self.slopes, self.scales, self.bias)
         if self.exact is not None:
             y = self._with_exact(x, rows, owner, y)
         return y.to(x.dtype).reshape(*x.shape[:-1], self.out_features)
+
+    def _small(self, x: Tensor) -> bool:
+        """Whether one numba call does all: few float32 rows on the CPU, no gradient wanted, first order, no fallback."""
+        if x.numel() > cpu.SMALL_BATCH * self.in_features or self.order == 2 or self.fallback:
+            return False
+        if x.dtype != torch.float32 or x.shape[-1] != self.in_features or not x.is_cpu or not x.is_contiguous() or not x.numel():
+            return False
+        if torch.is_grad_enabled() and (x.requires_grad or any(parameter.requires_grad for parameter in self._parameters.values())):
+            return False
+        return self._buffers["centres"].is_cpu
 
     def _with_exact(self, x: Tensor, rows: Tensor, owner: Tensor, y: Tensor) -> Tensor:
         far = self.far(rows, owner)
@@ -78,12 +88,17 @@ class TaylorMLP(nn.Module):
         chosen = far.nonzero().flatten()
         return y.index_copy(0, chosen, self.exact(original[chosen]).float()) if len(chosen) else y
 
+    def __getstate__(self) -> dict:
+        """Copies and pickles bind their own arrays."""
+        return {**self.__dict__, "_bound": None}
+
     def far(self, rows: Tensor, owner: Tensor) -> Tensor:
         """Which rows [n, d] lie beyond the radius of their centre (bool [n])."""
         return (rows - self.centres[owner]).norm(dim=1) > self.radii[owner]
 
     def _apply(self, fn, recurse=True):
         """Moves go through; casts do not: `.half()` on a model must not round a table. The exact MLP is cast like the model."""
+        self._bound = None
 
         def moved(tensor: Tensor) -> Tensor:
             result = fn(tensor)

@@ -16,6 +16,36 @@ from torch import Tensor
 SMALL_BATCH = 64
 
 
+class Bound:
+    """Routing and product of one table in a single call, with the table's arrays at hand: at batch 1 each look-up of a tensor counts.
+
+    The arrays share the tensors' memory, so training shows; `valid` tells whether the tensors still lie where they did.
+    """
+
+    def __init__(self, centres: Tensor, half_norms: Tensor, slopes: Tensor, scales: Tensor | None, bias: Tensor):
+        self.tensors = (centres, slopes, bias)
+        self.places = self._places()
+        self.width, self.outputs = slopes.shape[2], slopes.shape[1]
+        slopes, offsets = slopes.detach(), bias.detach().numpy()
+        codes = slopes.view(torch.uint16) if slopes.dtype in (torch.float16, torch.bfloat16) else slopes
+        self.arrays = (centres.numpy(), half_norms.numpy(), codes.numpy(), offsets if scales is None else scales.numpy(), offsets)
+        self.kernel = _kernels()[2][slopes.dtype]
+
+    def _places(self) -> tuple[int, int, int]:
+        a, b, c = self.tensors
+        return a.data_ptr(), b.data_ptr(), c.data_ptr()
+
+    def valid(self) -> bool:
+        return self._places() == self.places
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x [..., d] float32 and contiguous, at most SMALL_BATCH rows -> [..., o]."""
+        rows = x.numpy().reshape(-1, self.width)
+        y = np.empty((len(rows), self.outputs), np.float32)
+        self.kernel(rows, *self.arrays, y)
+        return torch.from_numpy(y.reshape(*x.shape[:-1], self.outputs) if x.ndim != 2 else y)
+
+
 def route(x: Tensor, centres: Tensor, half_norms: Tensor) -> Tensor:
     """Nearest centre (int64 [n]) of each row of x [n, d], all float32 and contiguous."""
     owner = np.empty(len(x), np.int64)
@@ -25,13 +55,14 @@ def route(x: Tensor, centres: Tensor, half_norms: Tensor) -> Tensor:
 
 def product(z: Tensor, owner: Tensor, slopes: Tensor, scales: Tensor | None, bias: Tensor) -> Tensor:
     """y[n] = bias[owner[n]] + scales * slopes[owner[n]] @ z[n] for z [n, p] float32, slopes [k, o, p] in any storage format."""
+    where = owner.numpy()
     y = np.empty((len(z), slopes.shape[1]), np.float32)
     codes = slopes.view(torch.uint16) if slopes.dtype in (torch.float16, torch.bfloat16) else slopes
-    kernel = _kernels()[1][slopes.dtype]
-    # Without int8 the scales are never read; the bias stands in so that the kernel has one signature.
-    where = owner.numpy()
     # Rows of one centre follow each other, so that its slopes are still in the cache.
-    kernel(z.numpy(), where, np.argsort(where, kind="stable"), codes.numpy(), (bias if scales is None else scales).numpy(), bias.numpy(), y)
+    sequence = np.argsort(where, kind="stable")
+    offsets = bias.numpy()
+    # Without int8 the scales are never read; the bias stands in so that the kernel has one signature.
+    _kernels()[1][slopes.dtype](z.numpy(), where, sequence, codes.numpy(), offsets if scales is None else scales.numpy(), offsets, y)
     return torch.from_numpy(y)
 
 
@@ -102,11 +133,23 @@ def _kernels():
 
         return multiplied
 
+    def build_whole(multiplied):
+        @njit(nogil=True)
+        def whole(x, centres, half_norms, slopes, scales, bias, y):
+            owner = np.zeros(len(x), np.int64)
+            if len(centres) > 1:
+                routed(x, centres, half_norms, owner)
+            sequence = np.argsort(owner) if len(x) > 1 else np.zeros(len(x), np.int64)
+            multiplied(x, owner, sequence, slopes, scales, bias, y)
+
+        return whole
+
     same = njit(lambda value: value)
     widened = njit(lambda value: float32(value))
-    return routed, {
+    products = {
         torch.float32: build(same, False),
         torch.float16: build(from_half, False),
         torch.bfloat16: build(from_bfloat, False),
         torch.int8: build(widened, True),
     }
+    return routed, products, {dtype: build_whole(product) for dtype, product in products.items()}
