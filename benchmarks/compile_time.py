@@ -51,7 +51,8 @@ def timed(label, call):
 if len(task.samples) <= DENSE_LIMIT:
     costs = timed("costs", lambda: squared_costs(Points.of(task.samples), problem.format, problem.left, problem.right))
     timed("exact", lambda: exact(costs, entries))
-    timed("genetic", lambda: genetic(costs, entries))
+    if len(task.samples) <= pipeline.GENETIC_LIMIT:  # beyond, the compiler takes it over candidates
+        timed("genetic", lambda: genetic(costs, entries))
 record = {}
 for search in ("exact", "genetic"):
     tables = timed("compile " + search, lambda: pipeline.compile("gelu", entries, inputs=inputs, coefficients=coefficients, search=search))
@@ -100,7 +101,8 @@ def all_tables(folder: str) -> None:
 
 
 def scaling(quick: bool) -> None:
-    rows = [(bits, 8, "codes") for bits in (8, 9, 10, 11, 12, 14, 16)] + [(16, 8, "bf16"), (16, 8, "fp16")]
+    rows = [(8, entries, "codes") for entries in (16, 32, 64)]
+    rows += [(bits, 8, "codes") for bits in (8, 9, 10, 11, 12, 14, 16)] + [(16, 8, "bf16"), (16, 8, "fp16")]
     rows += [(12, entries, "codes") for entries in (16, 32, 64, 128, 256)] + [(16, 64, "fp16"), (16, 256, "fp16")]
     columns = ("costs", "exact", "genetic", "compile exact", "compile genetic")
     print(f"\n{'gelu':<8}{'bits':>5}{'samples':>9}{'entries':>9}" + "".join(f"{c:>17}" for c in columns) + f"{'gap, genetic':>18}{'peak MiB':>10}")

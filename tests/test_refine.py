@@ -91,3 +91,12 @@ def test_candidates_are_positions():
     at = refine.candidates(s)
     assert at[0] == 0 and at[-1] == x.size and (np.diff(at) > 0).all() and at.size <= refine.CANDIDATES + 2
     assert (np.diff(x[np.minimum(at, x.size - 1)]) <= 0.02).all()  # no wide gap in x either
+
+
+def test_many_entries_stay_within_the_limit_of_positions():
+    """256 entries over fp16: the windows around 255 cuts together are still few enough for costs."""
+    n = 34_817
+    cuts = np.linspace(0, n, 256).round().astype(int)
+    for reach in (512, 64, 4, 1):
+        at, _ = refine._windows(cuts, reach, n)
+        assert at.size <= 4096 and set(cuts) <= set(at) and (at[0], at[-1]) == (0, n)
