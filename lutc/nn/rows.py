@@ -16,7 +16,7 @@ from lutc import tablefile
 from lutc.coverage import Interval, serving_key
 from lutc.errors import LutcError
 from lutc.lower import lower
-from lutc.nn import cpu, plain
+from lutc.nn import plain, rows_cpu
 from lutc.nn.lowered import has_triton
 from lutc.table import ExponentPrologue, PeriodPrologue, Table
 from lutc.tablefile import TableSet
@@ -24,7 +24,8 @@ from lutc.tablefile import TableSet
 # exp(-87) is the last above float32's smallest normal number, exp(-708) float64's: below, a softmax weight is 0 whatever the table's tail is,
 # so masked elements weigh nothing.
 EXP_FLOOR = {torch.float32: -87.0, torch.float64: -708.0}
-_CHUNK = 1 << 18  # elements that are worked on at a time: temporaries of 1 MiB stay in the second-level cache
+_CHUNK = 1 << 22  # elements that are converted, or worked on in torch operations, at a time: temporaries of 16 MiB
+_NOTHING = np.empty(0, np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,15 +104,10 @@ def check_float(x, who: str) -> None:
         raise LutcError(f"{who} takes float32, float16, bfloat16 and float64 tensors; given {given}")
 
 
-def _evaluate(x: torch.Tensor, fast, exact) -> torch.Tensor:
+def _evaluate(x: torch.Tensor, fast, exact) -> torch.Tensor:  # fast is for the kernels
     """A table's plans at x (float32 or float64)."""
     if x.device != exact[0].device:
         raise LutcError(f"the input is on {x.device} and the table on {exact[0].device}; move the module with .to('{x.device}')")
-    if x.device.type == "cpu" and x.dtype == torch.float32:
-        x, (words, meta) = x.contiguous(), fast
-        out = torch.empty_like(x)
-        cpu.evaluate(x.view(-1).numpy(), out.view(-1).numpy(), words.numpy(), meta, False, torch.get_num_threads())
-        return out
     return plain.evaluate(x.double(), *exact, False).to(x.dtype)
 
 
@@ -173,8 +169,25 @@ def _fused(x: torch.Tensor) -> bool:
     return x.is_cuda and x.dtype != torch.float64 and has_triton()
 
 
-def _chunks(rows: int, n: int):
-    step = max(1, _CHUNK // max(n, 1))
+def _compiled(x: torch.Tensor) -> bool:
+    """Whether numba serves x; what it computes is float32."""
+    return x.device.type == "cpu" and x.dtype != torch.float64
+
+
+def _float32(x: torch.Tensor, values: bool = True) -> torch.Tensor:
+    """x as float32, or room for as much."""
+    return x.float() if values else x if x.dtype == torch.float32 else torch.empty(x.shape)
+
+
+def _numpy(plan):
+    words, meta = plan
+    return words.numpy(), meta
+
+
+def _chunks(x: torch.Tensor):
+    """Ranges of rows that are worked on together: all of them where nothing is to be converted."""
+    rows, n = x.shape
+    step = rows if x.device.type == "cpu" and x.dtype == torch.float32 else max(1, _CHUNK // n)
     return ((start, min(start + step, rows)) for start in range(0, rows, step))
 
 
@@ -190,7 +203,15 @@ def softmax(x: torch.Tensor, words: list[torch.Tensor], meta: list[int], period:
         with torch.cuda.device_of(x):
             launch(x, out, plans[0], plans[2] if len(plans) > 2 else None, period)
         return out
-    for start, end in _chunks(*x.shape):
+    threads = torch.get_num_threads()
+    for start, end in _chunks(x):
+        if _compiled(x):
+            part, result = _float32(x[start:end]), _float32(out[start:end], False)
+            by = _numpy(plans[2]) if len(plans) > 2 else None
+            rows_cpu.softmax(part.numpy(), result.numpy(), _numpy(plans[0]), by, period, threads)
+            if result.dtype != out.dtype:
+                out[start:end] = result
+            continue
         out[start:end] = _softmax_rows(x[start:end].to(_wide(x.dtype)), plans, period)
     return out
 
@@ -230,7 +251,15 @@ def norm(
         with torch.cuda.device_of(x):
             launch(x, weight, bias, out, mean, variance, eps, centred, plans[0])
         return out, mean, variance
-    for start, end in _chunks(*x.shape):
+    for start, end in _chunks(x):
+        if _compiled(x):
+            part, result = _float32(x[start:end]), _float32(out[start:end], False)
+            affine = [_NOTHING if p is None else p.float().numpy() for p in (weight, bias)]
+            statistics = (mean[start:end].numpy(), variance[start:end].numpy())
+            rows_cpu.norm(part.numpy(), *affine, result.numpy(), *statistics, eps, centred, _numpy(plans[0]), torch.get_num_threads())
+            if result.dtype != out.dtype:
+                out[start:end] = result
+            continue
         rows = _norm_rows(x[start:end].to(wide), weight, bias, eps, centred, plans)
         out[start:end], mean[start:end], variance[start:end] = rows
     return out, mean, variance

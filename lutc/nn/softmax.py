@@ -21,7 +21,7 @@ class LUTSoftmax(rows.RowOperator):
     A negative table value counts as 0. Gradient: the exact softmax's derivative at the table's result.
     """
 
-    def __init__(self, exp="exp_8", reciprocal=None, dim: int = -1):
+    def __init__(self, exp="exp_fplut", reciprocal=None, dim: int = -1):
         super().__init__()
         self.dim = dim
         self.hold("exp", exp, EXP)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import fnmatch
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -52,7 +53,7 @@ def wanted(activation, softmax, norm) -> Wanted:
 def _norms(source) -> dict[str, Operator]:
     tables = as_table_set(source)
     return {
-        kind: Operator(cls(1, elementwise_affine=False, rsqrt=tables), tables.name)
+        kind: Operator(cls(1, elementwise_affine=False, rsqrt=tables), _label(source, tables))
         for kind, cls in (("layer_norm", LUTLayerNorm), ("rms_norm", LUTRMSNorm))
     }
 
@@ -66,8 +67,8 @@ def _softmax(source) -> Operator | None:
     if len(sources) != 2:
         raise LutcError(f"softmax takes an exp table, or (exp table, reciprocal table); given {len(sources)} of them")
     exp, reciprocal = (None if s is None else as_table_set(s) for s in sources)
-    name = " and ".join(tables.name for tables in (exp, reciprocal) if tables is not None)
-    return Operator(LUTSoftmax(exp, reciprocal), name)
+    names = [_label(s, tables) for s, tables in zip(sources, (exp, reciprocal)) if tables is not None]
+    return Operator(LUTSoftmax(exp, reciprocal), " and ".join(names))
 
 
 def _activations(source) -> dict[str, Operator]:
@@ -90,7 +91,12 @@ def _operator(source) -> Operator:
     if isinstance(source, nn.Module):
         return Operator(source, getattr(getattr(source, "tables", None), "name", type(source).__name__))
     tables = as_table_set(source)
-    return Operator(LUT(tables), source if isinstance(source, str) else tables.name)
+    return Operator(LUT(tables), _label(source, tables))
+
+
+def _label(source, tables: TableSet) -> str:
+    """What a report calls a table: the name or path it was asked for by, else its own."""
+    return str(source) if isinstance(source, (str, os.PathLike)) else tables.name
 
 
 class Selection:
