@@ -56,6 +56,9 @@ class TableSet(Mapping):
         except KeyError:
             raise LutcError(f"no table '{key}' in '{self.name}'; there are {', '.join(self.tables)}") from None
 
+    def __contains__(self, key) -> bool:
+        return str(key) in self.tables
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.tables)
 
