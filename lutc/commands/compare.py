@@ -11,13 +11,14 @@ import click
 from lutc.commands.options import echo_json, echo_table, function_option, json_option, load_for
 from lutc.errors import LutcError
 
+MEASURES = ["mean_squared", "mean_absolute", "worst_absolute", "mean_relative", "worst_relative"]
 COLUMNS = ["table", "version", "function", "key", "entries", "measure", "value"]
 
 
 @click.command()
 @click.argument("tables", nargs=-1, required=True)
 @function_option
-@click.option("--measure", type=click.Choice(["mean_squared", "mean_absolute", "worst_absolute", "mean_relative", "worst_relative"]), default="mean_squared", show_default=True)
+@click.option("--measure", type=click.Choice(MEASURES), default=MEASURES[0], show_default=True)
 @click.option("--csv", "csv_path", type=click.Path(dir_okay=False, path_type=Path), help="Append one row per table and key to this file.")
 @json_option
 def compare(tables, function, measure, csv_path, as_json) -> None:
