@@ -15,21 +15,23 @@ from lutc.certify import certify, rounded
 from lutc.costs import DENSE_LIMIT, Points, SegmentCosts, real_costs, squared_costs
 from lutc.errors import LutcError
 from lutc.formats import Format
+from lutc.fplut.problem import make_prologue
 from lutc.functions import Function, Line
 from lutc.pair_costs import absolute_objective, codes_objective, cost_of, maximum_objective, pair_costs
 from lutc.refine import BOUND_CELLS, candidates, lower_bound, refined
 from lutc.samples import Inputs, Samples, code_samples, format_samples, grid_samples
 from lutc.search.exact import exact
 from lutc.search.genetic import GeneticSettings, genetic
+from lutc.search.gradient import GradientSettings, gradient
 from lutc.search.greedy import greedy
 from lutc.search.result import SearchResult
-from lutc.table import AbsPrologue, Table
+from lutc.table import AbsPrologue, Prologue, Table
 from lutc.tablefile import TableSet
 
 INT8 = tuple(Inputs(8, 2.0**-b) for b in range(7))
 FLOAT_INPUTS = {"fp16": "fp16", "bf16": "bf16", "grid": "fp32"}  # float inputs and the coefficients they get by default
 OBJECTIVES = ("squared", "relative", "absolute", "maximum", "codes")
-SEARCHES = ("genetic", "exact", "greedy", "classic")
+SEARCHES = ("genetic", "exact", "greedy", "classic", "gradient")
 SHARING = ("none", "all", "coefficients")
 RELATIVE_FLOOR = 2.0**-14
 GENETIC_LIMIT = 1024  # positions up to which the genetic search sees every sample at once
@@ -41,7 +43,8 @@ class Request:
 
     inputs: a tuple of Inputs (codes), or "fp16" / "bf16" (every finite value), or "grid" (4,096 points). out: the output codes, for the
     objective "codes" and for the certificate. max_error: for the greedy search, which then chooses the entries itself. share: one table
-    per scale, one set of breakpoints and lines for all, or lines alone shared. weights: see `lutc.samples`.
+    per scale, one set of breakpoints and lines for all, or lines alone shared. weights: see `lutc.samples`. prologue: "reduce" stores the
+    function's range reduction, behind which a table of float inputs holds for every x; "auto" does so for the gradient search.
     """
 
     function: str = "gelu"
@@ -55,10 +58,12 @@ class Request:
     share: str = "none"
     tails: str = "exact"
     symmetry: bool = False
+    prologue: str = "auto"
     weights: str | Callable | None = None
     max_error: str | None = None
     seed: int = 42
     genetic: GeneticSettings = field(default_factory=GeneticSettings)
+    gradient: GradientSettings = field(default_factory=GradientSettings)
     generations: int = 500  # of the classic search
 
     def __post_init__(self):
@@ -67,6 +72,7 @@ class Request:
             ("objective", self.objective, OBJECTIVES),
             ("share", self.share, SHARING),
             ("tails", self.tails, ("exact", "free")),
+            ("prologue", self.prologue, ("auto", "none", "reduce")),
         ):
             if value not in allowed:
                 raise LutcError(f"unknown {name} {value!r}; choose one of {', '.join(allowed)}")
@@ -78,8 +84,10 @@ class Request:
             raise LutcError("the objective codes needs input codes and an output scale (--out-scale)")
         if (self.search == "greedy") != (self.max_error is not None):
             raise LutcError("the greedy search and an error bound (--max-error) go together: give both or neither")
-        if self.share != "none" and (isinstance(self.inputs, str) or self.search in ("greedy", "classic")):
+        if self.share != "none" and (isinstance(self.inputs, str) or self.search in ("greedy", "classic", "gradient")):
             raise LutcError("sharing over scales needs input codes and the genetic or the exact search")
+        if self.prologue == "reduce" and (isinstance(self.inputs, tuple) or self.search == "greedy" or self.symmetry or self.weights is not None):
+            raise LutcError("range reduction takes float inputs of uniform weight, no symmetry, and any search but greedy")
         if self.share == "coefficients" and (self.search != "genetic" or self.objective not in ("squared", "relative")):
             raise LutcError("sharing coefficients takes the genetic search and a squared objective")
         if self.search == "classic" and (isinstance(self.inputs, str) or self.objective != "squared" or self.symmetry or self.weights is not None):
@@ -107,7 +115,12 @@ class Problem:
     left: Line | None
     right: Line | None
     format: Format
-    prologue: AbsPrologue | None
+    prologue: Prologue | None
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Where the samples lie, before a symmetry folds them: the function's range, or what range reduction leaves of every x."""
+        return self.function.range if self.prologue is None or isinstance(self.prologue, AbsPrologue) else self.range
 
 
 def compile(
@@ -159,10 +172,19 @@ def _problem(request: Request) -> Problem:
         f, left, right = fn.symmetry.h, None, fn.symmetry.right
         lo, hi = 0.0 if lo <= 0.0 <= hi else min(abs(lo), abs(hi)), max(abs(lo), abs(hi))
         prologue = AbsPrologue(fn.symmetry.positive, fn.symmetry.negative)
+    elif _reduces(request, fn):
+        prologue, left, right = make_prologue(fn, "reduce"), None, None
+        lo, hi = (1.0, 2.0**prologue.step) if prologue.kind == "exponent" else (0.0, prologue.period)
     if request.tails == "free":
         left = right = None
     left, right = (rounded_tail(tail, fmt, fn.name) for tail in (left, right))
     return Problem(request, fn, f, (lo, hi), left, right, fmt, prologue)
+
+
+def _reduces(request: Request, fn: Function) -> bool:
+    if request.prologue != "auto":
+        return request.prologue == "reduce"
+    return request.search == "gradient" and isinstance(request.inputs, str) and fn.reduction is not None and request.weights is None
 
 
 def scale_key(inputs: Inputs) -> str:
@@ -177,14 +199,14 @@ def _tasks(problem: Problem) -> list[Task]:
     tasks = []
     for inputs in ("float",) if isinstance(request.inputs, str) else request.inputs:
         if request.inputs == "grid":
-            samples = grid_samples(fn, *fn.range, weight=request.weights)
+            samples = grid_samples(fn, *problem.interval, weight=request.weights)
         elif isinstance(request.inputs, str):
-            samples = format_samples(fn, request.inputs, *fn.range, weight=request.weights)
+            samples = format_samples(fn, request.inputs, *problem.interval, weight=request.weights)
         else:
             if request.inputs == INT8 and not ((inputs.x() >= fn.range[0]) & (inputs.x() <= fn.range[1])).any():
                 continue  # of the default scales those count that have a code in the range
             samples = code_samples(fn, inputs, *fn.range, weight=request.weights)
-        if problem.prologue is not None:
+        if isinstance(problem.prologue, AbsPrologue):
             samples = _folded(samples, problem.f)
         if request.objective == "relative":
             samples = replace(samples, weight=samples.weight / np.maximum(np.abs(fn(samples.x)), RELATIVE_FLOOR) ** 2)
@@ -249,7 +271,7 @@ def _solve(problem: Problem, tasks: list[Task], progress) -> tuple[dict[str, Tab
         return solve_shared(problem, tasks, progress)
     tables, record = {}, {}
     for task in tasks:
-        solve = _within_bound if request.search == "greedy" else _one_table
+        solve = {"greedy": _within_bound, "gradient": _learned}.get(request.search, _one_table)
         result, lines, facts = solve(problem, task, progress)
         tables[task.key] = build(result.cuts, lines, task.lattice, problem.left, problem.right, problem.format, problem.prologue)
         record = {**result.record, **record}
@@ -304,6 +326,20 @@ def _within_bound(problem: Problem, task: Task, progress) -> tuple[SearchResult,
     tolerance = bound.tolerance(y, problem.request.out, problem.format, problem.request.inputs)
     result = greedy(s.x, s.y, tolerance, problem.format, problem.left, problem.right, problem.request.max_error)
     return result, result.lines, {"cost": rounded(result.cost)}
+
+
+def _learned(problem: Problem, task: Task, progress) -> tuple[SearchResult, tuple, dict]:
+    """A table learned by gradient, and how far it is from the best one with real coefficients."""
+    request, samples, tails = problem.request, task.samples, (problem.left, problem.right)
+    result = gradient(samples, request.entries, problem.format, *tails, request.objective, request.seed, request.gradient, progress)
+    facts = {"cost": rounded(result.cost)}
+    if request.objective != "absolute":
+        if len(samples) <= DENSE_LIMIT:
+            bound = exact(real_costs(Points.of(samples), *tails), request.entries).cost
+        else:
+            bound = lower_bound(real_costs(Points.of(samples, candidates(samples, BOUND_CELLS)), *tails), request.entries)
+        facts |= {"lower_bound": rounded(bound), "gap": relative_gap(result.cost, bound)}
+    return result, result.lines, facts
 
 
 def _check_fit(problem: Problem, task: Task, table: Table) -> None:

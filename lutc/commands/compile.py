@@ -17,14 +17,16 @@ from lutc.errors import LutcError
 @click.option("--entries", type=int, default=8, show_default=True, help="Segments of the table, tails included.")
 @click.option("--range", "interval", type=(NUMBER, NUMBER), metavar="LO HI", help="Interval to fit; by default the function's own.")
 @click.option(
-    "--inputs", type=click.Choice(["codes", "fp16", "bf16", "grid"]), default="codes", show_default=True, help="What the table is fed with."
+    "--inputs", type=click.Choice(["codes", "fp16", "bf16", "grid"]), help="What the table is fed with.  [default: codes; grid for gradient]"
 )
 @click.option("--bits", type=int, default=8, show_default=True, help="Width of input codes, 2 to 16.")
 @click.option("--scale", "scales", type=NUMBER, multiple=True, help="Scale of input codes, may be repeated.  [default: 2^0 .. 2^-6]")
 @click.option("--zero-point", type=int, default=0, show_default=True, help="Zero point of input codes.")
 @click.option("--coefficients", metavar="FORMAT", help="Format of slopes and intercepts: q1.6, fp16, bf16, fp8_e4m3, fp32, ...")
 @click.option(
-    "--search", type=click.Choice(["genetic", "exact", "greedy", "classic", "cutpoints"]), help="How to search.  [default: genetic; greedy with --max-error]"
+    "--search",
+    type=click.Choice(["genetic", "exact", "greedy", "classic", "gradient", "cutpoints"]),
+    help="How to search.  [default: genetic; greedy with --max-error]",
 )
 @click.option(
     "--objective",
@@ -41,6 +43,12 @@ from lutc.errors import LutcError
     "--tails", type=click.Choice(["exact", "free"]), default="exact", show_default=True, help="Keep the first and last entry for the tails."
 )
 @click.option("--symmetry", is_flag=True, help="Store one half; an identity gives the other.")
+@click.option(
+    "--prologue",
+    type=click.Choice(["auto", "none", "reduce", "abs"]),
+    help="Range reduction for float inputs, so that the table holds for every x.  [default: auto, which is reduce for gradient and cutpoints]",
+)
+@click.option("--init", type=click.Choice(["curvature", "random"]), help="gradient: where breakpoints begin.  [default: curvature]")
 @click.option("--weights", help="uniform, gauss or gauss:SIGMA over the inputs.  [default: uniform]")
 @click.option("--seed", type=int, default=42, show_default=True, help="Seed of the search.")
 @click.option("--population", type=int, help="Individuals of the genetic search.  [default: 50]")
@@ -61,13 +69,15 @@ def compile_command(context, function, entries, interval, inputs, output, name, 
     lutc compile silu --max-error 1lsb --out-scale 2^-4        the fewest entries within a bound
     lutc compile gelu --entries 32 --inputs fp16               every fp16 value, fp16 coefficients
     lutc compile mypackage.activations:snake --range -4 4
+    lutc compile silu --search gradient --entries 16           breakpoints learned by a ReLU network (NN-LUT); needs torch
     lutc compile silu --search cutpoints                       floating-point values over 11 cut points (FPLUT)
     """
     from lutc.pipeline import compile
 
     name = name or function.split(":")[-1]
     cutpoints = options["search"] == "cutpoints"
-    output = output or Path(f"{name}_{'fplut' if cutpoints else entries}.json")
+    suffix = {"cutpoints": "fplut", "gradient": f"nnlut_{entries}"}.get(options["search"], entries)
+    output = output or Path(f"{name}_{suffix}.json")
     if not output.parent.is_dir():
         raise LutcError(f"there is no folder {output.parent} to write {output.name} to; make it, or give another path")
     if cutpoints:
@@ -85,18 +95,30 @@ def compile_command(context, function, entries, interval, inputs, output, name, 
         click.echo(f"wrote {output}")
 
 
-def _request(inputs, bits, scales, zero_point, search, max_error, out_scale, out_bits, out_zero_point, population, generations, **same) -> dict:
+def _request(
+    inputs, bits, scales, zero_point, search, max_error, out_scale, out_bits, out_zero_point, population, generations,
+    prologue, symmetry, init, **same,
+) -> dict:  # fmt: skip
     """Options of the command line as fields of `lutc.pipeline.Request`."""
     from lutc.pipeline import INT8
     from lutc.samples import Inputs
     from lutc.search.genetic import GeneticSettings
+    from lutc.search.gradient import GradientSettings
 
     search = search or ("greedy" if max_error is not None else "genetic")
+    coded = bool(scales or zero_point or bits != 8)
+    inputs = inputs or ("grid" if search == "gradient" and not coded else "codes")
     if inputs == "codes":
         inputs = tuple(Inputs(bits, scale, zero_point) for scale in scales or [i.scale for i in INT8])
-    elif scales or zero_point or bits != 8:
+    elif coded:
         raise LutcError(f"--scale, --bits and --zero-point describe codes; leave them out with --inputs {inputs}")
-    options = {"inputs": inputs, "search": search, "max_error": max_error, **same}
+    options = {"inputs": inputs, "search": search, "max_error": max_error, "symmetry": symmetry or prologue == "abs", **same}
+    if prologue is not None:
+        options["prologue"] = "none" if prologue == "abs" else prologue
+    if init is not None:
+        if search != "gradient":
+            raise LutcError("--init belongs to --search gradient; add that or leave it out")
+        options["gradient"] = GradientSettings(init=init)
     if out_scale is not None:
         options["out"] = Inputs(out_bits, out_scale, out_zero_point)
     if generations is not None and search == "classic":

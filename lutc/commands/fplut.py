@@ -12,7 +12,7 @@ from lutc.commands.options import echo_table, figure
 from lutc.errors import LutcError
 
 # What `lutc compile` has for every search and this one takes too.
-_SHARED = {"function", "interval", "inputs", "search", "objective", "tails", "name", "output", "as_json"}
+_SHARED = {"function", "interval", "inputs", "search", "objective", "tails", "prologue", "name", "output", "as_json"}
 
 _OPTIONS = (
     click.option("--cut-points", metavar="LIST|FILE", help="cutpoints: fixed cut points, increasing, or a file of them.  [default: searched]"),
@@ -22,10 +22,9 @@ _OPTIONS = (
     click.option("--addressing", type=click.Choice(["cells", "exponent"]), help="cutpoints: what chooses the piece.  [default: cells]"),
     click.option("--budget", type=int, help="cutpoints: values of a table with exponent addressing.  [default: 259]"),
     click.option("--formats", metavar="LIST", help="cutpoints: formats of the stored values, of fp16, bf16, fp32.  [default: fp16,fp32]"),
-    click.option("--prologue", type=click.Choice(["auto", "none", "reduce", "abs"]), help="cutpoints: range reduction.  [default: auto]"),
     click.option("--quality", type=click.Choice(["quick", "best"]), help="cutpoints: how long to search.  [default: quick]"),
 )
-FIELDS = ("cut_points", "n_cut_points", "pieces", "values", "addressing", "budget", "formats", "prologue", "quality")
+FIELDS = ("cut_points", "n_cut_points", "pieces", "values", "addressing", "budget", "formats", "quality")
 
 
 def fplut_options(command):
@@ -51,7 +50,7 @@ def compile_float(context: click.Context, function: str, name: str, options: dic
     foreign = sorted(typed - _SHARED - set(FIELDS))
     if foreign:
         raise LutcError(f"--{foreign[0].replace('_', '-')} does not apply to --search cutpoints; leave it out")
-    settings = {field: options[field] for field in FIELDS if options[field] is not None}
+    settings = {field: options[field] for field in (*FIELDS, "prologue") if options[field] is not None}
     if "cut_points" in settings:
         settings["cut_points"] = _numbers(settings["cut_points"])
     if "pieces" in settings:
