@@ -199,7 +199,7 @@ def _cells(lines: Segments, common: dict):
     return None
 
 
-def _search(lines: Segments, common: dict, least: int = 1):
+def _search(lines: Segments, common: dict, least: int = 2):  # 2: pairs behind an even number of words lie on 8 bytes
     size = max(least, 1 << (lines.slopes.size - 1).bit_length())
     pad = size - lines.slopes.size
     thresholds = np.append(lines.thresholds, np.full(pad, np.nan)).astype(np.float32)

@@ -145,23 +145,30 @@ def _cells(x_at, out_at, n, words_at, length, low, high, slope_only, segments, s
         magnitude = abs(inside)
         magnitude = magnitude if magnitude > smallest else smallest
         key = _key(magnitude) >> shift
-        cell = np.int32(2) * np.int32(key - first + (behind if raw[i] < np.int32(0) else np.int32(0)))
-        pair = np.int32(2) * np.int32(cells[cell + 1] + np.int32(v < thresholds[cell]))
-        out[i] = _line(plan[pair], plan[pair + 1], v, slope_only)
+        cell = np.uint32(2) * np.uint32(key - first + (behind if raw[i] < np.int32(0) else np.int32(0)))
+        pair = np.uint32(2) * np.uint32(cells[cell + np.uint32(1)] + np.int32(v < thresholds[cell]))
+        out[i] = _line(plan[pair], plan[pair + np.uint32(1)], v, slope_only)
 
 
 @compiled
 def _search(x_at, out_at, n, words_at, length, low, high, slope_only, size, steps):
     x, out, words = _arrays(x_at, out_at, n, words_at, length)
     plan = words.view(np.float32)
-    for i in range(n):
-        v = _finite(x[i], low, high)
-        segment, step = np.int32(0), np.int32(size >> 1)
+    # Step by step over a block rather than element by element: LLVM vectorises this, and would branch in the other.
+    block = 256
+    segments = np.empty(block, np.uint32)
+    for start in range(0, n, block):
+        part, result = x[start : start + block], out[start : start + block]
+        segments[:] = 0
+        step = np.uint32(size >> 1)
         for _ in range(steps):
-            ahead = np.int32(segment + step)
-            segment = ahead if v >= plan[ahead - 1] else segment
-            step = np.int32(step >> 1)
-        out[i] = _line(plan[size + 2 * segment], plan[size + 2 * segment + 1], v, slope_only)
+            for i in range(part.size):
+                ahead = np.uint32(segments[i] + step)
+                segments[i] = ahead if part[i] >= plan[ahead - np.uint32(1)] else segments[i]
+            step = np.uint32(step >> np.uint32(1))
+        for i in range(part.size):
+            pair = np.uint32(size) + np.uint32(2) * segments[i]
+            result[i] = _line(plan[pair], plan[pair + np.uint32(1)], _finite(part[i], low, high), slope_only)
 
 
 @compiled

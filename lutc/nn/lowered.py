@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
 import weakref
@@ -21,9 +22,10 @@ _TRITON = {"fp32": ("uniform", "cells", "search", "reference"), "fp64": ("refere
 _OTHER = {"fp32": ("search", "reference"), "fp64": ("reference",)}
 
 
+@functools.cache
 def has_triton() -> bool:
-    """Whether Triton can be imported; without it CUDA tensors take plain torch operations."""
-    return importlib.util.find_spec("triton") is not None
+    """Whether the Triton kernels can run; without them CUDA tensors take plain torch operations. They hold PTX, so ROCm has none."""
+    return torch.version.hip is None and importlib.util.find_spec("triton") is not None
 
 
 def plan_kinds(device_type: str, dtype: str) -> tuple[str, ...]:
