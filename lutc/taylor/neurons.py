@@ -60,7 +60,9 @@ def fit_neurons(block: Block, samples, n: int) -> NeuronsMLP:
         count += len(x)
     if hook is not None:
         hook.remove()
-    a = a + torch.diag(torch.cat([_RIDGE * a.diagonal()[:-1], a.new_zeros(1)]))
+    # The mean keeps features that are always 0 (after relu, say) solvable.
+    size = a.diagonal()[:-1]
+    a = a + torch.diag(torch.cat([_RIDGE * (size + 1e-3 * size.mean()), a.new_zeros(1)]))
     first = activation = last = None
     if n and layers:
         residual = (hidden_square - (c * torch.linalg.solve(a, c)).sum(0)).clamp_min(0) / count

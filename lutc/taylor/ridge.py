@@ -60,7 +60,7 @@ class Moments:
         if strength == float("inf"):
             return torch.zeros_like(self.b[centres])
         scale = self.a.diagonal(dim1=1, dim2=2).sum(0) / self.n.sum().clamp_min(1e-300)
-        penalty = strength * scale.clamp_min(1e-12 * float(scale.max()))
+        penalty = strength * scale.clamp_min(1e-9 * float(scale.max()))
         penalty[-1] = _CONSTANT
         # The mean weight makes a strength count samples whatever the weights' unit.
         mean = self.n.sum() / self.count.sum().clamp_min(1)

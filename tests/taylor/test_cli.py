@@ -13,9 +13,13 @@ BUILD = """
 import torch
 from torch import nn
 
+class Dead(nn.Module):
+    def forward(self, x):
+        return x * (torch.arange(8) < 7)  # one feature is always 0, as after relu
+
 def model():
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(4, 8), nn.Sequential(nn.Linear(8, 32), nn.GELU(), nn.Linear(32, 3)))
+    return nn.Sequential(nn.Sequential(nn.Linear(4, 8), Dead()), nn.Sequential(nn.Linear(8, 32), nn.GELU(), nn.Linear(32, 3)))
 
 def batches():
     torch.manual_seed(1)
