@@ -8,52 +8,32 @@ end segment or the tail, with the intercept alone where a slope is 0.
 from __future__ import annotations
 
 import functools
-import math
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from lutc import formats
+from lutc.checks import freeze, is_finite, is_int, vector
 from lutc.errors import LutcError
 from lutc.functions import Line
+from lutc.prologues import AbsPrologue, ExponentPrologue, PeriodPrologue, Prologue, line
 from lutc.samples import Inputs
 
-
-def line(slope, intercept, x) -> np.ndarray:
-    """slope * x + intercept in float64, elementwise; a slope of 0 gives the intercept even at x = +-inf."""
-    with np.errstate(invalid="ignore", over="ignore"):
-        product = np.where(np.asarray(slope) == 0.0, np.where(np.isnan(x), np.nan, 0.0), slope * np.asarray(x, np.float64))
-        return product + intercept
-
-
-def _vector(name: str, values) -> np.ndarray:
-    try:
-        array = np.array(values, dtype=np.float64)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise LutcError(f"{name} must be a list of numbers; given {str(values):.80}") from error
-    if array.ndim != 1:
-        raise LutcError(f"{name} must be a flat list of numbers; given shape {array.shape}")
-    if not np.isfinite(array).all():
-        raise LutcError(f"{name} must be finite; given {array[~np.isfinite(array)][0]}")
-    array.setflags(write=False)
-    return array
-
-
-def _freeze(instance, **values) -> None:
-    for name, value in values.items():
-        object.__setattr__(instance, name, value)
-
-
-def _is_int(value) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-
-
-def _is_finite(value) -> bool:
-    """Whether it is a number that float64 holds."""
-    try:
-        return not isinstance(value, bool) and isinstance(value, (int, float, np.number)) and math.isfinite(value)
-    except OverflowError:
-        return False
+__all__ = [
+    "AbsPrologue",
+    "Body",
+    "Cells",
+    "Direct",
+    "ExponentPrologue",
+    "Exponents",
+    "Lines",
+    "PeriodPrologue",
+    "Prologue",
+    "Table",
+    "binades",
+    "line",
+    "without_empty_segments",
+]
 
 
 def _increasing(name: str, array: np.ndarray) -> None:
@@ -78,7 +58,7 @@ class Lines:
     payload = "lines"
 
     def __post_init__(self):
-        _freeze(self, **{name: _vector(name, getattr(self, name)) for name in ("breakpoints", "slopes", "intercepts")})
+        freeze(self, **{name: vector(name, getattr(self, name)) for name in ("breakpoints", "slopes", "intercepts")})
         n = self.slopes.size
         if n < 1 or self.intercepts.size != n or self.breakpoints.size != n - 1:
             raise LutcError(
@@ -145,17 +125,17 @@ class Cells(_Knots):
     addressing = "cells"
 
     def __post_init__(self):
-        _freeze(self, cut_points=_vector("cut_points", self.cut_points), values=_vector("values", self.values))
+        freeze(self, cut_points=vector("cut_points", self.cut_points), values=vector("values", self.values))
         pieces = tuple(self.pieces)
-        if not all(_is_int(p) and p > 0 and p & (p - 1) == 0 for p in pieces):
+        if not all(is_int(p) and p > 0 and p & (p - 1) == 0 for p in pieces):
             raise LutcError(f"pieces must be powers of two (1, 2, 4, ...), one per interval; given {list(pieces)!r:.80}")
-        _freeze(self, pieces=tuple(int(p) for p in pieces))
+        freeze(self, pieces=tuple(int(p) for p in pieces))
         if self.cut_points.size < 2 or len(self.pieces) != self.cut_points.size - 1:
             raise LutcError(f"m intervals have m + 1 cut points, m at least 1; given {len(self.pieces)} pieces and {self.cut_points.size} cut points")
         if self.values.size != sum(self.pieces) + 1:
             raise LutcError(f"{sum(self.pieces)} pieces have {sum(self.pieces) + 1} values; given {self.values.size}")
         _increasing("cut_points", self.cut_points)
-        _increasing("piece edges in float32", _vector("piece edges in float32", self.edges))
+        _increasing("piece edges in float32", vector("piece edges in float32", self.edges))
 
     @functools.cached_property
     def edges(self) -> np.ndarray:
@@ -189,8 +169,8 @@ class Exponents(_Knots):
     def __post_init__(self):
         fmt = self._format
         fields = (1 << fmt.exponent_bits) - 1
-        bits = tuple(int(b) if _is_int(b) else None for b in self.mantissa_bits)
-        _freeze(self, mantissa_bits=bits, values=_vector("values", self.values))
+        bits = tuple(int(b) if is_int(b) else None for b in self.mantissa_bits)
+        freeze(self, mantissa_bits=bits, values=vector("values", self.values))
         if len(bits) != 2 * fields or any(b is None or not self.OUTSIDE <= b <= fmt.mantissa_bits for b in bits):
             wanted = f"mantissa bits (-2 to {fmt.mantissa_bits}) for 2 x {fields} binades"
             raise LutcError(f"an exponent-addressed table of {fmt.name} has {wanted}; given {len(bits)}")
@@ -256,7 +236,7 @@ class Direct:
     payload = "values"
 
     def __post_init__(self):
-        _freeze(self, values=_vector("values", self.values))
+        freeze(self, values=vector("values", self.values))
         Inputs(self.bits, self.scale, self.zero_point)  # checks them
         if self.values.size != 1 << self.bits:
             raise LutcError(f"a direct table over {self.bits} bits has {1 << self.bits} values; given {self.values.size}")
@@ -274,88 +254,6 @@ class Direct:
         return np.where(np.isnan(x), np.nan, self.values[self.segment(x)])
 
 
-@dataclass(frozen=True)
-class AbsPrologue:
-    """T is stored for |x| only: f(x) = factor * T(|x|) + slope * x + intercept, one (factor, slope, intercept) for x >= 0, one for x < 0."""
-
-    positive: tuple[float, float, float]
-    negative: tuple[float, float, float]
-
-    kind = "abs"
-
-    def __post_init__(self):
-        for name in ("positive", "negative"):
-            values = tuple(float(v) for v in _vector(f"prologue {name}", getattr(self, name)))
-            if len(values) != 3:
-                raise LutcError(f"prologue {name} must be [factor, slope, intercept]; given {list(values)}")
-            _freeze(self, **{name: values})
-
-    def __call__(self, body, x) -> np.ndarray:
-        x = np.asarray(x, np.float64)
-        factor, slope, intercept = np.where((x >= 0)[..., None], self.positive, self.negative).reshape(*x.shape, 3).transpose(-1, *range(x.ndim))
-        return line(factor, line(slope, intercept, x), body(np.abs(x)))
-
-
-@dataclass(frozen=True)
-class ExponentPrologue:
-    """x = m * 2**(step * e), m in [1, 2**step): f(x) = T(m) * 2**(growth * e) + offset * e.
-
-    0 and inf count as e = -inf and inf with m = 1. With `odd` the sign is copied to the result; without it negative x give NaN.
-    """
-
-    step: int
-    growth: int
-    offset: float = 0.0
-    odd: bool = False
-
-    kind = "exponent"
-
-    def __post_init__(self):
-        whole = _is_int(self.step) and _is_int(self.growth) and isinstance(self.odd, bool)
-        if not whole or self.step not in (1, 2) or not -2 <= self.growth <= 2 or not _is_finite(self.offset):
-            raise LutcError(f"prologue exponent takes step 1 or 2, growth -2..2, a finite offset and odd true or false; given {str(self):.120}")
-
-    def __call__(self, body, x) -> np.ndarray:
-        x = np.asarray(x, np.float64)
-        magnitude = np.abs(x)
-        mantissa, exponent = np.frexp(magnitude)
-        e = (exponent - 1) // self.step
-        regular = np.isfinite(magnitude) & (magnitude > 0)
-        m = np.where(regular, np.ldexp(mantissa, exponent - self.step * e), 1.0)
-        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            value = np.ldexp(body(m), self.growth * e) + self.offset * e
-            limit = np.where(magnitude == 0, -np.inf, np.inf)
-            ends = body(np.ones_like(m)) * np.exp2(line(self.growth, 0.0, limit)) + line(self.offset, 0.0, limit)
-            value = np.where(regular, value, ends)
-            value = np.copysign(value, x) if self.odd else np.where(x < 0, np.nan, value)
-        return np.where(np.isnan(x), np.nan, value)
-
-
-@dataclass(frozen=True)
-class PeriodPrologue:
-    """x = n * period + r, r in [0, period): f(x) = T(r) * 2**(growth * n). +-inf give the limit for growth > 0, else NaN."""
-
-    period: float
-    growth: int = 0
-
-    kind = "period"
-
-    def __post_init__(self):
-        if not (_is_finite(self.period) and self.period > 0) or not _is_int(self.growth) or self.growth not in (0, 1):
-            raise LutcError(f"prologue period takes a positive period and growth 0 or 1; given {str(self):.120}")
-
-    def __call__(self, body, x) -> np.ndarray:
-        x = np.asarray(x, np.float64)
-        finite = np.where(np.isfinite(x), x, 0.0)
-        r = np.mod(finite, self.period)  # exact in float64, unlike x - n * period
-        n = np.rint((finite - r) / self.period)
-        with np.errstate(over="ignore", under="ignore"):
-            value = np.ldexp(body(r), np.clip(self.growth * n, -1 << 20, 1 << 20).astype(np.int64))
-        ends = np.where(x > 0, np.inf, 0.0) if self.growth else np.full_like(x, np.nan)
-        return np.where(np.isfinite(x), value, np.where(np.isnan(x), np.nan, ends))
-
-
-Prologue = AbsPrologue | ExponentPrologue | PeriodPrologue
 Body = Lines | Cells | Exponents | Direct
 
 
@@ -375,7 +273,7 @@ class Table:
 
     def __post_init__(self):
         for tail, side in ((self.left, "left"), (self.right, "right")):
-            if tail is not None and not (_is_finite(tail.slope) and _is_finite(tail.intercept)):
+            if tail is not None and not (is_finite(tail.slope) and is_finite(tail.intercept)):
                 raise LutcError(f"the {side} tail is a line with a finite slope and intercept; given {str(tail):.120}")
             if tail is not None and isinstance(self.body, Direct):
                 raise LutcError(f"a direct table has a value for every code and no {side} tail; given {tail}")

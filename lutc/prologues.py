@@ -1,0 +1,104 @@
+"""Range reduction in front of a table: numbers only, evaluated in float64. NaN stays NaN.
+
+A prologue is called with the body's evaluation and x: it reduces x, evaluates, and puts the result back together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lutc.checks import freeze, is_finite, is_int, vector
+from lutc.errors import LutcError
+
+
+def line(slope, intercept, x) -> np.ndarray:
+    """slope * x + intercept in float64, elementwise; a slope of 0 gives the intercept even at x = +-inf."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        product = np.where(np.asarray(slope) == 0.0, np.where(np.isnan(x), np.nan, 0.0), slope * np.asarray(x, np.float64))
+        return product + intercept
+
+
+@dataclass(frozen=True)
+class AbsPrologue:
+    """T is stored for |x| only: f(x) = factor * T(|x|) + slope * x + intercept, one (factor, slope, intercept) for x >= 0, one for x < 0."""
+
+    positive: tuple[float, float, float]
+    negative: tuple[float, float, float]
+
+    kind = "abs"
+
+    def __post_init__(self):
+        for name in ("positive", "negative"):
+            values = tuple(float(v) for v in vector(f"prologue {name}", getattr(self, name)))
+            if len(values) != 3:
+                raise LutcError(f"prologue {name} must be [factor, slope, intercept]; given {list(values)}")
+            freeze(self, **{name: values})
+
+    def __call__(self, body, x) -> np.ndarray:
+        x = np.asarray(x, np.float64)
+        factor, slope, intercept = np.where((x >= 0)[..., None], self.positive, self.negative).reshape(*x.shape, 3).transpose(-1, *range(x.ndim))
+        return line(factor, line(slope, intercept, x), body(np.abs(x)))
+
+
+@dataclass(frozen=True)
+class ExponentPrologue:
+    """x = m * 2**(step * e), m in [1, 2**step): f(x) = T(m) * 2**(growth * e) + offset * e.
+
+    0 and inf count as e = -inf and inf with m = 1. With `odd` the sign is copied to the result; without it negative x give NaN.
+    """
+
+    step: int
+    growth: int
+    offset: float = 0.0
+    odd: bool = False
+
+    kind = "exponent"
+
+    def __post_init__(self):
+        whole = is_int(self.step) and is_int(self.growth) and isinstance(self.odd, bool)
+        if not whole or self.step not in (1, 2) or not -2 <= self.growth <= 2 or not is_finite(self.offset):
+            raise LutcError(f"prologue exponent takes step 1 or 2, growth -2..2, a finite offset and odd true or false; given {str(self):.120}")
+
+    def __call__(self, body, x) -> np.ndarray:
+        x = np.asarray(x, np.float64)
+        magnitude = np.abs(x)
+        mantissa, exponent = np.frexp(magnitude)
+        e = (exponent - 1) // self.step
+        regular = np.isfinite(magnitude) & (magnitude > 0)
+        m = np.where(regular, np.ldexp(mantissa, exponent - self.step * e), 1.0)
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            value = np.ldexp(body(m), self.growth * e) + self.offset * e
+            limit = np.where(magnitude == 0, -np.inf, np.inf)
+            ends = body(np.ones_like(m)) * np.exp2(line(self.growth, 0.0, limit)) + line(self.offset, 0.0, limit)
+            value = np.where(regular, value, ends)
+            value = np.copysign(value, x) if self.odd else np.where(x < 0, np.nan, value)
+        return np.where(np.isnan(x), np.nan, value)
+
+
+@dataclass(frozen=True)
+class PeriodPrologue:
+    """x = n * period + r, r in [0, period): f(x) = T(r) * 2**(growth * n). +-inf give the limit for growth > 0, else NaN."""
+
+    period: float
+    growth: int = 0
+
+    kind = "period"
+
+    def __post_init__(self):
+        if not (is_finite(self.period) and self.period > 0) or not is_int(self.growth) or self.growth not in (0, 1):
+            raise LutcError(f"prologue period takes a positive period and growth 0 or 1; given {str(self):.120}")
+
+    def __call__(self, body, x) -> np.ndarray:
+        x = np.asarray(x, np.float64)
+        finite = np.where(np.isfinite(x), x, 0.0)
+        r = np.mod(finite, self.period)  # exact in float64, unlike x - n * period
+        n = np.rint((finite - r) / self.period)
+        with np.errstate(over="ignore", under="ignore"):
+            value = np.ldexp(body(r), np.clip(self.growth * n, -1 << 20, 1 << 20).astype(np.int64))
+        ends = np.where(x > 0, np.inf, 0.0) if self.growth else np.full_like(x, np.nan)
+        return np.where(np.isfinite(x), value, np.where(np.isnan(x), np.nan, ends))
+
+
+Prologue = AbsPrologue | ExponentPrologue | PeriodPrologue
