@@ -32,7 +32,7 @@ class gqa_lut_pwl(torch.nn.Module):  # noqa: N801  (the name is its users')
             raise LutcError(f"{pwl_dir} holds tables of '{tables.name}', not of '{pwl_type}'; give the file of {pwl_type}")
         if isinstance(decimal_bit, bool) or not isinstance(decimal_bit, int) or decimal_bit < 0:
             raise LutcError(f"decimal_bit is a whole number from 0; given {decimal_bit!r}")
-        missing = [str(power) for power in range(decimal_bit + 1) if str(power) not in tables.tables]
+        missing = [str(power) for power in range(decimal_bit + 1) if str(power) not in tables]
         if missing:
             raise LutcError(f"{pwl_dir} has no table for 2**-{', 2**-'.join(missing)}; it has {', '.join(tables)}: lower decimal_bit or recompile")
         self.pwl_type, self.decimal_bit = pwl_type, decimal_bit
