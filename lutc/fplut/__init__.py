@@ -76,12 +76,17 @@ class Settings:
 
     def _pieces(self, given) -> tuple[int, ...]:
         intervals = self.n_cut_points - 1
-        pieces = (1, *(given,) * (intervals - 2), 1) if isinstance(given, int) else tuple(given)
+        pieces = _equal_pieces(self.n_cut_points, given) if isinstance(given, int) else tuple(given)
         if len(pieces) != intervals:
             raise LutcError(f"{self.n_cut_points} cut points bound {intervals} intervals; given pieces for {len(pieces)}")
         if not all(isinstance(p, int) and not isinstance(p, bool) and p > 0 and p & (p - 1) == 0 for p in pieces):
             raise LutcError(f"pieces are powers of two (1, 2, 4, ..., 32, 64); given {', '.join(map(str, sorted(set(pieces))))}")
         return pieces
+
+
+def _equal_pieces(n_cut_points: int, count: int = 32) -> tuple[int, ...]:
+    """The usual pieces of each interval: one in the first and the last."""
+    return (1, *(count,) * (n_cut_points - 3), 1)
 
 
 def compile_fplut(fn: Function | str, *, name: str | None = None, **options) -> TableSet:
@@ -138,10 +143,15 @@ def build_cells(problem: Problem, settings: Settings, key: str) -> tuple[Table, 
     )
     record = {"name": "cutpoints", "input": settings.input, "values": settings.values}
     if settings.cut_points is not None:
-        positions, pieces = _positions(problem, settings), settings.pieces
+        positions, pieces = _positions(problem, settings), settings.pieces or _equal_pieces(settings.n_cut_points)
         record["cut_points"] = "given"
     else:
-        found = cutpoints.search(free, settings.pieces, settings.quality, problem.anchors)
+        equal = settings.pieces or _equal_pieces(settings.n_cut_points)
+        found = cutpoints.search(free, equal, settings.quality, problem.anchors)
+        if settings.pieces is None:
+            other = cutpoints.search_pieces(free, len(equal), sum(equal), problem.anchors)
+            found = min(found, other, key=lambda result: result.cost)
+            record["pieces"] = "searched"
         found = cutpoints.refine(costs, found, problem.anchors)
         positions, pieces = found.positions, found.pieces
         record |= {"cut_points": "searched", "quality": settings.quality, "sampled": rounded(problem.mean(found.cost))}

@@ -15,7 +15,7 @@ from lutc.functions.registry import checked_range
 from lutc.interval_costs import Targets
 from lutc.table import AbsPrologue, ExponentPrologue, PeriodPrologue
 
-RELATIVE_CAP = 0.005  # relative error of one input beyond which a small mean no longer pays; tables promise 1 %
+RELATIVE_CAP = 0.009  # relative error of one input beyond which a small mean no longer pays; tables promise 1 %
 OBJECTIVES = {"relative": "l1", "absolute": "l1", "squared": "l2", "ulp": "l1", "maximum": "max"}
 _KINK, _KINK_RATIO, _MOST_ANCHORS = 1e-3, 4.0, 16
 PROLOGUES = ("auto", "none", "reduce", "abs")

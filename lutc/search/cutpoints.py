@@ -15,6 +15,8 @@ from lutc.errors import LutcError
 
 COARSE = {"quick": (256,), "best": (192, 256, 320, 400)}  # candidates of each start
 _REACH = 4  # neighbours tried to each side of a cut while refining
+_PIECES_GRID, _MOST_PIECES = 80, 128  # candidates, and pieces of one interval, where the pieces are searched too
+_REMEDY = "use more cut points, a wider range, a prologue or values of a wider format"
 
 
 @dataclass(frozen=True)
@@ -48,9 +50,44 @@ def search(costs, pieces, quality: str = "quick", anchors: Sequence[int] = ()) -
     found = [refine(costs, _start(costs, pieces, grid), anchors) for grid in grids]
     best = min(found, key=lambda result: result.cost)
     if not np.isfinite(best.cost):
-        remedy = "use more cut points, a wider range, a prologue or values of a wider format"
-        raise LutcError(f"no {len(pieces) + 1} cut points keep the error finite; {remedy}")
+        raise LutcError(f"no {len(pieces) + 1} cut points keep the error finite; {_REMEDY}")
     return best
+
+
+def search_pieces(costs, intervals: int, budget: int, anchors: Sequence[int] = ()) -> CutPoints:
+    """Cuts and the pieces between them, powers of two with at most `budget` in all: exact over coarse candidates, then refined."""
+    if costs.size <= intervals or budget < intervals:
+        raise LutcError(f"{intervals} intervals take {intervals + 1} cut points and at least {intervals} pieces; given {costs.size} and {budget}")
+    grid = np.linspace(0, costs.size - 1, _PIECES_GRID).astype(np.int64)
+    candidates = np.union1d(grid, np.asarray(anchors, np.int64))
+    counts = [1 << k for k in range(min(_MOST_PIECES, budget - intervals + 1).bit_length())]
+    matrices = {count: _matrix(costs, candidates, candidates, count) for count in counts}
+    value = np.full((budget + 1, candidates.size), np.inf)
+    value[0] = costs.outside_left(candidates)
+    choices = []
+    for _ in range(intervals):
+        after = np.full_like(value, np.inf)
+        choice = np.zeros((*value.shape, 2), np.int64)
+        for count, matrix in matrices.items():
+            for spent in np.flatnonzero(np.isfinite(value[: budget + 1 - count]).any(axis=1)):
+                joined = costs.combine(value[spent][:, None], matrix)
+                reached = joined.min(axis=0)
+                better = reached < after[spent + count]
+                after[spent + count][better] = reached[better]
+                choice[spent + count][better, 0], choice[spent + count][better, 1] = joined.argmin(axis=0)[better], count
+        value = after
+        choices.append(choice)
+    finished = costs.combine(value, costs.outside_right(candidates)[None, :])
+    spent, at = (int(i) for i in np.unravel_index(finished.argmin(), finished.shape))
+    if not np.isfinite(finished[spent, at]):
+        raise LutcError(f"no {intervals + 1} cut points keep the error finite; {_REMEDY}")
+    positions, pieces = [int(candidates[at])], []
+    for choice in reversed(choices):
+        at, count = (int(i) for i in choice[spent, at])
+        positions.append(int(candidates[at]))
+        pieces.append(count)
+        spent -= count
+    return refine(costs, CutPoints(tuple(positions[::-1]), tuple(pieces[::-1]), 0.0), anchors)
 
 
 def _matrix(costs, rows, columns, pieces: int) -> np.ndarray:

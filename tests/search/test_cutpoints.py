@@ -61,3 +61,17 @@ def test_too_few_places():
     costs = small(np.tanh, -1.0, 1.0, 4)
     with pytest.raises(LutcError, match="5 different cut points; only 4"):
         cutpoints.search(costs, (1, 1, 1, 1))
+
+
+def test_pieces_are_chosen_as_well_as_by_trying_them_all():
+    costs = small(lambda v: np.exp(v) + np.abs(v - 1), -3.0, 2.0, 16)
+    budget = 9
+    best = min(exhaustive(costs, p) for p in itertools.product((1, 2, 4), repeat=3) if sum(p) <= budget)
+    found = cutpoints.search_pieces(costs, 3, budget)
+    assert sum(found.pieces) <= budget and found.cost == pytest.approx(best, rel=1e-12)
+    assert cutpoints.total(costs, found.positions, found.pieces) == pytest.approx(found.cost, rel=1e-12)
+
+
+def test_pieces_need_a_budget():
+    with pytest.raises(LutcError, match="at least 3 pieces"):
+        cutpoints.search_pieces(small(np.tanh, -1.0, 1.0, 12), 3, 2)
