@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -45,7 +46,8 @@ def function_of(tables: TableSet) -> Function:
 
 def _certificate(table: Table, fn: Function, lo: float, hi: float, inputs: Inputs | None, out: Inputs | None) -> dict:
     if inputs is None:
-        return float_certificate(table, fn)
+        # tables over cut points name all x that they were made for as their range; their figures are over the function's own
+        return float_certificate(table, replace(fn, range=(lo, hi)) if isinstance(table.body, Lines) else fn)
     x = inputs.x()
     certificate = {"entries": table.entries, "range": errors(table, fn, x[(x >= lo) & (x <= hi)]), "domain": errors(table, fn, x)}
     certificate["float"] = errors(table, fn, np.linspace(lo, hi, GRID))
