@@ -39,7 +39,16 @@ FPLUT := silu gelu gelu_tanh sigmoid tanh relu leaky_relu elu selu celu hardswis
 FPLUT += exp log sin cos reciprocal rsqrt sqrt square inverse_sigmoid erf
 TABLES += $(FPLUT:%=%_fplut)
 
-.PHONY: $(FPLUT:%=%_fplut)
+# NN-LUT: the interval where no range reduction makes it superfluous, and relative error where one does.
+LEARNED_gelu := --range -4 4
+LEARNED_silu := --range -8 8
+LEARNED_exp := --objective relative
+LEARNED_reciprocal := --objective relative
+LEARNED_rsqrt := --objective relative
+LEARNED := $(foreach f,gelu silu exp reciprocal rsqrt,$(f)_nnlut_16 $(f)_nnlut_32)
+TABLES += $(LEARNED)
+
+.PHONY: $(FPLUT:%=%_fplut) $(LEARNED)
 .PHONY: help pretrained check-pretrained test test-slow lint bench clean
 help:
 	@sed -n '1,3s/^# //p' Makefile
@@ -57,6 +66,11 @@ $(foreach f,$(FUNCTIONS),$(foreach n,8 16 32,$(eval $(call table,$(f),$(n)))))
 # silu_fplut, ...: floating-point values over 11 cut points, or behind the function's range reduction
 $(FPLUT:%=%_fplut): %_fplut: $(COMPILER)
 	$(LUTC) compile $* --search cutpoints --quality best -o $(OUT)/$*_fplut.json
+
+# silu_nnlut_16, ...: breakpoints learned by a ReLU network (needs torch), float coefficients
+$(LEARNED): $(DEV)
+	$(LUTC) compile $(word 1,$(subst _, ,$@)) --entries $(word 3,$(subst _, ,$@)) $(LEARNED_$(word 1,$(subst _, ,$@))) \
+		--search gradient --seed 42 -o $(OUT)/$@.json
 
 plot_%: $(COMPILER)
 	$(LUTC) plot $(OUT)/$*.json -o $*.png

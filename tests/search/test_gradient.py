@@ -159,6 +159,26 @@ def test_the_same_request_gives_the_same_bytes_whatever_torch_is_set_to(objectiv
     assert compiled(2) != first
 
 
+def test_the_certificate_is_over_the_range_that_the_file_names():
+    tables = lutc.compile("silu", 6, search="gradient", inputs="grid", range=(-8.0, 8.0), gradient=QUICK)
+    assert tables.meta["certificate"]["fp32"]["fp16"]["range"]["inputs"] == 36866
+    assert certify.check(tables.meta["certificate"], certify.certify(loads(tables.dumps()))) == []
+
+
+@pytest.mark.parametrize("entries", [16, 32])
+@pytest.mark.parametrize("name", ["gelu", "silu", "exp", "reciprocal", "rsqrt"])
+def test_shipped_tables(name, entries):
+    """What the file claims holds, nothing runs away on any code, and behind range reduction the worst relative error is small everywhere."""
+    tables = lutc.load(f"{name}_nnlut_{entries}")
+    assert certify.check(tables.meta["certificate"], certify.certify(tables)) == []
+    table = tables["fp32"]
+    assert table.entries <= entries and tables.name == name and (table.prologue is None) == (name in ("gelu", "silu"))
+    for figures in tables.meta["certificate"]["fp32"].values():
+        assert figures["undefined"]["agree"] == figures["undefined"]["inputs"]
+        worst = figures["domain"]["worst_absolute" if table.prologue is None else "worst_relative"]["error"]
+        assert worst < {16: 8e-3, 32: 3e-3}[entries]
+
+
 def test_codes_and_fixed_point_coefficients():
     tables = lutc.compile("gelu", 8, search="gradient", gradient=QUICK, inputs=(lutc.samples.Inputs(8, 2.0**-5),))
     table = tables["5"]
