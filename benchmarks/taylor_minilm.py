@@ -53,6 +53,8 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for collected inputs, tables and results")
     parser.add_argument("--tokens", type=int, default=200_000, help="tokens to fit on")
     parser.add_argument("--only", nargs="*", choices=DESIGNS, default=list(DESIGNS))
+    parser.add_argument("--documents", type=int, default=256, help="documents of each text to measure on")
+    parser.add_argument("--steps", type=int, help="steps of distillation instead of each design's own number")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -62,9 +64,10 @@ def main() -> None:
     documents = taylor_texts.fit_documents(arguments.texts)
     measured = {
         "held_out": documents[-256:],
-        "reference": taylor_texts.reference()[:256],
-        "fortunes": taylor_texts.fortunes(arguments.texts)[:: len(taylor_texts.fortunes(arguments.texts)) // 256][:256],
+        "reference": spread(taylor_texts.reference(), arguments.documents),
+        "fortunes": spread(taylor_texts.fortunes(arguments.texts), arguments.documents),
     }
+    measured["held_out"] = measured["held_out"][: arguments.documents]
     measured = {name: batched(tokenizer, texts) for name, texts in measured.items()}
     training = batched(tokenizer, documents[:-384][:24_000])
     start = time.perf_counter()
@@ -72,14 +75,21 @@ def main() -> None:
     seconds = time.perf_counter() - start
     print(f"collected {inputs.rows} tokens of {inputs.documents()} documents in {seconds:.0f} s, peak memory {peak():.2f} GiB", flush=True)
     for name in arguments.only:
-        run(name, model, inputs, training, batched(tokenizer, documents[-384:-256]), measured, arguments.work)
+        settings, steps = DESIGNS[name]
+        design = settings, steps and (arguments.steps or steps)
+        run(name, design, model, inputs, training, batched(tokenizer, documents[-384:-256]), measured, arguments.work)
 
 
-def run(name: str, model: nn.Module, inputs: taylor.Inputs, training: list, calibration: list, measured: dict, work: Path) -> None:
+def spread(documents: list[str], count: int) -> list[str]:
+    """`count` documents, evenly from all."""
+    return documents[:: max(1, len(documents) // count)][:count]
+
+
+def run(name: str, design: tuple, model: nn.Module, inputs: taylor.Inputs, training: list, calibration: list, measured: dict, work: Path) -> None:
     results = work / "results.csv"
     if results.exists() and any(row["design"] == name for row in csv.DictReader(results.open())):
         return
-    settings, steps = DESIGNS[name]
+    settings, steps = design
     start = time.perf_counter()
     tables = {}
     for number, block in enumerate(taylor.find_blocks(model, PATTERN)):
@@ -100,7 +110,7 @@ def run(name: str, model: nn.Module, inputs: taylor.Inputs, training: list, cali
         recalibrate(model, far, calibration, settings.fallback)
         write(results, measure(f"{name}-fallback", model, far, measured, start))
     for format in ("fp16", "int8"):
-        stored = {block: TaylorMLP(changed(mlp.table(), info={}).stored(format), mlp.exact) for block, mlp in mlps.items()}
+        stored = {block: TaylorMLP(mlp.table().stored(format)) for block, mlp in mlps.items()}
         write(results, measure(f"{name}-{format}", model, stored, measured, start))
 
 
