@@ -13,6 +13,7 @@ from lutc.errors import LutcError
 from lutc.functions import FUNCTIONS, Line
 from lutc.nn import LUTSoftmax
 from lutc.table import Cells, Lines, PeriodPrologue, Table
+from lutc.tablefile import TableSet
 
 FINE_EXP, FINE_RECI = float_tables("exp", -30, 0, 4000), float_tables("reciprocal", 1, 2, 500)
 EXP, RECI = float_tables("exp", -10, 0, 24), float_tables("reciprocal", 1, 2, 8)
@@ -155,10 +156,13 @@ def test_half_copies_pickles_and_checkpoints_keep_the_table():
 
 
 def test_the_best_table_of_a_set_is_used():
-    module = LUTSoftmax(INT_EXP, INT_RECI)
+    grid = np.linspace(-16, 0, 20001)
+    worst = {key: np.abs(INT_EXP[key](grid) - np.exp(grid)).max() for key in ("6", "3")}
+    assert worst["3"] < 0.9 * worst["6"]
+    both = TableSet("exp", {key: INT_EXP[key] for key in worst}, {key: INT_EXP.inputs[key] for key in worst}, "exp")
     x = torch.randn(50, 40) * 3
-    coarse = (LUTSoftmax(INT_EXP["1"], INT_RECI)(x) - torch.softmax(x, -1)).abs().max()
-    assert (module(x) - torch.softmax(x, -1)).abs().max() < min(0.08, coarse)
+    got = LUTSoftmax(both, INT_RECI)(x)
+    assert torch.equal(got, LUTSoftmax(INT_EXP["3"], INT_RECI)(x)) and not torch.equal(got, LUTSoftmax(INT_EXP["6"], INT_RECI)(x))
 
 
 @pytest.mark.parametrize(
