@@ -282,3 +282,38 @@ def test_shipped_table_keeps_its_promise(name):
             assert int(off.sum()) == (excused["inputs"] if excused else 0)
             if excused:
                 assert tables.function not in EXACT_TO_1_PERCENT and excused["why"]
+
+
+# --- fp16 arithmetic -----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arithmetic", ["fp16_rne", "fp16_trunc"])
+def test_costs_of_fp16_arithmetic_are_those_of_the_table_that_runs_in_it(arithmetic):
+    from lutc.arithmetic import in_arithmetic
+    from lutc.fplut.half import HalfCosts
+    from lutc.fplut.values import STORE
+    from lutc.interval_costs import IntervalCosts, edges_between
+    from lutc.table import Table
+
+    problem = make_problem(functions.get("silu"), "relative", "none", "fp16", (-8.0, 8.0), False)
+    costs = HalfCosts(IntervalCosts(problem.targets, problem.places, problem.f, "l1", STORE["fp16"]), arithmetic == "fp16_trunc", 1)
+    rng = np.random.default_rng(0)
+    for _ in range(12):
+        a, b = np.sort(rng.choice(costs.size, 2, replace=False))
+        low, high = problem.places[a], problem.places[b]
+        table = Table(Cells([low, high], (8,), STORE["fp16"](problem.f(edges_between(low, high, 8)))), coefficients="fp16")
+        inside = (problem.targets.x >= low) & (problem.targets.x < high)
+        error = np.abs(in_arithmetic(table, arithmetic)(problem.targets.x[inside]) - problem.targets.y[inside])
+        want = (problem.targets.weight[inside] * error).sum()
+        assert costs.interval(np.array([a]), np.array([b]), 8)[0] == pytest.approx(want, rel=1e-9)
+
+
+def test_a_search_for_fp16_arithmetic_finds_tables_that_stand_it():
+    fn = functions.get("tanh")
+    errors = []
+    for arithmetic in ("fp32", "fp16_trunc"):
+        tables = compile_fplut(fn, arithmetic=arithmetic, formats=("fp16",), n_cut_points=7, pieces=16)
+        errors.append(tables.meta["certificate"]["fp16"]["fp16"]["arithmetic"]["fp16_trunc"]["mean_relative"])
+    assert errors[1] < 0.3 * errors[0]
+    with pytest.raises(LutcError, match="stored as fp16 alone"):
+        compile_fplut(fn, arithmetic="fp16_rne")

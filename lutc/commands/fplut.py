@@ -22,9 +22,10 @@ _OPTIONS = (
     click.option("--addressing", type=click.Choice(["cells", "exponent"]), help="cutpoints: what chooses the piece.  [default: cells]"),
     click.option("--budget", type=int, help="cutpoints: values of a table with exponent addressing.  [default: 259]"),
     click.option("--formats", metavar="LIST", help="cutpoints: formats of the stored values, of fp16, bf16, fp32.  [default: fp16,fp32]"),
+    click.option("--arithmetic", type=click.Choice(["fp32", "fp16_rne", "fp16_trunc"]), help="cutpoints: to search for.  [default: fp32]"),
     click.option("--quality", type=click.Choice(["quick", "best"]), help="cutpoints: how long to search.  [default: quick]"),
 )
-FIELDS = ("cut_points", "n_cut_points", "pieces", "values", "addressing", "budget", "formats", "quality")
+FIELDS = ("cut_points", "n_cut_points", "pieces", "values", "addressing", "budget", "formats", "arithmetic", "quality")
 
 
 def fplut_options(command):

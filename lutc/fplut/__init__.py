@@ -12,7 +12,7 @@ import numpy as np
 import lutc
 from lutc import formats, functions
 from lutc.certify import certify, rounded
-from lutc.certify_float import RELATIVE_FLOOR
+from lutc.certify_float import RELATIVE_FLOOR, certify_float
 from lutc.errors import LutcError
 from lutc.fplut.exponents import build_exponents
 from lutc.fplut.problem import OBJECTIVES, PROLOGUES, Problem, make_problem
@@ -28,7 +28,8 @@ __all__ = ["ADDRESSING", "FORMATS", "OBJECTIVES", "PROLOGUES", "QUALITIES", "VAL
 ADDRESSING = ("cells", "exponent")
 FORMATS = tuple(STORE)
 PROMISE = 0.01  # relative error, for every input; a table that exceeds it says where and why
-QUALITIES = tuple(cutpoints.COARSE)
+QUALITIES = ("quick", "best")
+ARITHMETICS = ("fp32", "fp16_rne", "fp16_trunc")
 VALUES = ("fitted", "sampled")
 
 
@@ -39,7 +40,8 @@ class Settings:
     cut_points: fixed ones, None to search for `n_cut_points`. pieces: of every interval but the first and the last, which have one; or a
     tuple, one per interval; or None for the best powers of two of the same total. values: "fitted" or "sampled". formats: of the stored
     values, one table each. input: the 16-bit format whose values are the samples, and the cut points. budget: values of a table with
-    exponent addressing. range: of x, None for wherever the function is finite. tails: False lets the end pieces go on.
+    exponent addressing. range: of x, None for wherever the function is finite. tails: False lets the end pieces go on. arithmetic: what the
+    table will be computed in; "fp16_rne" and "fp16_trunc" search for values stored as fp16 with every step rounded so.
     """
 
     cut_points: tuple[float, ...] | None = None
@@ -55,15 +57,19 @@ class Settings:
     budget: int = 259
     range: tuple[float, float] | None = None
     tails: bool = True
+    arithmetic: str = "fp32"
 
     def __post_init__(self):
         choices = {"objective": OBJECTIVES, "values": VALUES, "addressing": ADDRESSING, "prologue": PROLOGUES, "quality": QUALITIES}
+        choices["arithmetic"] = ARITHMETICS
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise LutcError(f"unknown {name} {getattr(self, name)!r}; choose one of {', '.join(allowed)}")
         unknown = [name for name in self.formats if name not in FORMATS]
         if unknown or not self.formats:
             raise LutcError(f"values are stored as {', '.join(FORMATS)}; given {', '.join(unknown) or 'none'}")
+        if self.arithmetic != "fp32" and (self.formats != ("fp16",) or self.addressing != "cells" or self.input != "fp16" or self.pieces is None):
+            raise LutcError("a search for fp16 arithmetic takes values stored as fp16 alone, fp16 inputs, cells and given pieces")
         if self.cut_points is not None:
             object.__setattr__(self, "cut_points", tuple(float(cut) for cut in self.cut_points))
             object.__setattr__(self, "n_cut_points", len(self.cut_points))
@@ -146,8 +152,13 @@ def build_cells(problem: Problem, settings: Settings, key: str) -> tuple[Table, 
         positions, pieces = _positions(problem, settings), settings.pieces or _equal_pieces(settings.n_cut_points)
         record["cut_points"] = "given"
     else:
+        if settings.arithmetic != "fp32":
+            from lutc.fplut.half import HalfCosts
+
+            free = costs = HalfCosts(free, settings.arithmetic == "fp16_trunc")
+            record["arithmetic"] = settings.arithmetic
         equal = settings.pieces or _equal_pieces(settings.n_cut_points)
-        found = cutpoints.search(free, equal, settings.quality, problem.anchors)
+        found = cutpoints.search(free, equal, settings.quality if settings.arithmetic == "fp32" else "coarse", problem.anchors)
         if settings.pieces is None:
             other = cutpoints.search_pieces(free, len(equal), sum(equal), problem.anchors)
             found = min(found, other, key=lambda result: result.cost)
@@ -161,10 +172,14 @@ def build_cells(problem: Problem, settings: Settings, key: str) -> tuple[Table, 
         values = problem.f(edges)
     if not np.isfinite(values).all():
         raise LutcError(f"{problem.function.name} is not finite at {edges[~np.isfinite(values)][0]:g}, between its cuts; move the cut points")
-    values = fitted(problem, edges, values, key)[0] if settings.values == "fitted" else store(values)
+    sampled = store(values)
+    values = fitted(problem, edges, values, key)[0] if settings.values == "fitted" else sampled
     if not np.isfinite(values).all():
         raise LutcError(f"{problem.function.name} exceeds the range of {key} between its cuts; store the values as fp32 or narrow the range")
-    return Table(Cells(cuts, pieces, values), problem.prologue, problem.left, problem.right, key), record
+    table, other = (Table(Cells(cuts, pieces, v), problem.prologue, problem.left, problem.right, key) for v in (values, sampled))
+    if settings.arithmetic != "fp32":  # values are fitted for exact interpolation: where rounding undoes that, samples are better
+        table = min(table, other, key=lambda t: certify_float(t, problem.function, "fp16", settings.arithmetic)["domain"]["mean_relative"])
+    return table, record
 
 
 def _positions(problem: Problem, settings: Settings) -> np.ndarray:

@@ -136,7 +136,10 @@ def make_problem(fn: Function, objective: str, prologue: str, input: str, range:
         left = right = None
     known = fn.inflections is not None and (reduction is None or reduction.kind != "abs")  # those of f, not of the half that is stored
     region = np.searchsorted(np.asarray(fn.inflections), x) if known else _regions(x, y)
-    targets = Targets(x, y, weight, region, RELATIVE_CAP if objective == "relative" else np.inf)
+    cap = RELATIVE_CAP if objective == "relative" else np.inf
+    if reduction is not None:  # a sample stands for several inputs: two of opposite sign, or so many that the cap would mean another thing
+        cap = 2 * cap if reduction.kind == "abs" else np.inf
+    targets = Targets(x, y, weight, region, cap)
     return Problem(fn, objective, input, f, targets, places, reduction, left, right, range, int(keep.sum()))
 
 

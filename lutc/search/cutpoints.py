@@ -13,7 +13,7 @@ import numpy as np
 
 from lutc.errors import LutcError
 
-COARSE = {"quick": (256,), "best": (192, 256, 320, 400)}  # candidates of each start
+COARSE = {"quick": (256,), "best": (192, 256, 320, 400), "coarse": (64,)}  # candidates of each start; coarse: for costs that are slow
 _REACH = 4  # neighbours tried to each side of a cut while refining
 _PIECES_GRID, _MOST_PIECES = 80, 128  # candidates, and pieces of one interval, where the pieces are searched too
 _REMEDY = "use more cut points, a wider range, a prologue or values of a wider format"
