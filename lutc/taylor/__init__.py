@@ -27,6 +27,7 @@ _EXPORTS = {
     "fit_sequential": "lutc.taylor.sequential",
     "evaluate": "lutc.taylor.evaluation",
     "distil": "lutc.taylor.distillation",
+    "recalibrate": "lutc.taylor.radius",
     "TaylorTable": "lutc.taylor.table",
     "load": "lutc.taylor.artefact",
     "save": "lutc.taylor.artefact",
