@@ -42,6 +42,7 @@ DESIGNS = {
     "ridge-16-order-2": (changed(RIDGE, k=16, order=2), 0),
     "ridge-16-fallback": (changed(RIDGE, k=16, fallback=0.05), 0),
     "ridge-100-fallback": (changed(RIDGE, k=100, fallback=0.05), 0),
+    "ridge-64-fallback": (changed(RIDGE, k=64, fallback=0.08), 0),
     "ridge-16-distilled": (changed(RIDGE, k=16), 300),
     "ridge-64-distilled": (changed(RIDGE, k=64, fallback=0.08), 300),
 }
@@ -100,7 +101,7 @@ def run(name: str, design: tuple, model: nn.Module, inputs: taylor.Inputs, train
     mlps = {block: TaylorMLP(changed(table, radii=None)) for block, table in tables.items()}
     write(results, measure(name + "-start" if steps else name, model, mlps, measured, start))
     if steps:
-        taylor.distil(model, mlps, training, loss=cosine_loss, steps=steps, rate=5e-4, report=progress)
+        taylor.distil(model, mlps, training, loss=cosine_loss, steps=steps, rate=3e-4, report=progress)
         for number, mlp in enumerate(mlps.values()):
             mlp.table().save(work / f"{name}-done-{number}")
         write(results, measure(name, model, mlps, measured, start))

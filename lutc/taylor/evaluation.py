@@ -46,7 +46,8 @@ def evaluate(model: nn.Module, mlps: Mapping[str, nn.Module], batches: Iterable,
         for batch in _progress(batches):
             exact.append(_pooled(model, batch, mask))
             replace(model, mlps)
-            hooks = [mlp.register_forward_pre_hook(_counter(counts[name])) for name, mlp in mlps.items() if mlp.radii is not None]
+            rows = batch.get(mask) if isinstance(batch, Mapping) else None
+            hooks = [mlp.register_forward_pre_hook(_counter(counts[name], rows)) for name, mlp in mlps.items() if mlp.radii is not None]
             try:
                 replaced.append(_pooled(model, batch, mask))
             finally:
@@ -69,11 +70,14 @@ def evaluate(model: nn.Module, mlps: Mapping[str, nn.Module], batches: Iterable,
     )
 
 
-def _counter(count: list[int]):
+def _counter(count: list[int], mask: Tensor | None):
+    """Counts far rows and all rows; padding is left out."""
+
     def counted(mlp, arguments):
         from lutc.taylor import ops
 
-        rows = arguments[0].reshape(-1, mlp.in_features).float()
+        x = arguments[0]
+        rows = (x[mask.bool()] if mask is not None and mask.shape == x.shape[:-1] else x).reshape(-1, mlp.in_features).float()
         count[0] += int(mlp.far(rows, ops.route(rows, mlp.centres, mlp.half_norms)).sum())
         count[1] += len(rows)
 
