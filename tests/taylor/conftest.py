@@ -19,10 +19,10 @@ def model():
 
 @pytest.fixture
 def batches():
-    """Eight batches of 16 documents of up to 10 tokens."""
+    """Sixteen batches of 16 documents of up to 10 tokens."""
     generator = torch.Generator().manual_seed(1)
     result = []
-    for _ in range(8):
+    for _ in range(16):
         lengths = torch.randint(3, 11, (16, 1), generator=generator)
         mask = (torch.arange(10)[None] < lengths).long()
         result.append({"input_ids": torch.randint(50, (16, 10), generator=generator), "attention_mask": mask})

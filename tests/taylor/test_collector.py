@@ -25,7 +25,7 @@ def test_inputs_are_those_that_the_block_sees_without_padding(model, batches, tm
     inputs = collect(model, PATTERN, batches, tmp_path)
     assert inputs.blocks == {FIRST: 12, SECOND: 12}
     assert inputs.rows == sum(int(batch["attention_mask"].sum()) for batch in batches)
-    assert inputs.documents() == 128
+    assert inputs.documents() == 256
     torch.testing.assert_close(torch.cat(list(inputs.chunks(SECOND, rows=37))), true_inputs(model, batches))
 
 
