@@ -39,9 +39,9 @@ FPLUT := silu gelu gelu_tanh sigmoid tanh relu leaky_relu elu selu celu hardswis
 FPLUT += exp log sin cos reciprocal rsqrt sqrt square inverse_sigmoid erf
 TABLES += $(FPLUT:%=%_fplut)
 
-# NN-LUT: the interval where no range reduction makes it superfluous, and relative error where one does.
-LEARNED_gelu := --range -4 4
-LEARNED_silu := --range -8 8
+# NN-LUT: every fp16 value of an interval (an even grid would leave an offset at 0), or behind range reduction an even grid and relative error.
+LEARNED_gelu := --range -4 4 --inputs fp16 --coefficients fp32
+LEARNED_silu := --range -8 8 --inputs fp16 --coefficients fp32
 LEARNED_exp := --objective relative
 LEARNED_reciprocal := --objective relative
 LEARNED_rsqrt := --objective relative

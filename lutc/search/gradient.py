@@ -23,7 +23,8 @@ from lutc.table import Lines, without_empty_segments
 
 OBJECTIVES = ("squared", "relative", "absolute")
 INITIALISATIONS = ("curvature", "random")
-_DENSITY = 0.4  # least squares wants segments in proportion to |f''|^(2/5) (de Boor 1973)
+_DENSITY = 0.4  # least squares wants segments in proportion to |f''|^(2/5) weight^(1/5) (de Boor 1973)
+_PLACES = 4096  # at which curvature is measured
 _FLAT = 1e-3  # share of the largest density that a place without curvature has
 _REWEIGHTINGS = 40
 
@@ -121,7 +122,7 @@ def train(samples: Samples, hidden: int, left, right, objective: str, seed: int,
     u, y = (samples.x - middle) / half, samples.y / spread
     share = np.cumsum(samples.weight)
     share = share / share[-1]
-    breakpoints = _start(u, y, hidden, settings, rng)
+    breakpoints = _start(u, y, share, hidden, settings, rng)
     tails = [None if t is None else (t.slope * half / spread, (t.slope * middle + t.intercept) / spread) for t in (left, right)]
     with _one_thread(torch), torch.enable_grad():
         parameters = [torch.from_numpy(p).requires_grad_() for p in _least_squares(u, y, breakpoints)]
@@ -171,15 +172,18 @@ def _one_thread(torch) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _start(u: np.ndarray, y: np.ndarray, hidden: int, settings: GradientSettings, rng) -> np.ndarray:
-    """Breakpoints (restarts, hidden) to begin with, in scaled x."""
+def _start(u: np.ndarray, y: np.ndarray, share: np.ndarray, hidden: int, settings: GradientSettings, rng) -> np.ndarray:
+    """Breakpoints (restarts, hidden) to begin with, in scaled x. share: of the weight up to each sample."""
     if settings.init == "random" or u.size < 3:
         return np.sort(rng.uniform(-1.0, 1.0, (settings.restarts, hidden)), axis=1)
-    density = np.abs(np.gradient(np.gradient(y, u), u)) ** _DENSITY
-    density = density + _FLAT * max(density.max(), 1.0)
-    quantile = np.append(0.0, np.cumsum((density[1:] + density[:-1]) / 2 * np.diff(u)))
+    even = np.linspace(-1.0, 1.0, min(u.size, _PLACES))  # floats crowd around 0, where differences of neighbours are noise
+    curvature = np.abs(np.gradient(np.gradient(np.interp(even, u, y), even), even))
+    crowd = np.gradient(np.interp(even, u, share), even)
+    density = curvature**_DENSITY * crowd ** (_DENSITY / 2)
+    density = density + _FLAT * (density.max() or 1.0)
+    quantile = np.append(0.0, np.cumsum((density[1:] + density[:-1]) / 2))
     jitter = rng.uniform(-0.5, 0.5, (settings.restarts, hidden)) * np.linspace(0.0, 1.0, settings.restarts)[:, None]
-    return np.interp((np.arange(hidden) + 0.5 + jitter) / hidden, quantile / quantile[-1], u)
+    return np.interp((np.arange(hidden) + 0.5 + jitter) / hidden, quantile / quantile[-1], even)
 
 
 def _least_squares(u: np.ndarray, y: np.ndarray, breakpoints: np.ndarray) -> list[np.ndarray]:
