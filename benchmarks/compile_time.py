@@ -27,19 +27,20 @@ REPEATS = 5
 # One row of the scaling table, in a process of its own so that peak memory is its own.
 ROW = """
 import json, resource, sys, time
-from lutc import formats, functions, pipeline
+from lutc import functions, pipeline
 from lutc.costs import DENSE_LIMIT, Points, squared_costs
+from lutc.request import Request, prepare
 from lutc.samples import Inputs
 from lutc.search.exact import exact
 from lutc.search.genetic import genetic
+from lutc.solve import GENETIC_LIMIT
 
 bits, entries, name = json.loads(sys.argv[1])
 fn = functions.get("gelu")
 inputs = (Inputs(bits, 8.0 / 2**bits),) if name == "codes" else name
 coefficients = "q1.6" if name == "codes" else name
-request = pipeline.Request("gelu", entries, inputs=inputs, coefficients=coefficients)
-problem = pipeline._problem(request)
-(task,) = pipeline._tasks(problem)
+request = Request("gelu", entries, inputs=inputs, coefficients=coefficients)
+problem, (task,) = prepare(request)
 seconds = {}
 
 def timed(label, call):
@@ -51,7 +52,7 @@ def timed(label, call):
 if len(task.samples) <= DENSE_LIMIT:
     costs = timed("costs", lambda: squared_costs(Points.of(task.samples), problem.format, problem.left, problem.right))
     timed("exact", lambda: exact(costs, entries))
-    if len(task.samples) <= pipeline.GENETIC_LIMIT:  # beyond, the compiler takes it over candidates
+    if len(task.samples) <= GENETIC_LIMIT:  # beyond, the compiler takes it over candidates
         timed("genetic", lambda: genetic(costs, entries))
 record = {}
 for search in ("exact", "genetic") if entries <= 64 else ("exact",):  # a genome of 255 cuts takes the genetic search minutes

@@ -12,6 +12,8 @@ from lutc.costs import Points, SegmentCosts
 from lutc.designs import Workbench, places, shared_breakpoint_bits
 from lutc.errors import LutcError
 from lutc.hardware import Cost
+from lutc.request import INT8, scale_key
+from lutc.solve import segment_costs
 
 _VALUE_BITS = (8, 16)  # of a direct table where no output codes say it
 _SHARED_ENTRIES = (8, 16, 32)
@@ -110,7 +112,7 @@ def _equal_shared_segments(bench: Workbench, name: str, half: bool, width: float
     if edges.size > _CELLS + 1:
         return None
     positions = [np.searchsorted(task.samples.x, [*edges, np.inf]) for task in tasks]  # a code at the range's end is a cell of its own
-    costs = pipeline.segment_costs(problem, tasks[0], Points.shared([task.samples for task in tasks], positions))
+    costs = segment_costs(problem, tasks[0], Points.shared([task.samples for task in tasks], positions))
     return _trimmed(costs, np.arange(costs.size + 1))
 
 
@@ -127,15 +129,15 @@ def _trimmed(costs: SegmentCosts, cuts: np.ndarray) -> tuple[int, float] | None:
 def _shared(bench: Workbench) -> Iterator[Baseline]:
     """The best set of breakpoints and lines for all of GQA-LUT's scales, judged at the one scale explored."""
     space = bench.space
-    if len(space.inputs) > 1 or space.inputs[0] not in pipeline.INT8 or space.objective not in ("squared", "codes"):
+    if len(space.inputs) > 1 or space.inputs[0] not in INT8 or space.objective not in ("squared", "codes"):
         return  # several scales: sharing is a choice of its own
-    key, inputs, fmt = pipeline.scale_key(space.inputs[0]), space.inputs[0], formats.get(bench.function.coefficients)
+    key, inputs, fmt = scale_key(space.inputs[0]), space.inputs[0], formats.get(bench.function.coefficients)
     for entries in _SHARED_ENTRIES:
         try:
             tables = pipeline.compile(space.function, entries, share="all", search="exact", range=space.range, tails=space.tails, out=space.out)
         except LutcError:  # the function has too few codes at some scale, or does not fit its default format over this range
             return
-        cost = hardware.lines_cost(entries, fmt, inputs, breakpoint_bits=shared_breakpoint_bits(bench.function.range, pipeline.INT8))
+        cost = hardware.lines_cost(entries, fmt, inputs, breakpoint_bits=shared_breakpoint_bits(bench.function.range, INT8))
         certificate = tables.meta["certificate"][key]
         codes = space.objective == "codes"
         error = float(certificate["output"]["squared"]) if codes else certificate["range"]["mean_squared"]

@@ -37,11 +37,20 @@ class Points:
     size: int
 
     @classmethod
-    def of(cls, samples: Samples, positions: np.ndarray | None = None) -> Points:
-        """One cell per sample, or cells between `positions` (ascending sample indices from 0 to n)."""
+    def of(cls, samples: Samples, positions: np.ndarray | None = None, between: Samples | None = None) -> Points:
+        """One cell per sample, or cells between `positions` (ascending sample indices from 0 to n).
+
+        between: more points, each in the cell of the sample at or after it; their weights count relative to the samples' sum.
+        """
         n = len(samples)
         cell = np.arange(n) if positions is None else np.searchsorted(positions, np.arange(n), side="right") - 1
-        return cls(samples.x, samples.y, samples.weight / samples.weight.sum(), cell, n if positions is None else len(positions) - 1)
+        size = n if positions is None else len(positions) - 1
+        total = samples.weight.sum()
+        if between is None:
+            return cls(samples.x, samples.y, samples.weight / total, cell, size)
+        cells = np.concatenate([cell, cell[np.searchsorted(samples.x, between.x)]])
+        x, y, weight = (np.concatenate([getattr(samples, name), getattr(between, name)]) for name in ("x", "y", "weight"))
+        return cls(x, y, weight / total, cells, size)
 
     @classmethod
     def shared(cls, samples: list[Samples], positions: list[np.ndarray]) -> Points:

@@ -10,13 +10,15 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from lutc import formats, functions, hardware, pipeline
+from lutc import formats, functions, hardware
 from lutc.costs import Points, SegmentCosts
 from lutc.errors import LutcError
 from lutc.hardware import Cost
+from lutc.request import Problem, Request, Task, prepare
 from lutc.samples import Inputs
 from lutc.search.exact import exact
 from lutc.sharing import SharedCuts
+from lutc.solve import segment_costs
 
 POSITIONS = 512  # places for breakpoints while exploring; a table that is written is searched with all of them
 OBJECTIVES = {
@@ -33,7 +35,7 @@ _MOST_BITS = 16  # of a coefficient
 class Space:
     """What there is to choose from. inputs: one or more scales; entries, fraction_bits: (fewest, most); symmetry: whether halves are tried.
 
-    objective: a key of OBJECTIVES. out, range, tails: as in `lutc.pipeline.Request`.
+    objective: a key of OBJECTIVES. out, range, tails: as in `lutc.request.Request`.
     """
 
     function: str
@@ -119,15 +121,15 @@ class Workbench:
         return [fmt.name for fmt in names if all(abs(fmt.round(v) - v) <= fmt.step / 2 for v in values)]
 
     def options(self, choice: Choice) -> dict:
-        """The fields of `lutc.pipeline.Request`, beside function and entries, that make a choice's table."""
+        """The fields of `lutc.request.Request`, beside function and entries, that make a choice's table."""
         s = self.space
         same = {"inputs": s.inputs, "objective": s.objective, "out": s.out, "range": s.range, "tails": s.tails}
         return {**same, "coefficients": choice.coefficients, "symmetry": choice.symmetry, "share": choice.share, "search": "exact"}
 
-    def tasks(self, coefficients: str, half: bool) -> tuple[pipeline.Problem, list[pipeline.Task]]:
+    def tasks(self, coefficients: str, half: bool) -> tuple[Problem, list[Task]]:
         """What the compiler makes of a format: its problem and a task per scale."""
-        request = pipeline.Request(self.space.function, self.space.entries[0], **self.options(Choice(0, coefficients, half)))
-        return pipeline.prepare(request)
+        request = Request(self.space.function, self.space.entries[0], **self.options(Choice(0, coefficients, half)))
+        return prepare(request)
 
     def costs(self, coefficients: str, half: bool, share: str) -> list[SegmentCosts]:
         """Segment costs per scale, or one for all scales where they share a table."""
@@ -150,7 +152,7 @@ class Workbench:
             thinned = any(at.size < len(task.samples) for at, task in zip(points, tasks))
         if thinned:
             self._thinned.add((coefficients, half, share))
-        return [pipeline.segment_costs(problem, task, at) for task, at in zip(tasks, points)]
+        return [segment_costs(problem, task, at) for task, at in zip(tasks, points)]
 
     def design(self, choice: Choice) -> Design:
         """The best table of a choice. Its own choice names the entries that it really uses."""

@@ -13,6 +13,7 @@ from lutc.errors import LutcError
 from lutc.search.classic import ClassicSettings, classic
 from lutc.search.exact import exact
 from lutc.search.shared_coefficients import SharedCosts, shared_coefficients
+from lutc.solve import relative_gap, search_costs, segment_costs
 from lutc.table import Table, without_empty_segments
 
 
@@ -44,8 +45,6 @@ class SharedCuts:
 
 def solve_shared(problem, tasks, progress) -> tuple[dict[str, Table], dict]:
     """Tables by key and the record of the search, for `share` "all" and "coefficients"."""
-    from lutc.pipeline import relative_gap, search_costs, segment_costs
-
     if problem.request.objective not in ("squared", "relative"):
         raise LutcError(f"sharing takes a squared objective; given {problem.request.objective}")
     samples = [task.samples for task in tasks]

@@ -339,7 +339,8 @@ def test_properties_counted_over_every_code(name):
 def test_properties_are_plain_and_alike():
     listings = [properties(name) for name in (*FLOAT_FORMATS, "q1.6")]
     assert len({frozenset(listed) for listed in listings}) == 1
-    assert all(isinstance(value, (int, float, str, type(None))) and not isinstance(value, np.generic) for listed in listings for value in listed.values())
+    values = [value for listed in listings for value in listed.values()]
+    assert all(isinstance(value, (int, float, str, type(None))) and not isinstance(value, np.generic) for value in values)
 
 
 def test_nearest():

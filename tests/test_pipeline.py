@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from lutc import formats, functions, pipeline
+from lutc import formats, functions, pipeline, solve
 from lutc.errors import LutcError
 from lutc.samples import Inputs
 from lutc.table import AbsPrologue
@@ -201,6 +201,6 @@ def test_compiling_imports_no_torch():
 
 
 def test_gaps():
-    assert pipeline.relative_gap(1.0, 1.0 + 1e-12) == 0.0
-    assert pipeline.relative_gap(1.02, 1.0) == 0.02
-    assert pipeline.relative_gap(1e-13, 0.0) == 0.1 and pipeline.relative_gap(0.0, 0.0) == 0.0
+    assert solve.relative_gap(1.0, 1.0 + 1e-12) == 0.0
+    assert solve.relative_gap(1.02, 1.0) == 0.02
+    assert solve.relative_gap(1e-13, 0.0) == 0.1 and solve.relative_gap(0.0, 0.0) == 0.0

@@ -7,8 +7,6 @@ from lutc import functions, pipeline
 from lutc.errors import LutcError
 from lutc.samples import Inputs
 
-INT8 = pipeline.INT8
-
 
 def mean_squared(tables) -> float:
     """Mean over the scales of each table's own mean squared error, by evaluating the tables."""

@@ -99,8 +99,8 @@ def _request(
     inputs, bits, scales, zero_point, search, max_error, out_scale, out_bits, out_zero_point, population, generations,
     prologue, symmetry, init, **same,
 ) -> dict:  # fmt: skip
-    """Options of the command line as fields of `lutc.pipeline.Request`."""
-    from lutc.pipeline import INT8
+    """Options of the command line as fields of `lutc.request.Request`."""
+    from lutc.request import INT8
     from lutc.samples import Inputs
     from lutc.search.genetic import GeneticSettings
     from lutc.search.gradient import GradientSettings

@@ -12,9 +12,9 @@ from lutc.costs import Points
 from lutc.errors import LutcError
 from lutc.formats import get
 from lutc.pair_costs import maximum_objective, pair_costs
-from lutc.pipeline import relative_gap
 from lutc.search.exact import exact
 from lutc.search.genetic import GeneticSettings, genetic, seeded
+from lutc.solve import relative_gap
 
 costs_of = lru_cache(maxsize=4)(int8_costs)  # tests of one function follow each other
 

@@ -1,0 +1,209 @@
+"""What is asked of the compiler, checked, and turned into a problem with one task per input scale."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from lutc import formats, functions
+from lutc.build import Lattice, rounded_tail
+from lutc.costs import Points
+from lutc.errors import LutcError
+from lutc.formats import Format
+from lutc.fplut.problem import make_prologue
+from lutc.functions import Function, Line
+from lutc.prologues import AbsPrologue, Prologue
+from lutc.samples import Inputs, Samples, code_samples, format_samples, grid_samples
+from lutc.search.genetic import GeneticSettings
+from lutc.search.gradient import GradientSettings
+
+INT8 = tuple(Inputs(8, 2.0**-b) for b in range(7))
+FLOAT_INPUTS = {"fp16": "fp16", "bf16": "bf16", "grid": "fp32"}  # float inputs and the coefficients they get by default
+OBJECTIVES = ("squared", "relative", "absolute", "maximum", "codes")
+SEARCHES = ("genetic", "exact", "greedy", "classic", "gradient")
+SHARING = ("none", "all", "coefficients")
+RELATIVE_FLOOR = 2.0**-14
+TIE_WEIGHT, TIE_POINTS = 1e-9, 8  # of all points between two codes together, against a code; how many there are
+TIES_LIMIT = 1024  # samples; beyond, codes are dense
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to compile. Every field has GQA-LUT's default where it has one.
+
+    inputs: a tuple of Inputs (codes), or "fp16" / "bf16" (every finite value), or "grid" (4,096 points). out: the output codes, for the
+    objective "codes" and for the certificate. max_error: for the greedy search, which then chooses the entries itself. share: one table
+    per scale, one set of breakpoints and lines for all, or lines alone shared. weights: see `lutc.samples`. prologue: "reduce" stores the
+    function's range reduction, behind which a table of float inputs holds for every x; "auto" does so for the gradient search.
+    """
+
+    function: str = "gelu"
+    entries: int = 8
+    range: tuple[float, float] | None = None
+    inputs: tuple[Inputs, ...] | str = INT8
+    coefficients: str | None = None
+    search: str = "genetic"
+    objective: str = "squared"
+    out: Inputs | None = None
+    share: str = "none"
+    tails: str = "exact"
+    symmetry: bool = False
+    prologue: str = "auto"
+    weights: str | Callable | None = None
+    max_error: str | None = None
+    seed: int = 42
+    genetic: GeneticSettings = field(default_factory=GeneticSettings)
+    gradient: GradientSettings = field(default_factory=GradientSettings)
+    generations: int = 500  # of the classic search
+
+    def __post_init__(self):
+        for name, value, allowed in (
+            ("search", self.search, SEARCHES),
+            ("objective", self.objective, OBJECTIVES),
+            ("share", self.share, SHARING),
+            ("tails", self.tails, ("exact", "free")),
+            ("prologue", self.prologue, ("auto", "none", "reduce")),
+        ):
+            if value not in allowed:
+                raise LutcError(f"unknown {name} {value!r}; choose one of {', '.join(allowed)}")
+        if self.entries < 2:
+            raise LutcError(f"a table has at least 2 entries; given {self.entries}")
+        if isinstance(self.inputs, str) and self.inputs not in FLOAT_INPUTS:
+            raise LutcError(f"unknown inputs {self.inputs!r}; choose codes by bits and scale, or one of {', '.join(FLOAT_INPUTS)}")
+        if self.objective == "codes" and (self.out is None or isinstance(self.inputs, str)):
+            raise LutcError("the objective codes needs input codes and an output scale (--out-scale)")
+        if (self.search == "greedy") != (self.max_error is not None):
+            raise LutcError("the greedy search and an error bound (--max-error) go together: give both or neither")
+        if self.share != "none" and (isinstance(self.inputs, str) or self.search in ("greedy", "classic", "gradient")):
+            raise LutcError("sharing over scales needs input codes and the genetic or the exact search")
+        if self.prologue == "reduce" and (isinstance(self.inputs, tuple) or self.search == "greedy" or self.symmetry or self.weights is not None):
+            raise LutcError("range reduction takes float inputs of uniform weight, no symmetry, and any search but greedy")
+        if self.share == "coefficients" and (self.search != "genetic" or self.objective not in ("squared", "relative")):
+            raise LutcError("sharing coefficients takes the genetic search and a squared objective")
+        if self.search == "classic" and (isinstance(self.inputs, str) or self.objective != "squared" or self.symmetry or self.weights is not None):
+            raise LutcError("the classic search is GQA-LUT's own: input codes, squared objective, uniform weights, no symmetry")
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """One scale (or float input) of a request, ready for a search. Behind a symmetry f, samples, tails and range are those of the stored half."""
+
+    key: str
+    samples: Samples
+    inputs: Inputs | None
+    lattice: Lattice
+    between: Samples | None = None
+
+    def points(self, positions=None) -> Points:
+        """Samples in cells, ties between tables broken by the error of float inputs between the codes."""
+        return Points.of(self.samples, positions, self.between)
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """What all tasks of a request share."""
+
+    request: Request
+    function: Function
+    f: Callable
+    range: tuple[float, float]
+    left: Line | None
+    right: Line | None
+    format: Format
+    prologue: Prologue | None
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Where the samples lie, before a symmetry folds them: the function's range, or what range reduction leaves of every x."""
+        return self.function.range if self.prologue is None or isinstance(self.prologue, AbsPrologue) else self.range
+
+
+def prepare(request: Request) -> tuple[Problem, list[Task]]:
+    """The problem that a request stands for, and a task per input scale."""
+    problem = _problem(request)
+    return problem, _tasks(problem)
+
+
+def _problem(request: Request) -> Problem:
+    fn = functions.load(request.function, request.range)
+    default = FLOAT_INPUTS[request.inputs] if isinstance(request.inputs, str) else fn.coefficients
+    fmt = formats.get(request.coefficients or default)
+    f, (lo, hi), left, right, prologue = fn, fn.range, fn.left, fn.right, None
+    if request.symmetry:
+        if fn.symmetry is None:
+            known = ", ".join(name for name, other in functions.FUNCTIONS.items() if other.symmetry is not None)
+            raise LutcError(f"{fn.name} has no symmetry to store half of; functions that have: {known}")
+        f, left, right = fn.symmetry.h, None, fn.symmetry.right
+        lo, hi = 0.0 if lo <= 0.0 <= hi else min(abs(lo), abs(hi)), max(abs(lo), abs(hi))
+        prologue = AbsPrologue(fn.symmetry.positive, fn.symmetry.negative)
+    elif _reduces(request, fn):
+        prologue, left, right = make_prologue(fn, "reduce"), None, None
+        lo, hi = (1.0, 2.0**prologue.step) if prologue.kind == "exponent" else (0.0, prologue.period)
+    if request.tails == "free":
+        left = right = None
+    left, right = (rounded_tail(tail, fmt, fn.name) for tail in (left, right))
+    return Problem(request, fn, f, (lo, hi), left, right, fmt, prologue)
+
+
+def _reduces(request: Request, fn: Function) -> bool:
+    if request.prologue != "auto":
+        return request.prologue == "reduce"
+    return request.search == "gradient" and isinstance(request.inputs, str) and fn.reduction is not None and request.weights is None
+
+
+def scale_key(inputs: Inputs) -> str:
+    """GQA-LUT's key b for a scale 2**-b without zero point, else a label that tells scale and zero point."""
+    if inputs.power is not None and inputs.zero_point == 0:
+        return str(inputs.power)
+    return f"{inputs.scale:.9g}" + (f"z{inputs.zero_point}" if inputs.zero_point else "")
+
+
+def _tasks(problem: Problem) -> list[Task]:
+    request, fn = problem.request, problem.function
+    tasks = []
+    for inputs in ("float",) if isinstance(request.inputs, str) else request.inputs:
+        if request.inputs == "grid":
+            samples = grid_samples(fn, *problem.interval, weight=request.weights)
+        elif isinstance(request.inputs, str):
+            samples = format_samples(fn, request.inputs, *problem.interval, weight=request.weights)
+        else:
+            if request.inputs == INT8 and not ((inputs.x() >= fn.range[0]) & (inputs.x() <= fn.range[1])).any():
+                continue  # of the default scales those count that have a code in the range
+            samples = code_samples(fn, inputs, *fn.range, weight=request.weights)
+        if isinstance(problem.prologue, AbsPrologue):
+            samples = _folded(samples, problem.f)
+        if request.objective == "relative":
+            samples = replace(samples, weight=samples.weight / np.maximum(np.abs(fn(samples.x)), RELATIVE_FLOOR) ** 2)
+        codes = not isinstance(request.inputs, str)
+        key = scale_key(inputs) if codes else problem.format.name
+        ties = codes and request.objective in ("squared", "relative") and len(samples) <= TIES_LIMIT
+        between = _between(samples, problem.f) if ties else None
+        tasks.append(Task(key, samples, inputs if codes else None, Lattice(samples.x, problem.f, *problem.range), between))
+    if not tasks:
+        raise LutcError(f"no code at the default scales lies in [{fn.range[0]:g}, {fn.range[1]:g}]; give scales or another range")
+    if len({task.key for task in tasks}) < len(tasks):
+        raise LutcError(f"each input scale may stand once; given {', '.join(task.key for task in tasks)}")
+    most = max(len(task.samples) for task in tasks)
+    if request.max_error is None and request.entries > most:
+        raise LutcError(f"{request.entries} entries are more than the {most} samples of the finest scale in the range; use at most {most}")
+    return tasks
+
+
+def _between(samples: Samples, f: Callable) -> Samples | None:
+    """Points between the codes with next to no weight. At coarse scales many tables are equally good on the codes, most of them absurd
+    between them; these points choose among the best, and change nothing else."""
+    gaps = np.diff(samples.x)
+    share = (np.arange(TIE_POINTS) + 0.5) / TIE_POINTS
+    x = (samples.x[:-1, None] + gaps[:, None] * share).ravel()
+    y = np.asarray(f(x), np.float64)
+    weight = np.repeat(samples.weight[1:], TIE_POINTS) * (TIE_WEIGHT / TIE_POINTS)
+    finite = np.isfinite(y)
+    return Samples(x[finite], y[finite], weight[finite]) if finite.any() else None
+
+
+def _folded(samples: Samples, half: Callable) -> Samples:
+    """Samples of |x|: the stored half answers for both signs, so weights of x and -x add up."""
+    x, index = np.unique(np.abs(samples.x), return_inverse=True)
+    return Samples(x, np.asarray(half(x), np.float64), np.bincount(index, samples.weight, x.size))
