@@ -46,8 +46,7 @@ def function_of(tables: TableSet) -> Function:
 
 def _certificate(table: Table, fn: Function, lo: float, hi: float, inputs: Inputs | None, out: Inputs | None) -> dict:
     if inputs is None:
-        # tables over cut points name all x that they were made for as their range; their figures are over the function's own
-        return float_certificate(table, replace(fn, range=(lo, hi)) if isinstance(table.body, Lines) else fn)
+        return float_certificate(table, replace(fn, range=(lo, hi)))
     x = inputs.x()
     certificate = {"entries": table.entries, "range": errors(table, fn, x[(x >= lo) & (x <= hi)]), "domain": errors(table, fn, x)}
     certificate["float"] = errors(table, fn, np.linspace(lo, hi, GRID))

@@ -109,7 +109,7 @@ def compile_fplut(fn: Function | str, *, name: str | None = None, **options) -> 
     build = build_exponents if settings.addressing == "exponent" else build_cells
     built = {key: build(problem, settings, key) for key in settings.formats}
     tables = {key: table for key, (table, _) in built.items()}
-    meta = {"range": list(problem.range), "objective": settings.objective, "search": {key: record for key, (_, record) in built.items()}}
+    meta = {"range": list(fn.range), "objective": settings.objective, "search": {key: record for key, (_, record) in built.items()}}
     found = {f"{key} values, {dtype} inputs": exception(problem, tables[key], dtype) for key in tables for dtype in ("fp16", "bf16")}
     if any(found.values()):
         meta["exceptions"] = {where: why for where, why in found.items() if why}
