@@ -7,9 +7,9 @@ Published figures are read from ../shared/anchors where that folder exists; thei
 joined or not, err less (dynamic programming without continuity).
 """
 
+import argparse
 import json
 import re
-import sys
 import time
 from pathlib import Path
 
@@ -123,6 +123,8 @@ def times() -> None:
 
 if __name__ == "__main__":
     parts = {"published": published, "exponent": exponent, "shipped": shipped, "time": times}
-    for part in sys.argv[1:] or parts:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", nargs="*", choices=[*parts, []], help="which tables to print; all by default")
+    for part in parser.parse_args().part or parts:
         parts[part]()
         print()

@@ -80,11 +80,13 @@ def solve_classic(problem, tasks, progress) -> tuple[dict[str, Table], dict]:
         np.arange(lo, hi, 0.01), problem.f, request.entries, problem.format, problem.left, problem.right, (powers[0], powers[-1]),
         request.seed, settings, progress,
     )  # fmt: skip
-    tables = {}
+    tables, optimum, gap = {}, {}, {}
     for task in tasks:
-        points = np.rint(found.breakpoints / task.inputs.scale) * task.inputs.scale
-        tables[task.key] = Table(
-            without_empty_segments(points, found.slopes, found.intercepts), None, problem.left, problem.right, problem.format.name
-        )
+        breakpoints = np.rint(found.breakpoints / task.inputs.scale) * task.inputs.scale
+        body = without_empty_segments(breakpoints, found.slopes, found.intercepts)
+        table = tables[task.key] = Table(body, None, problem.left, problem.right, problem.format.name)
+        best = exact(segment_costs(problem, task, Points.of(task.samples)), request.entries).cost
+        cost = float(np.mean((table(task.samples.x) - task.samples.y) ** 2))
+        optimum[task.key], gap[task.key] = rounded(best), relative_gap(cost, best)
     shared = {"breakpoints": found.breakpoints, "slopes": found.slopes, "intercepts": found.intercepts}
-    return tables, {**found.record, "cost": rounded(found.cost), "shared": shared}
+    return tables, {**found.record, "cost": rounded(found.cost), "optimum": optimum, "gap": gap, "shared": shared}

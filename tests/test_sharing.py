@@ -104,3 +104,12 @@ def test_what_does_not_go_together(options, message):
     with pytest.raises(LutcError, match=message) as error:
         pipeline.compile("gelu", 8, **options)
     assert "\n" not in str(error.value)
+
+
+def test_classic_tables_record_their_gap_to_the_optimum_per_scale():
+    tables = pipeline.compile("gelu", 8, search="classic", generations=5)
+    best = pipeline.compile("gelu", 8, search="exact")
+    for key, gap in tables.meta["search"]["gap"].items():
+        own, optimum = (t.meta["certificate"][key]["range"]["mean_squared"] for t in (tables, best))
+        assert tables.meta["search"]["optimum"][key] == pytest.approx(optimum, rel=1e-5)
+        assert gap == pytest.approx((own - optimum) / optimum, rel=1e-4) and gap > 0
