@@ -103,23 +103,32 @@ def _clone(individual):
 
 def _evolve(costs: SegmentCosts, segments: int, settings: GeneticSettings, start: list, progress) -> list:
     """One run from a random population; returns the last population, every individual evaluated."""
-    toolbox = base.Toolbox()
-    toolbox.register("mate", tools.cxTwoPoint)
-    toolbox.register("mutate", _mutate, size=costs.size)
-    toolbox.register("select", tools.selTournament, tournsize=settings.tournament)
+
+    def mutate(child):
+        if random.random() < settings.mutation:
+            _mutate(child, costs.size)
+
     population = [*start, *(_random(costs, segments) for _ in range(settings.population - len(start)))]
-    _improve(costs, population, settings.sweeps)
+    return evolve(population, lambda individuals: _improve(costs, individuals, settings.sweeps), mutate, settings, progress)
+
+
+def evolve(population: list, improve: Callable[[list], None], mutate: Callable[[list], None], settings, progress) -> list:
+    """Generations of tournament, two-point crossover, mutation and improvement, the elite kept; the last population, evaluated.
+
+    improve(individuals) repairs, descends and evaluates them, mutate(individual) changes one, both in place. settings: generations, patience,
+    population, tournament, elite and crossover.
+    """
+    improve(population)
     best, stalled = min(p.fitness.values for p in population), 0
     for _ in range(settings.generations):
         elite = [_clone(p) for p in tools.selBest(population, settings.elite)]
-        children = [_clone(p) for p in toolbox.select(population, settings.population - settings.elite)]
+        children = [_clone(p) for p in tools.selTournament(population, settings.population - settings.elite, settings.tournament)]
         for first, second in zip(children[::2], children[1::2]):
             if len(first) > 2 and random.random() < settings.crossover:
-                toolbox.mate(first, second)
+                tools.cxTwoPoint(first, second)
         for child in children:
-            if random.random() < settings.mutation:
-                toolbox.mutate(child)
-        _improve(costs, children, settings.sweeps)
+            mutate(child)
+        improve(children)
         population = elite + children
         found = min(p.fitness.values for p in population)
         best, stalled = (found, 0) if found < best else (best, stalled + 1)
@@ -137,7 +146,7 @@ def _random(costs: SegmentCosts, segments: int):
     return creator.LutcCuts(int((i + random.random()) * costs.size / (segments + 1)) for i in range(segments + 1))
 
 
-def _mutate(individual, size: int):
+def _mutate(individual, size: int) -> None:
     """Shift cuts by a few positions or set them anywhere else; one cut, or half as often two, a quarter as often three, ..."""
     while True:
         at = random.randrange(len(individual))
@@ -146,7 +155,7 @@ def _mutate(individual, size: int):
         else:
             individual[at] = random.randint(0, size)
         if random.random() < 0.5:
-            return (individual,)
+            return
 
 
 def _relocate(costs: SegmentCosts, cuts: np.ndarray) -> None:

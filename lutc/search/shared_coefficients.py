@@ -12,13 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from deap import tools
 
 from lutc.costs import Moments, Ordinals, Points, best_lines, tail_costs
 from lutc.formats import Format
 from lutc.functions import Line
 from lutc.samples import Samples
-from lutc.search.genetic import creator, seeded
+from lutc.search.genetic import creator, evolve, seeded
 from lutc.search.result import SearchResult
 
 
@@ -122,36 +121,17 @@ def shared_coefficients(
             individual[:] = genome
             individual.fitness.values = (cost,)
 
+    def mutate(child):
+        child[:] = _mutated(child, shape, costs.sizes)
+
     with seeded(seed):
         population = [creator.LutcCuts(start.ravel().tolist())]
         population += [_mutated(population[0], shape, costs.sizes) for _ in range(settings.population - 1)]
-        improve(population)
-        best, stalled = min(p.fitness.values for p in population), 0
-        for _ in range(settings.generations):
-            elite = [_copy(p) for p in tools.selBest(population, settings.elite)]
-            children = [_copy(p) for p in tools.selTournament(population, settings.population - settings.elite, settings.tournament)]
-            for first, second in zip(children[::2], children[1::2]):
-                if random.random() < settings.crossover:
-                    tools.cxTwoPoint(first, second)
-            children = [_mutated(child, shape, costs.sizes) for child in children]
-            improve(children)
-            population = elite + children
-            found = min(p.fitness.values for p in population)
-            best, stalled = (found, 0) if found < best else (best, stalled + 1)
-            if progress is not None:
-                progress(1)
-            if stalled >= settings.patience:
-                break
+        population = evolve(population, improve, mutate, settings, progress)
     winner = min(population, key=lambda p: p.fitness.values)
     cuts = np.array(winner).reshape(shape)
     slope, intercept, _ = costs.lines(costs.entry_sums(cuts[None]))
     return SearchResult(cuts, float(winner.fitness.values[0]), {"name": "genetic", "seed": seed, **vars(settings)}, (slope[0], intercept[0]))
-
-
-def _copy(individual):
-    copy = creator.LutcCuts(individual)
-    copy.fitness.values = individual.fitness.values
-    return copy
 
 
 def _mutated(individual, shape: tuple[int, int], sizes: np.ndarray):
