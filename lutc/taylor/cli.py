@@ -41,9 +41,9 @@ def taylor() -> None:
 def collect(model, folder, modules, text, batch, length, task, limit, dtype) -> None:
     """Store in FOLDER what the blocks of MODEL are really given. An interrupted run resumes."""
     from lutc.taylor.collector import collect as run
-    from lutc.taylor.sources import load_batches, load_model
 
-    inputs = run(load_model(model, task), modules or None, load_batches(model, text, batch, length), folder, limit=limit, dtype=dtype)
+    loaded = _loaded(model, task)
+    inputs = run(loaded.model, modules or None, _batches(loaded, text, batch, length), folder, limit=limit, dtype=dtype)
     click.echo(f"{inputs.rows} samples of {inputs.documents()} documents for {len(inputs.blocks)} blocks in {folder}")
 
 
@@ -72,12 +72,12 @@ def fit(model, folder, output, k, order, fit, format, fallback, post_norm, memor
     from lutc.taylor.fitting import fit as run
     from lutc.taylor.inputs import Inputs
     from lutc.taylor.sequential import fit_sequential
-    from lutc.taylor.sources import load_batches, load_model
 
     settings = Settings(k, order, fit, format, fallback, post_norm, seed, int(memory * 2**30))
-    network = load_model(model, task)
+    loaded = _loaded(model, task)
+    network = loaded.model
     if sequential:
-        tables = fit_sequential(network, modules or None, load_batches(model, text, batch, length), folder, settings)
+        tables = fit_sequential(network, modules or None, _batches(loaded, text, batch, length), folder, settings)
     else:
         inputs = Inputs(folder)
         tables = {block.name: run(block, inputs, settings) for block in find_blocks(network, modules or list(inputs.blocks))}
@@ -104,12 +104,11 @@ def sweep(model, folder, block, ks, orders, formats, neurons, plot, fallback, po
     from lutc.taylor.blocks import find_blocks
     from lutc.taylor.fitting import Settings
     from lutc.taylor.inputs import Inputs
-    from lutc.taylor.sources import load_model
     from lutc.taylor.sweeping import plot as draw
     from lutc.taylor.sweeping import sweep as run
 
     inputs = Inputs(folder)
-    chosen = find_blocks(load_model(model, task), block or next(iter(inputs.blocks)))[0]
+    chosen = find_blocks(_loaded(model, task).model, block or next(iter(inputs.blocks)))[0]
     settings = Settings(fallback=fallback, post_norm=post_norm, memory=int(memory * 2**30))
     points = run(chosen, inputs, settings, ks=ks, orders=orders, formats=formats, neurons=neurons)
     batches = list(points[0].speedup)
@@ -134,9 +133,9 @@ def evaluate(model, tables, text, batch, length, task) -> None:
     from lutc.taylor.artefact import load
     from lutc.taylor.blocks import find_blocks
     from lutc.taylor.evaluation import evaluate as run
-    from lutc.taylor.sources import load_batches, load_model
 
-    network = load_model(model, task)
+    loaded = _loaded(model, task)
+    network = loaded.model
     mlps = {}
     for name in tables:
         table = load(name)
@@ -144,7 +143,7 @@ def evaluate(model, tables, text, batch, length, task) -> None:
         if block is None or block in mlps:
             raise LutcError(f"{name} names {'no block' if block is None else f'the block {block}, as another table does'}; give one table per block")
         mlps[block] = TaylorMLP(table, find_blocks(network, block)[0].as_module if table.radii is not None else None)
-    found = run(network, mlps, load_batches(model, text, batch, length))
+    found = run(network, mlps, _batches(loaded, text, batch, length))
     median, least = float(found.cosines.median()), float(found.cosines.min())
     click.echo(f"cosine to the exact output: mean {found.cosine:.4f}, median {median:.4f}, least {least:.4f}")
     click.echo(f"largest output the same: {found.agreement:.4f} of {len(found.cosines)} documents")
@@ -181,6 +180,18 @@ def show(tables, centres) -> None:
             rows = zip(*(certificate["centres"][key] for key in ("held_out", "relative_error", "fallback")))
             for index, (held_out, error, fallback) in enumerate(rows):
                 click.echo(f"  centre {index}: {held_out} held out, relative error {error}, fallback {fallback}")
+
+
+def _loaded(model, task):
+    from lutc.models.loading import load
+
+    return load(model, task=task)
+
+
+def _batches(loaded, text, batch, length):
+    from lutc.models.texts import batches
+
+    return batches(loaded, text, seqlen=length, batch=batch)
 
 
 def _line(table) -> str:

@@ -1,0 +1,194 @@
+"""Models by path: a Hugging Face folder, a GGUF file (or a folder that holds one), or a Python file that defines model()."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from lutc.errors import LutcError
+from lutc.models import gguf
+from lutc.models.python_file import call
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+KINDS = ("causal", "encoder", "classifier", "other")
+# What a tokenizer's vocabulary is stored as; without one transformers makes up a tokenizer of five tokens for some models.
+_VOCABULARIES = ("tokenizer.json", "vocab*", "*.model", "*.tiktoken", "tekken.json", "*.gguf")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model in eval mode, ready to be given batches on `device`.
+
+    kind: "causal" (next-token logits), "encoder" (hidden states per token), "classifier" (logits per document) or "other". folder: where the
+    config and the tokenizer lie, None for a Python file.
+    """
+
+    model: nn.Module
+    kind: str
+    path: str
+    folder: Path | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Of the first weights, where inputs go; a device map puts the embeddings there."""
+        return next((p.device for p in self.model.parameters() if p.device.type != "meta"), torch.device("cpu"))
+
+    @functools.cached_property
+    def tokenizer(self):
+        """transformers' tokenizer of the model; LutcError where there is none."""
+        if self.folder is None:
+            made = call(Path(self.path), "tokenizer", missing=None)
+            if made is None:
+                raise LutcError(f"{self.path} brings no tokenizer; define tokenizer() beside model(), or batches() and leave --text out")
+            return made
+        return load_tokenizer(self.folder)
+
+
+def load(path, *, dtype: str | None = None, device: str = "cpu", device_map=None, task: str | None = None, tokenizer=None) -> Loaded:
+    """The model at `path`, in eval mode.
+
+    dtype: "fp32", "fp16", "bf16"; None is fp32 on a CPU and elsewhere the dtype of the checkpoint. device: "cpu", "cuda", "cuda:1". device_map: as
+    from_pretrained takes it ("auto" spreads a model over GPUs, memory and disk); `device` is then unused. task: the class of transformers that loads
+    it, by default chosen from the config. tokenizer: a folder with another tokenizer. Raises LutcError, one line, for whatever cannot be had.
+    """
+    source = Path(path).expanduser()
+    if not source.exists():
+        raise LutcError(f"there is no {path}; give a Hugging Face folder, a GGUF file or a Python file that defines model()")
+    wanted = _device(device)
+    if dtype is not None and dtype not in DTYPES:
+        raise LutcError(f"a model's dtype is one of {', '.join(DTYPES)}; given {dtype!r}")
+    torch_dtype = DTYPES[dtype] if dtype else torch.float32 if wanted.type == "cpu" and device_map is None else "auto"
+    with advised(f"loading {path}"):
+        if source.suffix == ".py":
+            loaded = _from_python(source, None if torch_dtype == "auto" or dtype is None else torch_dtype)
+        else:
+            loaded = _from_pretrained(source, torch_dtype, device_map, task)
+        if tokenizer is not None:
+            loaded = Loaded(loaded.model, loaded.kind, loaded.path, Path(tokenizer))
+        if device_map is None and wanted.type != "cpu":
+            loaded.model.to(wanted)
+    loaded.model.eval()
+    return loaded
+
+
+def load_tokenizer(folder: Path, **options):
+    """The tokenizer in `folder`, with a padding token."""
+    from transformers import AutoTokenizer
+
+    if not any(next(Path(folder).glob(pattern), None) for pattern in _VOCABULARIES):
+        raise LutcError(f"{folder} holds no tokenizer (no tokenizer.json or vocabulary); give a folder that has one with --tokenizer")
+    try:
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, **options)
+    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        raise LutcError(f"the tokenizer in {folder} cannot be loaded: {_first_line(error)}; give another with --tokenizer") from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    return tokenizer
+
+
+@contextlib.contextmanager
+def advised(doing: str) -> Iterator[None]:
+    """Running out of memory becomes one line with advice."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        where = "GPU memory" if isinstance(error, torch.OutOfMemoryError) else "memory"
+        advice = "take --dtype bf16, a smaller --batch or --seqlen, or --device-map auto"
+        raise LutcError(f"out of {where} while {doing}; {advice}") from error
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """transformers' warnings and reports stay out of a command's output, and its progress bars too where there is no terminal."""
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    bars = contextlib.nullcontext() if sys.stderr.isatty() else contextlib.redirect_stderr(io.StringIO())
+    try:
+        with warnings.catch_warnings(), bars:
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise LutcError(f"no device is called {name!r}; give cpu, cuda or cuda:1") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise LutcError(f"--device {name}: torch finds no GPU here; take --device cpu, or install a torch with CUDA and its driver")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise LutcError(f"--device {name}: there are {torch.cuda.device_count()} GPUs, counted from 0")
+    return device
+
+
+def _from_python(source: Path, dtype) -> Loaded:
+    model = call(source, "model")
+    if not isinstance(model, nn.Module):
+        raise LutcError(f"model() of {source} gives a {type(model).__name__}; it must give a torch.nn.Module")
+    return Loaded(model if dtype is None else model.to(dtype), _kind(type(model).__name__), str(source))
+
+
+def _from_pretrained(source: Path, dtype, device_map, task: str | None) -> Loaded:
+    import transformers
+
+    file = gguf.find(source)
+    folder = source if file is None else gguf.unpacked(file, dtype)
+    if not (folder / "config.json").exists():
+        raise LutcError(f"{source} is no Hugging Face model folder (no config.json) and holds no GGUF file; give one, or a Python file")
+    arguments = {"local_files_only": True, "dtype": dtype, **({} if device_map is None else {"device_map": device_map})}
+    try:
+        with quiet():
+            config = transformers.AutoConfig.from_pretrained(str(folder), local_files_only=True)
+            name = task or auto_class(config, source)
+            if not hasattr(transformers, name):
+                raise LutcError(f"transformers has no class {name!r}; give one such as AutoModel or AutoModelForSequenceClassification")
+            model = getattr(transformers, name).from_pretrained(str(folder), **arguments)
+    except LutcError:
+        raise
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise LutcError(f"{source} cannot be loaded: {_first_line(error)}") from error
+    return Loaded(model, _kind(type(model).__name__), str(source), folder)
+
+
+def auto_class(config, source="the model") -> str:
+    """The class of transformers that loads a checkpoint for what it does: next tokens, classes, or hidden states."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+    architecture = next(iter(config.architectures or []), "")
+    if "ForSequenceClassification" in architecture:
+        return "AutoModelForSequenceClassification"
+    if getattr(config, "is_encoder_decoder", False):
+        raise LutcError(f"{source} is an encoder-decoder ({architecture or config.model_type}); give a causal LM, an encoder or a classifier")
+    causal = config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and config.model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    if _kind(architecture) == "causal" or causal and not architecture.endswith("Model"):
+        return "AutoModelForCausalLM"
+    return "AutoModel"
+
+
+def _kind(name: str) -> str:
+    """What a model of a class is for, by its name."""
+    if name.endswith(("ForCausalLM", "LMHeadModel")):
+        return "causal"
+    if "ForSequenceClassification" in name:
+        return "classifier"
+    return "encoder" if name.endswith("Model") else "other"
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
