@@ -1,0 +1,193 @@
+"""What a calibration holds, and its files: NAME.json with everything a person reads, and NAME.npz beside it with the histograms and other arrays.
+
+Importing this imports no torch. Reading checks both files against the digests they carry: one that was altered, cut off or put beside another's is an
+error, never a wrong number.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import io
+import json
+import os
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+import lutc
+from lutc.calibration.histogram import Histogram
+from lutc.calibration.statistics import statistics
+from lutc.errors import LutcError
+from lutc.files import atomic_write
+
+SCHEMA = 1
+_OWN = ("codes", "counts", "residues", "range", "channel_low", "channel_high")  # arrays that every layer has, or may have
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """What one site of a model was fed with.
+
+    function: the registry's name of the function that a table would stand for there ("silu"; "exp" of a softmax; "rsqrt" of a norm). operator:
+    "activation", "softmax", "layer_norm" or "rms_norm". quantity: what the histogram is of, the very number that a table sees: "x", "x - max(x)",
+    "mean(x^2) + eps" or "variance(x) + eps". masked, infinite: inputs left out of the histogram (-inf or finfo.min from an attention mask; infinite).
+    channel_low, channel_high: float32 (channels,), range of each channel of the last dimension of an activation's input, else None.
+    arrays: further sums over what was observed, any shape, so that merging adds them; facts: JSON values that say what they are, equal in all that
+    merge.
+    """
+
+    function: str
+    operator: str
+    quantity: str
+    histogram: Histogram
+    masked: int = 0
+    infinite: int = 0
+    channel_low: np.ndarray | None = None
+    channel_high: np.ndarray | None = None
+    arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
+    facts: Mapping = field(default_factory=dict)
+
+    def __add__(self, other: Layer) -> Layer:
+        """Of both sets of inputs; LutcError where they are of different sites."""
+        kinds = [(a.function, a.operator, a.quantity, dict(a.facts), {k: v.shape for k, v in a.arrays.items()}) for a in (self, other)]
+        if kinds[0] != kinds[1]:
+            raise LutcError(f"calibrations of one site merge; given {kinds[0][:3]} and {kinds[1][:3]}, or arrays of different settings")
+        ends = ((self.channel_low, other.channel_low, np.minimum), (self.channel_high, other.channel_high, np.maximum))
+        low, high = (b if a is None else a if b is None else pick(a, b) for a, b, pick in ends)
+        return replace(
+            self, histogram=self.histogram + other.histogram, masked=self.masked + other.masked, infinite=self.infinite + other.infinite,
+            channel_low=low, channel_high=high, arrays={key: value + other.arrays[key] for key, value in self.arrays.items()},
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """layers by the dotted name that `lutc.patch` reports, in the order in which the model runs them. model: {"name", "class", "digest"}; data:
+    {"tokens", "batches", ...}, JSON values; the sums of whole numbers in it add up when calibrations merge."""
+
+    model: Mapping
+    data: Mapping
+    layers: Mapping[str, Layer]
+    digest: str = ""  # of the file it was read from
+
+    def layer(self, name: str) -> tuple[str, Layer]:
+        """(full name, layer) by name or by its unmistakable end: `layers.3.mlp.act_fn` finds `model.layers.3.mlp.act_fn`."""
+        if name in self.layers:
+            return name, self.layers[name]
+        found = [full for full in self.layers if full.endswith(f".{name}")]
+        if len(found) == 1:
+            return found[0], self.layers[found[0]]
+        if found:
+            raise LutcError(f"'{name}' is the end of {len(found)} layers: {', '.join(found[:4])}; give more of the name")
+        near = difflib.get_close_matches(name, self.layers, 3, 0.3) or list(self.layers)[:3]
+        raise LutcError(f"the calibration has no layer '{name}'; there are {len(self.layers)}, such as {', '.join(near)}")
+
+    def of_function(self, function: str) -> dict[str, Layer]:
+        """The layers of one function by name; LutcError where there is none."""
+        found = {name: layer for name, layer in self.layers.items() if layer.function == function}
+        if not found:
+            known = ", ".join(sorted({layer.function for layer in self.layers.values()}))
+            raise LutcError(f"the calibration has no layer of {function}; it has layers of {known or 'nothing'}")
+        return found
+
+    def __add__(self, other: Calibration) -> Calibration:
+        """Of the data of both, exactly as if all had been observed in one pass."""
+        if self.model["digest"] != other.model["digest"]:
+            names = [f"{c.model['name']} ({c.model['digest'][:12]})" for c in (self, other)]
+            raise LutcError(f"calibrations of one model merge; given {' and '.join(names)}")
+        if set(self.layers) != set(other.layers):
+            raise LutcError(f"calibrations of the same layers merge; {sorted(set(self.layers) ^ set(other.layers))[0]} is in one only")
+        whole = {key: value + other.data.get(key, 0) for key, value in self.data.items() if isinstance(value, int)}
+        data = {key: value for key, value in self.data.items() if other.data.get(key) == value} | whole
+        return Calibration(self.model, data, {name: layer + other.layers[name] for name, layer in self.layers.items()})
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write NAME.json and NAME.npz, each in one step, the arrays first. The same calibration gives the same bytes."""
+        path = Path(path)
+        if path.suffix != ".json":
+            raise LutcError(f"a calibration is written to a .json file (arrays go to the .npz beside it); given {path.name}")
+        arrays, layers = {}, {}
+        for index, (name, layer) in enumerate(self.layers.items()):
+            own = _arrays_of(layer)
+            arrays |= {f"{index}/{key}": value for key, value in own.items()}
+            layers[name] = {"function": layer.function, "operator": layer.operator, "quantity": layer.quantity, **statistics(layer)}
+            layers[name] |= {"masked": layer.masked, "infinite": layer.infinite, "arrays": sorted(layer.arrays), "facts": dict(layer.facts)}
+        packed = io.BytesIO()
+        np.savez_compressed(packed, **arrays)
+        packed = packed.getvalue()
+        data = {"schema": SCHEMA, "kind": "calibration", "model": dict(self.model), "data": dict(self.data), "layers": layers}
+        data |= {"arrays": {"file": path.with_suffix(".npz").name, "sha256": hashlib.sha256(packed).hexdigest()}, "version": lutc.__version__}
+        try:
+            data["sha256"] = _digest(data)
+            text = json.dumps(data, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+        except (TypeError, ValueError) as error:
+            raise LutcError(f"a calibration holds finite numbers, text, lists and objects ({error})") from error
+        atomic_write(path.with_suffix(".npz"), packed)
+        atomic_write(path, text)
+
+
+def _arrays_of(layer: Layer) -> dict[str, np.ndarray]:
+    h = layer.histogram
+    own = {"codes": h.codes, "counts": h.counts, "residues": h.residues, "range": np.array([h.low, h.high])}
+    if layer.channel_low is not None:
+        own |= {"channel_low": layer.channel_low, "channel_high": layer.channel_high}
+    clash = set(_OWN) & set(layer.arrays)
+    if clash:
+        raise LutcError(f"a layer's own arrays are {', '.join(_OWN)}; another cannot be called {clash.pop()}")
+    return own | dict(layer.arrays)
+
+
+def _digest(data: Mapping) -> str:
+    """Of everything in the JSON file but the digest itself."""
+    plain = json.dumps({key: value for key, value in data.items() if key != "sha256"}, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(plain.encode()).hexdigest()
+
+
+def read(path: str | os.PathLike) -> Calibration:
+    """Load and validate both files; LutcError names the file and what is wrong with it."""
+    path = Path(path)
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise LutcError(f"cannot read {path}: {error.strerror or error}; give the JSON file that `lutc calibrate` wrote") from error
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise LutcError(f"{path} is no calibration: not valid JSON; it is broken or cut off") from error
+    if not isinstance(data, dict) or data.get("kind") != "calibration":
+        raise LutcError(f"{path} is no calibration; `lutc calibrate MODEL --text FILE -o calibration.json` writes one")
+    if data.get("schema") != SCHEMA:
+        raise LutcError(f"{path}: schema {data.get('schema')!r} is not known here; this version reads {SCHEMA}: update lutc or calibrate again")
+    try:
+        if data["sha256"] != _digest(data):
+            raise LutcError(f"{path} was altered after it was written: its digest does not hold; calibrate again")
+        beside = path.with_name(Path(data["arrays"]["file"]).name)
+        packed = _bytes(beside, path)
+        if hashlib.sha256(packed).hexdigest() != data["arrays"]["sha256"]:
+            raise LutcError(f"{beside} is not the one that was written with {path.name}: the digests differ; calibrate again")
+        with np.load(io.BytesIO(packed), allow_pickle=False) as arrays:
+            layers = {name: _layer(entry, index, arrays) for index, (name, entry) in enumerate(data["layers"].items())}
+        return Calibration(data["model"], data["data"], layers, data["sha256"])
+    except (KeyError, TypeError, ValueError, AttributeError, zipfile.BadZipFile) as error:
+        if isinstance(error, LutcError):
+            raise
+        raise LutcError(f"{path} is no whole calibration ({type(error).__name__}: {error}); calibrate again") from error
+
+
+def _bytes(beside: Path, path: Path) -> bytes:
+    try:
+        return beside.read_bytes()
+    except OSError as error:
+        raise LutcError(f"{path.name} needs its arrays: cannot read {beside} ({error.strerror or error}); move both files together") from error
+
+
+def _layer(entry: dict, index: int, arrays) -> Layer:
+    get = {key: arrays[f"{index}/{key}"] for key in _OWN if f"{index}/{key}" in arrays}
+    histogram = Histogram(get["codes"], get["counts"], get["residues"], *map(float, get["range"]))
+    further = {key: arrays[f"{index}/{key}"] for key in entry["arrays"]}
+    return Layer(
+        entry["function"], entry["operator"], entry["quantity"], histogram, entry["masked"], entry["infinite"],
+        get.get("channel_low"), get.get("channel_high"), further, entry["facts"],
+    )  # fmt: skip

@@ -1,0 +1,38 @@
+"""What a calibration's file says of a layer in numbers, all derived from its histogram."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lutc.functions import FUNCTIONS
+
+QUANTILES = (0.0001, 0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9999)
+FAR = 6.0  # standard deviations from the mean beyond which a value counts as an outlier
+_CHANNELS = 3  # that are named
+
+
+def statistics(layer) -> dict:
+    """Count, range, mean, standard deviation, quantiles, outliers and the share outside the default range of the function's tables, as JSON values.
+
+    outliers: share of values more than 6 standard deviations from the mean; `tail`: largest |x| over the 99.9 % quantile of |x|; `channels`: those of
+    largest |x| with it, where channels were observed.
+    """
+    h = layer.histogram
+    told = {"count": h.count}
+    if not h.count:
+        return told
+    x, n = h.points
+    order = np.argsort(np.abs(x))
+    at = np.searchsorted(np.cumsum(n[order]), 0.999 * h.count)
+    usual, largest = float(np.abs(x[order][min(at, x.size - 1)])), max(abs(h.low), abs(h.high))
+    outliers = {"share": h.outside(h.mean - FAR * h.deviation, h.mean + FAR * h.deviation), "tail": largest / usual if usual else None}
+    if layer.channel_low is not None:
+        peak = np.maximum(np.abs(layer.channel_low), np.abs(layer.channel_high)).astype(np.float64)
+        top = np.argsort(-peak, kind="stable")[:_CHANNELS]
+        outliers["channels"] = {str(int(c)): float(peak[c]) for c in top}
+    told |= {"low": h.low, "high": h.high, "mean": h.mean, "deviation": h.deviation}
+    told |= {"quantiles": {f"{p:g}": float(value) for p, value in zip(QUANTILES, h.quantile(QUANTILES), strict=True)}, "outliers": outliers}
+    if layer.function in FUNCTIONS:
+        lo, hi = FUNCTIONS[layer.function].range
+        told["outside"] = {"range": [lo, hi], "share": h.outside(lo, hi)}
+    return told
