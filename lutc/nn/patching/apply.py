@@ -54,7 +54,7 @@ class Attribute:
             self.owner.__dict__[self.name] = self.before
 
 
-class _Patcher:
+class Patcher:
     """Walks a model once, changes it and writes down both the changes and the report."""
 
     def __init__(self, model: nn.Module, wanted: Wanted, selection: Selection):
@@ -112,12 +112,12 @@ class _Patcher:
             device = next((buffer.device for buffer in child.buffers()), "cpu")
             operator = self._operator(functions_of(child.forward, device), path, type(child).__name__)
             if operator is not None:
-                self.put(parent, parent_name, name, operator.fresh())
+                self.put(parent, parent_name, name, operator.fresh(path, child))
         elif isinstance(child, nn.Softmax) and self.wanted.softmax is not None:
             if child.dim is None:
                 self.report.left.append(Left(path, "softmax", "its dim is None; give it one"))
                 return
-            softmax = self.wanted.softmax.fresh()
+            softmax = self.wanted.softmax.fresh(path, child)
             softmax.dim = child.dim
             self.put(parent, parent_name, name, softmax)
             self.report.replaced.append(Replaced(path, "softmax", self.wanted.softmax.name))
@@ -145,7 +145,7 @@ class _Patcher:
         kind, eps = known
         weight, bias = child._parameters.get("weight"), child._parameters.get("bias")
         shape = tuple(weight.shape) if weight is not None else tuple(child.normalized_shape)
-        self.put(parent, parent_name, name, self.wanted.norm_module(kind, shape, eps, weight, bias))
+        self.put(parent, parent_name, name, self.wanted.norm_module(kind, shape, eps, weight, bias, path, child))
         self.report.replaced.append(Replaced(path, kind, self.wanted.norms[kind].name))
 
     def _function_attributes(self, name: str, module: nn.Module) -> None:
@@ -155,11 +155,12 @@ class _Patcher:
         for attribute, value in list(vars(module).items()):
             function = value.func if isinstance(value, functools.partial) else value
             if callable(function) and getattr(function, "__hash__", None) is not None and function in ACTIVATION_CALLS:
-                operator = self._operator(functions_of(value), f"{name}.{attribute}" if name else attribute, attribute)
+                path = f"{name}.{attribute}" if name else attribute
+                operator = self._operator(functions_of(value), path, attribute)
                 if operator is not None:
                     self.changes.append(Attribute(module, attribute, value))
                     del module.__dict__[attribute]
-                    self.put(module, name, attribute, operator.fresh())
+                    self.put(module, name, attribute, operator.fresh(path, value))
 
     def _calls(self, name: str, module: nn.Module) -> None:
         """Calls in the module's own forward, answered while it runs."""
@@ -170,13 +171,14 @@ class _Patcher:
                 for function in [f for f in names if f in self.wanted.activations] or [None]:
                     operator = self._operator((function,) if function else names, path, call.__name__)
                     if operator is not None and function not in activations:
-                        activations[function] = self._added(module, name, f"lutc_{function}", operator.fresh())
+                        activations[function] = self._added(module, name, f"lutc_{function}", operator.fresh(path))
             elif (call in SOFTMAX_CALLS or call in ATTENTION_CALLS) and self.wanted.softmax is not None:
-                softmax = softmax or self._added(module, name, "lutc_softmax", self.wanted.softmax.fresh())
+                softmax = softmax or self._added(module, name, "lutc_softmax", self.wanted.softmax.fresh(path))
                 self.report.replaced.append(Replaced(path, "softmax", self.wanted.softmax.name))
             elif call in NORM_CALLS and self.wanted.norms:
                 kind = NORM_CALLS[call]
-                norms[kind] = self._added(module, name, f"lutc_{kind}", self.wanted.norm_module(kind, (1,), 1e-5, None, None)).normalise
+                norm = self.wanted.norm_module(kind, (1,), 1e-5, None, None, path)
+                norms[kind] = self._added(module, name, f"lutc_{kind}", norm).normalise
                 self.report.replaced.append(Replaced(path, kind, self.wanted.norms[kind].name))
         if activations or softmax or norms:
             self._answer(name, module, Answers(activations, softmax, norms))
@@ -213,7 +215,7 @@ class _Patcher:
             return
         attention.register()
         for name, module in chosen:
-            self.put(module, name, "lutc_softmax", self.wanted.softmax.fresh())
+            self.put(module, name, "lutc_softmax", self.wanted.softmax.fresh(name))
             self.report.replaced.append(Replaced(name, "softmax", self.wanted.softmax.name))
         for _, module in users:
             if id(module.config) in configs:
@@ -255,7 +257,7 @@ def patch(model: nn.Module, activation=None, softmax=None, norm=None, mlp=None, 
     """
     if activation is None and softmax is None and norm is None and not mlp:
         raise LutcError("nothing to patch: give activation=, softmax=, norm= or mlp=")
-    patcher = _Patcher(model, wanted(activation, softmax, norm), Selection(only, skip))
+    patcher = Patcher(model, wanted(activation, softmax, norm), Selection(only, skip))
     try:
         patcher.run()
         if mlp:
@@ -269,7 +271,7 @@ def patch(model: nn.Module, activation=None, softmax=None, norm=None, mlp=None, 
     return patcher.report
 
 
-def _replace_mlps(patcher: _Patcher, mlps) -> None:
+def _replace_mlps(patcher: Patcher, mlps) -> None:
     """Compiled MLPs in the place of blocks, named as `lutc.taylor.find_blocks` names them; a table with a fallback keeps the exact block."""
     from lutc.nn.taylor import TaylorMLP
     from lutc.taylor import artefact

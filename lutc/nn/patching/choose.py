@@ -26,7 +26,8 @@ class Operator:
     module: nn.Module
     name: str
 
-    def fresh(self) -> nn.Module:
+    def fresh(self, path: str, exact=None) -> nn.Module:
+        """A module for the site at `path`, where `exact` (a module or function; None for calls in a forward) stands."""
         return copy.deepcopy(self.module)
 
 
@@ -38,9 +39,9 @@ class Wanted:
     softmax: Operator | None = None
     norms: Mapping[str, Operator] = field(default_factory=dict)
 
-    def norm_module(self, kind: str, shape: tuple[int, ...], eps: float, weight, bias) -> nn.Module:
+    def norm_module(self, kind: str, shape: tuple[int, ...], eps: float, weight, bias, path: str, exact=None) -> nn.Module:
         """A table norm that shares `weight` and `bias` with the module it replaces."""
-        module = self.norms[kind].fresh()
+        module = self.norms[kind].fresh(path, exact)
         module.normalized_shape, module.eps, module.weight, module.bias = shape, eps, weight, bias
         return module
 
