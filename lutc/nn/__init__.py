@@ -3,6 +3,8 @@
 _EXPORTS = {
     "LUT": "lutc.nn.lut",
     "QuantLUT": "lutc.nn.quant",
+    "FakeQuantize": "lutc.nn.fake_quant",
+    "QuantActivation": "lutc.nn.fake_quant",
     "LUTSoftmax": "lutc.nn.softmax",
     "LUTLayerNorm": "lutc.nn.norm",
     "LUTRMSNorm": "lutc.nn.norm",

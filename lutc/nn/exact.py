@@ -1,4 +1,4 @@
-"""Gradients of the registry's functions as torch computes them: what `grad="function"` multiplies the incoming gradient by.
+"""The registry's functions as torch computes them, and their gradients: what `grad="function"` multiplies the incoming gradient by.
 
 Where torch has a backward kernel of its own it is used (one pass over the data); the rest are closed forms. 16-bit inputs are computed
 in float32 and rounded once.
@@ -41,6 +41,25 @@ _BACKWARD: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "inverse_sigmoid": lambda g, x: g / (x * (1.0 - x)),
     "erf": lambda g, x: g * (2.0 / math.sqrt(math.pi)) * torch.exp(-x * x),
 }
+
+_VALUE: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "gelu": _aten.gelu,
+    "gelu_tanh": lambda x: _aten.gelu(x, approximate="tanh"),
+    "leaky_relu": lambda x: _aten.leaky_relu(x, LEAKY_SLOPE),
+    "celu": _aten.elu,
+    "inverse_sigmoid": _aten.logit,
+    **{name: getattr(_aten, name) for name in _BACKWARD if name not in ("gelu", "gelu_tanh", "leaky_relu", "celu", "inverse_sigmoid")},
+}
+
+
+def names() -> list[str]:
+    """The functions that are known, in the registry's order."""
+    return list(_BACKWARD)
+
+
+def value(function: str, x: torch.Tensor) -> torch.Tensor:
+    """f(x) as torch computes it, with torch's own gradient, for the canonical name of a known function; shape and dtype of x."""
+    return _VALUE[function](x)
 
 
 def known(function: str | None) -> bool:

@@ -3,34 +3,44 @@
 from __future__ import annotations
 
 import math
-import numbers
 
+import numpy as np
 import torch
+from torch.nn import functional as F
 
 from lutc.coverage import as_table_set
 from lutc.errors import LutcError
-from lutc.integer import integer_lines, requantiser
+from lutc.integer import INT32_MAX, integer_lines, requantiser, unfold
 from lutc.nn import exact
-from lutc.nn.integer_lines import TorchIntegerLines, requantise
+from lutc.nn.fake_quant import KINDS, FakeQuantize, as_quantiser, positive_number
+from lutc.nn.integer_lines import requantise
+from lutc.nn.straight_through import look_up
 from lutc.samples import Inputs
+from lutc.table import Table
+from lutc.tablefile import TableSet
 
 _DTYPES = {8: torch.int8, 16: torch.int16}
+_SIDES = ("scales", "steps", "cuts", "slopes", "intercepts")
+_LARGEST_RATIO = 2.0**30  # of the scale of the accumulator to that of the output, where the scale is a tensor
 
 
 class QuantLUT(torch.nn.Module):
     """Integer-only evaluation of a table over codes q, x = scale * (q - zero_point).
 
     table: name, path or TableSet with fixed-point lines; the table of the scale nearest to `scale` is used, as GQA-LUT does.
-    scale: any positive number (powers of two are applied by shifts, others by an int32 multiplier and a shift), or an nn.Parameter with one
-    element, which is learned (LSQ, arXiv:1902.08153), or None: then every call gives it.
+    scale: any positive number (powers of two are applied by shifts, others by an int32 multiplier and a shift); "learned", "observed" or "dynamic",
+    or a `FakeQuantize`, which becomes the submodule `quantise`; an nn.Parameter with one element, which is learned as it is (LSQ, arXiv:1902.08153);
+    or None: then every call gives it.
     out_scale: with it the output is codes, x_out = out_scale * (code - out_zero_point); without it float32 values acc * scale * 2**-F.
     bits: width of the codes, 2 to 16; the dtype is int8 up to 8 bits, else int16.
 
     forward(x, scale=None): codes in give codes (or float32) out. Floats in are quantised (half to even, clamped), evaluated by the same
     integers and given back as real values in their own dtype, with straight-through gradients: the derivative of the exact function
     (that of the table for functions that are not in the registry); outside the codes the gradient of x is 0. NaN stays NaN.
-    Since codes are few, the integer arithmetic of all of them is done once per scale; a call looks its codes up. A scale given as a tensor is read
-    on the host at every call.
+
+    Since codes are few, the integer arithmetic of all of them is done at once, for a fixed scale when the module is made, else in every call, and
+    a call looks its codes up. A scale that is a tensor is read on the host for checking, but not for floats on a GPU or in a compiled graph: what is
+    LutcError otherwise (a scale that is no positive number, an accumulator beyond int32) gives NaN there.
     """
 
     def __init__(self, table, scale=None, zero_point: int = 0, out_scale: float | None = None, out_zero_point: int = 0, *, bits: int = 8):
@@ -38,91 +48,92 @@ class QuantLUT(torch.nn.Module):
         self.tables = as_table_set(table)
         if not self.tables.inputs:
             raise LutcError(f"QuantLUT takes tables over codes; '{self.tables.name}' holds float tables ({', '.join(self.tables)})")
-        self.bits, self.zero_point = bits, zero_point
-        self.out = None if out_scale is None else Inputs(bits, _number("out_scale", out_scale), out_zero_point)
+        if isinstance(scale, FakeQuantize) or isinstance(scale, str) and scale in KINDS:
+            self.quantise = as_quantiser(scale) if isinstance(scale, FakeQuantize) else as_quantiser(scale, bits=bits, zero_point=zero_point)
+            bits, zero_point, scale = self.quantise.bits, self.quantise.zero_point, None
+        else:
+            self.quantise = None
+            scale = scale if isinstance(scale, torch.nn.Parameter) or scale is None else positive_number("scale", scale, f"or {', '.join(KINDS)}")
+        self.bits, self.zero_point, self.scale = bits, zero_point, scale
+        self.out = None if out_scale is None else Inputs(bits, positive_number("out_scale", out_scale), out_zero_point)
         self.dtype = _DTYPES[8 if bits <= 8 else 16]
         limits = Inputs(bits, 1.0, zero_point)  # refuses bits and zero points that are out of range
-        self.minimum, self.maximum = limits.minimum, limits.maximum
-        self.scale = scale if isinstance(scale, torch.nn.Parameter) or scale is None else _number("scale", scale)
-        self._last: tuple | None = None
+        self.limits = limits.minimum, limits.maximum, zero_point
         self._hold()
 
     def inputs(self, scale: float) -> Inputs:
         return Inputs(self.bits, scale, self.zero_point)
 
     def _hold(self) -> None:
-        """With a fixed scale the responses are buffers: bit patterns, for .half() must not round them."""
-        fixed = isinstance(self.scale, float)
+        """The tables of all keys side by side, and with a fixed scale the responses: bit patterns, for .half() must not round them."""
         device = next((buffer.device for buffer in self.buffers()), torch.device("cpu"))
-        responses = [r.view(torch.int32) if r.is_floating_point() else r for r in self._responses(self.scale, device)] if fixed else (None, None)
-        for name, buffer in zip(("outputs", "slopes"), responses, strict=True):
-            self.register_buffer(name, buffer, persistent=False)
+        for name, values in _side_by_side(self.tables).items():
+            self.register_buffer(f"key_{name}", torch.from_numpy(values).view(torch.int64).to(device), persistent=False)
+        responses = self._responses(self._checked(self.scale, device)) if isinstance(self.scale, float) else (None, None, None)
+        for name, values in zip(("outputs", "values", "slopes"), responses, strict=True):
+            bits = {torch.float64: torch.int64, torch.float32: torch.int32}.get(values.dtype, values.dtype) if values is not None else None
+            self.register_buffer(f"all_{name}", values if values is None else values.view(bits), persistent=False)
 
-    def _responses(self, scale: float, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """For all codes, ascending: outputs (codes of `self.dtype` with an output scale, else float32) and the table's slopes (float32)."""
-        inputs = self.inputs(scale)
-        lines = TorchIntegerLines(integer_lines(self.tables[self.tables.key_for_scale(scale)], inputs)).to(device)
-        centred = torch.arange(inputs.minimum, inputs.maximum + 1, dtype=torch.int32, device=device) - inputs.zero_point
-        acc = lines.accumulate(centred)
+    def _checked(self, number: float, device) -> torch.Tensor:
+        """The scale as a tensor (float64, 0-d); LutcError where the integers could leave int32 or the output scale is out of reach."""
+        table = self.tables[self.tables.key_for_scale(number)]
+        unit = integer_lines(table, self.inputs(number)).unit
+        if self.out is not None:
+            requantiser(unit / self.out.scale)
+        return torch.full((), number, dtype=torch.float64, device=device)
+
+    def _responses(self, scale: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Of all codes, ascending, at `scale` (float64, 0-d): outputs (codes of `self.dtype` with an output scale, else float32), and, with one more
+        element for NaN, their real values and the derivatives (float64). `lutc.integer` in tensors; its integers are exact in float64."""
+        scales, steps, cuts, slopes, intercepts = (getattr(self, f"key_{name}").view(torch.float64) for name in _SIDES)
+        lowest, highest, zero_point = self.limits
+        key = (scales - torch.log2(scale)).abs().argmin()
+        step, slopes, intercepts = steps[key], slopes[key], torch.floor(intercepts[key] / scale + 0.5)
+        centred = torch.arange(lowest - zero_point, highest - zero_point + 1, dtype=torch.float64, device=scale.device)
+        x = centred * scale
+        segment = (cuts[key] < x[:, None]).sum(-1)
+        acc, unit = slopes[segment] * centred + intercepts[segment], scale * step
+        held = (scale > 0) & ((slopes.abs() * centred.abs().max() + intercepts.abs()).max() <= INT32_MAX)
+        derivative = exact.derivative(self.tables.function, x) if exact.known(self.tables.function) else slopes[segment] * step
         if self.out is None:
-            outputs = (acc.to(torch.float64) * lines.unit).to(torch.float32)
+            values = acc * unit
+            outputs = values.to(torch.float32)
         else:
-            codes = requantise(acc, *requantiser(lines.unit / self.out.scale)) + self.out.zero_point
-            outputs = codes.clamp(self.out.minimum, self.out.maximum).to(self.dtype)
-        slopes = lines.slopes[lines.segment(centred)] * (lines.unit / scale)
-        return outputs, slopes.to(torch.float32)
-
-    def _responses_at(self, scale, number: float, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """Those of the fixed scale, or of a scale that came with the call or was learned: kept until another one comes."""
-        if scale is self.scale and self.outputs is not None:
-            outputs = self.outputs if self.out is not None else self.outputs.view(torch.float32)
-            return outputs, self.slopes.view(torch.float32)
-        if self._last is None or self._last[0] != (number, device):
-            self._last = ((number, device), self._responses(number, device))
-        return self._last[1]
+            codes = (_requantised(acc, unit / self.out.scale) + self.out.zero_point).clamp(self.out.minimum, self.out.maximum)
+            outputs = codes.to(self.dtype)
+            values = (codes - self.out.zero_point).to(torch.float64) * self.out.scale
+            held = held & (unit / self.out.scale < _LARGEST_RATIO)
+            # Saturated output codes do not move with the input.
+            derivative = torch.where((codes == self.out.minimum) | (codes == self.out.maximum), 0.0, derivative)
+        values = torch.where(held, values, torch.nan)
+        return outputs, F.pad(values, (0, 1), value=math.nan), F.pad(derivative, (0, 1))
 
     def forward(self, x: torch.Tensor, scale=None) -> torch.Tensor:
-        scale = self.scale if scale is None else scale
+        codes = isinstance(x, torch.Tensor) and x.dtype == self.dtype
+        if not codes and not (isinstance(x, torch.Tensor) and x.is_floating_point()):
+            given = f"a tensor of {x.dtype}" if isinstance(x, torch.Tensor) else type(x).__name__
+            raise LutcError(f"QuantLUT with {self.bits} bits takes {self.dtype} codes or floats; given {given}")
+        scale, rate, fixed = self._scale_for(x, scale, codes)
+        outputs, values, slopes = (self.all_outputs, self.all_values, self.all_slopes) if fixed else self._responses(scale.detach().to(torch.float64))
+        if codes:
+            outputs = outputs.view(torch.float32) if self.out is None else outputs
+            return outputs[x.to(torch.int32) - self.limits[0]]
+        return look_up(x, scale, values.view(torch.float64), slopes.view(torch.float64), self.limits, rate)
+
+    def _scale_for(self, x: torch.Tensor, scale, codes: bool) -> tuple[torch.Tensor, float, bool]:
+        """(scale as a 0-d tensor on the device of x, rate of its gradient, whether it is the fixed one)."""
+        if scale is None and self.quantise is not None and not codes:
+            return *self.quantise.scale_for(x), False
+        if scale is None:
+            scale = self.scale if self.quantise is None else self.quantise.scale
         if scale is None:
             raise LutcError("this QuantLUT has no scale of its own; give one with every call: forward(x, scale)")
-        number = _number("scale", scale)
-        if x.dtype == self.dtype:
-            return self._responses_at(scale, number, x.device)[0][x.to(torch.int32) - self.minimum]
-        if not x.is_floating_point():
-            raise LutcError(f"QuantLUT with {self.bits} bits takes {self.dtype} codes or floats; given a tensor of {x.dtype}")
-        return self._fake_quantised(x, scale, number)
-
-    def _fake_quantised(self, x: torch.Tensor, scale, number: float) -> torch.Tensor:
-        wide = x if x.dtype == torch.float64 else x.float()
-        codes = (torch.round(wide.detach() / number) + self.zero_point).clamp(self.minimum, self.maximum)
-        codes = torch.where(codes.isnan(), self.zero_point, codes).to(torch.int32)
-        outputs, slopes = self._responses_at(scale, number, x.device)
-        values = outputs[codes - self.minimum]
-        if self.out is not None:
-            values = (values.to(torch.float64) - self.out.zero_point) * self.out.scale
-        values = torch.where(x.isnan(), torch.nan, values.to(wide.dtype))
-        learned = isinstance(scale, torch.Tensor) and scale.requires_grad
-        if torch.is_grad_enabled() and (x.requires_grad or learned):
-            centred = codes - self.zero_point
-            slope = slopes[codes - self.minimum].to(wide.dtype)
-            if exact.known(self.tables.function):
-                slope = exact.derivative(self.tables.function, (centred * number).to(wide.dtype))
-            values = values + self._straight_through(wide, scale.to(x.device) if learned else None, number, centred, values, slope)
-        return values.to(x.dtype)
-
-    def _straight_through(self, x, scale, number: float, centred, values, slope) -> torch.Tensor:
-        """A zero that carries the gradients: of x within the codes, of the scale by eq. 3 of arXiv:1902.08153, both times `slope`."""
-        steps = x.detach() / number
-        inside = (steps + self.zero_point >= self.minimum - 0.5) & (steps + self.zero_point <= self.maximum + 0.5)
-        if self.out is not None:
-            # Saturated output codes do not move with the input.
-            lowest, highest = ((limit - self.out.zero_point) * self.out.scale for limit in (self.out.minimum, self.out.maximum))
-            slope = torch.where((values.detach() <= lowest) | (values.detach() >= highest), 0.0, slope)
-        quantised = torch.where(inside, x, 0.0)
-        if scale is not None:
-            rate = torch.where(inside, centred - steps, centred.to(x.dtype))
-            quantised = quantised + torch.where(x.isnan(), 0.0, rate) * (scale - scale.detach()).to(x.dtype)
-        return (quantised - quantised.detach()) * slope
+        fixed = scale is self.scale and isinstance(scale, float)
+        if fixed:
+            return torch.full((), scale, dtype=torch.float64, device=x.device), 1.0, True
+        host = not isinstance(scale, torch.Tensor) or scale.numel() != 1 or codes or not (x.is_cuda or torch.compiler.is_compiling())
+        checked = self._checked(positive_number("scale", scale), x.device) if host else None
+        return scale.reshape(()).to(x.device) if isinstance(scale, torch.Tensor) else checked, 1.0, False
 
     def get_extra_state(self) -> torch.Tensor:
         """The table file's bytes, so that a checkpoint carries the table."""
@@ -132,19 +143,35 @@ class QuantLUT(torch.nn.Module):
         from lutc.tablefile import loads
 
         self.tables = loads(bytes(state.cpu().tolist()).decode())
-        self._last = None
         self._hold()
 
     def extra_repr(self) -> str:
-        scale = "learned" if isinstance(self.scale, torch.Tensor) else self.scale
+        scale = "learned" if isinstance(self.scale, torch.Tensor) else "of quantise" if self.quantise is not None else self.scale
         return f"'{self.tables.name}', scale={scale}, zero_point={self.zero_point}, out={self.out}, bits={self.bits}"
 
 
-def _number(name: str, value) -> float:
-    """One positive finite number from a number or a tensor with one element."""
-    if isinstance(value, torch.Tensor) and value.numel() == 1 and not value.is_complex():
-        value = value.detach().item()
-    if not isinstance(value, numbers.Real) or isinstance(value, bool) or not (math.isfinite(value) and value > 0):
-        given = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else repr(value)
-        raise LutcError(f"{name} is one positive finite number; given {given}")
-    return float(value)
+def _side_by_side(tables: TableSet) -> dict[str, np.ndarray]:
+    """Of all tables over codes, in the order of the keys, in float64: scales (log2) and steps 2**-F (keys); cuts (keys, n - 1), where the segment of
+    x is the number of cuts < x; slopes and intercepts (keys, n) as integers. Shorter tables end in cuts at infinity and their last line again."""
+    parts = [(inputs.scale, *_line_codes(tables[key])) for key, inputs in tables.inputs.items()]
+    most = max(len(slopes) for _, _, _, slopes, _ in parts)
+    rows = []
+    for scale, step, cuts, slopes, intercepts in parts:
+        missing = (0, most - len(slopes))
+        lines = (np.pad(values, missing, mode="edge") for values in (slopes, intercepts))
+        rows.append((math.log2(scale), step, np.pad(cuts, missing, constant_values=np.inf), *lines))
+    return {name: np.array(column, np.float64) for name, column in zip(_SIDES, zip(*rows), strict=True)}
+
+
+def _line_codes(table: Table) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
+    """(2**-F, breakpoints, slopes / 2**-F, intercepts / 2**-F) of fixed-point lines; LutcError for other tables."""
+    lines = integer_lines(table, Inputs(2, 1.0))  # refuses them
+    body, step = unfold(table), lines.unit
+    return step, body.breakpoints, np.rint(body.slopes / step), np.rint(body.intercepts / step)
+
+
+def _requantised(acc: torch.Tensor, ratio: torch.Tensor) -> torch.Tensor:
+    """round(acc * ratio) as the integer rule has it, int64: `lutc.integer.requantise` by a ratio, 0 < ratio < _LARGEST_RATIO, that is a tensor."""
+    mantissa, exponent = torch.frexp(ratio)
+    multiplier, shift = torch.round(mantissa * 2.0**31).to(torch.int64), 31 - exponent.to(torch.int64)
+    return torch.where(shift > 62, 0, requantise(acc.to(torch.int64), multiplier, shift.clamp(min=1)))

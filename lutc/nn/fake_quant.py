@@ -1,0 +1,188 @@
+"""Activations quantised and given back as real values: with a fixed scale, one per call, one observed, or a learned power of two."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Callable
+
+import torch
+
+from lutc.errors import LutcError
+from lutc.nn import exact
+from lutc.nn.straight_through import nearest_code, quantise_and_return
+from lutc.samples import Inputs
+
+KINDS = ("learned", "observed", "dynamic")
+LOWEST, HIGHEST = -20, 15  # powers of two that a scale can be: a table's int32 accumulator holds 8-bit codes at all of them
+_CANDIDATES = 8  # powers below the one that covers the range, from which a learned scale starts
+
+
+class FakeQuantize(torch.nn.Module):
+    """Rounds a float tensor to the codes of `bits` bits and gives the real values scale * (q - zero_point) back, in the input's dtype.
+
+    scale: "learned" (LSQ, arXiv:1902.08153: a parameter; log2 of the scale is learned and rounded), "observed" (a moving average of max |x| in
+    training mode, kept as it is in eval mode), "dynamic" (of max |x| of every call), or a number (any positive one; `lutc.calibration` gives such).
+    The first three are powers of two: the smallest one whose codes reach max |x|; a learned scale starts at the power of least squared error on the
+    first batch seen in training mode. In eval mode before any batch LutcError says that there is no scale.
+    bits: 2 to 8, so that values at powers of two are exact in float16 and bfloat16. zero_point: for a number only; the others are symmetric.
+    momentum: share of the latest batch in the moving average.
+
+    Rounds half to even and clamps; NaN stays NaN, infinities become the end codes and are not observed. Gradients are straight-through: 1 within the
+    codes, 0 outside; a learned scale gets eq. 3 of LSQ times 1 / sqrt(N Qp), N the elements of one example (`x[0]`), Qp the largest code, and
+    through log2 and its rounding the factor scale * ln 2. Nothing is read on the host, so it compiles as one graph.
+    """
+
+    def __init__(self, scale="learned", *, bits: int = 8, zero_point: int = 0, momentum: float = 0.1):
+        super().__init__()
+        if isinstance(bits, bool) or not isinstance(bits, int) or not 2 <= bits <= 8:
+            raise LutcError(f"FakeQuantize takes 2 to 8 bits; given {bits!r}")
+        if not 0 < momentum <= 1:
+            raise LutcError(f"momentum is the share of the latest batch, above 0 and at most 1; given {momentum}")
+        self.bits, self.zero_point, self.momentum = bits, zero_point, momentum
+        limits = Inputs(bits, 1.0, zero_point)  # refuses zero points that are out of range
+        self.minimum, self.maximum = limits.minimum, limits.maximum
+        self.kind = scale if scale in KINDS else "fixed"
+        if self.kind != "fixed" and zero_point:
+            raise LutcError(f"a {self.kind} scale is symmetric, with zero point 0; given {zero_point}")
+        self._number = positive_number("scale", scale, f"or {', '.join(KINDS)}") if self.kind == "fixed" else None
+        # NaN until the first batch: a checkpoint carries that too.
+        if self.kind == "learned":
+            self.log2_scale = torch.nn.Parameter(torch.tensor(math.nan))
+        elif self.kind == "observed":
+            self.register_buffer("largest", torch.tensor(math.nan))
+        self._started = self.kind in ("fixed", "dynamic")
+
+    @property
+    def limits(self) -> tuple[int, int, int]:
+        """Smallest code, largest code, zero point."""
+        return self.minimum, self.maximum, self.zero_point
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scale, rate = self.scale_for(x)
+        return quantise_and_return(x, scale, self.limits, rate)
+
+    @property
+    def scale(self) -> float | None:
+        """The scale as a number, read on the host; None where every call has its own or none was seen yet."""
+        if self.kind == "fixed":
+            return self._number
+        if self.kind == "dynamic" or not self._started:
+            return None
+        power = self.log2_scale.detach().float().round() if self.kind == "learned" else self._covering(self.largest)
+        return 2.0 ** int(power.clamp(LOWEST, HIGHEST))
+
+    def scale_for(self, x: torch.Tensor) -> tuple[torch.Tensor, float]:
+        """The scale for x (0-d, on its device) and the rate by which its gradient is to be multiplied."""
+        if not (isinstance(x, torch.Tensor) and x.is_floating_point()):
+            raise LutcError(f"FakeQuantize takes float tensors; given {x.dtype if isinstance(x, torch.Tensor) else type(x).__name__}")
+        if self.kind == "fixed":
+            return torch.full((), self._number, dtype=torch.float64, device=x.device), 1.0
+        if self.kind == "dynamic":
+            return _power_of_two(self._covering(_largest(x))), 1.0
+        if self.training:
+            self._observe(x.detach())
+        elif not self._started:
+            raise LutcError(f"this {self.kind} scale has seen no batch yet; run one in training mode, load a checkpoint, or give a number as scale")
+        if self.kind == "observed":
+            return _power_of_two(self._covering(self.largest)), 1.0
+        scale = _power_of_two(self.log2_scale.detach().float().round())
+        features = x[0].numel() if x.ndim and x.shape[0] else x.numel()
+        # A factor of exactly 1 that carries the gradient scale * ln 2 to log2_scale.
+        factor = 1.0 + math.log(2.0) * (self.log2_scale - self.log2_scale.detach()).float()
+        return scale * factor, 1.0 / math.sqrt(max(features, 1) * self.maximum)
+
+    @torch.no_grad()
+    def _observe(self, x: torch.Tensor) -> None:
+        if self.kind == "observed":
+            largest = _largest(x).to(self.largest.dtype)
+            self.largest.copy_(torch.lerp(self.largest, largest, self.momentum) if self._started else largest)
+        elif not self._started:
+            self.log2_scale.copy_(self._least_squares(x))
+        self._started = True
+
+    def _covering(self, largest: torch.Tensor) -> torch.Tensor:
+        """The least power with 2**power * maximum >= largest (float32, 0-d): the float's exponent, and one more where it has a mantissa."""
+        bits = (largest.float() / self.maximum).view(torch.int32)
+        return ((bits + 0x7FFFFF) >> 23) - 127
+
+    def _least_squares(self, x: torch.Tensor) -> torch.Tensor:
+        """The power of least squared error on x, float32, 0-d."""
+        wide = torch.where(x.isfinite(), x, 0.0).float()
+        top = self._covering(_largest(x)).clamp(LOWEST, HIGHEST)
+        powers = top - torch.arange(_CANDIDATES, device=x.device, dtype=torch.int32)
+        scales = _power_of_two(powers)
+        errors = [(nearest_code(wide, scale, self.limits) * scale - wide).square().mean() for scale in scales.unbind()]
+        return powers[torch.stack(errors).argmin()].float()
+
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        held = getattr(self, {"learned": "log2_scale", "observed": "largest"}.get(self.kind, ""), None)
+        if held is not None and not held.is_meta:
+            self._started = not bool(held.isnan())
+
+    def get_extra_state(self) -> torch.Tensor:
+        """Bits, zero point and the fixed scale (NaN for others), float64: a checkpoint carries them."""
+        return torch.tensor([self.bits, self.zero_point, math.nan if self._number is None else self._number], dtype=torch.float64)
+
+    def set_extra_state(self, state: torch.Tensor) -> None:
+        bits, zero_point, number = state.tolist()
+        if (bits, math.isnan(number)) != (self.bits, self._number is None):
+            given = "a scale that is no number" if math.isnan(number) else "a fixed scale"
+            raise LutcError(f"the checkpoint's FakeQuantize has {bits:g} bits and {given}; this one is '{self.extra_repr()}': make it alike")
+        self.zero_point, self._number = int(zero_point), None if math.isnan(number) else number
+
+    def extra_repr(self) -> str:
+        return f"{self.kind if self._number is None else f'scale={self._number:g}'}, bits={self.bits}, zero_point={self.zero_point}"
+
+
+class QuantActivation(torch.nn.Module):
+    """A function on quantised inputs: x is fake-quantised, then `function` computes: a registry name (exact, as torch computes it) or any module.
+
+    quantise: a FakeQuantize, or its `scale`. This is the first step of quantisation-aware training; `QuantLUT` takes its place in the second.
+    """
+
+    def __init__(self, function: str | torch.nn.Module, quantise: FakeQuantize | str | float = "learned", **options):
+        super().__init__()
+        if not isinstance(function, (str, Callable)) or isinstance(function, str) and not exact.known(function):
+            raise LutcError(f"function is a module, or the name of a function that torch knows: {', '.join(exact.names())}; given {function!r}")
+        self.quantise = as_quantiser(quantise, **options)
+        self.function = function
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.quantise(x)
+        return exact.value(self.function, x) if isinstance(self.function, str) else self.function(x)
+
+    def extra_repr(self) -> str:
+        return repr(self.function) if isinstance(self.function, str) else ""
+
+
+def as_quantiser(source, **options) -> FakeQuantize:
+    """A FakeQuantize itself, or a new one from its scale: a kind, a number, or `lutc.samples.Inputs` (bits, scale and zero point at once)."""
+    if isinstance(source, Inputs):
+        return FakeQuantize(source.scale, bits=source.bits, zero_point=source.zero_point, **options)
+    return source if isinstance(source, FakeQuantize) else FakeQuantize(source, **options)
+
+
+def _largest(x: torch.Tensor) -> torch.Tensor:
+    """max |x| over the finite elements, float32, 0-d; 0 of nothing."""
+    if not x.numel():
+        return torch.zeros((), device=x.device)
+    return torch.where(x.isfinite(), x, 0.0).detach().abs().amax().float()
+
+
+def _power_of_two(power: torch.Tensor) -> torch.Tensor:
+    """2**power as float32 from its bits, power clamped to LOWEST..HIGHEST; NaN gives NaN."""
+    whole = power.nan_to_num(0.0) if power.is_floating_point() else power
+    value = ((whole.to(torch.int32).clamp(LOWEST, HIGHEST) + 127) << 23).view(torch.float32)
+    return torch.where(power.isnan(), torch.nan, value) if power.is_floating_point() else value
+
+
+def positive_number(name: str, value, otherwise: str = "") -> float:
+    """One positive finite number from a number or a tensor with one element, read on the host."""
+    if isinstance(value, torch.Tensor) and value.numel() == 1 and not value.is_complex():
+        value = value.detach().item()
+    if not isinstance(value, numbers.Real) or isinstance(value, bool) or not (math.isfinite(value) and value > 0):
+        given = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else repr(value)
+        raise LutcError(f"{name} is one positive finite number{otherwise and f', {otherwise}'}; given {given}")
+    return float(value)
