@@ -113,7 +113,7 @@ class FakeQuantize(torch.nn.Module):
         powers = top - torch.arange(_CANDIDATES, device=x.device, dtype=torch.int32)
         scales = _power_of_two(powers)
         errors = [(nearest_code(wide, scale, self.limits) * scale - wide).square().mean() for scale in scales.unbind()]
-        return powers[torch.stack(errors).argmin()].float()
+        return powers.index_select(0, torch.stack(errors).argmin(0, keepdim=True))[0].float()
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

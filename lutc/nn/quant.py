@@ -87,11 +87,12 @@ class QuantLUT(torch.nn.Module):
         element for NaN, their real values and the derivatives (float64). `lutc.integer` in tensors; its integers are exact in float64."""
         scales, steps, cuts, slopes, intercepts = (getattr(self, f"key_{name}").view(torch.float64) for name in _SIDES)
         lowest, highest, zero_point = self.limits
-        key = (scales - torch.log2(scale)).abs().argmin()
-        step, slopes, intercepts = steps[key], slopes[key], torch.floor(intercepts[key] / scale + 0.5)
+        key = (scales - torch.log2(scale)).abs().argmin(0, keepdim=True)  # an index of one element, for a 0-d one would be read on the host
+        step, cuts, slopes, intercepts = (values.index_select(0, key)[0] for values in (steps, cuts, slopes, intercepts))
+        intercepts = torch.floor(intercepts / scale + 0.5)
         centred = torch.arange(lowest - zero_point, highest - zero_point + 1, dtype=torch.float64, device=scale.device)
         x = centred * scale
-        segment = (cuts[key] < x[:, None]).sum(-1)
+        segment = (cuts < x[:, None]).sum(-1)
         acc, unit = slopes[segment] * centred + intercepts[segment], scale * step
         held = (scale > 0) & ((slopes.abs() * centred.abs().max() + intercepts.abs()).max() <= INT32_MAX)
         derivative = exact.derivative(self.tables.function, x) if exact.known(self.tables.function) else slopes[segment] * step
