@@ -51,7 +51,7 @@ def calibrate(
             raise LutcError(f"{type(model).__name__} has no activation, softmax or norm that is known; found: {left or 'nothing'}")
         model.eval()
         for batch in batches:
-            examples, tokens = _run(model, batch, watch)
+            examples, tokens = run_batch(model, batch, watch)
             refuse_nan(watch)
             data = {"batches": data["batches"] + 1, "examples": data["examples"] + examples, "tokens": data["tokens"] + tokens}
             if progress is not None:
@@ -72,7 +72,7 @@ def _name(model: nn.Module) -> str:
 
 
 @torch.no_grad()
-def _run(model: nn.Module, batch, watch: Watch) -> tuple[int, int]:
+def run_batch(model: nn.Module, batch, watch: Watch) -> tuple[int, int]:
     """One batch through the model; the number of its examples and of the tokens that count."""
     device = next((p.device for p in model.parameters() if p.device.type != "meta"), torch.device("cpu"))
     batch = to_device(dict(batch) if isinstance(batch, Mapping) else batch, device)
