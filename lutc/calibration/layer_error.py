@@ -38,7 +38,7 @@ class LayerError:
     def __post_init__(self):
         n = self.inputs.maximum - self.inputs.minimum + 2
         if self.form.shape != (n, n) or not np.isfinite(self.form).all() or self.tokens < 1:
-            raise LutcError(f"a layer's error at {self.inputs.bits}-bit codes is a finite {n} x {n} matrix of at least 1 token; given {self.form.shape}")
+            raise LutcError(f"a layer's error at {self.inputs.bits}-bit codes is a finite {n} x {n} matrix of some tokens; given {self.form.shape}")
 
     @property
     def matrix(self) -> np.ndarray:
