@@ -11,6 +11,7 @@ from lutc.errors import LutcError
 from lutc.nn.patching import attention
 from lutc.nn.patching.calls import ACTIVATION_CALLS, ATTENTION_CALLS, NORM_CALLS, SOFTMAX_CALLS, Answered, Answers, called, uses_registry
 from lutc.nn.patching.choose import Operator, Selection, Wanted, wanted
+from lutc.nn.patching.quantised import quantised_function
 from lutc.nn.patching.recognise import functions_of, is_activation, is_norm, norm_of
 from lutc.nn.patching.report import Left, Replaced, Report
 
@@ -108,9 +109,10 @@ class Patcher:
         return is_activation(module) or is_norm(module) or isinstance(module, (nn.Softmax, nn.LogSoftmax, nn.Softmin, nn.Softmax2d))
 
     def _child(self, parent, parent_name, name, child, path) -> None:
-        if is_activation(child) and self.wanted.activations:
+        behind = None if name.startswith("lutc_") else quantised_function(child)
+        if (behind or is_activation(child)) and self.wanted.activations:
             device = next((buffer.device for buffer in child.buffers()), "cpu")
-            operator = self._operator(functions_of(child.forward, device), path, type(child).__name__)
+            operator = self._operator((behind,) if behind else functions_of(child.forward, device), path, type(child).__name__)
             if operator is not None:
                 self.put(parent, parent_name, name, operator.fresh(path, child))
         elif isinstance(child, nn.Softmax) and self.wanted.softmax is not None:
@@ -171,7 +173,8 @@ class Patcher:
                 for function in [f for f in names if f in self.wanted.activations] or [None]:
                     operator = self._operator((function,) if function else names, path, call.__name__)
                     if operator is not None and function not in activations:
-                        activations[function] = self._added(module, name, f"lutc_{function}", operator.fresh(path))
+                        own = f"lutc_{function}"
+                        activations[function] = self._added(module, name, own, operator.fresh(path, module._modules.get(own)))
             elif (call in SOFTMAX_CALLS or call in ATTENTION_CALLS) and self.wanted.softmax is not None:
                 softmax = softmax or self._added(module, name, "lutc_softmax", self.wanted.softmax.fresh(path))
                 self.report.replaced.append(Replaced(path, "softmax", self.wanted.softmax.name))
@@ -240,7 +243,7 @@ class Patcher:
                 self.assign(module, "use_nested_tensor", False)
 
 
-def patch(model: nn.Module, activation=None, softmax=None, norm=None, mlp=None, only=None, skip=None) -> Report:
+def patch(model: nn.Module, activation=None, softmax=None, norm=None, mlp=None, only=None, skip=None, quantise=None) -> Report:
     """Replace a model's non-linear functions by tables, in place.
 
     activation: a table (name, path, TableSet), an nn.Module such as QuantLUT or LUT, a list of them, or {function: one of them}. Each replaces
@@ -251,13 +254,16 @@ def patch(model: nn.Module, activation=None, softmax=None, norm=None, mlp=None, 
     scaled_dot_product_attention. norm: an rsqrt table, for LayerNorm and RMSNorm (weights are shared, so training goes on).
     mlp: {block: path of an artefact, or module}, compiled MLPs; blocks are named as in lutc.taylor (`layers.0.mlp`,
     `encoder.layer.0:intermediate+output.dense`). only, skip: names or patterns of modules (`encoder.layer.0`, `*.mlp`), not for `mlp`.
+    quantise: fake-quantises the input of every activation that is replaced: "learned", "observed", "dynamic", a number, a FakeQuantize, a calibration
+    (or its .json file), or {path: one of these}. With it `activation` may also be the name of a function, which then stays exact; without
+    `activation` all do. Tables patched in later go behind the quantisers that are there.
 
     Returns a Report of what was replaced and what was found and left. Raises LutcError, with the model untouched, for tables that do not
     serve (a softmax needs exp, a norm rsqrt), a pattern that matches nothing, and where nothing at all was replaced. May be called again for more.
     """
-    if activation is None and softmax is None and norm is None and not mlp:
-        raise LutcError("nothing to patch: give activation=, softmax=, norm= or mlp=")
-    patcher = Patcher(model, wanted(activation, softmax, norm), Selection(only, skip))
+    if activation is None and softmax is None and norm is None and quantise is None and not mlp:
+        raise LutcError("nothing to patch: give activation=, softmax=, norm=, mlp= or quantise=")
+    patcher = Patcher(model, wanted(activation, softmax, norm, quantise), Selection(only, skip))
     try:
         patcher.run()
         if mlp:

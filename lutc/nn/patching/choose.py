@@ -15,19 +15,29 @@ from lutc.coverage import as_table_set
 from lutc.errors import LutcError
 from lutc.nn.lut import LUT
 from lutc.nn.norm import LUTLayerNorm, LUTRMSNorm
+from lutc.nn.patching.quantised import Quantised, Scales, all_functions, behind, named_function, quantised_function
 from lutc.nn.softmax import LUTSoftmax
 from lutc.tablefile import TableSet
 
 
 @dataclass(frozen=True)
 class Operator:
-    """A module to put in a function's place, and the name that a report gives it."""
+    """A module to put in a function's place, and the name that a report gives it. tables: what it was made of, if it was asked for by a table."""
 
     module: nn.Module
     name: str
+    tables: TableSet | None = None
+
+    @property
+    def function(self) -> str | None:
+        """Registry name of the function it stands for, None where it does not say."""
+        return getattr(getattr(self.module, "tables", None), "function", None)
 
     def fresh(self, path: str, exact=None) -> nn.Module:
-        """A module for the site at `path`, where `exact` (a module or function; None for calls in a forward) stands."""
+        """A module for the site at `path`, where `exact` (a module or function; None for calls in a forward) stands. A table goes behind the
+        quantiser that stands there."""
+        if self.tables is not None and quantised_function(exact) is not None:
+            return behind(exact.quantise, self.tables)
         return copy.deepcopy(self.module)
 
 
@@ -35,7 +45,7 @@ class Operator:
 class Wanted:
     """activations: registry name -> Operator. softmax: Operator or None. norms: "layer_norm", "rms_norm" -> Operator, or empty."""
 
-    activations: Mapping[str, Operator] = field(default_factory=dict)
+    activations: Mapping[str, Operator | Quantised] = field(default_factory=dict)
     softmax: Operator | None = None
     norms: Mapping[str, Operator] = field(default_factory=dict)
 
@@ -46,9 +56,10 @@ class Wanted:
         return module
 
 
-def wanted(activation, softmax, norm) -> Wanted:
+def wanted(activation, softmax, norm, quantise=None) -> Wanted:
     """Load and build everything before a model is touched."""
-    return Wanted(_activations(activation), _softmax(softmax), {} if norm is None else _norms(norm))
+    scales = None if quantise is None else Scales(quantise)
+    return Wanted(_activations(activation, scales), _softmax(softmax), {} if norm is None else _norms(norm))
 
 
 def _norms(source) -> dict[str, Operator]:
@@ -72,27 +83,31 @@ def _softmax(source) -> Operator | None:
     return Operator(LUTSoftmax(exp, reciprocal), " and ".join(names))
 
 
-def _activations(source) -> dict[str, Operator]:
+def _activations(source, scales: Scales | None) -> dict[str, Operator | Quantised]:
     if source is None:
-        return {}
+        return {} if scales is None else all_functions(scales)
     if isinstance(source, Mapping) and not isinstance(source, TableSet):
-        return {functions.get(name).name: _operator(one) for name, one in source.items()}
+        return {functions.get(name).name: _operator(one, scales) for name, one in source.items()}
     found = {}
     for one in source if isinstance(source, (list, tuple)) else [source]:
-        operator = _operator(one)
-        tables = getattr(operator.module, "tables", None)
-        name = getattr(tables, "function", None)
-        if name is None:
+        operator = _operator(one, scales)
+        if operator.function is None:
             raise LutcError(f"'{operator.name}' does not say which function it is; give activation={{'gelu': ...}} with the function's name")
-        found[name] = operator
+        found[operator.function] = operator
     return found
 
 
-def _operator(source) -> Operator:
+def _operator(source, scales: Scales | None) -> Operator | Quantised:
     if isinstance(source, nn.Module):
+        if scales is not None:
+            raise LutcError(f"quantise= goes with tables and names of functions; a {type(source).__name__} quantises by itself or not at all")
         return Operator(source, getattr(getattr(source, "tables", None), "name", type(source).__name__))
+    exact = None if scales is None else named_function(source)
+    if exact is not None:
+        return Quantised(exact, scales, f"exact {exact}")
     tables = as_table_set(source)
-    return Operator(LUT(tables), _label(source, tables))
+    label = _label(source, tables)
+    return Operator(LUT(tables), label, tables) if scales is None else Quantised(tables, scales, label)
 
 
 def _label(source, tables: TableSet) -> str:

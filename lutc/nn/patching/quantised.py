@@ -1,0 +1,98 @@
+"""Quantisers at a model's activations: what `quantise=` of `patch` asks for, and functions or tables behind them."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import nn
+
+from lutc import functions
+from lutc.errors import LutcError
+from lutc.nn import exact
+from lutc.nn.fake_quant import KINDS, FakeQuantize, QuantActivation, as_quantiser
+from lutc.nn.lut import LUT
+from lutc.nn.quant import QuantLUT
+from lutc.tablefile import TableSet
+
+
+class Scales:
+    """A quantiser of its own for every site. source: what FakeQuantize takes as scale, a FakeQuantize to copy, {path: one of these}, or a calibration
+    (`lutc.calibration.Calibration`, or the path of its file), from which every site gets the power of two of least squared error."""
+
+    def __init__(self, source):
+        if isinstance(source, os.PathLike) or isinstance(source, str) and source not in KINDS:
+            from lutc.calibration.file import read
+
+            if not str(source).endswith(".json"):
+                raise LutcError(f"quantise= is {', '.join(KINDS)}, a number, a calibration (.json), {{path: one of these}}; given {str(source)!r}")
+            source = read(source)
+        self.layers = getattr(source, "layers", None)
+        self.each = dict(source) if isinstance(source, Mapping) else None
+        self.all = as_quantiser(source) if self.each is None and self.layers is None else None
+
+    def at(self, path: str) -> FakeQuantize:
+        if self.all is not None:
+            return copy.deepcopy(self.all)
+        known = self.each if self.layers is None else self.layers
+        if path not in known:
+            raise LutcError(f"quantise= says nothing of '{path}'; it has {', '.join(list(known)[:4]) or 'nothing'}: add it, or leave it out by skip=")
+        if self.layers is None:
+            return copy.deepcopy(as_quantiser(known[path]))
+        from lutc.calibration.scales import choose
+
+        return as_quantiser(choose(known[path].histogram, "power-of-two"))
+
+    def __str__(self) -> str:
+        if self.all is None:
+            return "scales per layer"
+        return f"{self.all.bits} bits, {self.all.kind} scale" if self.all.scale is None else f"{self.all.bits} bits, scale {self.all.scale:g}"
+
+
+def behind(quantise: FakeQuantize, source: TableSet | str) -> nn.Module:
+    """A table, or the exact function of a name, on what the quantiser gives."""
+    if isinstance(source, TableSet):
+        return QuantLUT(source, quantise) if source.inputs else QuantActivation(LUT(source), quantise)
+    return QuantActivation(source, quantise)
+
+
+def quantised_function(module: nn.Module) -> str | None:
+    """The registry name of the function that stands behind a quantiser in `module`; None for modules of other kinds."""
+    if not isinstance(getattr(module, "quantise", None), FakeQuantize):
+        return None
+    function = getattr(module, "function", module)
+    return function if isinstance(function, str) else getattr(getattr(function, "tables", None), "function", None)
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """An Operator of `choose`: a table set or the name of a function, behind a quantiser from `scales`."""
+
+    source: TableSet | str
+    scales: Scales
+    called: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.called} on {self.scales}"
+
+    @property
+    def function(self) -> str | None:
+        return self.source if isinstance(self.source, str) else self.source.function
+
+    def fresh(self, path: str, exact=None) -> nn.Module:
+        return behind(self.scales.at(path), self.source)
+
+
+def all_functions(scales: Scales) -> dict[str, Quantised]:
+    """Every function that torch knows, exact, behind quantisers."""
+    return {name: Quantised(name, scales, f"exact {name}") for name in exact.names()}
+
+
+def named_function(source) -> str | None:
+    """The registry's name, if `source` is the name of a function that torch knows."""
+    known = isinstance(source, str) and functions.known(source)
+    name = functions.get(source).name if known else None
+    return name if exact.known(name) else None
