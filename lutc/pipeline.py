@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import lutc
 from lutc.build import build
-from lutc.certify import certify
+from lutc.calibration.weights import Measured
+from lutc.certify import certify, rounded
 from lutc.errors import LutcError
 from lutc.request import Problem, Request, Task, prepare
 from lutc.sharing import solve_classic, solve_shared
@@ -23,12 +24,11 @@ def compile(
 
     LutcError for whatever cannot be compiled. The same request gives the same bytes.
     """
-    request = Request(function, entries, **options)
-    problem, tasks = prepare(request)
+    problem, tasks = prepare(Request(function, entries, **options))
     tables, search = _solve(problem, tasks, progress)
     for task in tasks:
         _check_fit(problem, task, tables[task.key])
-    meta = {"range": list(problem.function.range), **_settings(request), "search": search}
+    meta = {"range": list(problem.function.range), **_settings(problem, tables, tasks), "search": search}
     inputs = {task.key: task.inputs for task in tasks if task.inputs is not None}
     compiled = TableSet(name or function, tables, inputs, problem.function.name, meta)
     certificate = certify(compiled, problem.function)
@@ -53,12 +53,16 @@ def _solve(problem: Problem, tasks: list[Task], progress) -> tuple[dict[str, Tab
     return tables, record
 
 
-def _settings(request: Request) -> dict:
-    """The settings that shape the table, as the file records them."""
+def _settings(problem: Problem, tables: dict[str, Table], tasks: list[Task]) -> dict:
+    """The settings that shape the tables, as the file records them, and with weights by a model the error that it sees."""
+    request = problem.request
     settings = {"objective": request.objective, "share": request.share}
     if request.tails == "free":
         settings["free_tails"] = True
-    if request.weights is not None:
+    if isinstance(request.weights, Measured):
+        seen = {task.key: rounded(request.weights.mean_squared(tables[task.key], problem.function, task.inputs)) for task in tasks}
+        settings["weights"] = {**request.weights.record, "mean_squared": seen}
+    elif request.weights is not None:
         settings["weights"] = request.weights if isinstance(request.weights, str) else "measured"
     if request.out is not None:
         settings["output"] = {"bits": request.out.bits, "scale": request.out.scale, "zero_point": request.out.zero_point}

@@ -9,6 +9,7 @@ import numpy as np
 
 from lutc import formats, functions
 from lutc.build import Lattice, rounded_tail
+from lutc.calibration.weights import Measured, is_calibration, measured
 from lutc.costs import Points
 from lutc.errors import LutcError
 from lutc.formats import Format
@@ -35,7 +36,8 @@ class Request:
 
     inputs: a tuple of Inputs (codes), or "fp16" / "bf16" (every finite value), or "grid" (4,096 points). out: the output codes, for the
     objective "codes" and for the certificate. max_error: for the greedy search, which then chooses the entries itself. share: one table
-    per scale, one set of breakpoints and lines for all, or lines alone shared. weights: see `lutc.samples`. prologue: "reduce" stores the
+    per scale, one set of breakpoints and lines for all, or lines alone shared. weights: see `lutc.samples`; "calibration.json:LAYER" weighs by what a
+    model's layer was fed with (`lutc.calibration.weights`), and without a range widens the function's own to that. prologue: "reduce" stores the
     function's range reduction, behind which a table of float inputs holds for every x; "auto" does so for the gradient search.
     """
 
@@ -51,7 +53,7 @@ class Request:
     tails: str = "exact"
     symmetry: bool = False
     prologue: str = "auto"
-    weights: str | Callable | None = None
+    weights: str | Callable | Measured | None = None
     max_error: str | None = None
     seed: int = 42
     genetic: GeneticSettings = field(default_factory=GeneticSettings)
@@ -84,6 +86,8 @@ class Request:
             raise LutcError("sharing coefficients takes the genetic search and a squared objective")
         if self.search == "classic" and (isinstance(self.inputs, str) or self.objective != "squared" or self.symmetry or self.weights is not None):
             raise LutcError("the classic search is GQA-LUT's own: input codes, squared objective, uniform weights, no symmetry")
+        if self.max_error is not None and self.weights is not None:
+            raise LutcError("an error bound (--max-error) holds at every input alike; leave --weights out")
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,8 +126,18 @@ class Problem:
 
 def prepare(request: Request) -> tuple[Problem, list[Task]]:
     """The problem that a request stands for, and a task per input scale."""
-    problem = _problem(request)
+    problem = _problem(_weighed(request))
     return problem, _tasks(problem)
+
+
+def _weighed(request: Request) -> Request:
+    """The request with its calibration read, and the range that follows from it."""
+    weights = measured(request.weights, request.function) if is_calibration(request.weights) else request.weights
+    if isinstance(weights, Measured) and request.range is None:
+        fn = functions.load(request.function, None)
+        inputs = None if isinstance(request.inputs, str) else request.inputs
+        request = replace(request, range=weights.range(fn, fn.range, inputs))
+    return replace(request, weights=weights)
 
 
 def _problem(request: Request) -> Problem:

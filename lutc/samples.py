@@ -70,11 +70,11 @@ class Samples:
 
 
 def _weights(x: np.ndarray, weight) -> np.ndarray:
-    """`weight`: None (uniform), "gauss" or "gauss:SIGMA" (normal density), or a callable of x."""
-    if weight is None or weight == "uniform":
+    """`weight`: None (uniform), "gauss" or "gauss:SIGMA" (normal density), a callable of x, or one weight for each x."""
+    if weight is None or isinstance(weight, str) and weight == "uniform":
         return np.ones_like(x)
-    if callable(weight):
-        values = np.asarray(weight(x), np.float64)
+    if callable(weight) or isinstance(weight, np.ndarray):
+        values = np.asarray(weight(x) if callable(weight) else weight, np.float64)
     else:
         name, _, sigma = str(weight).partition(":")
         try:
@@ -92,13 +92,15 @@ def _weights(x: np.ndarray, weight) -> np.ndarray:
 def _sample(fn: Function, x: np.ndarray, weight) -> Samples:
     y = np.asarray(fn(x), np.float64)
     finite = np.isfinite(y)
+    weight = weight[finite] if isinstance(weight, np.ndarray) else weight
     return Samples(x[finite], y[finite], _weights(x[finite], weight))
 
 
 def code_samples(fn: Function, inputs: Inputs, lo: float, hi: float, weight=None) -> Samples:
-    """The codes whose real value lies in [lo, hi] and where fn is finite."""
+    """The codes whose real value lies in [lo, hi] and where fn is finite. A weight that knows codes (`of_codes`) is asked for theirs."""
     x = inputs.x()
-    samples = _sample(fn, x[(x >= lo) & (x <= hi)], weight)
+    use = (x >= lo) & (x <= hi)
+    samples = _sample(fn, x[use], weight.of_codes(inputs)[use] if hasattr(weight, "of_codes") else weight)
     if not len(samples):
         raise LutcError(
             f"no code of {inputs.bits} bits at scale {inputs.scale:g} lies in [{lo:g}, {hi:g}]; its codes reach from {x[0]:g} to {x[-1]:g}: "

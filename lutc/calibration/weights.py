@@ -1,0 +1,98 @@
+"""Weights of a table's inputs as a model feeds them: from a calibration to what the compiler minimises."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from lutc import functions
+from lutc.calibration.file import read
+from lutc.calibration.histogram import Histogram
+from lutc.errors import LutcError
+from lutc.functions import FUNCTIONS
+from lutc.samples import Inputs
+
+EVEN = 0.01  # share of the weight that all inputs have alike: other data will bring inputs that were not observed
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """Weights by what was observed. histogram: of the layer's inputs, or of all layers of the function together. record: where they come from, as the
+    table's file tells it."""
+
+    histogram: Histogram
+    record: dict
+
+    def of_codes(self, inputs: Inputs) -> np.ndarray:
+        """Weight of every code, ascending, float64 (2**bits,), sum 1: how often it occurs, clamped inputs at the ends included."""
+        counts = self.histogram.of_codes(inputs)
+        return (1 - EVEN) * counts / counts.sum() + EVEN / counts.size
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """Weight of every x of an ascending grid of float inputs, float64, shape of x, sum 1."""
+        counts = self.histogram.on(x)
+        if not counts.sum() > 0:
+            h = self.histogram
+            raise LutcError(f"no observed input lies in [{x[0]:g}, {x[-1]:g}]; they reach from {h.low:g} to {h.high:g}: give another --range")
+        return (1 - EVEN) * counts / counts.sum() + EVEN / counts.size
+
+    def range(self, fn: Callable, default: tuple[float, float], inputs: tuple[Inputs, ...] | None) -> tuple[float, float]:
+        """The default range of fn widened to what was observed, where fn is finite there; in codes where there are."""
+        seen = self.histogram.points[0] if inputs is None else np.concatenate([i.x()[self.histogram.of_codes(i) > 0] for i in inputs])
+        ends = np.append(seen, [self.histogram.low, self.histogram.high] if inputs is None else [])
+        ends = ends[np.isfinite(fn(ends))]
+        return (min(default[0], float(ends.min())), max(default[1], float(ends.max()))) if ends.size else default
+
+    def mean_squared(self, table: Callable, fn: Callable, inputs: Inputs | None) -> float:
+        """The error that the model sees: mean of (table(x) - fn(x))^2 over everything observed where fn is finite, x being the value of its code, or
+        for float inputs (None) itself."""
+        x, n = self.histogram.points if inputs is None else (inputs.x(), self.histogram.of_codes(inputs))
+        y = np.asarray(fn(x), np.float64)
+        use = np.isfinite(y) & (n > 0)
+        return float(n[use] @ (table(x[use]) - y[use]) ** 2 / n[use].sum()) if use.any() else 0.0
+
+
+def is_calibration(weights) -> bool:
+    """Whether the text names a calibration: a path that ends in .json, perhaps with a layer behind a colon."""
+    return isinstance(weights, str) and (weights.endswith(".json") or ".json:" in weights)
+
+
+def measured(source: str, function: str) -> Measured:
+    """Weights from `calibration.json:LAYER`, or from `calibration.json`, all its layers of the function pooled. LutcError for a layer that is not
+    there or is fed to another function."""
+    path, _, name = source.partition(".json:")
+    path = source if not name else f"{path}.json"
+    calibration = read(path)
+    wanted = functions.get(function).name if functions.known(function) else function
+    record = {"file": path.replace("\\", "/").rpartition("/")[2], "sha256": calibration.digest, "model": calibration.model["name"]}
+    if name:
+        name, layer = calibration.layer(name)
+        if not _same(layer.function, wanted):
+            others = [other for other, one in calibration.layers.items() if _same(one.function, wanted)]
+            hint = f"its layers of {wanted} are {', '.join(others[:3])}{', ...' if len(others) > 3 else ''}" if others else f"it has none of {wanted}"
+            raise LutcError(f"{path}: {name} is a layer of {layer.function}, not of {wanted}; {hint}")
+        layers, record = [layer], record | {"layer": name}
+    else:
+        layers = list(calibration.of_function(next((f for f in (wanted, *_twins(wanted)) if _has(calibration, f)), wanted)).values())
+        record |= {"layers": len(layers)}
+    histogram = layers[0].histogram
+    for layer in layers[1:]:
+        histogram = histogram + layer.histogram
+    if not histogram.count:
+        raise LutcError(f"{path}: {name or wanted} was never reached by the data, so there is nothing to weigh by; calibrate on other data")
+    return Measured(histogram, record | {"values": histogram.count})
+
+
+def _same(one: str, other: str) -> bool:
+    """elu and celu are one function under two names."""
+    return one == other or one in _twins(other)
+
+
+def _twins(name: str) -> list[str]:
+    return [other for other, fn in FUNCTIONS.items() if name in FUNCTIONS and other != name and fn.f is FUNCTIONS[name].f]
+
+
+def _has(calibration, function: str) -> bool:
+    return any(layer.function == function for layer in calibration.layers.values())
