@@ -141,7 +141,7 @@ def _from_python(source: Path, dtype) -> Loaded:
     model = call(source, "model")
     if not isinstance(model, nn.Module):
         raise LutcError(f"model() of {source} gives a {type(model).__name__}; it must give a torch.nn.Module")
-    return Loaded(model if dtype is None else model.to(dtype), _kind(type(model).__name__), str(source))
+    return Loaded(model if dtype is None else model.to(dtype), kind_of(model), str(source))
 
 
 def _from_pretrained(source: Path, dtype, device_map, task: str | None) -> Loaded:
@@ -163,7 +163,7 @@ def _from_pretrained(source: Path, dtype, device_map, task: str | None) -> Loade
         raise
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise LutcError(f"{source} cannot be loaded: {_first_line(error)}") from error
-    return Loaded(model, _kind(type(model).__name__), str(source), folder)
+    return Loaded(model, kind_of(model), str(source), folder)
 
 
 def auto_class(config, source="the model") -> str:
@@ -176,13 +176,14 @@ def auto_class(config, source="the model") -> str:
     if getattr(config, "is_encoder_decoder", False):
         raise LutcError(f"{source} is an encoder-decoder ({architecture or config.model_type}); give a causal LM, an encoder or a classifier")
     causal = config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and config.model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
-    if _kind(architecture) == "causal" or causal and not architecture.endswith("Model"):
+    if kind_of(architecture) == "causal" or causal and not architecture.endswith("Model"):
         return "AutoModelForCausalLM"
     return "AutoModel"
 
 
-def _kind(name: str) -> str:
-    """What a model of a class is for, by its name."""
+def kind_of(model: nn.Module | str) -> str:
+    """What a model of a class is for, by the name of the class."""
+    name = model if isinstance(model, str) else type(model).__name__
     if name.endswith(("ForCausalLM", "LMHeadModel")):
         return "causal"
     if "ForSequenceClassification" in name:

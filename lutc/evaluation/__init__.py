@@ -1,0 +1,27 @@
+"""What tables cost a whole model: perplexity or embeddings, and the error of every layer, beside the exact functions on the same batches.
+
+>>> from lutc.evaluation import evaluate, variant
+>>> evaluate(load("SmolLM2-135M"), batches, [variant("silu_16"), variant("FPLUT=silu_fplut,exp_fplut,rsqrt_fplut")])
+"""
+
+_EXPORTS = {
+    "Evaluation": "lutc.evaluation.results",
+    "LayerResult": "lutc.evaluation.results",
+    "Result": "lutc.evaluation.results",
+    "Variant": "lutc.evaluation.variants",
+    "evaluate": "lutc.evaluation.running",
+    "int8_scales": "lutc.evaluation.variants",
+    "variant": "lutc.evaluation.variants",
+}
+__all__ = sorted(_EXPORTS)
+
+
+def __getattr__(name: str):
+    """Import on first use: `evaluate` needs torch."""
+    if name in _EXPORTS:
+        from importlib import import_module
+
+        value = getattr(import_module(_EXPORTS[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'lutc.evaluation' has no attribute {name!r}")

@@ -1,0 +1,75 @@
+"""What an evaluation found: of every variant, and of each of its layers."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+
+@dataclass
+class LayerResult:
+    """error: of the layer's output where all layers have tables, so that errors add up; own: of its output on the exact model's input. Both are the
+    mean over tokens of |y' - y| / |y|. outside: share of the activations' inputs beyond the table's range; clipped: beyond the int8 codes; None
+    where it has no such table. change: of the model's perplexity (relative) where this layer alone has tables, if that was asked for; for encoders
+    1 - cosine.
+    """
+
+    name: str
+    error: float | None = None
+    own: float | None = None
+    outside: float | None = None
+    clipped: float | None = None
+    change: float | None = None
+
+
+@dataclass
+class Result:
+    """One variant. perplexity, None for encoders; change: relative to exact. same: share of tokens (or documents) with the same largest output.
+    cosine, worst_cosine: of documents' mean output vectors to the exact ones, for encoders and classifiers. bytes: of the tables that are used.
+    seconds: of the forward passes. sites: replaced functions by kind. failed: why it gave no figures, naming the layer.
+    """
+
+    name: str
+    perplexity: float | None = None
+    change: float | None = None
+    same: float | None = None
+    cosine: float | None = None
+    worst_cosine: float | None = None
+    bytes: int | None = None
+    seconds: float = 0.0
+    sites: dict[str, int] = field(default_factory=dict)
+    layers: list[LayerResult] = field(default_factory=list)
+    failed: str | None = None
+
+    @property
+    def worst(self) -> LayerResult | None:
+        """The layer that hurts most: by what it alone does to the model if that was measured, else by the error it adds itself."""
+        changed = [layer for layer in self.layers if layer.change is not None]
+        if changed:
+            return max(changed, key=lambda layer: layer.change)
+        added = [layer for layer in self.layers if layer.own is not None]
+        return max(added, key=lambda layer: layer.own) if added else None
+
+
+@dataclass
+class Evaluation:
+    """model, kind, dtype, device: what ran. tokens: that were predicted, or lie in documents. results: exact first."""
+
+    model: str
+    kind: str
+    dtype: str
+    device: str
+    tokens: int
+    results: list[Result]
+
+    def __getitem__(self, name: str) -> Result:
+        return next(result for result in self.results if result.name == name)
+
+    def to_json(self) -> dict:
+        """As plain values without NaN."""
+        own = {key: getattr(self, key) for key in ("model", "kind", "dtype", "device", "tokens")}
+        return own | {"results": [_plain(vars(result) | {"layers": [_plain(vars(layer)) for layer in result.layers]}) for result in self.results]}
+
+
+def _plain(values: dict) -> dict:
+    return {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in values.items()}

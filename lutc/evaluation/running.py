@@ -1,0 +1,191 @@
+"""`evaluate`: a model runs on each batch exactly and with every variant's tables, and is then as it was before."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import torch
+from torch import nn
+
+from lutc.errors import LutcError
+from lutc.evaluation.layers import Means, NotFinite, Recorder, find_layers
+from lutc.evaluation.outputs import Compared, Outputs, outputs_of
+from lutc.evaluation.placing import operators
+from lutc.evaluation.results import Evaluation, LayerResult, Result
+from lutc.evaluation.storage import used_bytes
+from lutc.evaluation.variants import Variant
+from lutc.models.loading import Loaded, advised
+from lutc.models.texts import to_device
+
+
+def evaluate(
+    loaded: Loaded | nn.Module,
+    batches: Sequence,
+    variants: Iterable[Variant],
+    *,
+    layers: bool = True,
+    each_layer: bool = False,
+    progress: Callable[[], object] | None = None,
+) -> Evaluation:
+    """Run a model exactly and with the tables of each variant on the same batches.
+
+    loaded: of `lutc.models.loading.load`; or a model, whose class says what it is for. batches: dicts of keyword arguments, tuples or tensors, moved
+    to the model's device one at a time. layers: also the error of every layer, which takes one more forward for each batch and variant, on the
+    exact model's inputs. each_layer: also the whole model with one layer's tables at a time: as many forwards again as there are layers.
+    progress: called after every forward, `forwards(...)` of them.
+
+    What is kept besides the figures: the outputs of every layer on one batch. Raises LutcError where a variant finds nothing to replace, where the
+    exact model computes NaN (naming the layer), and for a model that is patched already. A variant that computes NaN gets a result that says where.
+    """
+    if isinstance(loaded, nn.Module):
+        from lutc.models.loading import kind_of
+
+        loaded = Loaded(loaded, kind_of(loaded), type(loaded).__name__)
+    variants, batches = list(variants), list(batches)
+    if not batches:
+        raise LutcError("there are no batches to evaluate on; give at least one")
+    if loaded.model.__dict__.get("_lutc_patches"):
+        raise LutcError("this model is patched with tables already; evaluate it before, or lutc.unpatch(model) it")
+    names = [variant.name for variant in variants]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise LutcError(f"two variants are called '{twice.pop()}'; give them names: --tables NAME=...")
+    run = _Run(loaded, variants, layers, each_layer, progress or (lambda: None))
+    for batch in batches:
+        with advised("running the model"), torch.inference_mode():
+            run.batch(to_device(dict(batch) if isinstance(batch, Mapping) else batch, loaded.device))
+    return run.evaluation()
+
+
+def forwards(batches: int, variants: int, layers: int, each_layer: bool) -> int:
+    """How many forwards an evaluation takes at most, for a progress bar. layers: how many are compared, 0 for none."""
+    return batches * (1 + variants * (1 + bool(layers) + (layers + 1 if each_layer else 0)))
+
+
+class _Run:
+    def __init__(self, loaded: Loaded, variants: list[Variant], layers: bool, each_layer: bool, progress: Callable[[], object]):
+        self.loaded, self.model, self.variants, self.progress = loaded, loaded.model, variants, progress
+        sites = []
+        self.results = [Result(variant.name) for variant in variants]
+        self.used: list[list] = [[] for _ in variants]
+        for variant, result, used in zip(variants, self.results, self.used, strict=True):
+            with self._patched(variant) as report:  # errors of tables come before the model runs
+                for entry in report.replaced:
+                    result.sites[entry.what] = result.sites.get(entry.what, 0) + 1
+                    sites.append(entry.path)
+                used += [table for _, module in operators(self.model) for table in _tables_of(module)]
+        found = find_layers(self.model, sites)
+        self.layers = found if layers else {}
+        self.alone = [*found, None] if each_layer else []  # None: what lies in no layer
+        self.recorder = Recorder(self.layers)
+        self.exact, self.seconds, self.tokens = Compared(), 0.0, 0
+        self.compared = [Compared() for _ in variants]
+        self.single = [{name: Compared() for name in self.alone} for _ in variants]
+        self.errors, self.own, self.outside, self.clipped = ([Means() for _ in variants] for _ in range(4))
+
+    @contextlib.contextmanager
+    def _patched(self, variant: Variant, **selection):
+        import lutc
+
+        report = variant.patch(self.model, **selection)
+        try:
+            yield report
+        finally:
+            lutc.unpatch(self.model)
+
+    def batch(self, batch) -> None:
+        mask = batch.get("attention_mask") if isinstance(batch, Mapping) else None
+        self.recorder.mask = mask.bool() if isinstance(mask, torch.Tensor) and mask.ndim == 2 else None
+        try:
+            with self.recorder.record():
+                exact, seconds = self._forward(batch)
+        except NotFinite as error:
+            raise LutcError(f"the exact model computes NaN or infinities, first in {error.layer}; try --dtype fp32 or bf16") from error
+        self.exact.add(exact, exact)
+        self.seconds += seconds
+        self.tokens += exact.tokens
+        for index, (variant, result) in enumerate(zip(self.variants, self.results, strict=True)):
+            if result.failed is None:
+                try:
+                    self._variant(index, variant, result, batch, exact)
+                except NotFinite as error:
+                    result.failed = f"NaN or infinities, first in {error.layer}"
+
+    def _variant(self, index: int, variant: Variant, result: Result, batch, exact: Outputs) -> None:
+        with self._patched(variant):
+            with self.recorder.compare(self.errors[index]), self.recorder.ranges(self.model, self.outside[index], self.clipped[index]):
+                found, seconds = self._forward(batch)
+            if not found.finite:
+                raise NotFinite("the model's output")
+            self.compared[index].add(found, exact)
+            result.seconds += seconds
+            if self.layers:
+                with self.recorder.compare(self.own[index], on_exact_inputs=True):
+                    self._forward(batch)
+        for name in list(self.single[index]):
+            try:
+                with self._patched(variant, **({"skip": list(self.alone[:-1])} if name is None else {"only": name})):
+                    self.single[index][name].add(self._forward(batch)[0], exact)
+            except LutcError:  # nothing to replace there
+                del self.single[index][name]
+                self.progress()
+
+    def _forward(self, batch) -> tuple[Outputs, float]:
+        """What a forward gives, and its seconds without those of the hooks."""
+        _wait(self.loaded.device)
+        start, hooks = time.perf_counter(), self.recorder.seconds
+        output = self.model(**batch) if isinstance(batch, Mapping) else self.model(*batch) if isinstance(batch, tuple | list) else self.model(batch)
+        _wait(self.loaded.device)
+        seconds = time.perf_counter() - start - (self.recorder.seconds - hooks)
+        found = outputs_of(output, batch, self.loaded.kind, self.recorder.mask)
+        self.progress()
+        return found, seconds
+
+    def evaluation(self) -> Evaluation:
+        exact = Result("exact", **self.exact.figures(self.loaded.kind), seconds=self.seconds)
+        for index, result in enumerate(self.results):
+            result.bytes = used_bytes(self.used[index])
+            if result.failed is None:
+                vars(result).update(self.compared[index].figures(self.loaded.kind))
+                if result.perplexity is not None:
+                    result.change = result.perplexity / exact.perplexity - 1
+            result.layers = [self._layer(index, name, exact) for name in self._names(index)]
+        dtype = str(next((p.dtype for p in self.model.parameters()), "none")).removeprefix("torch.")
+        return Evaluation(self.loaded.path, self.loaded.kind, dtype, str(self.loaded.device), self.tokens, [exact, *self.results])
+
+    def _names(self, index: int) -> list[str]:
+        return list(self.layers or [name for name in self.alone if name is not None]) + ["the rest"] * (None in self.single[index])
+
+    def _layer(self, index: int, name: str, exact: Result) -> LayerResult:
+        single = self.single[index].get(None if name == "the rest" else name)
+        change = None
+        if single is not None and single.tokens:
+            figures = single.figures(self.loaded.kind)
+            change = 1 - figures["cosine"] if figures["perplexity"] is None else figures["perplexity"] / exact.perplexity - 1
+        beyond = [_share(means[index], name) for means in (self.outside, self.clipped)]
+        return LayerResult(name, self.errors[index].mean(name), self.own[index].mean(name), *beyond, change)
+
+
+def _share(means: Means, layer: str) -> float | None:
+    """Of all sites within a layer."""
+    inside = [name for name in means.counts if name == layer or name.startswith(f"{layer}.")]
+    return sum(means.sums[name] for name in inside) / sum(means.counts[name] for name in inside) if inside else None
+
+
+def _tables_of(module: nn.Module) -> list:
+    """(set, key) of the tables that a module of lutc holds."""
+    from lutc import tablefile
+
+    texts = [bytes(value.cpu().numpy()).decode() for name, value in module.named_buffers() if name.endswith("table") and value.dtype == torch.uint8]
+    found = [(tables, key) for tables in map(tablefile.loads, texts) for key in tables]
+    tables = getattr(module, "tables", None)
+    if not found and hasattr(tables, "key_for_scale"):  # QuantLUT: the table of its scale
+        scale = getattr(getattr(module, "quantise", None), "scale", None) or getattr(module, "scale", None)
+        found = [(tables, key) for key in ([tables.key_for_scale(scale)] if isinstance(scale, float) else tables)]
+    return found
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,98 @@
+"""Ways to run a model: which tables stand where, and on which quantised inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from lutc import coverage
+from lutc.errors import LutcError
+from lutc.samples import Inputs
+from lutc.tablefile import TableSet
+
+NORM, SOFTMAX = "rsqrt", ("exp", "reciprocal")
+EXACT_ON_CODES = "exact function on the same inputs"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """activations: tables by function; None is the exact function, on quantised inputs. softmax: (exp, reciprocal or None) or None. norm: rsqrt or
+    None. codes: quantised inputs of the activations, by the layer's name as `lutc.patch` reports it, or one for all; None leaves inputs as they are.
+    """
+
+    name: str
+    activations: Mapping[str, TableSet | None] = field(default_factory=dict)
+    softmax: tuple[TableSet, TableSet | None] | None = None
+    norm: TableSet | None = None
+    codes: Mapping[str, Inputs] | Inputs | None = None
+
+    def patch(self, model, only=None, skip=None):
+        """Put it into `model` (see `lutc.patch`) and the tables on the devices of the layers they serve; gives the report."""
+        import lutc
+        from lutc.evaluation.placing import place
+
+        # With quantised inputs a function's name asks for the exact one.
+        activation = [name if tables is None else tables for name, tables in self.activations.items()] or None
+        quantise = None if self.codes is None or activation is None else self.codes
+        report = lutc.patch(model, activation, self.softmax, self.norm, only=only, skip=skip, quantise=quantise)
+        place(model)
+        return report
+
+    def on_codes(self, codes) -> Variant:
+        """The same tables with the activations' inputs quantised."""
+        return replace(self, codes=codes)
+
+    def exact_on_codes(self) -> Variant:
+        """The exact activations alone, on this variant's quantised inputs: what quantising costs by itself."""
+        return Variant(EXACT_ON_CODES, dict.fromkeys(self.activations), codes=self.codes)
+
+
+def variant(spec: str | Sequence, name: str | None = None) -> Variant:
+    """From "silu_16", "silu_fplut,exp_fplut,rsqrt_fplut" or "NAME=...": tables by name or path, or a sequence of tables; the function of each says
+    where it goes: exp and reciprocal into softmax, rsqrt into the norms, all others in the place of their activation."""
+    if isinstance(spec, str):
+        label, equals, rest = spec.partition("=")
+        if equals and "/" not in label and "," not in label:
+            name, spec = label.strip(), rest
+        name = name or spec
+        spec = [part.strip() for part in spec.split(",") if part.strip()]
+    sets = [(source, coverage.as_table_set(source)) for source in spec]
+    if not sets:
+        raise LutcError("no tables were given; write --tables silu_fplut,exp_fplut or --tables NAME=silu_16")
+    found: dict[str, TableSet] = {}
+    for source, tables in sets:
+        if tables.function is None:
+            raise LutcError(f"'{source}' does not say which function it is of; give a table of lutc, or one whose name is a known function")
+        if tables.function in found:
+            raise LutcError(f"{name or 'a variant'} has two tables of {tables.function}; give one, or another --tables for the second")
+        found[tables.function] = tables
+    exp, reciprocal, norm = (found.pop(function, None) for function in (*SOFTMAX, NORM))
+    if reciprocal is not None and exp is None:
+        raise LutcError(f"{name or 'a variant'} has a table of reciprocal, which serves softmax, but none of exp; add one")
+    for tables, interval in ((exp, coverage.EXP), (reciprocal, coverage.RECIPROCAL), (norm, coverage.RSQRT)):
+        if tables is not None:
+            coverage.serving_key(tables, interval)  # refuses tables that do not serve before a model runs
+    names = ", ".join(tables.name for _, tables in sets)
+    return Variant(name or names, found, None if exp is None else (exp, reciprocal), norm)
+
+
+def int8_scales(source: str, model) -> Mapping[str, Inputs] | Inputs:
+    """Quantised inputs from "2^-4" (one scale for all layers) or a calibration file: of each layer the power of two of least squared error."""
+    from lutc.commands.options import NUMBER
+
+    if not str(source).endswith(".json"):
+        return Inputs(8, NUMBER.convert(source, None, None))
+    from lutc.calibration import model_digest, read
+
+    calibration = read(source)
+    if calibration.model["digest"] != model_digest(model):
+        raise LutcError(f"{source} is a calibration of {calibration.model['name']}, another model; run `lutc calibrate` on this one")
+    return codes_of(calibration)
+
+
+def codes_of(calibration, method: str = "power-of-two") -> Mapping[str, Inputs]:
+    """For each activation of a calibration its int8 scale."""
+    from lutc.calibration.scales import choose
+
+    sites = {name: layer for name, layer in calibration.layers.items() if layer.operator == "activation" and layer.histogram.count}
+    return {name: choose(layer.histogram, method) for name, layer in sites.items()}
