@@ -38,7 +38,7 @@ _FLOOR = 2.0**-14  # relative errors are relative to max(|f|, 2**-14)
 
 
 @contextmanager
-def _figure(width: float, height: float):
+def new_figure(width: float, height: float):
     """A figure of its own, without pyplot's global state, in the pictures' style."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -81,7 +81,7 @@ def table_figure(tables: TableSet, fn: Callable, keys: Sequence[str] | None = No
     floats = any(panel.inputs is None for panel in panels)
     width, height = (7.2, 5.0 + 1.6 * floats) if len(panels) == 1 else (1.0 + 2.9 * columns, (3.6 + 1.4 * floats) * rows)
     largest = max((np.abs(panel.error).max(initial=0.0) for panel in panels), default=0.0)
-    with _figure(width, height) as figure:
+    with new_figure(width, height) as figure:
         if len(panels) > 1:
             figure.suptitle(_title(tables, keys, panels), x=0.01, ha="left", fontsize=11)
         for at, (cell, panel) in enumerate(zip(figure.subfigures(rows, columns, squeeze=False).ravel(), panels)):
@@ -264,7 +264,7 @@ def front_figure(exploration):
     """Error against each cost minimised, logarithmic: the front with some designs named, and the baselines. A panel for each cost."""
     space, names = exploration.space, exploration.minimise
     width = 7.2 if len(names) == 1 else 1.0 + 4.4 * len(names)
-    with _figure(width, 4.6) as figure:
+    with new_figure(width, 4.6) as figure:
         every = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
         for axes, name in zip(every, names):
             _draw_front(axes, exploration, name)

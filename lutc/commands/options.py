@@ -52,14 +52,14 @@ def figure(value: float | None) -> str:
 
 
 @contextlib.contextmanager
-def progress_bar(description: str, total: int | None = None):
+def progress_bar(description: str, total: int | None = None, unit: str = "generation"):
     """A callback that advances a bar; there is one on a terminal, none in a pipe."""
     if not sys.stderr.isatty():
         yield None
         return
     from tqdm import tqdm
 
-    with tqdm(total=total, desc=description, unit="generation", leave=False, file=sys.stderr) as bar:
+    with tqdm(total=total, desc=description, unit=f" {unit}", leave=False, file=sys.stderr) as bar:
         yield bar.update
 
 
