@@ -1,4 +1,4 @@
-"""numba kernels for small batches on a CPU: routing and product in one pass over the rows, without a sort's or a dispatch's fixed cost.
+"""numba kernels for a CPU. Small batches: routing and product in one call, without a dispatch's fixed cost. Larger ones: the product.
 
 fp16 and bf16 slopes are read as their 16-bit codes and widened in registers, int8 slopes likewise, so that a batch moves half or a
 quarter of the bytes: at small batches the slopes' bytes are the time. All arithmetic is float32.
@@ -6,12 +6,26 @@ quarter of the bytes: at small batches the slopes' bytes are the time. All arith
 
 from __future__ import annotations
 
+import ctypes
+import sys
+
 import numpy as np
 import torch
 from torch import Tensor
 
-# Up to this many rows the numba kernel is used; beyond, sorting and one matrix product per centre are faster.
+# Up to this many rows one numba call both routes and multiplies; beyond, torch's matrix product routes.
 SMALL_BATCH = 64
+# The numba product runs on one thread. From this many rows per centre and thread on, a matrix product of torch's per centre uses all threads better.
+ROWS_PER_CENTRE = 16
+
+_HUGE_PAGE = 2 << 20
+_MADV_HUGEPAGE, _MADV_COLLAPSE = 14, 25
+
+
+def serves(rows: int, k: int) -> bool:
+    """Whether the numba product is the faster one for so many rows of k centres."""
+    threads = torch.get_num_threads()
+    return threads == 1 or rows <= SMALL_BATCH or rows < ROWS_PER_CENTRE * k * threads
 
 
 class Bound:
@@ -28,6 +42,7 @@ class Bound:
         codes = slopes.view(torch.uint16) if slopes.dtype in (torch.float16, torch.bfloat16) else slopes
         self.arrays = (centres.numpy(), half_norms.numpy(), codes.numpy(), offsets if scales is None else scales.numpy(), offsets)
         self.kernel = _kernels().WHOLE[slopes.dtype]
+        use_huge_pages(slopes)
 
     def _places(self) -> tuple[int, int, int]:
         a, b, c = self.tensors
@@ -42,6 +57,19 @@ class Bound:
         y = np.empty((len(rows), self.outputs), np.float32)
         self.kernel(rows, *self.arrays, y)
         return torch.from_numpy(y.reshape(*x.shape[:-1], self.outputs) if x.ndim != 2 else y)
+
+
+def use_huge_pages(tensor: Tensor) -> None:
+    """Ask Linux to keep a large tensor in pages of 2 MiB, in place: a random centre's slopes then miss the TLB once, not once every 4 KiB.
+
+    Only a request: on other systems, and on kernels that cannot (before 6.1), nothing happens.
+    """
+    first = -(-tensor.data_ptr() // _HUGE_PAGE) * _HUGE_PAGE
+    size = (tensor.data_ptr() + tensor.nbytes) // _HUGE_PAGE * _HUGE_PAGE - first
+    if sys.platform == "linux" and size > 0:
+        madvise = ctypes.CDLL(None).madvise
+        for advice in (_MADV_HUGEPAGE, _MADV_COLLAPSE):
+            madvise(ctypes.c_void_p(first), ctypes.c_size_t(size), advice)
 
 
 def route(x: Tensor, centres: Tensor, half_norms: Tensor) -> Tensor:

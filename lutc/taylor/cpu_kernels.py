@@ -5,12 +5,15 @@ from __future__ import annotations
 import numpy as np
 import torch
 from llvmlite import ir
-from numba import float32, njit, types
+from numba import float32, int64, njit, types
 from numba.core.typing import signature
 from numba.extending import intrinsic
 
 # fastmath lets the sums be vectorised; NaN and infinity keep their meaning.
 _FLAGS = {"reassoc", "contract", "nsz", "arcp"}
+_CACHE_LINE = 64
+# Rows of slopes.
+_AHEAD = 8
 
 
 @intrinsic
@@ -30,6 +33,28 @@ def _from_bfloat(context, code):
     return signature(types.float32, types.uint16), generate
 
 
+@intrinsic
+def _prefetch(context, address):
+    """Ask for the cache line at `address` (int64); any address is allowed."""
+
+    def generate(target, builder, _, arguments):
+        pointer, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [pointer, number, number, number])
+        function = builder.module.declare_intrinsic("llvm.prefetch", [pointer], kind)
+        builder.call(function, [builder.inttoptr(arguments[0], pointer), number(0), number(3), number(1)])
+        return target.get_dummy_value()
+
+    return signature(types.void, types.int64), generate
+
+
+@njit
+def _fetch_ahead(matrix, o):
+    """Four rows of `matrix` from row o + _AHEAD on. The processor's own prefetching stops at each page; a large table is not in any cache."""
+    start = matrix.ctypes.data + (o + _AHEAD) * matrix.strides[0]
+    for line in range(0, 4 * matrix.strides[0], _CACHE_LINE):
+        _prefetch(int64(start + line))
+
+
 @njit
 def _from_float(value):
     return value
@@ -40,46 +65,106 @@ def _from_int8(value):
     return float32(value)
 
 
-@njit(fastmath=_FLAGS, nogil=True)
+def _dots(decode):
+    """Products of all rows of a matrix [o, d], decoded, with one vector or with four at once: each y [o]."""
+
+    # Four outputs share each load of the vector; four sums also hide the latency of the additions.
+    @njit(fastmath=_FLAGS, nogil=True)
+    def one(x, matrix, y):
+        outputs, width = matrix.shape
+        for o in range(0, outputs - outputs % 4, 4):
+            _fetch_ahead(matrix, o)
+            s0, s1, s2, s3 = matrix[o], matrix[o + 1], matrix[o + 2], matrix[o + 3]
+            a0, a1, a2, a3 = float32(0), float32(0), float32(0), float32(0)
+            for i in range(width):
+                a0 += decode(s0[i]) * x[i]
+                a1 += decode(s1[i]) * x[i]
+                a2 += decode(s2[i]) * x[i]
+                a3 += decode(s3[i]) * x[i]
+            y[o], y[o + 1], y[o + 2], y[o + 3] = a0, a1, a2, a3
+        for o in range(outputs - outputs % 4, outputs):
+            a0 = float32(0)
+            for i in range(width):
+                a0 += decode(matrix[o, i]) * x[i]
+            y[o] = a0
+
+    # Four vectors also share each load of the matrix, and its decoding: the rate of a matrix product.
+    @njit(fastmath=_FLAGS, nogil=True)
+    def four(x0, x1, x2, x3, matrix, y0, y1, y2, y3):
+        outputs, width = matrix.shape
+        for o in range(0, outputs - outputs % 4, 4):
+            _fetch_ahead(matrix, o)
+            s0, s1, s2, s3 = matrix[o], matrix[o + 1], matrix[o + 2], matrix[o + 3]
+            a00 = a01 = a02 = a03 = a10 = a11 = a12 = a13 = float32(0)
+            a20 = a21 = a22 = a23 = a30 = a31 = a32 = a33 = float32(0)
+            for i in range(width):
+                m0, m1, m2, m3 = decode(s0[i]), decode(s1[i]), decode(s2[i]), decode(s3[i])
+                v0, v1, v2, v3 = x0[i], x1[i], x2[i], x3[i]
+                a00, a01, a02, a03 = a00 + m0 * v0, a01 + m1 * v0, a02 + m2 * v0, a03 + m3 * v0
+                a10, a11, a12, a13 = a10 + m0 * v1, a11 + m1 * v1, a12 + m2 * v1, a13 + m3 * v1
+                a20, a21, a22, a23 = a20 + m0 * v2, a21 + m1 * v2, a22 + m2 * v2, a23 + m3 * v2
+                a30, a31, a32, a33 = a30 + m0 * v3, a31 + m1 * v3, a32 + m2 * v3, a33 + m3 * v3
+            y0[o], y0[o + 1], y0[o + 2], y0[o + 3] = a00, a01, a02, a03
+            y1[o], y1[o + 1], y1[o + 2], y1[o + 3] = a10, a11, a12, a13
+            y2[o], y2[o + 1], y2[o + 2], y2[o + 3] = a20, a21, a22, a23
+            y3[o], y3[o + 1], y3[o + 2], y3[o + 3] = a30, a31, a32, a33
+        for o in range(outputs - outputs % 4, outputs):
+            a0 = a1 = a2 = a3 = float32(0)
+            for i in range(width):
+                m = decode(matrix[o, i])
+                a0, a1, a2, a3 = a0 + m * x0[i], a1 + m * x1[i], a2 + m * x2[i], a3 + m * x3[i]
+            y0[o], y1[o], y2[o], y3[o] = a0, a1, a2, a3
+
+    return one, four
+
+
+_one_float, _four_floats = _dots(_from_float)
+
+
+@njit(nogil=True)
 def routed(x, centres, half_norms, owner):
     """owner[n] = argmax of x[n] . c - |c|^2 / 2, the first on a tie; 0 for a row with NaN."""
-    for n in range(x.shape[0]):
-        best, where = float32(-np.inf), 0
-        for k in range(centres.shape[0]):
-            score = -half_norms[k]
-            for i in range(x.shape[1]):
-                score += x[n, i] * centres[k, i]
-            if score > best:
-                best, where = score, k
-        owner[n] = where
+    scores = np.empty((4, len(centres)), np.float32)
+    for first in range(0, len(x), 4):
+        rows = min(4, len(x) - first)
+        if rows == 1:
+            _one_float(x[first], centres, scores[0])
+        else:
+            # With fewer than four rows left some are computed twice.
+            a, b, c, d = x[first], x[first + 1], x[first + min(2, rows - 1)], x[first + rows - 1]
+            _four_floats(a, b, c, d, centres, scores[0], scores[1], scores[min(2, rows - 1)], scores[rows - 1])
+        for n in range(rows):
+            best, where = float32(-np.inf), 0
+            for k in range(len(centres)):
+                score = scores[n, k] - half_norms[k]
+                if score > best:
+                    best, where = score, k
+            owner[first + n] = where
 
 
 def _product(decode, scaled: bool):
-    """y[n] = bias + scales * (decode(slopes) @ z[n]) for the centre owner[n], n in the order of `sequence`."""
+    """y[n] = bias + scales * (decode(slopes) @ z[n]) for the centre owner[n], n in the order of `sequence`: equal centres in one run."""
+    one, four = _dots(decode)
 
-    # Four outputs share each load of z; four sums also hide the latency of the additions.
-    @njit(fastmath=_FLAGS, nogil=True)
+    @njit(nogil=True)
     def multiplied(z, owner, sequence, slopes, scales, bias, y):
-        outputs, width = slopes.shape[1], slopes.shape[2]
-        for n in sequence:
-            k = owner[n]
-            row = z[n]
-            for o in range(0, outputs - outputs % 4, 4):
-                s0, s1, s2, s3 = slopes[k, o], slopes[k, o + 1], slopes[k, o + 2], slopes[k, o + 3]
-                a0, a1, a2, a3 = float32(0), float32(0), float32(0), float32(0)
-                for i in range(width):
-                    a0 += decode(s0[i]) * row[i]
-                    a1 += decode(s1[i]) * row[i]
-                    a2 += decode(s2[i]) * row[i]
-                    a3 += decode(s3[i]) * row[i]
-                if scaled:
-                    a0, a1, a2, a3 = a0 * scales[k, o], a1 * scales[k, o + 1], a2 * scales[k, o + 2], a3 * scales[k, o + 3]
-                y[n, o], y[n, o + 1], y[n, o + 2], y[n, o + 3] = a0 + bias[k, o], a1 + bias[k, o + 1], a2 + bias[k, o + 2], a3 + bias[k, o + 3]
-            for o in range(outputs - outputs % 4, outputs):
-                a0 = float32(0)
-                for i in range(width):
-                    a0 += decode(slopes[k, o, i]) * row[i]
-                y[n, o] = (a0 * scales[k, o] if scaled else a0) + bias[k, o]
+        first, count = 0, len(sequence)
+        while first < count:
+            k = owner[sequence[first]]
+            last = first
+            while last + 1 < count and last - first < 3 and owner[sequence[last + 1]] == k:
+                last += 1
+            a, d = sequence[first], sequence[last]
+            if first == last:
+                one(z[a], slopes[k], y[a])
+            else:
+                b, c = sequence[first + 1], sequence[min(first + 2, last)]
+                four(z[a], z[b], z[c], z[d], slopes[k], y[a], y[b], y[c], y[d])
+            for place in range(first, last + 1):
+                n = sequence[place]
+                for o in range(y.shape[1]):
+                    y[n, o] = (y[n, o] * scales[k, o] if scaled else y[n, o]) + bias[k, o]
+            first = last + 1
 
     return multiplied
 

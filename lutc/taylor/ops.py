@@ -1,7 +1,7 @@
 """The two operations of a compiled MLP as torch operators: routing, and the product of each row with its own centre's matrix.
 
 Opaque to torch.compile (no graph breaks), differentiable where that has a meaning: the product in its rows, slopes and bias; routing is
-piecewise constant. CPU: numba for small batches, else rows sorted by centre and one matrix product per centre. CUDA: Triton.
+piecewise constant. CPU: numba, or with several threads and many rows a matrix product per centre. CUDA: Triton.
 """
 
 from __future__ import annotations
@@ -30,10 +30,12 @@ def _grouped_linear(z: Tensor, owner: Tensor, slopes: Tensor, scales: Tensor | N
         from lutc.kernels.taylor_product import product
 
         return product(z, owner, slopes, scales, bias)
-    if len(z) <= cpu.SMALL_BATCH:
-        return cpu.product(z.contiguous(), owner, slopes.contiguous(), scales, bias)
-    if len(slopes) == 1:
-        return torch.addmm(bias[0], z, real(slopes[0], None if scales is None else scales[0]).T)
+    if z.dtype != torch.float32:
+        bias = bias.to(z.dtype)
+    if len(slopes) == 1 and len(z) > cpu.SMALL_BATCH:
+        return torch.addmm(bias[0], z, real(slopes[0], None if scales is None else scales[0]).to(z.dtype).T)
+    if z.dtype == torch.float32 and slopes.is_contiguous() and cpu.serves(len(z), len(slopes)):
+        return cpu.product(z.contiguous(), owner, slopes, scales, bias)
     sequence = torch.argsort(owner)
     counts = torch.bincount(owner, minlength=len(slopes)).tolist()
     rows = z.index_select(0, sequence)
@@ -41,7 +43,7 @@ def _grouped_linear(z: Tensor, owner: Tensor, slopes: Tensor, scales: Tensor | N
     start = 0
     for index, count in enumerate(counts):
         if count:
-            matrix = real(slopes[index], None if scales is None else scales[index])
+            matrix = real(slopes[index], None if scales is None else scales[index]).to(z.dtype)
             torch.addmm(bias[index], rows[start : start + count], matrix.T, out=y[start : start + count])
             start += count
     result = torch.empty_like(y)
@@ -73,7 +75,8 @@ def _(x, centres, half_norms):
 def grouped_linear(z: Tensor, owner: Tensor, slopes: Tensor, scales: Tensor | None, bias: Tensor) -> Tensor:
     """y[n] = bias[a] + slopes[a] @ z[n] with a = owner[n]: z [n, p] float32, owner int64 [n], slopes [k, o, p], bias [k, o] -> [n, o] float32.
 
-    slopes are float32, float16, bfloat16, or int8 with `scales` [k, o] float32; sums are float32.
+    slopes are float32, float16, bfloat16, or int8 with `scales` [k, o] float32; sums are float32. On the CPU z may be bfloat16 or float16,
+    as under autocast: products and result are then of that dtype.
     """
     return _grouped_linear(z, owner, slopes, scales, bias)
 
@@ -98,7 +101,7 @@ def _backward(ctx, gradient: Tensor):
     if ctx.needs_input_grad[2]:
         to_slopes = _slope_gradient(z, owner, gradient, len(slopes)).to(slopes.dtype)
     if ctx.needs_input_grad[4]:
-        to_bias = torch.zeros_like(bias).index_add_(0, owner, gradient)
+        to_bias = torch.zeros_like(bias).index_add_(0, owner, gradient.to(bias.dtype))
     return to_z, None, to_slopes, None, to_bias
 
 
@@ -111,16 +114,16 @@ def _slope_gradient(z: Tensor, owner: Tensor, gradient: Tensor, k: int) -> Tenso
     """sum over the rows of each centre of gradient[n] z[n]^T: [k, o, p] float32."""
     sequence = torch.argsort(owner)
     counts = torch.bincount(owner, minlength=k).tolist()
-    result = z.new_zeros(k, gradient.shape[1], z.shape[1])
+    result = z.new_zeros(k, gradient.shape[1], z.shape[1], dtype=torch.float32)
     for index, rows in enumerate(sequence.split(counts)):
         if len(rows):
-            torch.mm(gradient[rows].T, z[rows], out=result[index])
+            result[index] = gradient[rows].T @ z[rows]
     return result
 
 
 @_slope_gradient.register_fake
 def _(z, owner, gradient, k):
-    return z.new_empty(k, gradient.shape[1], z.shape[1])
+    return z.new_empty(k, gradient.shape[1], z.shape[1], dtype=torch.float32)
 
 
 grouped_linear.register_autograd(_backward, setup_context=_keep)

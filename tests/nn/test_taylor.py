@@ -6,6 +6,7 @@ from torch import nn
 
 from lutc.errors import LutcError
 from lutc.nn.taylor import TaylorMLP
+from lutc.taylor import cpu
 from lutc.taylor.table import FORMATS, TaylorTable
 
 
@@ -52,6 +53,33 @@ def test_one_centre_many_centres_and_empty_ones(n, k):
     table = make_table(k=k, d=13, o=3)
     x = torch.randn(n, 13) / 10 + table.centres[0]  # most centres get no row
     torch.testing.assert_close(TaylorMLP(table)(x).detach().double(), oracle(table, x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("format", FORMATS)
+def test_many_rows_a_centre_on_one_and_on_several_threads(format, threads):
+    """One thread: four rows at a time in numba; two: a matrix product of torch's per centre. 9 outputs leave one over after fours."""
+    table = make_table(k=3, o=9, format=format)
+    x = torch.randn(3 * 33, 10, generator=torch.Generator().manual_seed(1))
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        assert cpu.serves(len(x), 3) == (threads == 1)
+        y = TaylorMLP(table)(x).detach()
+    finally:
+        torch.set_num_threads(before)
+    torch.testing.assert_close(y.double(), oracle(table, x), rtol=1e-5, atol=1e-5)
+
+
+def test_a_table_of_several_huge_pages():
+    """Asking for huge pages changes no number, and rows of the last centre fetch ahead past the table's end."""
+    table = make_table(k=40, d=200, o=201)
+    mlp = TaylorMLP(table)
+    assert table.slopes.nbytes > 6 << 20
+    x = table.centres[-5:] + 0.1
+    with torch.no_grad():
+        torch.testing.assert_close(mlp(x).double(), oracle(table, x), rtol=1e-4, atol=1e-4)
+    assert torch.equal(mlp.slopes, table.slopes)
 
 
 def test_shapes_strides_and_no_rows():
