@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import Path
 
 import click
 
-from lutc.commands.options import echo_json, echo_table, function_option, json_option, load_for
-from lutc.errors import LutcError
+from lutc.commands.options import append_csv, echo_json, echo_table, function_option, json_option, load_for
 
 MEASURES = ["mean_squared", "mean_absolute", "worst_absolute", "mean_relative", "worst_relative"]
 COLUMNS = ["table", "version", "function", "key", "entries", "measure", "value"]
@@ -36,7 +33,7 @@ def compare(tables, function, measure, csv_path, as_json) -> None:
                 records.append([name, loaded.meta.get("version", "-"), fn.name, label, loaded[key].entries, measure, figures[label]])
         columns[name] = figures
     if csv_path is not None:
-        _append(csv_path, records)
+        append_csv(csv_path, COLUMNS, records)
     if as_json:
         echo_json({"measure": measure, "tables": columns})
         return
@@ -57,16 +54,3 @@ def _parts(key, certificate):
 
 def _cell(value) -> str:
     return "-" if value is None else f"{value:.3e}"
-
-
-def _append(path: Path, records: list) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    try:
-        if not path.exists() or path.stat().st_size == 0:
-            writer.writerow(COLUMNS)
-        writer.writerows(records)
-        with open(path, "a", encoding="utf-8") as file:
-            file.write(text.getvalue())
-    except OSError as error:
-        raise LutcError(f"cannot append to {path}: {error.strerror or error}; give a path in an existing, writable folder") from error

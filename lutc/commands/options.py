@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import csv
+import io
 import json
 import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import click
 
@@ -61,6 +64,20 @@ def progress_bar(description: str, total: int | None = None, unit: str = "genera
 
     with tqdm(total=total, desc=description, unit=f" {unit}", leave=False, file=sys.stderr) as bar:
         yield bar.update
+
+
+def append_csv(path: Path, columns: Sequence[str], rows: Sequence[Sequence]) -> None:
+    """Append rows to a file; a new or empty one gets the columns' names first."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    try:
+        if not path.exists() or path.stat().st_size == 0:
+            writer.writerow(columns)
+        writer.writerows(rows)
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(text.getvalue())
+    except OSError as error:
+        raise LutcError(f"cannot append to {path}: {error.strerror or error}; give a path in an existing, writable folder") from error
 
 
 def load_for(name: str, function: str | None):

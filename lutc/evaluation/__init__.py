@@ -11,6 +11,7 @@ _EXPORTS = {
     "Variant": "lutc.evaluation.variants",
     "evaluate": "lutc.evaluation.running",
     "int8_scales": "lutc.evaluation.variants",
+    "on_codes": "lutc.evaluation.variants",
     "variant": "lutc.evaluation.variants",
 }
 __all__ = sorted(_EXPORTS)

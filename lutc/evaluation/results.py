@@ -24,7 +24,8 @@ class LayerResult:
 
 @dataclass
 class Result:
-    """One variant. perplexity, None for encoders; change: relative to exact. same: share of tokens (or documents) with the same largest output.
+    """One variant. perplexity, None for encoders; change: relative to exact; change_on_codes: relative to the exact
+    functions on the same quantised inputs. same: share of tokens (or documents) with the same largest output.
     cosine, worst_cosine: of documents' mean output vectors to the exact ones, for encoders and classifiers. bytes: of the tables that are used.
     seconds: of the forward passes. sites: replaced functions by kind. failed: why it gave no figures, naming the layer.
     """
@@ -32,6 +33,7 @@ class Result:
     name: str
     perplexity: float | None = None
     change: float | None = None
+    change_on_codes: float | None = None
     same: float | None = None
     cosine: float | None = None
     worst_cosine: float | None = None

@@ -15,7 +15,7 @@ from lutc.evaluation.outputs import Compared, Outputs, outputs_of
 from lutc.evaluation.placing import operators
 from lutc.evaluation.results import Evaluation, LayerResult, Result
 from lutc.evaluation.storage import used_bytes
-from lutc.evaluation.variants import Variant
+from lutc.evaluation.variants import EXACT_ON_CODES, Variant
 from lutc.models.loading import Loaded, advised
 from lutc.models.texts import to_device
 
@@ -27,14 +27,14 @@ def evaluate(
     *,
     layers: bool = True,
     each_layer: bool = False,
-    progress: Callable[[], object] | None = None,
+    progress: Callable[..., object] | None = None,
 ) -> Evaluation:
     """Run a model exactly and with the tables of each variant on the same batches.
 
     loaded: of `lutc.models.loading.load`; or a model, whose class says what it is for. batches: dicts of keyword arguments, tuples or tensors, moved
     to the model's device one at a time. layers: also the error of every layer, which takes one more forward for each batch and variant, on the
     exact model's inputs. each_layer: also the whole model with one layer's tables at a time: as many forwards again as there are layers.
-    progress: called after every forward, `forwards(...)` of them.
+    progress: called with the number of layers, then with nothing after every forward, `forwards(...)` of them.
 
     What is kept besides the figures: the outputs of every layer on one batch. Raises LutcError where a variant finds nothing to replace, where the
     exact model computes NaN (naming the layer), and for a model that is patched already. A variant that computes NaN gets a result that says where.
@@ -51,20 +51,20 @@ def evaluate(
     names = [variant.name for variant in variants]
     if twice := {name for name in names if names.count(name) > 1}:
         raise LutcError(f"two variants are called '{twice.pop()}'; give them names: --tables NAME=...")
-    run = _Run(loaded, variants, layers, each_layer, progress or (lambda: None))
+    run = _Run(loaded, variants, layers, each_layer, progress or (lambda layers=None: None))
     for batch in batches:
         with advised("running the model"), torch.inference_mode():
             run.batch(to_device(dict(batch) if isinstance(batch, Mapping) else batch, loaded.device))
     return run.evaluation()
 
 
-def forwards(batches: int, variants: int, layers: int, each_layer: bool) -> int:
-    """How many forwards an evaluation takes at most, for a progress bar. layers: how many are compared, 0 for none."""
-    return batches * (1 + variants * (1 + bool(layers) + (layers + 1 if each_layer else 0)))
+def forwards(batches: int, variants: int, layers: int, compared: bool, each_layer: bool) -> int:
+    """How many forwards an evaluation of a model with so many layers takes, for a progress bar."""
+    return batches * (1 + variants * (1 + compared + (layers + 1) * each_layer))
 
 
 class _Run:
-    def __init__(self, loaded: Loaded, variants: list[Variant], layers: bool, each_layer: bool, progress: Callable[[], object]):
+    def __init__(self, loaded: Loaded, variants: list[Variant], layers: bool, each_layer: bool, progress: Callable[..., object]):
         self.loaded, self.model, self.variants, self.progress = loaded, loaded.model, variants, progress
         sites = []
         self.results = [Result(variant.name) for variant in variants]
@@ -79,6 +79,7 @@ class _Run:
         self.layers = found if layers else {}
         self.alone = [*found, None] if each_layer else []  # None: what lies in no layer
         self.recorder = Recorder(self.layers)
+        progress(len(found))
         self.exact, self.seconds, self.tokens = Compared(), 0.0, 0
         self.compared = [Compared() for _ in variants]
         self.single = [{name: Compared() for name in self.alone} for _ in variants]
@@ -144,12 +145,15 @@ class _Run:
 
     def evaluation(self) -> Evaluation:
         exact = Result("exact", **self.exact.figures(self.loaded.kind), seconds=self.seconds)
-        for index, result in enumerate(self.results):
+        for index, (variant, result) in enumerate(zip(self.variants, self.results, strict=True)):
             result.bytes = used_bytes(self.used[index])
             if result.failed is None:
                 vars(result).update(self.compared[index].figures(self.loaded.kind))
                 if result.perplexity is not None:
                     result.change = result.perplexity / exact.perplexity - 1
+            if variant.codes is not None and variant.name != EXACT_ON_CODES and result.perplexity is not None:
+                reference = next((r.perplexity for r in self.results if r.name == EXACT_ON_CODES), None)
+                result.change_on_codes = None if reference is None else result.perplexity / reference - 1
             result.layers = [self._layer(index, name, exact) for name in self._names(index)]
         dtype = str(next((p.dtype for p in self.model.parameters()), "none")).removeprefix("torch.")
         return Evaluation(self.loaded.path, self.loaded.kind, dtype, str(self.loaded.device), self.tokens, [exact, *self.results])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -11,7 +12,7 @@ from lutc.samples import Inputs
 from lutc.tablefile import TableSet
 
 NORM, SOFTMAX = "rsqrt", ("exp", "reciprocal")
-EXACT_ON_CODES = "exact function on the same inputs"
+EXACT_ON_CODES = "exact on int8 inputs"
 
 
 @dataclass(frozen=True)
@@ -38,13 +39,15 @@ class Variant:
         place(model)
         return report
 
-    def on_codes(self, codes) -> Variant:
-        """The same tables with the activations' inputs quantised."""
-        return replace(self, codes=codes)
 
-    def exact_on_codes(self) -> Variant:
-        """The exact activations alone, on this variant's quantised inputs: what quantising costs by itself."""
-        return Variant(EXACT_ON_CODES, dict.fromkeys(self.activations), codes=self.codes)
+def on_codes(variants: Sequence[Variant], codes: Mapping[str, Inputs] | Inputs) -> list[Variant]:
+    """The variants with the inputs of their activations quantised, behind one with the exact functions on the same inputs: what quantising costs by
+    itself. LutcError where none has an activation."""
+    functions = dict.fromkeys(function for variant in variants for function in variant.activations)
+    if not functions:
+        raise LutcError("--int8 quantises the inputs of activations; give a table for one, as in --activation silu_16")
+    exact = Variant(EXACT_ON_CODES, functions, codes=codes)
+    return [exact, *(replace(variant, codes=codes) if variant.activations else variant for variant in variants)]
 
 
 def variant(spec: str | Sequence, name: str | None = None) -> Variant:
@@ -72,7 +75,7 @@ def variant(spec: str | Sequence, name: str | None = None) -> Variant:
     for tables, interval in ((exp, coverage.EXP), (reciprocal, coverage.RECIPROCAL), (norm, coverage.RSQRT)):
         if tables is not None:
             coverage.serving_key(tables, interval)  # refuses tables that do not serve before a model runs
-    names = ", ".join(tables.name for _, tables in sets)
+    names = ", ".join(str(source) if isinstance(source, (str, os.PathLike)) else tables.name for source, tables in sets)
     return Variant(name or names, found, None if exp is None else (exp, reciprocal), norm)
 
 

@@ -1,0 +1,101 @@
+"""`lutc evaluate`. Nothing here imports torch before the command runs."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from pathlib import Path
+
+import click
+
+from lutc.commands.options import append_csv, echo_json, json_option
+from lutc.errors import LutcError
+
+
+@click.command()
+@click.argument("model", type=click.Path())
+@click.option("--text", type=click.Path(dir_okay=False), help="A text for causal models; for others one document on each line.")
+@click.option("--tables", "specs", multiple=True, metavar="[NAME=]TABLE,...", help="Tables to try together, by name or file; repeat to compare.")
+@click.option("--activation", multiple=True, metavar="TABLE", help="A table for the activations; --activation, --softmax and --norm go together.")
+@click.option("--softmax", metavar="EXP[,RECIPROCAL]", help="Tables for softmax; without a reciprocal the division is exact.")
+@click.option("--norm", metavar="RSQRT", help="A table for LayerNorm and RMSNorm.")
+@click.option("--int8", metavar="SCALE|FILE", help="Quantise the activations' inputs: one scale (2^-4), or a scale per layer from `lutc calibrate`'s file.")
+@click.option("--max-tokens", default=4096, show_default=True, type=click.IntRange(2), help="Tokens of the text to use.")
+@click.option("--seqlen", default=512, show_default=True, type=click.IntRange(2), help="Tokens of a window; of a document at most.")
+@click.option("--batch", type=click.IntRange(1), help="Windows or documents that run together.  [default: 1 window, 16 documents]")
+@click.option("--dtype", type=click.Choice(["fp32", "fp16", "bf16"]), help="Of the model.  [default: fp32 on a CPU, else the checkpoint's]")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:1.")
+@click.option("--device-map", help="'auto' spreads a large model over GPUs, memory and disk.")
+@click.option("--tokenizer", type=click.Path(exists=True, file_okay=False), help="A folder with the tokenizer, where the model has none.")
+@click.option("--task", help="transformers' class that loads the model.  [default: by its config]")
+@click.option("--each-layer", is_flag=True, help="Also run the model with one layer's tables at a time: what each does to the perplexity. Takes long.")
+@click.option("--no-layers", is_flag=True, help="Leave the errors of the layers out; twice as fast.")
+@click.option("--plot", "picture", type=click.Path(dir_okay=False, path_type=Path), help="Draw the comparison to this .png, .svg or .pdf.")
+@click.option("--csv", "csv_path", type=click.Path(dir_okay=False, path_type=Path), help="Append one row per figure to this file.")
+@json_option
+def evaluate(
+    model, text, specs, activation, softmax, norm, int8, max_tokens, seqlen, batch, dtype, device, device_map, tokenizer, task,
+    each_layer, no_layers, picture, csv_path, as_json,
+) -> None:  # fmt: skip
+    """Run MODEL exactly and with tables, and say what they cost: perplexity, or the cosine of embeddings; the error of each layer; time.
+
+    MODEL is a Hugging Face folder, a GGUF file (or a folder with one), or a Python file that defines model() and batches().
+
+    \b
+    lutc evaluate SmolLM2-135M --text book.txt --activation silu_fplut --softmax exp_fplut --norm rsqrt_fplut
+    lutc evaluate SmolLM2-135M --text book.txt --tables silu_8 --tables silu_16 --tables all=silu_fplut,exp_fplut,rsqrt_fplut
+    lutc evaluate SmolLM2-135M --text book.txt --tables silu_16 --int8 calibration.json
+    """
+    from lutc.evaluation import report
+    from lutc.evaluation.variants import variant
+
+    variants = [variant(spec) for spec in specs]
+    if activation or softmax or norm:
+        variants.append(variant([*activation, *(softmax.split(",") if softmax else ()), *([norm] if norm else ())]))
+    if not variants:
+        raise LutcError("no tables to try; give --activation, --softmax or --norm, or --tables silu_16 (may be repeated)")
+
+    from lutc.evaluation.running import evaluate as run
+    from lutc.evaluation.running import forwards
+    from lutc.evaluation.variants import int8_scales, on_codes
+    from lutc.models.loading import load
+    from lutc.models.texts import batches
+
+    loaded = load(model, dtype=dtype, device=device, device_map=device_map, task=task, tokenizer=tokenizer)
+    batch = batch or (1 if loaded.kind == "causal" else 16)
+    given = batches(loaded, text, seqlen=seqlen, max_tokens=max_tokens, batch=batch)
+    if int8 is not None:
+        variants = on_codes(variants, int8_scales(int8, loaded.model))
+    with _bar(lambda layers: forwards(len(given), len(variants), layers, not no_layers, each_layer)) as progress:
+        found = run(loaded, given, variants, layers=not no_layers, each_layer=each_layer, progress=progress)
+    if csv_path is not None:
+        append_csv(csv_path, report.COLUMNS, report.records(found))
+    if picture is not None:
+        from lutc.evaluation.picture import draw
+
+        draw(found, picture)
+    if as_json:
+        echo_json(found.to_json())
+        return
+    report.echo(found, text)
+    if picture is not None:
+        click.echo(f"wrote {picture}")
+
+
+@contextlib.contextmanager
+def _bar(total):
+    """A callback that counts forwards; on a terminal a bar shows them. total: of a number of layers, which is known to the run alone."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from tqdm import tqdm
+
+    with tqdm(desc="evaluate", unit=" forwards", leave=False, file=sys.stderr) as bar:
+
+        def step(layers: int | None = None) -> None:
+            if layers is None:
+                bar.update()
+            else:
+                bar.reset(total(layers))
+
+        yield step

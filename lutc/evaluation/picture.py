@@ -1,0 +1,43 @@
+"""An evaluation as a picture: what every variant does to the model, and the error of every layer."""
+
+from __future__ import annotations
+
+from lutc import plots
+from lutc.evaluation.results import Evaluation
+
+_COLOURS = (plots.BLUE, plots.ORANGE, plots.GREEN, plots.RED, "#CC79A7", "#56B4E9", plots.GREY, plots.INK)
+_MARKS = "os^Dv<>P"
+
+
+def draw(found: Evaluation, path) -> None:
+    """Write a picture of the evaluation to a .png, .svg or .pdf."""
+    results = [result for result in found.results[1:] if result.failed is None]
+    tried = [result for result in results if any(layer.error is not None for layer in result.layers)]
+    causal = found.kind == "causal"
+    with plots.new_figure(7.2, 0.9 + 0.28 * len(results) + 3.4 * bool(tried)) as figure:
+        heights = [0.9 + 0.28 * len(results), 3.4] if tried else [1]
+        axes = figure.subplots(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
+        values = [100 * result.change if causal else 1 - result.cosine for result in results]
+        axes[0].barh(range(len(results)), values, height=0.6, color=[_COLOURS[i % len(_COLOURS)] for i in range(len(results))])
+        axes[0].set_yticks(range(len(results)), [result.name for result in results])
+        axes[0].invert_yaxis()
+        axes[0].axvline(0, color=plots.INK, linewidth=0.6)
+        axes[0].set_title("change of the perplexity, %" if causal else "1 - cosine to the exact embedding")
+        if (largest := max(map(abs, values), default=0.0)) > 0:
+            axes[0].set_xscale("symlog", linthresh=max(largest / 1000, 1e-9)) if causal else axes[0].set_xscale("log")
+            axes[0].margins(x=0.2)
+        for i, value in enumerate(values):
+            axes[0].annotate(f" {value:+.3g} " if causal else f" {value:.2e}", (value, i), va="center", ha="left" if value >= 0 else "right", fontsize=8)
+        if tried:
+            for result in tried:
+                i = results.index(result)
+                shown = [layer for layer in result.layers if layer.error is not None]
+                style = {"color": _COLOURS[i % len(_COLOURS)], "marker": _MARKS[i % len(_MARKS)], "markersize": 3, "linewidth": 1}
+                axes[1].plot(range(len(shown)), [layer.error for layer in shown], label=result.name, **style)
+            axes[1].set_yscale("log")
+            axes[1].set_title("error of the layers' outputs, relative, mean over tokens")
+            axes[1].set_xlabel("layer")
+            axes[1].xaxis.get_major_locator().set_params(integer=True)
+            axes[1].grid(True, axis="y")
+            axes[1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        plots.save(figure, path)
