@@ -40,6 +40,13 @@ class QuadraticSettings:
     sweeps: int = 1
     steps: tuple[int, ...] = (1, 2, 4, 8)
 
+    def __post_init__(self):
+        for name in ("population", "generations", "patience", "restarts", "tournament"):
+            if getattr(self, name) < 1:
+                raise LutcError(f"the genetic search needs a positive {name}; given {getattr(self, name)}")
+        if self.elite >= self.population:
+            raise LutcError(f"the elite ({self.elite}) must be smaller than the population ({self.population})")
+
 
 class QuadraticCosts:
     """Cost of whole tables: e' H e + 2 offset' e + constant, e = table - f at the samples.
@@ -108,7 +115,7 @@ class QuadraticCosts:
         """Segments left for the search when `entries` include the tails."""
         inner = entries - sum(self.tails)
         if inner < 1:
-            raise LutcError(f"the objective layer needs an entry beside the {sum(self.tails)} tails; given {entries}: use more entries or --tails free")
+            raise LutcError(f"the objective layer needs an entry beside {sum(self.tails)} tails; given {entries}: use more entries or --tails free")
         return inner
 
     def lines(self, cuts: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
