@@ -12,7 +12,7 @@ from lutc.certify import certify, rounded
 from lutc.errors import LutcError
 from lutc.request import Problem, Request, Task, prepare
 from lutc.sharing import solve_classic, solve_shared
-from lutc.solve import learned, one_table, within_bound
+from lutc.solve import layer_table, learned, one_table, within_bound
 from lutc.table import Table
 from lutc.tablefile import TableSet
 
@@ -44,7 +44,7 @@ def _solve(problem: Problem, tasks: list[Task], progress) -> tuple[dict[str, Tab
         return solve_shared(problem, tasks, progress)
     tables, record = {}, {}
     for task in tasks:
-        solve = {"greedy": within_bound, "gradient": learned}.get(request.search, one_table)
+        solve = {"greedy": within_bound, "gradient": learned}.get(request.search, layer_table if request.objective == "layer" else one_table)
         result, lines, facts = solve(problem, task, progress)
         tables[task.key] = build(result.cuts, lines, task.lattice, problem.left, problem.right, problem.format, problem.prologue)
         record = {**result.record, **record}
@@ -64,9 +64,19 @@ def _settings(problem: Problem, tables: dict[str, Table], tasks: list[Task]) -> 
         settings["weights"] = {**request.weights.record, "mean_squared": seen}
     elif request.weights is not None:
         settings["weights"] = request.weights if isinstance(request.weights, str) else "measured"
+    felt = {task.key: _felt(task, tables[task.key]) for task in tasks if task.error is not None}
+    if felt:
+        settings["layer_error"] = felt
     if request.out is not None:
         settings["output"] = {"bits": request.out.bits, "scale": request.out.scale, "zero_point": request.out.zero_point}
     return settings
+
+
+def _felt(task: Task, table: Table) -> dict:
+    """What the next layer feels of a table: its mean squared error beside that of the exact function on the same codes, and whose error it is."""
+    values, s = table(task.samples.x), task.samples
+    added, whole = task.error.error(values, s.y), task.error.total(values, s.y)
+    return {"mean_squared": rounded(whole), "exact_on_codes": rounded(task.error.floor), "added": rounded(added), **task.error.record}
 
 
 def _check_fit(problem: Problem, task: Task, table: Table) -> None:

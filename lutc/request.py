@@ -9,6 +9,7 @@ import numpy as np
 
 from lutc import formats, functions
 from lutc.build import Lattice, rounded_tail
+from lutc.calibration.layer_error import LayerError, LayerErrors
 from lutc.calibration.weights import Measured, is_calibration, measured
 from lutc.costs import Points
 from lutc.errors import LutcError
@@ -19,10 +20,12 @@ from lutc.prologues import AbsPrologue, Prologue
 from lutc.samples import Inputs, Samples, code_samples, format_samples, grid_samples
 from lutc.search.genetic import GeneticSettings
 from lutc.search.gradient import GradientSettings
+from lutc.search.quadratic import QuadraticSettings
 
 INT8 = tuple(Inputs(8, 2.0**-b) for b in range(7))
 FLOAT_INPUTS = {"fp16": "fp16", "bf16": "bf16", "grid": "fp32"}  # float inputs and the coefficients they get by default
-OBJECTIVES = ("squared", "relative", "absolute", "maximum", "codes")
+LAYER_OBJECTIVES = ("layer", "layer-diagonal")
+OBJECTIVES = ("squared", "relative", "absolute", "maximum", "codes", *LAYER_OBJECTIVES)
 SEARCHES = ("genetic", "exact", "greedy", "classic", "gradient")
 SHARING = ("none", "all", "coefficients")
 RELATIVE_FLOOR = 2.0**-14
@@ -34,11 +37,13 @@ TIES_LIMIT = 1024  # samples; beyond, codes are dense
 class Request:
     """What to compile. Every field has GQA-LUT's default where it has one.
 
-    inputs: a tuple of Inputs (codes), or "fp16" / "bf16" (every finite value), or "grid" (4,096 points). out: the output codes, for the
-    objective "codes" and for the certificate. max_error: for the greedy search, which then chooses the entries itself. share: one table
-    per scale, one set of breakpoints and lines for all, or lines alone shared. weights: see `lutc.samples`; "calibration.json:LAYER" weighs by what a
-    model's layer was fed with (`lutc.calibration.weights`), and without a range widens the function's own to that. prologue: "reduce" stores the
-    function's range reduction, behind which a table of float inputs holds for every x; "auto" does so for the gradient search.
+    inputs: a tuple of Inputs (codes), or "fp16" / "bf16" (every finite value), or "grid" (4,096 points). objective: "layer" is the error that a
+    model's next layer feels (weights from one layer of a calibration that holds it), "layer-diagonal" its diagonal, a weighted squared error. out:
+    the output codes, for the objective "codes" and for the certificate. max_error: for the greedy search, which then chooses the entries itself.
+    share: one table per scale, one set of breakpoints and lines for all, or lines alone shared. weights: see `lutc.samples`;
+    "calibration.json:LAYER" weighs by what a model's layer was fed with (`lutc.calibration.weights`), and without a range widens the function's own
+    to that. prologue: "reduce" stores the function's range reduction, behind which a table of float inputs holds for every x; "auto" does so for the
+    gradient search.
     """
 
     function: str = "gelu"
@@ -53,10 +58,11 @@ class Request:
     tails: str = "exact"
     symmetry: bool = False
     prologue: str = "auto"
-    weights: str | Callable | Measured | None = None
+    weights: str | Callable | Measured | LayerErrors | None = None
     max_error: str | None = None
     seed: int = 42
     genetic: GeneticSettings = field(default_factory=GeneticSettings)
+    quadratic: QuadraticSettings = field(default_factory=QuadraticSettings)  # of the objective layer
     gradient: GradientSettings = field(default_factory=GradientSettings)
     generations: int = 500  # of the classic search
 
@@ -86,6 +92,11 @@ class Request:
             raise LutcError("sharing coefficients takes the genetic search and a squared objective")
         if self.search == "classic" and (isinstance(self.inputs, str) or self.objective != "squared" or self.symmetry or self.weights is not None):
             raise LutcError("the classic search is GQA-LUT's own: input codes, squared objective, uniform weights, no symmetry")
+        if self.objective in LAYER_OBJECTIVES:
+            fit = isinstance(self.inputs, tuple) and not self.symmetry and self.share == "none" and self.weights is not None
+            if not fit or self.search not in (("genetic",) if self.objective == "layer" else ("genetic", "exact")):
+                needs = "input codes, --weights calibration.json:LAYER, the genetic search, no symmetry and no sharing"
+                raise LutcError(f"the objective {self.objective} takes {needs}")
         if self.max_error is not None and self.weights is not None:
             raise LutcError("an error bound (--max-error) holds at every input alike; leave --weights out")
 
@@ -99,6 +110,7 @@ class Task:
     inputs: Inputs | None
     lattice: Lattice
     between: Samples | None = None
+    error: LayerError | None = None
 
     def points(self, positions=None) -> Points:
         """Samples in cells, ties between tables broken by the error of float inputs between the codes."""
@@ -133,11 +145,25 @@ def prepare(request: Request) -> tuple[Problem, list[Task]]:
 def _weighed(request: Request) -> Request:
     """The request with its calibration read, and the range that follows from it."""
     weights = measured(request.weights, request.function) if is_calibration(request.weights) else request.weights
+    request = replace(request, weights=weights)
+    errors = _layer_errors(request)
+    if errors is not None and errors.errors and request.inputs == INT8:
+        request = replace(request, inputs=tuple(error.inputs for error in errors.errors))
     if isinstance(weights, Measured) and request.range is None:
         fn = functions.load(request.function, None)
         inputs = None if isinstance(request.inputs, str) else request.inputs
         request = replace(request, range=weights.range(fn, fn.range, inputs))
-    return replace(request, weights=weights)
+    return request
+
+
+def _layer_errors(request: Request) -> LayerErrors | None:
+    """What the next layer feels, where the objective asks for it."""
+    if request.objective not in LAYER_OBJECTIVES:
+        return None
+    errors = request.weights.errors if isinstance(request.weights, Measured) else request.weights
+    if not isinstance(errors, LayerErrors):
+        raise LutcError(f"the objective {request.objective} needs a layer of a calibration (--weights calibration.json:LAYER); given {errors!s:.40}")
+    return errors
 
 
 def _problem(request: Request) -> Problem:
@@ -176,7 +202,7 @@ def scale_key(inputs: Inputs) -> str:
 
 def _tasks(problem: Problem) -> list[Task]:
     request, fn = problem.request, problem.function
-    tasks = []
+    tasks, errors = [], _layer_errors(request)
     for inputs in ("float",) if isinstance(request.inputs, str) else request.inputs:
         if request.inputs == "grid":
             samples = grid_samples(fn, *problem.interval, weight=request.weights)
@@ -185,16 +211,20 @@ def _tasks(problem: Problem) -> list[Task]:
         else:
             if request.inputs == INT8 and not ((inputs.x() >= fn.range[0]) & (inputs.x() <= fn.range[1])).any():
                 continue  # of the default scales those count that have a code in the range
-            samples = code_samples(fn, inputs, *fn.range, weight=request.weights)
+            lo, hi = fn.range if errors is None else (-np.inf, np.inf)
+            samples = code_samples(fn, inputs, lo, hi, weight=request.weights if errors is None else errors)
         if isinstance(problem.prologue, AbsPrologue):
             samples = _folded(samples, problem.f)
         if request.objective == "relative":
             samples = replace(samples, weight=samples.weight / np.maximum(np.abs(fn(samples.x)), RELATIVE_FLOOR) ** 2)
         codes = not isinstance(request.inputs, str)
+        error = None if errors is None else errors.at(inputs)
         key = scale_key(inputs) if codes else problem.format.name
-        ties = codes and request.objective in ("squared", "relative") and len(samples) <= TIES_LIMIT
-        between = _between(samples, problem.f) if ties else None
-        tasks.append(Task(key, samples, inputs if codes else None, Lattice(samples.x, problem.f, *problem.range), between))
+        ties = codes and request.objective in ("squared", "relative", *LAYER_OBJECTIVES) and len(samples) <= TIES_LIMIT
+        even = samples if error is None else replace(samples, weight=np.ones(len(samples)))  # a layer may feel nothing at many codes
+        between = _between(even, problem.f) if ties else None
+        lattice = Lattice(samples.x, problem.f, *problem.range)
+        tasks.append(Task(key, samples, inputs if codes else None, lattice, between, error))
     if not tasks:
         raise LutcError(f"no code at the default scales lies in [{fn.range[0]:g}, {fn.range[1]:g}]; give scales or another range")
     if len({task.key for task in tasks}) < len(tasks):

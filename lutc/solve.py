@@ -17,15 +17,17 @@ from lutc.search.exact import exact
 from lutc.search.genetic import genetic
 from lutc.search.gradient import gradient
 from lutc.search.greedy import greedy
+from lutc.search.quadratic import QuadraticCosts, quadratic
 from lutc.search.result import SearchResult
 
+UNSEEN = 1e-9  # of the mean of H's diagonal, for codes that the calibration did not meet
 GENETIC_LIMIT = 1024  # positions up to which the genetic search sees every sample at once
 
 
 def segment_costs(problem: Problem, task: Task, points: Points) -> SegmentCosts:
     """Costs under the request's objective."""
     request, tails = problem.request, (problem.left, problem.right)
-    if request.objective in ("squared", "relative"):
+    if request.objective in ("squared", "relative", "layer-diagonal"):
         return squared_costs(points, problem.format, *tails)
     if request.objective == "codes":
         if problem.prologue is not None:
@@ -82,6 +84,15 @@ def one_table(problem: Problem, task: Task, progress) -> tuple[SearchResult, tup
     if not costs.exact:
         facts["lines"] = "rounded"
     return replace(result, cuts=cuts), costs.line(result.cuts[:-1], result.cuts[1:]), facts
+
+
+def layer_table(problem: Problem, task: Task, progress) -> tuple[SearchResult, tuple, dict]:
+    """The table whose error the next layer feels least, and what the seed, the optimum of the diagonal, costs there."""
+    request, error = problem.request, task.error
+    matrix = error.matrix + UNSEEN * np.trace(error.matrix) / len(task.samples) * np.eye(len(task.samples))
+    costs = QuadraticCosts(task.samples, matrix, problem.format, problem.left, problem.right, between=task.between)
+    result = quadratic(costs, request.entries, request.seed, request.quadratic, progress)
+    return result, result.lines, {"cost": rounded(result.cost)}
 
 
 def within_bound(problem: Problem, task: Task, progress) -> tuple[SearchResult, tuple, dict]:

@@ -8,6 +8,7 @@ sums the whole of it, the matrix (codes + 1, codes + 1) of [U n]' [U n], so that
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -17,6 +18,7 @@ from lutc.calibration.file import Layer
 from lutc.errors import LutcError
 from lutc.samples import Inputs
 
+_UNSEEN = 1e-9  # share of the weights that all codes have alike
 _FACTS = "layer_error"
 _TOKENS = "layer_error tokens"
 
@@ -39,6 +41,12 @@ class LayerError:
         n = self.inputs.maximum - self.inputs.minimum + 2
         if self.form.shape != (n, n) or not np.isfinite(self.form).all() or self.tokens < 1:
             raise LutcError(f"a layer's error at {self.inputs.bits}-bit codes is a finite {n} x {n} matrix of some tokens; given {self.form.shape}")
+
+    @property
+    def record(self) -> dict:
+        """What a table's file tells of it; the digest is of the sums and their tokens."""
+        digest = hashlib.sha256(np.ascontiguousarray(self.form, "<f8").tobytes() + str(self.tokens).encode()).hexdigest()
+        return {**self.facts, "tokens": self.tokens, "sha256": digest}
 
     @property
     def matrix(self) -> np.ndarray:
@@ -66,8 +74,35 @@ class LayerError:
         return float(e @ self.form @ e / self.tokens)
 
 
+@dataclass(frozen=True, eq=False)
+class LayerErrors:
+    """Of one layer, at each of the input codes it was calibrated for; maybe none, and without a name of no layer. Stands as weights of a request."""
+
+    name: str
+    errors: tuple[LayerError, ...]
+
+    def at(self, inputs: Inputs) -> LayerError:
+        """The one at these codes; LutcError where there is none."""
+        if not self.name:
+            raise LutcError("a layer error is that of one layer; name it: --weights calibration.json:LAYER")
+        if not self.errors:
+            raise LutcError(f"the calibration holds no layer error of {self.name}; make it with `lutc calibrate MODEL --text FILE --layer-error`")
+        for error in self.errors:
+            if error.inputs == inputs:
+                return error
+        known = ", ".join(_told(error.inputs) for error in self.errors)
+        raise LutcError(f"the layer error of {self.name} was calibrated for {known}; given {_told(inputs)}: take one of those or calibrate at this")
+
+    def of_codes(self, inputs: Inputs) -> np.ndarray:
+        """The diagonal of H as weights of the codes, float64 (n,), ascending, sum 1; a little for codes that did not occur."""
+        diagonal = np.diag(self.at(inputs).matrix)
+        if not diagonal.sum() > 0:
+            raise LutcError(f"the layer error of {self.name} is 0 at every code: the layer's output does not depend on it; choose another layer")
+        return (1 - _UNSEEN) * diagonal / diagonal.sum() + _UNSEEN / diagonal.size
+
+
 def _name(inputs: Inputs) -> str:
-    return f"layer_error {inputs.bits} bits {inputs.scale!r} {inputs.zero_point}"
+    return f"layer_error {inputs.bits} bits {float(inputs.scale)!r} {inputs.zero_point}"
 
 
 def with_errors(layer: Layer, errors: Iterable[LayerError]) -> Layer:
@@ -78,27 +113,16 @@ def with_errors(layer: Layer, errors: Iterable[LayerError]) -> Layer:
     return replace(layer, arrays={**layer.arrays, **arrays, _TOKENS: np.array(errors[0].tokens)}, facts={**layer.facts, _FACTS: facts})
 
 
-def errors_of(layer: Layer) -> list[LayerError]:
-    """What a layer of a calibration holds, finest scale last as it was asked for; [] where it holds none."""
+def errors_of(name: str, layer: Layer) -> LayerErrors:
+    """What the layer `name` of a calibration holds."""
     facts = layer.facts.get(_FACTS)
     if facts is None:
-        return []
+        return LayerErrors(name, ())
     told = {key: value for key, value in facts.items() if key != "inputs"}
     inputs = [Inputs(*given) for given in facts["inputs"]]
-    return [LayerError(layer.function, one, layer.arrays[_name(one)], int(layer.arrays[_TOKENS]), told) for one in inputs]
+    return LayerErrors(name, tuple(LayerError(layer.function, i, layer.arrays[_name(i)], int(layer.arrays[_TOKENS]), told) for i in inputs))
 
 
-def error_at(layer: Layer, inputs: Inputs, name: str) -> LayerError:
-    """The layer's error at these input codes; LutcError where the calibration has none, or has it for others."""
-    found = errors_of(layer)
-    if not found:
-        raise LutcError(f"the calibration holds no layer error of {name}; make it with `lutc calibrate MODEL --text FILE --layer-error`")
-    for error in found:
-        if error.inputs == inputs:
-            return error
-    known = ", ".join(f"{e.inputs.scale:g}" + (f" with zero point {e.inputs.zero_point}" if e.inputs.zero_point else "") for e in found)
-    asked = f"{inputs.bits} bits at scale {inputs.scale:g}" + (f" with zero point {inputs.zero_point}" if inputs.zero_point else "")
-    raise LutcError(
-        f"the calibration holds the layer error of {name} for {found[0].inputs.bits} bits at scale {known}; given {asked}: "
-        "take one of those, or calibrate at this one"
-    )
+def _told(inputs: Inputs) -> str:
+    scale = f"2^{-inputs.power}" if inputs.power is not None else f"{inputs.scale:g}"
+    return f"{inputs.bits} bits at scale {scale}" + (f" with zero point {inputs.zero_point}" if inputs.zero_point else "")

@@ -10,6 +10,7 @@ import numpy as np
 from lutc import functions
 from lutc.calibration.file import read
 from lutc.calibration.histogram import Histogram
+from lutc.calibration.layer_error import LayerErrors, errors_of
 from lutc.errors import LutcError
 from lutc.functions import FUNCTIONS
 from lutc.samples import Inputs
@@ -20,10 +21,11 @@ EVEN = 0.01  # share of the weight that all inputs have alike: other data will b
 @dataclass(frozen=True, eq=False)
 class Measured:
     """Weights by what was observed. histogram: of the layer's inputs, or of all layers of the function together. record: where they come from, as the
-    table's file tells it."""
+    table's file tells it. errors: what the layer after a single layer feels."""
 
     histogram: Histogram
     record: dict
+    errors: LayerErrors = LayerErrors("", ())
 
     def of_codes(self, inputs: Inputs) -> np.ndarray:
         """Weight of every code, ascending, float64 (2**bits,), sum 1: how often it occurs, clamped inputs at the ends included."""
@@ -82,7 +84,8 @@ def measured(source: str, function: str) -> Measured:
         histogram = histogram + layer.histogram
     if not histogram.count:
         raise LutcError(f"{path}: {name or wanted} was never reached by the data, so there is nothing to weigh by; calibrate on other data")
-    return Measured(histogram, record | {"values": histogram.count})
+    errors = errors_of(name, layers[0]) if name else LayerErrors("", ())
+    return Measured(histogram, record | {"values": histogram.count}, errors)
 
 
 def _same(one: str, other: str) -> bool:

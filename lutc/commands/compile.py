@@ -30,7 +30,7 @@ from lutc.errors import LutcError
 )
 @click.option(
     "--objective",
-    type=click.Choice(["squared", "relative", "absolute", "maximum", "codes", "ulp"]),
+    type=click.Choice(["squared", "relative", "absolute", "maximum", "codes", "ulp", "layer", "layer-diagonal"]),
     default="squared",
     help="What to minimise.  [default: squared; relative for cutpoints]",
 )
@@ -124,7 +124,13 @@ def _request(
     if generations is not None and search == "classic":
         options["generations"] = generations
     chosen = {"population": population, "generations": generations}
-    options["genetic"] = GeneticSettings(**{key: value for key, value in chosen.items() if value is not None})
+    chosen = {key: value for key, value in chosen.items() if value is not None}
+    if same["objective"] == "layer":
+        from lutc.search.quadratic import QuadraticSettings
+
+        options["quadratic"] = QuadraticSettings(**chosen)
+    else:
+        options["genetic"] = GeneticSettings(**chosen)
     return options
 
 
