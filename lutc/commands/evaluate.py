@@ -19,7 +19,7 @@ from lutc.errors import LutcError
 @click.option("--activation", multiple=True, metavar="TABLE", help="A table for the activations; --activation, --softmax and --norm go together.")
 @click.option("--softmax", metavar="EXP[,RECIPROCAL]", help="Tables for softmax; without a reciprocal the division is exact.")
 @click.option("--norm", metavar="RSQRT", help="A table for LayerNorm and RMSNorm.")
-@click.option("--int8", metavar="SCALE|FILE", help="Quantise the activations' inputs: one scale (2^-4), or a scale per layer from `lutc calibrate`'s file.")
+@click.option("--int8", metavar="SCALE|FILE", help="Quantise the activations' inputs: one scale (2^-4), or one per layer from `lutc calibrate`'s file.")
 @click.option("--max-tokens", default=4096, show_default=True, type=click.IntRange(2), help="Tokens of the text to use.")
 @click.option("--seqlen", default=512, show_default=True, type=click.IntRange(2), help="Tokens of a window; of a document at most.")
 @click.option("--batch", type=click.IntRange(1), help="Windows or documents that run together.  [default: 1 window, 16 documents]")
@@ -28,7 +28,7 @@ from lutc.errors import LutcError
 @click.option("--device-map", help="'auto' spreads a large model over GPUs, memory and disk.")
 @click.option("--tokenizer", type=click.Path(exists=True, file_okay=False), help="A folder with the tokenizer, where the model has none.")
 @click.option("--task", help="transformers' class that loads the model.  [default: by its config]")
-@click.option("--each-layer", is_flag=True, help="Also run the model with one layer's tables at a time: what each does to the perplexity. Takes long.")
+@click.option("--each-layer", is_flag=True, help="Also run the model with one layer's tables at a time: what each costs. Takes long.")
 @click.option("--no-layers", is_flag=True, help="Leave the errors of the layers out; twice as fast.")
 @click.option("--plot", "picture", type=click.Path(dir_okay=False, path_type=Path), help="Draw the comparison to this .png, .svg or .pdf.")
 @click.option("--csv", "csv_path", type=click.Path(dir_okay=False, path_type=Path), help="Append one row per figure to this file.")
@@ -47,11 +47,11 @@ def evaluate(
     lutc evaluate SmolLM2-135M --text book.txt --tables silu_16 --int8 calibration.json
     """
     from lutc.evaluation import report
-    from lutc.evaluation.variants import variant
+    from lutc.evaluation.variants import from_options, variant
 
     variants = [variant(spec) for spec in specs]
     if activation or softmax or norm:
-        variants.append(variant([*activation, *(softmax.split(",") if softmax else ()), *([norm] if norm else ())]))
+        variants.append(from_options(activation, softmax, norm))
     if not variants:
         raise LutcError("no tables to try; give --activation, --softmax or --norm, or --tables silu_16 (may be repeated)")
 

@@ -27,7 +27,8 @@ def draw(found: Evaluation, path) -> None:
             axes[0].set_xscale("symlog", linthresh=max(largest / 1000, 1e-9)) if causal else axes[0].set_xscale("log")
             axes[0].margins(x=0.2)
         for i, value in enumerate(values):
-            axes[0].annotate(f" {value:+.3g} " if causal else f" {value:.2e}", (value, i), va="center", ha="left" if value >= 0 else "right", fontsize=8)
+            label = f" {value:+.3g} " if causal else f" {value:.2e}"
+            axes[0].annotate(label, (value, i), va="center", ha="left" if value >= 0 else "right", fontsize=8)
         if tried:
             for result in tried:
                 i = results.index(result)

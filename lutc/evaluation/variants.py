@@ -79,12 +79,30 @@ def variant(spec: str | Sequence, name: str | None = None) -> Variant:
     return Variant(name or names, found, None if exp is None else (exp, reciprocal), norm)
 
 
+def from_options(activations: Sequence[str], softmax: str | None, norm: str | None) -> Variant:
+    """One variant of tables given apart: for activations, "EXP" or "EXP,RECIPROCAL" for softmax, for norms."""
+    parts = {"--softmax": (softmax or "").split(",") if softmax else [], "--norm": [norm] if norm else [], "--activation": list(activations)}
+    allowed = {"--softmax": SOFTMAX, "--norm": (NORM,)}
+    for option, names in parts.items():
+        for name in names:
+            function = coverage.as_table_set(name.strip()).function
+            if function not in allowed.get(option, (function,)) or option == "--activation" and function in (*SOFTMAX, NORM):
+                wanted = " and ".join(allowed[option]) if option in allowed else "an activation"
+                raise LutcError(f"{option} takes a table of {wanted}; '{name}' is one of {function}")
+    return variant(",".join(name for option in ("--activation", "--softmax", "--norm") for name in parts[option]))
+
+
 def int8_scales(source: str, model) -> Mapping[str, Inputs] | Inputs:
     """Quantised inputs from "2^-4" (one scale for all layers) or a calibration file: of each layer the power of two of least squared error."""
+    import click
+
     from lutc.commands.options import NUMBER
 
     if not str(source).endswith(".json"):
-        return Inputs(8, NUMBER.convert(source, None, None))
+        try:
+            return Inputs(8, NUMBER.convert(source, None, None))
+        except click.BadParameter as error:
+            raise LutcError(f"--int8 is a scale such as 2^-4, or the .json file of `lutc calibrate`; given {source!r}") from error
     from lutc.calibration import model_digest, read
 
     calibration = read(source)
