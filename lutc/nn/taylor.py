@@ -10,17 +10,18 @@ from torch import Tensor, nn
 from lutc.errors import LutcError
 from lutc.taylor import artefact, cpu, ops
 from lutc.taylor.cluster import half_norms
-from lutc.taylor.table import FORMATS, TaylorTable, features
+from lutc.taylor.table import FORMATS, TaylorTable, features, hidden
 
 _INPUT_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 class TaylorMLP(nn.Module):
-    """y = F(c) + J (x - c) (+ diag(H) (x - c)^2 / 2) about the centre c nearest to x [..., d]; returns [..., o] in x's dtype.
+    """y = F(c) + J (x - c) (+ diag(H) (x - c)^2 / 2) (+ kept neurons) about the centre c nearest to x [..., d]; returns [..., o] in x's dtype.
 
-    Inputs are float32, float16 or bfloat16; sums are float32. A row with NaN gives NaN. `slopes` and `bias` are parameters (trainable but
-    for int8 slopes), centres are buffers: routing has no gradient. With radii in the table, `exact` is the module that rows beyond them run
-    through; it stays registered, so a state_dict carries its weights. Raises LutcError for another width, dtype or device.
+    Inputs are float32, float16 or bfloat16; sums are float32 (under autocast on the CPU they are of its dtype). A row with NaN gives NaN.
+    `slopes`, `bias`, and `weights` and `offsets` of kept neurons are parameters (trainable but for int8 slopes), centres are buffers: routing
+    has no gradient. With radii in the table, `exact` is the module that rows beyond them run through; it stays registered, so a state_dict
+    carries its weights. Raises LutcError for another width, dtype or device.
     """
 
     def __init__(self, table: TaylorTable, exact: nn.Module | None = None):
@@ -41,8 +42,11 @@ class TaylorMLP(nn.Module):
         bias = table.values.float()
         if self.order == 1:
             # values - slopes @ centres, in float64: rows then need no subtraction of their centre.
-            bias = (table.values.double() - torch.einsum("kod,kd->ko", table.real_slopes().double(), centres.double())).float()
+            bias = (table.values.double() - _about(table.real_slopes(), centres)).float()
         self.bias = nn.Parameter(bias)
+        self.activation = table.activation
+        self.weights = None if table.weights is None else nn.Parameter(table.weights.float())
+        self.offsets = None if table.offsets is None else nn.Parameter(table.offsets.float())
         self.exact = exact
         self._bound: cpu.Bound | None = None
 
@@ -64,14 +68,18 @@ class TaylorMLP(nn.Module):
         rows = x.reshape(-1, self.in_features).float()
         owner = ops.route(rows.detach(), self.centres, self.half_norms)
         z = rows if self.order == 1 else features(rows - self.centres[owner], 2)
+        if self.weights is not None:
+            z = torch.cat([z, hidden(rows, self.weights, self.offsets, self.activation).float()], 1)
+        if x.is_cpu and torch.is_autocast_enabled("cpu"):
+            z = z.to(torch.get_autocast_dtype("cpu"))
         y = ops.grouped_linear(z, owner, self.slopes, self.scales, self.bias)
         if self.exact is not None:
             y = self._with_exact(x, rows, owner, y)
         return y.to(x.dtype).reshape(*x.shape[:-1], self.out_features)
 
     def _small(self, x: Tensor) -> bool:
-        """Whether one numba call does all: few float32 rows on the CPU, no gradient wanted, first order, no fallback."""
-        if x.numel() > cpu.SMALL_BATCH * self.in_features or self.order == 2 or self.fallback:
+        """Whether one numba call does all: few float32 rows on the CPU, no gradient wanted, first order, no neurons, no fallback."""
+        if x.numel() > cpu.SMALL_BATCH * self.in_features or self.order == 2 or self.fallback or self.activation:
             return False
         if x.dtype != torch.float32 or x.shape[-1] != self.in_features or not x.is_cpu or not x.is_contiguous() or not x.numel():
             return False
@@ -84,9 +92,9 @@ class TaylorMLP(nn.Module):
         original = x.reshape(-1, self.in_features)
         if torch.compiler.is_compiling():
             # How many rows are far is not known to a graph: it runs the exact MLP on all rows and chooses.
-            return torch.where(far[:, None], self.exact(original).float(), y)
+            return torch.where(far[:, None], self.exact(original).to(y.dtype), y)
         chosen = far.nonzero().flatten()
-        return y.index_copy(0, chosen, self.exact(original[chosen]).float()) if len(chosen) else y
+        return y.index_copy(0, chosen, self.exact(original[chosen]).to(y.dtype)) if len(chosen) else y
 
     def __getstate__(self) -> dict:
         """Copies and pickles bind their own arrays."""
@@ -115,7 +123,7 @@ class TaylorMLP(nn.Module):
         slopes = self.slopes.detach()
         values = bias
         if self.order == 1:
-            values = bias + torch.einsum("kod,kd->ko", ops.real(slopes, self.scales).double(), self.centres.double())
+            values = bias + _about(ops.real(slopes, self.scales), self.centres)
         return TaylorTable(
             self.centres.to(dtype).cpu(),
             values.to(dtype).cpu(),
@@ -124,9 +132,18 @@ class TaylorMLP(nn.Module):
             self.format,
             None if self.scales is None else self.scales.cpu(),
             None if self.radii is None else self.radii.cpu(),
+            None if self.weights is None else self.weights.detach().to(dtype).cpu(),
+            None if self.offsets is None else self.offsets.detach().to(dtype).cpu(),
+            self.activation,
             {**self.info, "certificate": None},
         )
 
     def extra_repr(self) -> str:
         fallback = "" if self.radii is None else ", fallback to the exact MLP"
-        return f"{self.in_features} -> {self.out_features}, k={self.k}, order={self.order}, {self.format}{fallback}"
+        kept = "" if self.weights is None else f", {len(self.weights)} neurons"
+        return f"{self.in_features} -> {self.out_features}, k={self.k}, order={self.order}{kept}, {self.format}{fallback}"
+
+
+def _about(slopes: Tensor, centres: Tensor) -> Tensor:
+    """J c [k, o] in float64: slopes [k, o, p], of which the first d columns are the Jacobians J, and centres c [k, d]."""
+    return torch.einsum("kod,kd->ko", slopes[..., : centres.shape[1]].double(), centres.double())

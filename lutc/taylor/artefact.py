@@ -12,7 +12,7 @@ from lutc.files import atomic_write
 from lutc.taylor.table import TaylorTable
 
 SCHEMA = 1
-_TENSORS = ("centres", "values", "slopes", "counts", "scales", "radii")
+_TENSORS = ("centres", "values", "slopes", "counts", "scales", "radii", "weights", "offsets")
 _SHAPES = ("k", "order", "format", "in_features", "out_features")
 
 
@@ -27,6 +27,7 @@ def save(table: TaylorTable, name: str | os.PathLike) -> None:
         "kind": "taylor",
         **{key: getattr(table, key) for key in _SHAPES},
         "sha256": hashlib.sha256(payload).hexdigest(),
+        **({} if table.activation is None else {"activation": table.activation}),
         **table.info,
     }
     path = _base(name)
@@ -56,8 +57,8 @@ def load(name: str | os.PathLike) -> TaylorTable:
         raise LutcError(f"{tensor_path} is not a safetensors file: {error}") from error
     if not {"centres", "values", "slopes", "counts"} <= tensors.keys() <= set(_TENSORS):
         raise LutcError(f"{tensor_path} holds {', '.join(sorted(tensors))}; a table has centres, values, slopes and counts")
-    info = {key: value for key, value in header.items() if key not in ("schema", "kind", "sha256", *_SHAPES)}
-    table = TaylorTable(**tensors, format=header["format"], info=info)
+    info = {key: value for key, value in header.items() if key not in ("schema", "kind", "sha256", "activation", *_SHAPES)}
+    table = TaylorTable(**tensors, format=header["format"], activation=header.get("activation"), info=info)
     for key in _SHAPES:
         if header[key] != getattr(table, key):
             raise LutcError(f"{json_path} says {key} = {header[key]}, {tensor_path} has {getattr(table, key)}; fit again")

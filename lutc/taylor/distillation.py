@@ -25,15 +25,21 @@ def distil(
     steps: int | None = None,
     hidden: float = 0.3,
     mask: str = "attention_mask",
+    dtype: str = "fp32",
     report: Callable[[int, float], None] | None = None,
 ) -> list[float]:
-    """Train the slopes and biases of `mlps` (block name -> TaylorMLP) in place; returns the loss of each step. The model is exact again afterwards.
+    """Train slopes, biases and kept neurons of `mlps` (block name -> TaylorMLP) in place; returns the loss of each step.
 
     The teacher is the model with its exact blocks, the student the same model with `mlps` in their place; the student's other weights and
-    the exact MLPs of a fallback stay as they are. Per step: `loss(student_output, teacher_output, batch)` (default: the relative squared error
-    of the first tensor) plus `hidden` times the relative squared errors at the outputs of the layers that hold the blocks.
-    Adam with a linear warm-up and a cosine to 0 over `steps` (default: one pass). Raises LutcError where no slope can be trained (int8).
+    the exact MLPs of a fallback stay as they are, and the model is exact again afterwards. Per step: `loss(student_output, teacher_output,
+    batch)` (default: the relative squared error of the first tensor) plus `hidden` times the relative squared errors at the outputs of the
+    layers that hold the blocks.
+    Adam with a linear warm-up and a cosine to 0 over `steps` (default: one pass). All centres of a table take a common step beside their own:
+    what all of them get wrong alike shows in every row, while a centre alone sees few rows of a batch. dtype "bf16" runs both models under
+    torch's autocast, several times faster on a CPU with bf16 products. Raises LutcError where no slope can be trained (int8).
     """
+    if dtype not in ("fp32", "bf16"):
+        raise LutcError(f"distillation in {dtype!r} is not possible; use fp32 or bf16")
     batches = list(batches)
     steps = len(batches) if steps is None else steps
     parameters = [parameter for mlp in mlps.values() for name, parameter in mlp.named_parameters() if not name.startswith("exact.")]
@@ -42,18 +48,22 @@ def distil(
         raise LutcError("nothing to train: give at least one batch, and tables stored in fp32 (store them in another format afterwards)")
     frozen = [parameter for parameter in model.parameters() if parameter.requires_grad]
     layers = [model.get_submodule(_layer(find_blocks(model, name)[0].paths[0], name)) for name in mlps]
-    optimiser = torch.optim.Adam(parameters, lr=rate, betas=(0.9, 0.98))
+    tables = [parameter for mlp in mlps.values() for parameter in (mlp.slopes, mlp.bias) if parameter.dtype == torch.float32]
+    common = [nn.Parameter(torch.zeros_like(parameter[0])) for parameter in tables]
+    optimiser = torch.optim.Adam([*parameters, *common], lr=rate, betas=(0.9, 0.98), fused=True)
+    cast = torch.autocast(parameters[0].device.type, torch.bfloat16, enabled=dtype == "bf16")
     losses = []
     for parameter in frozen:
         parameter.requires_grad_(False)
     try:
         for step in _progress(steps):
             batch = batches[step % len(batches)]
-            with torch.no_grad():
+            with torch.no_grad(), cast:
                 wanted, wanted_layers = _run(model, layers, batch)
             replace(model, mlps)
             try:
-                given, given_layers = _run(model, layers, batch)
+                with cast:
+                    given, given_layers = _run(model, layers, batch)
             finally:
                 restore(model)
             rows = batch.get(mask) if isinstance(batch, Mapping) else None
@@ -64,7 +74,13 @@ def distil(
                 group["lr"] = rate * min(1, (step + 1) / _WARM_UP) * (1 + math.cos(math.pi * step / steps)) / 2
             optimiser.zero_grad()
             total.backward()
+            for parameter, shared in zip(tables, common):
+                shared.grad = parameter.grad.sum(0)
             optimiser.step()
+            with torch.no_grad():
+                for parameter, shared in zip(tables, common):
+                    parameter += shared
+                    shared.zero_()
             if report is not None:
                 report(step, losses[-1])
     finally:
@@ -75,6 +91,7 @@ def distil(
 
 def relative_error(given: Tensor, wanted: Tensor, mask: Tensor | None = None) -> Tensor:
     """sum |given - wanted|^2 / sum |wanted|^2 over the positions where `mask` (of the leading dimensions) is not 0."""
+    given, wanted = given.float(), wanted.float()
     error, size = (given - wanted).square().sum(-1), wanted.square().sum(-1)
     if mask is not None and mask.shape == error.shape:
         error, size = error * mask, size * mask

@@ -16,9 +16,10 @@ from lutc.taylor.certificate import certify
 from lutc.taylor.cluster import SAMPLES_LEAST, SAMPLES_PER_CENTRE, check_samples, find_centres, nearest
 from lutc.taylor.expansion import expand
 from lutc.taylor.inputs import HELD_OUT, Inputs
+from lutc.taylor.neurons import Neurons, choose_neurons
 from lutc.taylor.radius import find_radii
 from lutc.taylor.ridge import Moments, choose_strength
-from lutc.taylor.table import FORMATS, TaylorTable
+from lutc.taylor.table import FORMATS, TaylorTable, hidden
 
 CHUNK = 32768
 
@@ -27,7 +28,8 @@ CHUNK = 32768
 class Settings:
     """How a block is fitted.
 
-    k: number of centres. order: 1 or 2 (diagonal Hessian). fit: "ridge" (the expansion is the prior of a regression) or "taylor".
+    k: number of centres. order: 1 or 2 (diagonal Hessian). neurons: how many neurons of a two-layer MLP are computed exactly, as further
+    inputs of every local map. fit: "ridge" (the expansion is the prior of a regression) or "taylor".
     format: fp32, fp16, bf16 or int8. fallback: share of held-out inputs to run exactly, 0 for none. post_norm: the block's output is added to
     its input and layer-normalised (BERT), so errors are weighted by 1 / variance of that sum. memory: bytes for Jacobians and for sums.
     """
@@ -40,10 +42,13 @@ class Settings:
     post_norm: bool = False
     seed: int = 0
     memory: int = 2 << 30
+    neurons: int = 0
 
     def __post_init__(self):
         if self.k < 1 or self.order not in (1, 2):
             raise LutcError(f"k = {self.k}, order = {self.order} are not possible; k >= 1, order is 1 or 2 (diagonal Hessian)")
+        if self.neurons < 0 or self.neurons and self.order == 2:
+            raise LutcError(f"neurons = {self.neurons} with order {self.order} is not possible; neurons >= 0, and they need order 1")
         if self.fit not in ("ridge", "taylor"):
             raise LutcError(f"fit {self.fit!r} is unknown; it is 'ridge' (expansion and regression) or 'taylor' (expansion alone)")
         if self.format not in FORMATS:
@@ -132,10 +137,7 @@ def fit(
     centres = find_centres(points, settings.k, settings.seed) if centres is None else centres.float()
     # The centres that will be stored are the ones to expand at and to route by.
     centres = centres.to(FORMATS[settings.format][1]).float()
-    with evaluation_mode(block):
-        expansion = expand(block, centres, settings.order, settings.memory)
-    slopes = expansion.jacobians if expansion.hessians is None else torch.cat([expansion.jacobians, expansion.hessians], 2)
-    table = TaylorTable(centres, expansion.values, slopes, torch.zeros(settings.k, dtype=torch.int64))
+    table = _expanded(block, centres, points, settings)
     table, strength = _regressed(table, samples, settings)
     table = changed(table, radii=find_radii(table, samples, settings.fallback) if settings.fallback else None).stored(settings.format)
     info = {
@@ -148,6 +150,34 @@ def fit(
     return changed(table, info={**info, **certify(table, block, samples)})
 
 
+def _expanded(block: Block, centres: Tensor, points: Tensor, settings: Settings) -> TaylorTable:
+    """The expansion of the block at the centres; kept neurons stay as they are, and the rest of the block is expanded."""
+    counts = torch.zeros(settings.k, dtype=torch.int64)
+    with evaluation_mode(block):
+        if not settings.neurons:
+            expansion = expand(block, centres, settings.order, settings.memory)
+            slopes = expansion.jacobians if expansion.hessians is None else torch.cat([expansion.jacobians, expansion.hessians], 2)
+            return TaylorTable(centres, expansion.values, slopes, counts)
+        with torch.no_grad():
+            weight = _weights(points, block(points), settings)
+        kept = choose_neurons(block, points, weight, settings.neurons, FORMATS[settings.format][1])
+        expansion = expand(lambda x: block(x) - _share(kept, x), centres, 1, settings.memory)
+    slopes = torch.cat([expansion.jacobians, kept.columns.expand(settings.k, -1, -1)], 2)
+    return TaylorTable(
+        centres, expansion.values, slopes, counts, weights=kept.weights, offsets=kept.offsets, activation=kept.activation
+    )
+
+
+def _share(kept: Neurons, x: Tensor) -> Tensor:
+    """What the kept neurons give to the block's output."""
+    return hidden(x, kept.weights, kept.offsets, kept.activation) @ kept.columns.T
+
+
+def _weights(x: Tensor, y: Tensor, settings: Settings) -> Tensor:
+    """How much the error of each row counts: what the normalisation after the residual sum makes of it, else 1."""
+    return 1 / (x + y).var(1).clamp_min(1e-6) if settings.post_norm else torch.ones(len(x))
+
+
 def _regressed(table: TaylorTable, samples: Samples, settings: Settings) -> tuple[TaylorTable, float]:
     """The table with the residual of its expansion regressed per centre, and with counts; and the strength of the prior."""
     k, o, p = table.slopes.shape
@@ -158,8 +188,7 @@ def _regressed(table: TaylorTable, samples: Samples, settings: Settings) -> tupl
     for held_out in (False, True):
         moments[held_out] = Moments(k, p + 1, o, settings.memory // 2)
         for x, y in _progress(samples.pairs(held_out), samples.block.name):
-            weight = 1 / (x + y).var(1).clamp_min(1e-6) if settings.post_norm else torch.ones(len(x))
-            moments[held_out].add(x, y, nearest(x, table.centres), weight, table.centres, table.values, table.slopes)
+            moments[held_out].add(x, y, nearest(x, table.centres), _weights(x, y, settings), table)
     strength = choose_strength(moments[False], moments[True])
     correction = moments[False].solve(strength, torch.arange(k)).float()
     slopes = table.slopes + correction[:, :-1].transpose(1, 2)

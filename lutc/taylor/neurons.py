@@ -1,34 +1,27 @@
-"""A competitor to hold Taylor tables against: the most useful exact neurons of a two-layer MLP plus one linear map for all the others."""
+"""The neurons of a two-layer MLP W2 act(W1 x) that no linear map explains: kept exactly, they are further inputs of every local map."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from lutc.errors import LutcError
 from lutc.taylor.blocks import Block
 
-# Of the mean square of an input feature; only keeps the linear map solvable.
-_RIDGE = 1e-6
+# Of the mean square of an input feature; only keeps the regression solvable.
+_RIDGE = 1e-4
 
 
-class NeuronsMLP(nn.Module):
-    """y = W2[:, chosen] act(W1[chosen] x + b1[chosen]) + A x + b, for x [..., d]; with no neuron it is one linear map."""
+@dataclass(frozen=True)
+class Neurons:
+    """n neurons: activation(weights @ x + offsets), weights [n, d], offsets [n], and the columns [o, n] of W2 that they are multiplied by."""
 
-    def __init__(self, linear: nn.Linear, first: nn.Linear | None = None, activation: nn.Module | None = None, last: nn.Linear | None = None):
-        super().__init__()
-        self.linear, self.first, self.activation, self.last = linear, first, activation, last
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.linear(x)
-        return y if self.first is None else y + self.last(self.activation(self.first(x)))
-
-    @property
-    def multiply_adds(self) -> int:
-        return sum(module.in_features * module.out_features for module in self.modules() if isinstance(module, nn.Linear))
-
-    @property
-    def storage_bytes(self) -> int:
-        return sum(parameter.nbytes for parameter in self.parameters())
+    weights: Tensor
+    offsets: Tensor
+    activation: str
+    columns: Tensor
 
 
 def two_layers(block: Block) -> tuple[nn.Linear, nn.Module, nn.Linear] | None:
@@ -41,41 +34,37 @@ def two_layers(block: Block) -> tuple[nn.Linear, nn.Module, nn.Linear] | None:
     return tuple(leaves)
 
 
-def fit_neurons(block: Block, samples, n: int) -> NeuronsMLP:
-    """Keep the `n` neurons with the largest share of the output that no linear map explains; fit one linear map to all the rest.
+def choose_neurons(block: Block, x: Tensor, weight: Tensor, n: int, dtype: torch.dtype = torch.float32) -> Neurons:
+    """The `n` neurons with the largest share of the output that no linear map of the inputs explains, rounded to `dtype` (as float32).
 
-    A neuron's share is the mean square of its residual after regression on the inputs times the square of its column in W2.
+    A neuron's share is the mean square of its residual after regression on the samples x [m, d], weighted by `weight` [m], times the square
+    of its column in W2. Raises LutcError where the block is no W2 act(W1 x) of a known elementwise function, or has fewer neurons.
     """
     layers = two_layers(block)
-    a = b = c = hidden_square = None
-    count = 0
-    caught: list[Tensor] = []
-    hook = layers[2].register_forward_pre_hook(lambda _, arguments: caught.append(arguments[0])) if layers else None
-    for x, y in samples.pairs(False):
-        f = torch.cat([x, torch.ones(len(x), 1)], 1)
-        h = torch.cat(caught) if layers else y[:, :0]
-        caught.clear()
-        sums = [(f.T @ f).double(), (f.T @ y).double(), (f.T @ h).double(), h.square().sum(0, dtype=torch.float64)]
-        a, b, c, hidden_square = sums if a is None else [old + new for old, new in zip((a, b, c, hidden_square), sums)]
-        count += len(x)
-    if hook is not None:
-        hook.remove()
-    # The mean keeps features that are always 0 (after relu, say) solvable.
-    size = a.diagonal()[:-1]
-    a = a + torch.diag(torch.cat([_RIDGE * (size + 1e-3 * size.mean()), a.new_zeros(1)]))
-    first = activation = last = None
-    if n and layers:
-        residual = (hidden_square - (c * torch.linalg.solve(a, c)).sum(0)).clamp_min(0) / count
-        chosen = (residual * layers[2].weight.detach().double().square().sum(0)).topk(n).indices
-        first, activation, last = nn.Linear(layers[0].in_features, n), layers[1], nn.Linear(n, layers[2].out_features, bias=False)
-        with torch.no_grad():
-            first.weight.copy_(layers[0].weight[chosen])
-            first.bias.copy_(torch.zeros(n) if layers[0].bias is None else layers[0].bias[chosen])
-            last.weight.copy_(layers[2].weight[:, chosen])
-            b = b - c[:, chosen] @ last.weight.double().T
-    solution = torch.linalg.solve(a, b).float()
-    linear = nn.Linear(len(solution) - 1, solution.shape[1])
+    function = layers and activation_name(layers[1])
+    if not function:
+        raise LutcError(f"{block.name} is not two linear layers about a function that `lutc functions` lists; use neurons = 0")
+    first, activation, last = layers
+    if n > first.out_features:
+        raise LutcError(f"{n} neurons cannot be kept, {block.name} has {first.out_features}; keep fewer")
     with torch.no_grad():
-        linear.weight.copy_(solution[:-1].T)
-        linear.bias.copy_(solution[-1])
-    return NeuronsMLP(linear, first, activation, last).requires_grad_(False).eval()
+        h = activation(first(x))
+        f = torch.cat([x, torch.ones(len(x), 1)], 1)
+        fw = (f * weight[:, None]).T
+        a, c = (fw @ f).double(), (fw @ h).double()
+        # The mean keeps features that are always 0 (after relu, say) solvable.
+        a += torch.diag(_RIDGE * (a.diagonal() + 1e-3 * a.diagonal().mean()))
+        residual = (h.square() * weight[:, None]).sum(0).double() - (c * torch.linalg.solve(a, c)).sum(0)
+        share = residual.clamp_min(0) * last.weight.double().square().sum(0)
+        chosen = share.topk(n).indices
+        offsets = torch.zeros(n) if first.bias is None else first.bias[chosen]
+        rounded = [tensor.to(dtype).float() for tensor in (first.weight[chosen], offsets)]
+        return Neurons(*rounded, function, last.weight[:, chosen].clone())
+
+
+def activation_name(module: nn.Module) -> str | None:
+    """The registry's name of the elementwise function that `module` computes and torch can differentiate; None where it is none."""
+    from lutc.nn.exact import known
+    from lutc.nn.patching.recognise import functions_of
+
+    return next((name for name in functions_of(module) if known(name)), None)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lutc.errors import LutcError
 from lutc.taylor.expansion import format_bytes
-from lutc.taylor.table import features
+from lutc.taylor.table import TaylorTable
 
 # Strengths that are tried: how many average samples the prior counts as. Infinity is the prior alone.
 STRENGTHS = (0.1, 1.0, 5.0, 20.0, 100.0, 400.0, 2e3, 1e4, 1e5, float("inf"))
@@ -20,7 +20,7 @@ _CONSTANT = 1e-6
 class Moments:
     """Sums over samples, per centre: A = sum w f f^T [k, p, p], B = sum w f r^T [k, p, o], R = sum w |r|^2 [k], n = sum w [k].
 
-    f = (z, 1) with z the features about the centre, p = their number + 1, r what the prior leaves of the target, w a weight. float64.
+    f = (z, 1) with z the table's features about the centre, p = their number + 1, r what the prior leaves of the target, w a weight. float64.
     """
 
     def __init__(self, k: int, p: int, o: int, memory: int):
@@ -36,16 +36,15 @@ class Moments:
         self.n = torch.zeros(k, dtype=torch.float64)
         self.count = torch.zeros(k, dtype=torch.int64)
 
-    def add(self, x: Tensor, y: Tensor, owner: Tensor, weight: Tensor, centres: Tensor, values: Tensor, slopes: Tensor) -> None:
-        """Take in samples x [n, d] with targets y [n, o]; the prior is values [k, o] + slopes [k, o, p - 1] about the centres [k, d]."""
-        order = slopes.shape[2] // x.shape[1]
+    def add(self, x: Tensor, y: Tensor, owner: Tensor, weight: Tensor, prior: TaylorTable) -> None:
+        """Take in samples x [n, d] with targets y [n, o], weights [n] and their centres' numbers `owner` [n]; `prior` is stored in fp32."""
         sequence = torch.argsort(owner, stable=True)
-        counts = torch.bincount(owner, minlength=len(centres))
+        counts = torch.bincount(owner, minlength=prior.k)
         for index, rows in enumerate(sequence.split(counts.tolist())):
             if not len(rows):
                 continue
-            z = features(x[rows] - centres[index], order)
-            residual = y[rows] - values[index] - z @ slopes[index].T
+            z = prior.features(x[rows], index)
+            residual = y[rows] - prior.values[index] - z @ prior.slopes[index].T
             f = torch.cat([z, torch.ones(len(z), 1)], 1)
             w = weight[rows, None]
             fw = (f * w).T

@@ -17,7 +17,7 @@ from lutc.taylor.blocks import Block
 from lutc.taylor.cluster import SAMPLES_LEAST
 from lutc.taylor.fitting import Samples, Settings, fit
 from lutc.taylor.inputs import Inputs
-from lutc.taylor.neurons import fit_neurons, two_layers
+from lutc.taylor.neurons import activation_name, two_layers
 
 _REPEATS = 30
 
@@ -47,8 +47,9 @@ def sweep(
 ) -> list[Point]:
     """Fit every k and order, store each in every format, and put them beside one linear map and n exact neurons plus a linear map.
 
-    `neurons` defaults to an eighth of the hidden width where the block is a two-layer MLP. A point is on the front where no other one
-    has at most its error, multiply-adds and bytes. Returns the points by falling multiply-adds.
+    `settings.neurons` are kept in every first-order table. `neurons`, those of the competitor, default to an eighth of the hidden width where
+    the block is a two-layer MLP. A point is on the front where no other one has at most its error, multiply-adds and bytes. Returns the
+    points by falling multiply-adds.
     """
     from lutc.nn.taylor import TaylorMLP
 
@@ -61,21 +62,26 @@ def sweep(
     exact_bytes = sum(parameter.nbytes for parameter in block.as_module.parameters())
     points = [Point("exact", 0.0, exact_multiply_adds(block, rows.shape[1]), exact_bytes, dict.fromkeys(batches, 1.0))]
     layers = two_layers(block)
-    neurons = list(neurons) or ([layers[0].out_features // 8] if layers else [])
-    for n in [0, *neurons] if layers else [0]:
-        module = fit_neurons(block, samples, n)
-        speedup = _speedup(exact, _times(module, rows, batches))
-        points.append(Point(f"{n} neurons + linear" if n else "linear", _error(module, samples), module.multiply_adds, module.storage_bytes, speedup))
-    for k, order in _progress([(k, order) for k in ks for order in orders]):
-        table = fit(block, inputs, changed(settings, k=k, order=order, format="fp32"))
+    layers = layers if layers and activation_name(layers[1]) else None
+    kept = list(neurons) or ([layers[0].out_features // 8] if layers else [])
+    alone = changed(settings, k=1, order=1, fallback=0.0, format="fp32")
+    designs = {("linear", ("fp32",)): changed(alone, neurons=0)}
+    designs |= {(f"{n} neurons + linear", ("fp32",)): changed(alone, neurons=n) for n in kept if layers}
+    for k in ks:
+        for order in orders:
+            n = settings.neurons if order == 1 else 0
+            name = f"k={k} order={order}" + (f" neurons={n}" if n else "")
+            designs[name, tuple(formats)] = changed(settings, k=k, order=order, neurons=n, format="fp32")
+    for (name, stores), design in _progress(list(designs.items())):
+        table = fit(block, inputs, design)
         share = (table.info["certificate"] or {}).get("fallback", 0.0)
-        for format in formats:
+        for format in stores:
             stored = table.stored(format)
             module = TaylorMLP(stored, block.as_module if stored.radii is not None else None)
             speedup = _speedup(exact, _times(module, rows, batches))
             cost = stored.multiply_adds(share, points[0].multiply_adds)
-            kept = stored.storage_bytes + (points[0].bytes if stored.radii is not None else 0)
-            points.append(Point(f"k={k} order={order} {format}", _error(module, samples), cost, kept, speedup))
+            size = stored.storage_bytes + (points[0].bytes if stored.radii is not None else 0)
+            points.append(Point(name if "k=" not in name else f"{name} {format}", _error(module, samples), cost, size, speedup))
     points = [changed(point, on_front=not any(_dominates(other, point) for other in points)) for point in points]
     return sorted(points, key=lambda point: -point.multiply_adds)
 

@@ -1,4 +1,4 @@
-"""The compiled MLP: centres, values and slopes in their storage format, frozen and self-validating."""
+"""The compiled MLP: centres, values, slopes and kept neurons in their storage format, frozen and self-validating."""
 
 from __future__ import annotations
 
@@ -23,10 +23,12 @@ INT8_MAX = 127
 
 @dataclass(frozen=True)
 class TaylorTable:
-    """F(x) ~ values[a] + slopes[a] @ z, where a is the nearest centre and z = x - centres[a], for order 2 followed by z^2 / 2.
+    """F(x) ~ values[a] + slopes[a] @ z, where a is the nearest centre and z = x - centres[a], for order 2 followed by z^2 / 2, and at last by
+    n kept neurons, activation(weights @ x + offsets).
 
-    centres [k, d]; values [k, o]; slopes [k, o, d] or, for order 2, [k, o, 2 d] (Jacobian, then diagonal Hessian); all in the dtypes of
-    `format`. scales [k, o] (fp32, int8 only): slope = code * scale. radii [k] (fp32) or None: inputs farther from their centre than its
+    centres [k, d]; values [k, o]; slopes [k, o, d] or, for order 2, [k, o, 2 d] (Jacobian, then diagonal Hessian), n columns more with kept
+    neurons; weights [n, d] and offsets [n] or None; all in the dtypes of `format` (weights as the centres). activation: a name in
+    `lutc functions`. scales [k, o] (fp32, int8 only): slope = code * scale. radii [k] (fp32) or None: inputs farther from their centre than its
     radius belong to the exact MLP. counts [k] (int64): training samples per centre. `info` is what the artefact's JSON tells: block,
     modules, settings, data, certificate. Raises LutcError where shapes, dtypes or values do not fit together.
     """
@@ -38,27 +40,33 @@ class TaylorTable:
     format: str = "fp32"
     scales: Tensor | None = None
     radii: Tensor | None = None
+    weights: Tensor | None = None
+    offsets: Tensor | None = None
+    activation: str | None = None
     info: dict = field(default_factory=dict)
 
     def __post_init__(self):
         if self.format not in FORMATS:
             raise LutcError(f"format {self.format!r} is unknown; storage formats are {', '.join(FORMATS)}")
         if self.centres.ndim != 2 or self.values.ndim != 2 or self.slopes.ndim != 3:
-            raise LutcError("centres must be [k, d], values [k, o], slopes [k, o, d] or [k, o, 2 d]")
-        (k, d), o = self.centres.shape, self.values.shape[1]
-        if self.slopes.shape not in ((k, o, d), (k, o, 2 * d)):
-            raise LutcError(f"slopes of shape {list(self.slopes.shape)} do not fit {k} centres of width {d} with {o} outputs")
-        expected = {"values": (k, o), "counts": (k,), "radii": (k,), "scales": (k, o)}
+            raise LutcError("centres must be [k, d], values [k, o], slopes [k, o, d] or [k, o, 2 d], and a column more for each kept neuron")
+        (k, d), o, n = self.centres.shape, self.values.shape[1], self.neurons
+        if self.slopes.shape not in ((k, o, d + n), (k, o, 2 * d + n)):
+            raise LutcError(f"slopes of shape {list(self.slopes.shape)} do not fit {k} centres of width {d} with {o} outputs and {n} neurons")
+        if (self.weights is None) != (self.offsets is None) or (self.weights is None) != (self.activation is None):
+            raise LutcError("weights, offsets and activation of kept neurons belong together")
+        expected = {"values": (k, o), "counts": (k,), "radii": (k,), "scales": (k, o), "weights": (n, d), "offsets": (n,)}
         for name, shape in expected.items():
             tensor = getattr(self, name)
             if tensor is not None and tensor.shape != shape:
                 raise LutcError(f"{name} of shape {list(tensor.shape)} must be {list(shape)}")
         slope_dtype, dtype = FORMATS[self.format]
-        if self.slopes.dtype != slope_dtype or self.centres.dtype != dtype or self.values.dtype != dtype:
-            raise LutcError(f"format {self.format} wants {slope_dtype} slopes and {dtype} centres and values")
+        others = (self.centres, self.values, *(() if self.weights is None else (self.weights, self.offsets)))
+        if self.slopes.dtype != slope_dtype or any(tensor.dtype != dtype for tensor in others):
+            raise LutcError(f"format {self.format} wants {slope_dtype} slopes and {dtype} centres, values and neurons")
         if (self.scales is None) == (self.format == "int8"):
             raise LutcError("scales belong to the int8 format and to no other")
-        for name in ("centres", "values", "slopes", "scales", "radii"):
+        for name in ("centres", "values", "slopes", "scales", "radii", "weights", "offsets"):
             tensor = getattr(self, name)
             if tensor is not None and tensor.is_floating_point() and not torch.isfinite(tensor).all():
                 raise LutcError(f"{name} hold NaN or infinity; fit again, or store in a wider format than {self.format}")
@@ -76,18 +84,24 @@ class TaylorTable:
         return self.values.shape[1]
 
     @property
+    def neurons(self) -> int:
+        """How many neurons are kept."""
+        return 0 if self.weights is None else len(self.weights)
+
+    @property
     def order(self) -> int:
-        return self.slopes.shape[2] // self.in_features
+        return (self.slopes.shape[2] - self.neurons) // self.in_features
 
     @property
     def storage_bytes(self) -> int:
-        """Bytes of what a runtime needs: centres, values, slopes, scales, radii."""
-        return sum(tensor.nbytes for tensor in (self.centres, self.values, self.slopes, self.scales, self.radii) if tensor is not None)
+        """Bytes of what a runtime needs: centres, values, slopes, scales, radii, kept neurons."""
+        tensors = (self.centres, self.values, self.slopes, self.scales, self.radii, self.weights, self.offsets)
+        return sum(tensor.nbytes for tensor in tensors if tensor is not None)
 
     def multiply_adds(self, fallback: float = 0.0, exact: int = 0) -> float:
-        """Multiply-adds per input: routing, one product with [o, d] or [o, 2 d], and `exact` ones for the share `fallback`."""
+        """Multiply-adds per input: routing, the kept neurons, one product with the slopes, and `exact` ones for the share `fallback`."""
         routing = self.k * self.in_features if self.k > 1 or self.radii is not None else 0
-        return routing + self.slopes.shape[1] * self.slopes.shape[2] + fallback * exact
+        return routing + self.neurons * self.in_features + self.slopes.shape[1] * self.slopes.shape[2] + fallback * exact
 
     def real_slopes(self) -> Tensor:
         """The slopes as float32 numbers, whatever the format."""
@@ -101,9 +115,14 @@ class TaylorTable:
         slopes = self.real_slopes()
         for index in owner.unique().tolist():
             rows = owner == index
-            z = features(x[rows] - self.centres[index].to(x), self.order)
+            z = self.features(x[rows], index)
             y[rows] = self.values[index].to(x) + z @ slopes[index].to(x).T
         return torch.where(torch.isnan(x).any(1, keepdim=True), torch.nan, y)
+
+    def features(self, x: Tensor, index: int) -> Tensor:
+        """What the slopes of centre `index` multiply for x [n, d]: [n, p] in x's dtype."""
+        z = features(x - self.centres[index].to(x), self.order)
+        return z if self.weights is None else torch.cat([z, hidden(x, self.weights, self.offsets, self.activation)], 1)
 
     def beyond(self, x: Tensor) -> Tensor:
         """Which rows of x [n, d] lie farther from their centre than its radius (bool [n]); none without radii."""
@@ -120,11 +139,12 @@ class TaylorTable:
         slope_dtype, dtype = FORMATS[format]
         centres = self.centres.to(dtype)
         values, slopes = _moved(self, centres.double())
+        kept = {} if self.weights is None else {"weights": self.weights.to(dtype), "offsets": self.offsets.to(dtype)}
         scales = None
         if format == "int8":
             scales = slopes.abs().amax(2).clamp_min(1e-30).float() / INT8_MAX
             slopes = (slopes / scales.double()[..., None]).round().clamp(-INT8_MAX, INT8_MAX)
-        return replace(self, centres=centres, values=values.to(dtype), slopes=slopes.to(slope_dtype), format=format, scales=scales)
+        return replace(self, centres=centres, values=values.to(dtype), slopes=slopes.to(slope_dtype), format=format, scales=scales, **kept)
 
     def save(self, name: str | os.PathLike) -> None:
         """Write `name.json` beside `name.safetensors`."""
@@ -138,15 +158,22 @@ def features(z: Tensor, order: int) -> Tensor:
     return z if order == 1 else torch.cat([z, z * z / 2], 1)
 
 
+def hidden(x: Tensor, weights: Tensor, offsets: Tensor, activation: str) -> Tensor:
+    """The kept neurons: activation(x @ weights^T + offsets), x [..., d] -> [..., n] in x's dtype."""
+    from lutc.nn.exact import value
+
+    return value(activation, torch.nn.functional.linear(x, weights.to(x), offsets.to(x)))
+
+
 def _moved(table: TaylorTable, centres: Tensor) -> tuple[Tensor, Tensor]:
-    """Values and slopes (float64) of the same functions about other centres: exact, they are polynomials."""
+    """Values and slopes (float64) of the same functions about other centres: exact, they are polynomials (kept neurons have no centre)."""
     d = table.in_features
     slopes = table.real_slopes().double()
     step = centres - table.centres.double()
     jacobians = slopes[..., :d]
     values = table.values.double() + torch.einsum("kod,kd->ko", jacobians, step)
     if table.order == 2:
-        hessians = slopes[..., d:]
+        hessians = slopes[..., d : 2 * d]
         values = values + torch.einsum("kod,kd->ko", hessians, step * step / 2)
-        slopes = torch.cat([jacobians + hessians * step[:, None], hessians], 2)
+        slopes = torch.cat([jacobians + hessians * step[:, None], slopes[..., d:]], 2)
     return values, slopes

@@ -106,7 +106,8 @@ def test_competitors_and_front(block):
     assert points["k=20 order=1 fp32"].bytes == 4 * 20 * (6 * 5 + 6 + 5)
     assert points["exact"].on_front
     for point in points.values():
-        others = [other for other in points.values() if other is not point]
+        of = lambda p: (p.error, p.multiply_adds, p.bytes)  # noqa: E731
+        others = [other for other in points.values() if of(other) != of(point)]
         better = [p for p in others if p.error <= point.error and p.multiply_adds <= point.multiply_adds and p.bytes <= point.bytes]
         assert point.on_front == (not better)
 

@@ -11,6 +11,7 @@ from lutc.taylor.collector import collect
 from lutc.taylor.fitting import Samples, Settings, aligned, fit
 from lutc.taylor.ridge import Moments, choose_strength
 from lutc.taylor.sequential import fit_sequential
+from lutc.taylor.table import TaylorTable
 
 
 @pytest.fixture
@@ -50,8 +51,9 @@ def test_ridge_is_the_closed_form_solution(strength, order):
     tensors = [torch.tensor(a, dtype=torch.float32) for a in (x, y, weight, centres, values, slopes)]
     owner = nearest(tensors[0], tensors[3])
     moments = Moments(k, d * order + 1, o, 1 << 30)
+    prior = TaylorTable(*tensors[3:], torch.zeros(k, dtype=torch.int64))
     for rows in torch.arange(n).split(400):
-        moments.add(tensors[0][rows], tensors[1][rows], owner[rows], tensors[2][rows], *tensors[3:])
+        moments.add(tensors[0][rows], tensors[1][rows], owner[rows], tensors[2][rows], prior)
     found = moments.solve(strength, torch.arange(k)).numpy()
     z = x - centres[owner.numpy()]
     features = np.concatenate([z, z * z / 2][:order], 1)
@@ -77,7 +79,7 @@ def test_strength_is_the_best_on_held_out_samples(block, x):
     for held_out in (False, True):
         moments[held_out] = Moments(3, 7, 5, 1 << 30)
         for a, b in samples.pairs(held_out):
-            moments[held_out].add(a, b, nearest(a, prior.centres), torch.ones(len(a)), prior.centres, prior.values, prior.slopes)
+            moments[held_out].add(a, b, nearest(a, prior.centres), torch.ones(len(a)), prior)
     for strength in (0.1, 5.0, 1e4, float("inf")):
         correction = moments[False].solve(strength, torch.arange(3)).float()
         slopes, values = prior.slopes + correction[:, :-1].transpose(1, 2), prior.values + correction[:, -1]
