@@ -8,6 +8,7 @@ exponent cost nothing and are exact. The inputs are rounded to fp16 first.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -26,10 +27,17 @@ def in_arithmetic(table: Table, name: str) -> Callable[[np.ndarray], np.ndarray]
         raise LutcError(f"unknown arithmetic {name!r}; choose one of {', '.join(ARITHMETICS)}")
     if name == "float64":
         return table
-    if name == "fp32":
-        prologue = table.prologue
-        return (lambda x: _single(table, x)) if prologue is None else (lambda x: prologue(lambda r: _single(table, r), np.asarray(x, np.float64)))
-    half = _Half(table, name.removeprefix("fp16_"))
+    computed = _in_single(table) if name == "fp32" else _in_half(table, name.removeprefix("fp16_"))
+    return computed if table.domain is None else lambda x: table.domain.restrict(computed(x), x)
+
+
+def _in_single(table: Table) -> Callable:
+    body, prologue = partial(_single, table), table.prologue
+    return body if prologue is None else lambda x: prologue(body, np.asarray(x, np.float64))
+
+
+def _in_half(table: Table, rounding: str) -> Callable:
+    half = _Half(table, rounding)
     return lambda x: value_of(half(bits_of(x)))
 
 
@@ -146,7 +154,7 @@ class _Half:
         if prologue.offset:
             result = self.add(result, self.mul(bits_of(np.full_like(value, prologue.offset)), bits_of(e)))
         result = np.where(prologue.odd, result | (x & _SIGN), result).astype(np.uint16)
-        return np.where(regular & (prologue.odd | (value_of(x) > 0)), result, bits_of(self.table(value_of(x))))
+        return np.where(regular & (prologue.odd | prologue.even | (value_of(x) > 0)), result, bits_of(self.table(value_of(x))))
 
     def period(self, prologue, x):
         """x - n * period with the period in two parts (Cody and Waite), the first of 6 bits, so that its multiples are exact for small n."""

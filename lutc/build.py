@@ -12,6 +12,7 @@ from lutc.functions import Line
 from lutc.table import AbsPrologue, Table, without_empty_segments
 
 _DENSE = 8192  # points at which the place of a tail outside the codes is judged
+_HALF = (np.arange(32) + 0.5) / 64  # points at which that of a breakpoint between two codes is, in steps from the code to its left
 
 
 def rounded_tail(tail: Line | None, fmt: Format, name: str) -> Line | None:
@@ -27,17 +28,32 @@ def rounded_tail(tail: Line | None, fmt: Format, name: str) -> Line | None:
 class Lattice:
     """The x between which cuts lie: a cut at position p has the breakpoint x[p - 1], so that x[p - 1] still belongs to the left.
 
+    All places from x[p - 1] up to x[p] are one to the codes. With `halves` the breakpoint between two segments that are no tails may also lie
+    in the middle, from where an x is rounded to x[p]: wherever the squared error of float inputs in between is less. A unit that compares codes
+    stores the code to its left all the same.
+
     Cuts at position 0 or n lie outside the samples: there a tail holds for no sample, and its breakpoint is put on the lattice continued
     with the end's spacing, between the samples and the end of [lo, hi], where the squared error of float inputs in [lo, hi] is least.
     """
 
-    def __init__(self, x: np.ndarray, f: Callable, lo: float, hi: float):
-        self.x, self.f, self.lo, self.hi = x, f, lo, hi
+    def __init__(self, x: np.ndarray, f: Callable, lo: float, hi: float, halves: bool = False):
+        self.x, self.f, self.lo, self.hi, self.halves = x, f, lo, hi, halves
 
     def breakpoint(self, position: int) -> float:
         if position > 0:
             return float(self.x[position - 1])
         return float(self.x[0] - self._step(0))
+
+    def between(self, position: int, before: Line, after: Line) -> float:
+        """Breakpoint of a cut inside the samples between two segments."""
+        start = self.breakpoint(position)
+        if not self.halves or not 0 < position < self.x.size:
+            return start
+        step = float(self.x[position]) - start
+        x = start + step * _HALF
+        y = np.asarray(self.f(x), np.float64)
+        error = [np.sum((entry.slope * x + entry.intercept - y) ** 2) for entry in (before, after)]
+        return start + step / 2 if error[0] < error[1] else start
 
     def outside(self, position: int, tail: Line, end: Line) -> float:
         """Breakpoint of a tail cut; `end` is the segment beside the tail."""
@@ -79,7 +95,10 @@ def build(
     keep = np.flatnonzero(np.diff(cuts) > 0)
     entries = [Line(float(k), float(t)) for k, t in zip(lines[0][keep], lines[1][keep])]
     starts, stops = [int(cuts[s]) for s in keep], [int(cuts[s + 1]) for s in keep]
-    breakpoints = [lattice.breakpoint(p) for p in starts[1:]]
+    breakpoints = [
+        lattice.between(p, before, after) if before != left and after != right else lattice.breakpoint(p)  # a segment may have a tail's line
+        for p, before, after in zip(starts[1:], entries, entries[1:])
+    ]
     if not entries:
         breakpoints = [lattice.breakpoint(int(cuts[0]))] if left and right else []
     else:

@@ -46,7 +46,8 @@ def _solve(problem: Problem, tasks: list[Task], progress) -> tuple[dict[str, Tab
     for task in tasks:
         solve = {"greedy": within_bound, "gradient": learned}.get(request.search, layer_table if request.objective == "layer" else one_table)
         result, lines, facts = solve(problem, task, progress)
-        tables[task.key] = build(result.cuts, lines, task.lattice, problem.left, problem.right, problem.format, problem.prologue)
+        table = build(result.cuts, lines, task.lattice, problem.left, problem.right, problem.format, problem.prologue)
+        tables[task.key] = replace(table, domain=problem.domain)
         record = {**result.record, **record}
         for name, fact in facts.items():
             record.setdefault(name, {})[task.key] = fact

@@ -46,20 +46,24 @@ class AbsPrologue:
 class ExponentPrologue:
     """x = m * 2**(step * e), m in [1, 2**step): f(x) = T(m) * 2**(growth * e) + offset * e.
 
-    0 and inf count as e = -inf and inf with m = 1. With `odd` the sign is copied to the result; without it negative x give NaN.
+    0 and inf count as e = -inf and inf with m = 1. With `odd` the sign of x is copied to the result, with `even` it does not matter; without
+    either negative x give NaN, and -0 keeps its sign where there is no offset, as 1/sqrt(-0) = -inf.
     """
 
     step: int
     growth: int
     offset: float = 0.0
     odd: bool = False
+    even: bool = False
 
     kind = "exponent"
 
     def __post_init__(self):
-        whole = is_int(self.step) and is_int(self.growth) and isinstance(self.odd, bool)
+        whole = is_int(self.step) and is_int(self.growth) and isinstance(self.odd, bool) and isinstance(self.even, bool)
         if not whole or self.step not in (1, 2) or not -2 <= self.growth <= 2 or not is_finite(self.offset):
-            raise LutcError(f"prologue exponent takes step 1 or 2, growth -2..2, a finite offset and odd true or false; given {str(self):.120}")
+            raise LutcError(f"prologue exponent takes step 1 or 2, growth -2..2, a finite offset, odd and even true or false; given {str(self):.120}")
+        if self.odd and self.even:
+            raise LutcError("a prologue exponent is odd or even, not both")
 
     def __call__(self, body, x) -> np.ndarray:
         x = np.asarray(x, np.float64)
@@ -73,7 +77,9 @@ class ExponentPrologue:
             limit = np.where(magnitude == 0, -np.inf, np.inf)
             ends = body(np.ones_like(m)) * np.exp2(line(self.growth, 0.0, limit)) + line(self.offset, 0.0, limit)
             value = np.where(regular, value, ends)
-            value = np.copysign(value, x) if self.odd else np.where(x < 0, np.nan, value)
+            if not self.even:
+                signed = self.odd or (magnitude == 0) & (self.offset == 0)
+                value = np.where(signed, np.copysign(value, x), np.where(x < 0, np.nan, value))
         return np.where(np.isnan(x), np.nan, value)
 
 

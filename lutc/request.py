@@ -12,6 +12,7 @@ from lutc.build import Lattice, rounded_tail
 from lutc.calibration.layer_error import LayerError, LayerErrors
 from lutc.calibration.weights import Measured, is_calibration, measured
 from lutc.costs import Points
+from lutc.domain import Domain
 from lutc.errors import LutcError
 from lutc.formats import Format
 from lutc.fplut.problem import make_prologue
@@ -131,9 +132,19 @@ class Problem:
     prologue: Prologue | None
 
     @property
+    def domain(self) -> Domain | None:
+        """Of a table of float inputs; codes go through integer arithmetic, which has no NaN, and range reduction has a domain of its own."""
+        return Domain.of(self.function) if isinstance(self.request.inputs, str) and not _reduced(self.prologue) else None
+
+    @property
     def interval(self) -> tuple[float, float]:
         """Where the samples lie, before a symmetry folds them: the function's range, or what range reduction leaves of every x."""
-        return self.function.range if self.prologue is None or isinstance(self.prologue, AbsPrologue) else self.range
+        return self.range if _reduced(self.prologue) else self.function.range
+
+
+def _reduced(prologue: Prologue | None) -> bool:
+    """Whether the prologue reduces every x to a short interval, unlike a symmetry."""
+    return prologue is not None and not isinstance(prologue, AbsPrologue)
 
 
 def prepare(request: Request) -> tuple[Problem, list[Task]]:
@@ -223,7 +234,7 @@ def _tasks(problem: Problem) -> list[Task]:
         ties = codes and request.objective in ("squared", "relative", *LAYER_OBJECTIVES) and len(samples) <= TIES_LIMIT
         even = samples if error is None else replace(samples, weight=np.ones(len(samples)))  # a layer may feel nothing at many codes
         between = _between(even, problem.f) if ties else None
-        lattice = Lattice(samples.x, problem.f, *problem.range)
+        lattice = Lattice(samples.x, problem.f, *problem.range, halves=codes)
         tasks.append(Task(key, samples, inputs if codes else None, lattice, between, error))
     if not tasks:
         raise LutcError(f"no code at the default scales lies in [{fn.range[0]:g}, {fn.range[1]:g}]; give scales or another range")

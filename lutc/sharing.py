@@ -40,7 +40,7 @@ class SharedCuts:
     def lattice(self, scale: int):
         """Breakpoints of one scale by cut position, as `build` asks for them."""
         rounded = self.rounded[scale]
-        return SimpleNamespace(breakpoint=lambda p: float(rounded[p]), outside=lambda p, tail, end: float(rounded[p]))
+        return SimpleNamespace(**{name: lambda p, *lines: float(rounded[p]) for name in ("breakpoint", "between", "outside")})
 
 
 def solve_shared(problem, tasks, progress) -> tuple[dict[str, Table], dict]:

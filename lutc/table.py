@@ -14,6 +14,7 @@ import numpy as np
 
 from lutc import formats
 from lutc.checks import freeze, is_finite, is_int, vector
+from lutc.domain import Domain
 from lutc.errors import LutcError
 from lutc.functions import Line
 from lutc.prologues import AbsPrologue, ExponentPrologue, PeriodPrologue, Prologue, line
@@ -24,6 +25,7 @@ __all__ = [
     "Body",
     "Cells",
     "Direct",
+    "Domain",
     "ExponentPrologue",
     "Exponents",
     "Lines",
@@ -259,10 +261,10 @@ Body = Lines | Cells | Exponents | Direct
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """body over a prologue, with tails. `left` / `right`: the line that holds outside the body; None where the end segment goes on.
+    """body over a prologue, with tails and a domain. `left` / `right`: the line that holds outside the body; None where the end segment goes on.
 
     For `Lines` the tails are the first and last entries themselves (checked). For `Cells` and `Exponents` they hold for x < first cut point and
-    x >= last cut point. Tails act on the reduced input, behind the prologue.
+    x >= last cut point. Tails act on the reduced input, behind the prologue; the domain is that of x itself, None for all x.
     """
 
     body: Body
@@ -270,6 +272,7 @@ class Table:
     left: Line | None = None
     right: Line | None = None
     coefficients: str = field(default="fp32")
+    domain: Domain | None = None
 
     def __post_init__(self):
         for tail, side in ((self.left, "left"), (self.right, "right")):
@@ -277,6 +280,8 @@ class Table:
                 raise LutcError(f"the {side} tail is a line with a finite slope and intercept; given {str(tail):.120}")
             if tail is not None and isinstance(self.body, Direct):
                 raise LutcError(f"a direct table has a value for every code and no {side} tail; given {tail}")
+        if self.domain is not None and self.prologue is not None and not isinstance(self.prologue, AbsPrologue):
+            raise LutcError(f"range reduction by {self.prologue.kind} has a domain of its own; given another, {self.domain}")
         if isinstance(self.body, Lines):
             for tail, end, side in ((self.left, 0, "left"), (self.right, -1, "right")):
                 entry = Line(float(self.body.slopes[end]), float(self.body.intercepts[end]))
@@ -303,4 +308,5 @@ class Table:
     def __call__(self, x) -> np.ndarray:
         """The table's value at x: float64 in, float64 out, any shape."""
         x = np.asarray(x, np.float64)
-        return self.prologue(self.evaluate_reduced, x) if self.prologue is not None else self.evaluate_reduced(x)
+        value = self.prologue(self.evaluate_reduced, x) if self.prologue is not None else self.evaluate_reduced(x)
+        return value if self.domain is None else self.domain.restrict(value, x)

@@ -23,7 +23,7 @@ from lutc.errors import LutcError
 from lutc.files import atomic_write
 from lutc.functions import Line
 from lutc.samples import Inputs
-from lutc.table import AbsPrologue, Cells, Direct, ExponentPrologue, Exponents, Lines, PeriodPrologue, Table, without_empty_segments
+from lutc.table import AbsPrologue, Cells, Direct, Domain, ExponentPrologue, Exponents, Lines, PeriodPrologue, Table, without_empty_segments
 
 SCHEMA = 1
 LARGEST_FILE = 64 << 20  # bytes; a 65,536-entry table in three formats stays below
@@ -221,6 +221,8 @@ def to_json(tables: TableSet) -> dict:
         "tails": tails,
         "inputs": {key: {"bits": i.bits, "scale": i.scale, "zero_point": i.zero_point} for key, i in tables.inputs.items()},
     }
+    if first.domain is not None:
+        own["domain"] = {name: getattr(first.domain, name) for name in Domain.__dataclass_fields__}
     if isinstance(first.body, Exponents):
         own["input"] = first.body.input
     if first.body.payload == "lines":
@@ -309,6 +311,8 @@ def _from_json(data: dict) -> TableSet:
     prologue = _prologue(own.pop("prologue", None))
     tails = _object(own.pop("tails", None) or {}, "tails")
     left, right = (None if tails.get(side) is None else _construct(Line, tails[side], f"{side} tail") for side in ("left", "right"))
+    domain = own.pop("domain", None)
+    domain = None if domain is None else _construct(Domain, domain, "domain")
     coefficients = own.pop("coefficients", None)
     bits_of = own.pop("input", None) if addressing == "exponent" else None
     tables = {}
@@ -317,7 +321,7 @@ def _from_json(data: dict) -> TableSet:
         fmt = formats.get(coefficients if payload == "lines" and coefficients else key if key in ("fp16", "bf16", "fp32") else "fp32")
         if not foreign:
             _check_format(body, fmt, key)
-        tables[key] = Table(body, prologue, left, right, fmt.name)
+        tables[key] = Table(body, prologue, left, right, fmt.name, domain)
     function = own.pop("function", None)
     if not (function is None or isinstance(function, str)):
         raise LutcError(f"'function' is the name of one, or null; given {str(function):.60}")

@@ -1,5 +1,7 @@
 """From cuts to tables: the samples of each segment, and the place of a tail outside the codes by trying every place."""
 
+import itertools
+
 import numpy as np
 import pytest
 from oracles import int8_costs, int8_samples, tails_of
@@ -10,13 +12,14 @@ from lutc.errors import LutcError
 from lutc.functions import Line
 from lutc.samples import Inputs, code_samples
 from lutc.search.exact import exact
+from lutc.table import Lines
 
 Q16 = formats.get("q1.6")
 
 
-def lattice_of(name: str, power: int) -> Lattice:
+def lattice_of(name: str, power: int, halves: bool = False) -> Lattice:
     fn = functions.get(name)
-    return Lattice(int8_samples(name, power).x, fn, *fn.range)
+    return Lattice(int8_samples(name, power).x, fn, *fn.range, halves)
 
 
 def assign(cuts, lines, x, left, right):
@@ -47,6 +50,28 @@ def test_the_table_is_what_the_search_meant(name, power, entries):
     assert np.mean((table(s.x) - s.y) ** 2) == pytest.approx(found.cost, rel=1e-9, abs=1e-18)
     assert table.entries <= entries and (table.left, table.right) == (left, right)
     assert (table.body.breakpoints * 2**power % 1 == 0).all()  # on the grid of the scale, outside the codes too
+
+
+@pytest.mark.parametrize(("name", "power"), [("gelu", 1), ("gelu", 3), ("exp", 2), ("tanh", 1), ("hardswish", 2)])
+def test_a_breakpoint_lies_between_its_codes_where_floats_err_least(name, power):
+    """Every choice of places on codes and halves is tried: none has less error; codes have the same values for all."""
+    fn, s, costs = functions.get(name), int8_samples(name, power), int8_costs(name, power)
+    tails = tails_of(fn, fn.coefficients)
+    found = exact(costs, 8)
+    parts = found.cuts, costs.line(found.cuts[:-1], found.cuts[1:])
+    plain, table = (build(*parts, lattice_of(name, power, halves), *tails, formats.get(fn.coefficients)) for halves in (False, True))
+    np.testing.assert_array_equal(table(s.x), plain(s.x))
+    moved = (table.body.breakpoints - plain.body.breakpoints) * 2**power
+    assert np.isin(moved, [0, 0.5]).all() and (moved[1:-1] == 0.5).any()
+    assert (tails[0] is None or moved[0] == 0) and (tails[1] is None or moved[-1] == 0)
+    inner = slice(int(tails[0] is not None), moved.size - (tails[1] is not None))
+    grid = s.x[0] + (s.x[-1] - s.x[0]) * (np.arange(1 << 15) + 0.5) / (1 << 15)
+    errors = []
+    for choice in itertools.product((0.0, 0.5 / 2**power), repeat=moved[inner].size):
+        points = plain.body.breakpoints.copy()
+        points[inner] += choice
+        errors.append(np.mean((Lines(points, plain.body.slopes, plain.body.intercepts)(grid) - fn(grid)) ** 2))
+    assert np.mean((table(grid) - fn(grid)) ** 2) <= min(errors) * (1 + 1e-3)
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -176,7 +176,7 @@ def build_cells(problem: Problem, settings: Settings, key: str) -> tuple[Table, 
     values = fitted(problem, edges, values, key)[0] if settings.values == "fitted" else sampled
     if not np.isfinite(values).all():
         raise LutcError(f"{problem.function.name} exceeds the range of {key} between its cuts; store the values as fp32 or narrow the range")
-    table, other = (Table(Cells(cuts, pieces, v), problem.prologue, problem.left, problem.right, key) for v in (values, sampled))
+    table, other = (Table(Cells(cuts, pieces, v), problem.prologue, problem.left, problem.right, key, problem.domain) for v in (values, sampled))
     if settings.arithmetic != "fp32":  # values are fitted for exact interpolation: where rounding undoes that, samples are better
         table = min(table, other, key=lambda t: certify_float(t, problem.function, "fp16", settings.arithmetic)["domain"]["mean_relative"])
     return table, record

@@ -27,7 +27,7 @@ def build_exponents(problem: Problem, settings, key: str) -> tuple[Table, dict]:
     _, bits, values, sampled = min(found, key=lambda result: result[0])
     record = {"name": "exponents", "input": settings.input, "values": settings.values, "budget": settings.budget}
     record["sampled"] = rounded(problem.mean(sampled))
-    return Table(Exponents(settings.input, bits, values), problem.prologue, problem.left, problem.right, key), record
+    return Table(Exponents(settings.input, bits, values), problem.prologue, problem.left, problem.right, key, problem.domain), record
 
 
 def _allocate(problem: Problem, settings, key: str, store) -> tuple[float, tuple[int, ...], np.ndarray, float]:

@@ -13,7 +13,7 @@ from lutc.errors import LutcError
 from lutc.functions import FUNCTIONS, Function, Line
 from lutc.functions.registry import checked_range
 from lutc.interval_costs import Targets
-from lutc.table import AbsPrologue, ExponentPrologue, PeriodPrologue
+from lutc.table import AbsPrologue, Domain, ExponentPrologue, PeriodPrologue
 
 RELATIVE_CAP = 0.009  # relative error of one input beyond which a small mean no longer pays; tables promise 1 %
 OBJECTIVES = {"relative": "l1", "absolute": "l1", "squared": "l2", "ulp": "l1", "maximum": "max"}
@@ -55,6 +55,11 @@ class Problem:
         return np.unique(np.concatenate([kinks, np.searchsorted(x, points)]))[:_MOST_ANCHORS]
 
     @property
+    def domain(self) -> Domain | None:
+        """Of x, for the table; range reduction by exponent or period has its own."""
+        return Domain.of(self.function) if self.prologue is None or isinstance(self.prologue, AbsPrologue) else None
+
+    @property
     def norm(self) -> str:
         return OBJECTIVES[self.objective]
 
@@ -82,7 +87,7 @@ def make_prologue(fn: Function, choice: str):
     reduction = fn.reduction
     if reduction.kind == "period":
         return PeriodPrologue(reduction.period, reduction.growth)
-    return ExponentPrologue(reduction.step, reduction.growth, reduction.offset, reduction.odd)
+    return ExponentPrologue(reduction.step, reduction.growth, reduction.offset, reduction.odd, reduction.even)
 
 
 def finite_range(fn: Function, fmt: formats.Format) -> tuple[float, float]:

@@ -33,7 +33,7 @@ class Reduction:
     """Range reduction, which lets a table over a short range serve every input.
 
     kind "exponent": x = m * 2**(step * e), m in [1, 2**step), and f(x) = f(m) * 2**(growth * e) + offset * e. With `odd` the sign of x
-    is set aside and put back on the result; without it negative x are outside the domain.
+    is set aside and put back on the result, with `even` it is dropped; without either negative x are outside the domain.
     kind "period": x = n * period + r, r in [0, period), and f(x) = f(r) * 2**(growth * n).
     """
 
@@ -42,6 +42,7 @@ class Reduction:
     step: int = 0
     offset: float = 0.0
     odd: bool = False
+    even: bool = False
     period: float = 0.0
 
 

@@ -62,7 +62,7 @@ _ENTRIES = (
     Function("sqrt", d.sqrt, d.sqrt_derivative, (0.25, 4.0), domain=(0.0, np.inf), reduction=Reduction("exponent", growth=1, step=2),
              inflections=()),
     Function("square", d.square, d.square_derivative, (-2.0, 2.0), "q2.5", symmetry=Symmetry(d.square, **_EVEN, right=None),
-             inflections=(), aliases=("pow_2.0",)),
+             reduction=Reduction("exponent", growth=2, step=1, even=True), inflections=(), aliases=("pow_2.0",)),
     Function("inverse_sigmoid", d.inverse_sigmoid, d.inverse_sigmoid_derivative, (0.125, 0.875), "q3.4", domain=(0.0, 1.0), lo_open=True,
              hi_open=True, inflections=(0.5,), aliases=("inversesigmoid", "logit")),
     Function("erf", d.erf, d.erf_derivative, _NARROW, left=Line(0.0, -1.0), right=_ONE, symmetry=Symmetry(d.erf, **_ODD, right=_ONE),
