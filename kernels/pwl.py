@@ -12,11 +12,13 @@ shows in `lutc.kernels.matmul` how a matrix product takes a table into its epilo
 import numpy as np
 import triton
 import triton.language as tl
+from lutc.kernels import reduced
 
 UNIFORM = tl.constexpr(1)
 CELLS = tl.constexpr(2)
 SEARCH = tl.constexpr(3)
 DIRECT = tl.constexpr(4)
+REDUCED = tl.constexpr(6)
 LARGEST = tl.constexpr(3.4028234663852886e38)
 _INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
@@ -28,6 +30,8 @@ def _bits(value: float) -> int:
 def arguments(meta) -> dict:
     """Keyword arguments of `evaluate` and `slope`, but for x and words. What is constant in a table is computed here, not per thread."""
     kind, flags, *numbers = meta
+    if kind == REDUCED.value:
+        return reduced.arguments(meta)
     if kind == UNIFORM.value:
         cells, bits, first = numbers
         bottom, top, step = first + 1, first + cells, 2.0**-bits
@@ -152,6 +156,8 @@ def evaluate(x, words, p0, p1, p2, p3, p4, p5, KIND: tl.constexpr, FLAGS: tl.con
     """table(x) in float32 for a block x of the plan's dtype (`direct`: 16 bits; else any float up to 32 bits). NaN gives NaN."""
     if KIND == DIRECT:
         return _entry(x, words, 0).to(tl.float32)
+    elif KIND == REDUCED:
+        return reduced.evaluate(x.to(tl.float32), words, p0, p1, p2, p3, FLAGS, False)
     else:
         finite, slope, intercept = locate(x.to(tl.float32), words, p0, p1, p2, p3, p4, p5, KIND, FLAGS)
         return tl.fma(slope, finite, intercept)
@@ -162,6 +168,8 @@ def slope(x, words, p0, p1, p2, p3, p4, p5, KIND: tl.constexpr, FLAGS: tl.conste
     """Slope of the segment of x in float32; NaN gives NaN."""
     if KIND == DIRECT:
         return _entry(x, words, p0).to(tl.float32)
+    elif KIND == REDUCED:
+        return reduced.evaluate(x.to(tl.float32), words, p0, p1, p2, p3, FLAGS, True)
     else:
         finite, value, _ = locate(x.to(tl.float32), words, p0, p1, p2, p3, p4, p5, KIND, FLAGS)
         return tl.where(finite == finite, value, finite)

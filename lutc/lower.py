@@ -12,11 +12,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lutc import plans
+from lutc import plans, reduced_plans
 from lutc import table as tables
 from lutc.errors import LutcError
+from lutc.reduced_plans import Reduced, Reference
 
 MAX_CELLS = 4096
+MAX_REDUCED_CELLS = 16384  # behind range reduction
 MIN_CHAIN, MAX_CHAIN = 8, 16  # sizes that have kernels of their own
 _INFINITY = 0x7F800000
 DTYPE_NAMES = tuple(plans.DTYPES)
@@ -108,6 +110,28 @@ def _unfold(half: Segments, prologue, dtype: str) -> Segments:
     )
 
 
+def _restricted(lines: Segments, domain, dtype: str) -> Segments:
+    """A domain as segments: lines of NaN outside, and one of infinity, which holds for a single value, at a pole."""
+    number = np.float64 if dtype == "fp64" else np.float32
+
+    def overlaid(lines: Segments, start: float, stop: float, slope: float, intercept: float) -> Segments:
+        cuts = np.union1d(lines.thresholds, [cut for cut in (start, stop) if np.isfinite(cut)])
+        begins = np.append(-np.inf, cuts)
+        there, old = (begins >= start) & (begins < stop), lines.index(begins)
+        return Segments(cuts, np.where(there, slope, lines.slopes[old]), np.where(there, intercept, lines.intercepts[old]))
+
+    for bound, pole, low in ((domain.low, domain.low_pole, True), (domain.high, domain.high_pole, False)):
+        if bound is None:
+            continue
+        nearest = number(bound)
+        at = float(np.nextafter(nearest, number(np.inf)) if nearest < bound else nearest)  # the first value at the bound or above it
+        past = float(np.nextafter(number(at), number(np.inf))) if at == bound else at
+        if pole and at == bound:
+            lines = overlaid(lines, at, past, 0.0, pole * np.inf)
+        lines = overlaid(lines, -np.inf, at, np.nan, np.nan) if low else overlaid(lines, past, np.inf, np.nan, np.nan)
+    return lines
+
+
 def segments(table, dtype: str = "fp32") -> Segments:
     """The table as one piecewise-linear function of the float inputs of `dtype` ('fp64', else thresholds are float32 values).
 
@@ -115,9 +139,10 @@ def segments(table, dtype: str = "fp32") -> Segments:
     """
     arithmetic = "fp64" if dtype == "fp64" else "fp32"
     if table.prologue is not None and not isinstance(table.prologue, tables.AbsPrologue):
-        raise LutcError(f"a table with the prologue {table.prologue.kind!r} is not piecewise linear; lower it as 'direct' or 'reference'")
-    reduced = _reduced_segments(table, arithmetic)
-    return reduced if table.prologue is None else _unfold(reduced, table.prologue, arithmetic)
+        raise LutcError(f"a table with the prologue {table.prologue.kind!r} is not piecewise linear; lower it as 'direct', 'reduced' or 'reference'")
+    lines = _reduced_segments(table, arithmetic)
+    lines = lines if table.prologue is None else _unfold(lines, table.prologue, arithmetic)
+    return lines if table.domain is None else _restricted(lines, table.domain, arithmetic)
 
 
 def slope(table, x) -> np.ndarray:
@@ -139,7 +164,8 @@ def slope(table, x) -> np.ndarray:
             value = np.ldexp(inner, power * e)
             limit = np.exp2(power * np.where(magnitude == 0, -np.inf, np.inf))
             value = np.where(regular, value, reduced.slopes[reduced.index(1.0)] * limit)
-            return np.where(np.isnan(x) | ((x < 0) & (not prologue.odd)), np.nan, value)
+            value = np.where(np.signbit(x), -value, value) if prologue.even else value  # the derivative of an even function is odd
+            return np.where(np.isnan(x) | ((x < 0) & (not prologue.odd) & (not prologue.even)), np.nan, value)
         finite = np.where(np.isfinite(x), x, 0.0)
         r = np.mod(finite, prologue.period)
         n = np.clip(prologue.growth * np.rint((finite - r) / prologue.period), -1 << 20, 1 << 20).astype(np.int64)
@@ -218,15 +244,32 @@ def _direct(table, dtype: str):
 
 def _reference(table, dtype: str):
     prologue = table.prologue
-    if prologue is None or isinstance(prologue, tables.AbsPrologue):
-        lines, reduction = segments(table, "fp64"), ()
-    else:
-        lines = _reduced_segments(table, "fp64")
-        if isinstance(prologue, tables.ExponentPrologue):
-            reduction = ("exponent", prologue.step, prologue.growth, prologue.odd, prologue.offset)
-        else:
-            reduction = ("period", prologue.growth, prologue.period)
-    return plans.Reference(dtype, lines.thresholds, lines.slopes, lines.intercepts, table, lambda x: slope(table, x), reduction)
+    plain = prologue is None or isinstance(prologue, tables.AbsPrologue)
+    lines, reduction = (segments(table, "fp64"), ()) if plain else (_reduced_segments(table, "fp64"), reduced_plans.reduction_of(prologue))
+    return Reference(dtype, lines.thresholds, lines.slopes, lines.intercepts, table, lambda x: slope(table, x), reduction)
+
+
+def _reduced(table, dtype: str):
+    """Cells over the bits of the reduced input; None where some cell would hold two thresholds."""
+    lines = _reduced_segments(table, "fp64")
+    top = 2.0**table.prologue.step if isinstance(table.prologue, tables.ExponentPrologue) else table.prologue.period
+    inside = (lines.thresholds > 0) & (lines.thresholds <= top)  # the others tell no reduced inputs apart
+    cuts = lines.thresholds[inside]
+    segment = np.append(lines.index(0.0), np.flatnonzero(inside) + 1)
+    bits = (cuts if cuts.size else np.ones(1)).view(np.int64)
+    for shift in range(52, 36, -1):
+        first, last = int(bits[0] >> shift) - 1, int(bits[-1] >> shift) + 1
+        if last - first + 1 > MAX_REDUCED_CELLS:
+            return None
+        starts = (np.arange(first + 1, last + 1) << shift).view(np.float64)
+        before = np.append(0, np.searchsorted(cuts, starts, side="left"))  # cuts below each cell, those on its start counted within
+        count = np.diff(np.append(before, cuts.size))
+        if (count <= 1).all():
+            thresholds = np.where(count == 1, np.append(cuts, np.nan)[before], -np.inf)
+            parts = dtype, thresholds, lines.slopes[segment], lines.intercepts[segment], table, lambda x: slope(table, x)
+            base = (before + count - 1).astype(np.int32)
+            return Reduced(*parts, reduced_plans.reduction_of(table.prologue), base, shift, first)
+    return None
 
 
 _LINEAR = {"chain": _chain, "uniform": _uniform, "cells": _cells, "search": _search}
@@ -242,15 +285,16 @@ def _exact(plan, table) -> bool:
 
 def default_kinds(dtype: str) -> tuple[str, ...]:
     """Order in which `lower` tries: a direct table at 16 bits, arithmetic in fp32, float64 in fp64."""
-    return {"fp64": ("reference",), "fp32": ("uniform", "cells", "search", "reference")}.get(dtype, ("direct",))
+    return {"fp64": ("reference",), "fp32": ("uniform", "cells", "search", "reduced", "reference")}.get(dtype, ("direct",))
 
 
 def lower(table, dtype: str = "fp32", kinds: tuple[str, ...] | None = None):
     """The first plan of `kinds` that fits `table` for inputs and outputs of `dtype` ('fp32', 'fp16', 'bf16', 'fp64').
 
-    kinds: names among 'chain' (a search over 8 or 16 segments, for compare chains), 'uniform', 'cells', 'search', 'direct', 'reference';
-    by default those of `default_kinds(dtype)`. A plan fits where it holds the table within its limits and, at 16 bits, is exact on every
-    code. 'search' fits every table without range reduction in fp32, 'direct' every table at 16 bits, 'reference' every table.
+    kinds: names among 'chain' (a search over 8 or 16 segments, for compare chains), 'uniform', 'cells', 'search', 'direct', 'reduced' (fp32
+    behind an exponent or period prologue), 'reference'; by default those of `default_kinds(dtype)`. A plan fits where it holds the table
+    within its limits and, at 16 bits, is exact on every code. 'search' fits every table without range reduction in fp32, 'direct' every table
+    at 16 bits, 'reference' every table.
     Raises LutcError for an unknown dtype or kind, and where none fits.
     """
     if dtype not in plans.DTYPES:
@@ -265,8 +309,12 @@ def lower(table, dtype: str = "fp32", kinds: tuple[str, ...] | None = None):
         if kind == "direct":
             if half_width:
                 return _direct(table, dtype)
+        elif kind == "reduced":
+            plan = None if plain or dtype != "fp32" else _reduced(table, dtype)
+            if plan is not None:
+                return plan
         elif kind not in _LINEAR:
-            raise LutcError(f"unknown plan {kind!r}; known: {', '.join([*_LINEAR, 'direct', 'reference'])}")
+            raise LutcError(f"unknown plan {kind!r}; known: {', '.join([*_LINEAR, 'direct', 'reduced', 'reference'])}")
         elif plain and dtype != "fp64":
             lines = lines or segments(table)
             if lines.thresholds.size and not (-plans.LARGEST < lines.thresholds[0] and lines.thresholds[-1] <= plans.LARGEST):

@@ -1,7 +1,7 @@
 """Plans: the plain arrays that a kernel needs to evaluate a table, and their evaluation in numpy, the model for every backend.
 
-A plan serves one dtype. All but `Direct` compute slope * x + intercept in float32 (`Reference`: float64) with the segment found in
-one of a few ways, on numbers from `lutc.lower`: `thresholds` are values of the arithmetic's format, ascending, closed on the left:
+A plan serves one dtype. All here but `Direct` compute slope * x + intercept in float32 (`lutc.reduced_plans` has those in float64) with the
+segment found in one of a few ways, on numbers from `lutc.lower`: `thresholds` are values of the arithmetic's format, ascending, closed on the left:
 segment = number of thresholds <= x. NaN thresholds pad and never count. Non-finite inputs: NaN gives NaN; where an end segment is
 flat, `x_min` / `x_max` are finite and x is clamped to them first, which keeps 0 * inf out.
 
@@ -10,13 +10,13 @@ flat, `x_min` / `x_max` are finite and x is clamped to them first, which keeps 0
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import ml_dtypes
 import numpy as np
 
 FLAT_LEFT, FLAT_RIGHT = 1, 2
-KIND_CODES = {"uniform": 1, "cells": 2, "search": 3, "direct": 4, "reference": 5}
+KIND_CODES = {"uniform": 1, "cells": 2, "search": 3, "direct": 4, "reference": 5, "reduced": 6}
 DTYPES = {"fp16": np.dtype(np.float16), "bf16": np.dtype(ml_dtypes.bfloat16), "fp32": np.dtype(np.float32), "fp64": np.dtype(np.float64)}
 LARGEST = float(np.finfo(np.float32).max)
 
@@ -224,43 +224,3 @@ class Direct:
     def words(self) -> np.ndarray:
         """Values in words [0, 32768), slopes in [32768, 65536); two codes to a word, the even one in its lower half."""
         return _words(self.values, self.slopes)
-
-
-@dataclass(frozen=True, eq=False)
-class Reference:
-    """float64 thresholds, slopes and intercepts of the reduced table, behind its prologue: right for every table and dtype, not fast.
-
-    `reduction`: () for none, ("exponent", step, growth, odd, offset) or ("period", growth, period).
-    """
-
-    dtype: str
-    thresholds: np.ndarray
-    slopes: np.ndarray
-    intercepts: np.ndarray
-    evaluate: object = field(repr=False)
-    evaluate_slope: object = field(repr=False)
-    reduction: tuple = ()
-    kind = "reference"
-
-    def __call__(self, x) -> np.ndarray:
-        """x of the plan's dtype, any shape -> the same dtype and shape; the table's float64 value rounded once."""
-        return rounded(self.evaluate(widened(x)), self.dtype)
-
-    def slope(self, x) -> np.ndarray:
-        return rounded(self.evaluate_slope(widened(x)), self.dtype)
-
-    @property
-    def meta(self) -> tuple[int, ...]:
-        """(kind, 0, segments, reduction, step, growth, odd); reduction 0 none, 1 exponent, 2 period. The constants end `words()`."""
-        name = self.reduction[0] if self.reduction else ""
-        if name == "exponent":
-            return KIND_CODES[self.kind], 0, self.slopes.size, 1, self.reduction[1], self.reduction[2], int(self.reduction[3])
-        return KIND_CODES[self.kind], 0, self.slopes.size, 2 if name == "period" else 0, 0, self.reduction[1] if name else 0, 0
-
-    def words(self) -> np.ndarray:
-        """float64 thresholds (n - 1), slopes (n), intercepts (n), and one constant: the offset or the period."""
-        constant = [float(self.reduction[-1])] if self.reduction else [0.0]
-        return np.concatenate([self.thresholds, self.slopes, self.intercepts, constant]).astype(np.float64).view(np.int32)
-
-
-Plan = Uniform | Cells | Search | Direct | Reference

@@ -6,7 +6,7 @@ from lutc import plans
 from lutc.functions import Line
 from lutc.lower import segments
 from lutc.samples import Inputs
-from lutc.table import AbsPrologue, Cells, Direct, ExponentPrologue, Lines, PeriodPrologue, Table
+from lutc.table import AbsPrologue, Cells, Direct, Domain, ExponentPrologue, Lines, PeriodPrologue, Table
 from lutc.tablefile import TableSet
 
 CUTS = [-20.359375, -17.109375, -8.3671875, -1.9755859375, -0.255615234375, -0.007244110107421875]
@@ -49,6 +49,11 @@ TABLES = {
     "codes": Table(Direct(np.float32(np.random.default_rng(2).normal(size=256)), 8, 1 / 32, 3)),
     "reciprocal": Table(Lines([1.25, 1.5], _q([-50, -40, -30]), _q([114, 100, 84])), ExponentPrologue(1, -1, 0, True)),
     "logarithm": Table(Lines([1.25, 1.5], _q([60, 50, 40]), _q([-60, -47, -32])), ExponentPrologue(1, 0, 0.6931471805599453)),
+    "square": Table(Lines([1.25, 1.5], _q([140, 170, 220]), _q([-78, -116, -190])), ExponentPrologue(1, 2, even=True)),
+    "two steps": Table(Lines([1.25, 1.5, 2.75], _q([-25, -19, -12, -7]), _q([88, 80, 70, 60])), ExponentPrologue(2, -1)),
+    "exponential": Table(Lines(np.float32([0.25, 0.4]), _q([72, 90, 110]), _q([64, 60, 52])), PeriodPrologue(0.6931471805599453, 1)),
+    "bounded": Table(Lines([-0.5, 0.5], _q([60, -40, 50]), _q([0, 32, 10])), domain=Domain(-1.5, 0.75, 0, 1)),
+    "from a pole": Table(Lines([1.0, 2.0], _q([60, 20, 0]), _q([0, 40, 64])), left=None, right=Line(0, 1), domain=Domain(0.0, None, -1)),
     "sine": Table(Lines(np.float32([1.25, 3, 4.5]), _q([60, -40, -30, 50]), _q([0, 32, 10, -30])), PeriodPrologue(6.283185307179586)),
 }
 PIECEWISE = [name for name, table in TABLES.items() if table.prologue is None or table.prologue.kind == "abs"]

@@ -18,42 +18,19 @@ import numba.extending
 import numpy as np
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
+from lutc.nn import cpu_reduced
+from lutc.nn.cpu_base import arrays, compiled, pointer
 from lutc.plans import KIND_CODES, LARGEST, edge
+from lutc.reduced_plans import EXPONENT
 
 SLICE = 1 << 16  # elements per thread below which handing work over costs more than it saves
-UNIFORM, CELLS, SEARCH, DIRECT = (KIND_CODES[kind] for kind in ("uniform", "cells", "search", "direct"))
-
-
-def compiled(function):
-    """numba.njit without the interpreter lock, fused multiply-add allowed, cached on disk where some folder for it is writable."""
-    options = {"nogil": True, "fastmath": {"contract"}}
-    try:
-        return numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # "cannot cache function: no locator available": neither the package nor the user's cache folder is writable
-        return numba.njit(**options)(function)
+CELLS, SEARCH, DIRECT, REDUCED = (KIND_CODES[kind] for kind in ("cells", "search", "direct", "reduced"))
 
 
 @compiled
 def _finite(v, low, high):
     """v clamped to [low, high]; NaN stays."""
     return low if v < low else (high if v > high else v)
-
-
-@numba.extending.intrinsic
-def _pointer(typing, address):
-    """An integer as a pointer."""
-
-    def generate(context, builder, signature, arguments):
-        return builder.inttoptr(arguments[0], context.get_value_type(numba.types.voidptr))
-
-    return numba.types.voidptr(address), generate
-
-
-@compiled
-def _arrays(x, out, n, words, length):
-    """Addresses as arrays: x and out float32, words int32."""
-    source, target = numba.carray(_pointer(x), n, np.float32), numba.carray(_pointer(out), n, np.float32)
-    return source, target, numba.carray(_pointer(words), length, np.int32)
 
 
 @numba.extending.intrinsic
@@ -93,7 +70,7 @@ def _block8(v, slope, intercept, thresholds, slopes, intercepts):
 
 @compiled
 def _chain8(x_at, out_at, n, words_at, length, low, high, slope_only):
-    x, out, words = _arrays(x_at, out_at, n, words_at, length)
+    x, out, words = arrays(x_at, out_at, n, words_at, length)
     plan = words.view(np.float32)
     thresholds = to_fixed_tuple(plan[:7], 7)
     slopes, intercepts = to_fixed_tuple(plan[10:24:2], 7), to_fixed_tuple(plan[11:24:2], 7)
@@ -106,7 +83,7 @@ def _chain8(x_at, out_at, n, words_at, length, low, high, slope_only):
 
 @compiled
 def _chain16(x_at, out_at, n, words_at, length, low, high, slope_only):
-    x, out, words = _arrays(x_at, out_at, n, words_at, length)
+    x, out, words = arrays(x_at, out_at, n, words_at, length)
     plan = words.view(np.float32)
     a, b = to_fixed_tuple(plan[:7], 7), to_fixed_tuple(plan[7:15], 8)
     a_slopes, a_intercepts = to_fixed_tuple(plan[18:32:2], 7), to_fixed_tuple(plan[19:32:2], 7)
@@ -121,7 +98,7 @@ def _chain16(x_at, out_at, n, words_at, length, low, high, slope_only):
 
 @compiled
 def _uniform(x_at, out_at, n, words_at, length, low, high, slope_only, cells, bits, first):
-    x, out, words = _arrays(x_at, out_at, n, words_at, length)
+    x, out, words = arrays(x_at, out_at, n, words_at, length)
     plan = words.view(np.float32)
     scale, bottom, top = np.float32(2.0**bits), np.float32(first + 1), np.float32(first + cells)
     for i in range(n):
@@ -134,7 +111,7 @@ def _uniform(x_at, out_at, n, words_at, length, low, high, slope_only, cells, bi
 
 @compiled
 def _cells(x_at, out_at, n, words_at, length, low, high, slope_only, segments, shift, first, smallest, largest_positive, largest_negative):
-    x, out, words = _arrays(x_at, out_at, n, words_at, length)
+    x, out, words = arrays(x_at, out_at, n, words_at, length)
     plan, cells = words.view(np.float32), words[2 * segments + 2 :]
     thresholds, shift, raw = cells.view(np.float32), np.int32(shift), x.view(np.int32)
     first, behind = np.int32(first), np.int32((_key(largest_positive) >> shift) - first + 1)
@@ -152,7 +129,7 @@ def _cells(x_at, out_at, n, words_at, length, low, high, slope_only, segments, s
 
 @compiled
 def _search(x_at, out_at, n, words_at, length, low, high, slope_only, size, steps):
-    x, out, words = _arrays(x_at, out_at, n, words_at, length)
+    x, out, words = arrays(x_at, out_at, n, words_at, length)
     plan = words.view(np.float32)
     # Step by step over a block rather than element by element: LLVM vectorises this, and would branch in the other.
     block = 256
@@ -173,8 +150,8 @@ def _search(x_at, out_at, n, words_at, length, low, high, slope_only, size, step
 
 @compiled
 def _direct(x_at, out_at, n, table_at, length):
-    x, out = numba.carray(_pointer(x_at), n, np.uint16), numba.carray(_pointer(out_at), n, np.uint16)
-    table = numba.carray(_pointer(table_at), length, np.uint16)
+    x, out = numba.carray(pointer(x_at), n, np.uint16), numba.carray(pointer(out_at), n, np.uint16)
+    table = numba.carray(pointer(table_at), length, np.uint16)
     for i in range(n):
         out[i] = table[x[i]]
 
@@ -184,8 +161,13 @@ _CHAINS = {8: _chain8, 16: _chain16}  # comparing with every threshold beats sea
 
 @functools.lru_cache(maxsize=1024)
 def _numbers(meta, slope_only: bool):
-    """(kernel, its arguments behind the plan) for a plan that computes in float32."""
+    """(kernel, its arguments behind the plan) for a plan of float32 inputs."""
     kind, flags, size, *rest = meta
+    if kind == REDUCED:
+        reduction, step, growth, sign, cells, shift, first = rest
+        exponent = reduction == EXPONENT
+        kernel = cpu_reduced.exponent(slope_only, step, growth, sign) if exponent else cpu_reduced.period(slope_only, growth)
+        return kernel, (size, cells, np.int64(shift), np.int64(first))
     low, high = np.float32(-LARGEST if flags & 1 else -np.inf), np.float32(LARGEST if flags & 2 else np.inf)
     if kind == SEARCH:
         return (_CHAINS[size], (low, high, slope_only)) if size in _CHAINS else (_search, (low, high, slope_only, size, rest[0]))

@@ -17,8 +17,8 @@ DTYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", 
 
 # What each kind of device runs best, in the order tried. On a CPU a few segments fit vector registers, and 16 bits index a table; on a
 # GPU a small table stays in the first-level cache and a 128 KiB one does not.
-_CPU = {"fp32": ("chain", "uniform", "cells", "search", "reference"), "fp64": ("reference",)}
-_TRITON = {"fp32": ("uniform", "cells", "search", "reference"), "fp64": ("reference",)}
+_CPU = {"fp32": ("chain", "uniform", "cells", "search", "reduced", "reference"), "fp64": ("reference",)}
+_TRITON = {"fp32": ("uniform", "cells", "search", "reduced", "reference"), "fp64": ("reference",)}
 _OTHER = {"fp32": ("search", "reference"), "fp64": ("reference",)}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from lutc.plans import KIND_CODES, LARGEST
+from lutc.reduced_plans import EVEN, ODD
 
 _REDUCTIONS = {1: "exponent", 2: "period"}
 
@@ -60,7 +61,7 @@ def _reference(x, words, meta, slope_only):
     return torch.where(v.isnan(), v, value).to(x.dtype)
 
 
-def _exponent(v, plan, segments, step, growth, odd, slope_only):
+def _exponent(v, plan, segments, step, growth, sign, slope_only):
     """f(x) = T(m) 2^(growth e) + offset e with x = m 2^(step e), m in [1, 2^step); f'(x) = T'(m) 2^((growth - step) e)."""
     magnitude = v.abs()
     regular = magnitude.isfinite() & (magnitude > 0)
@@ -73,9 +74,12 @@ def _exponent(v, plan, segments, step, growth, odd, slope_only):
     # in two steps, for 2^(power e) alone may overflow where the product does not
     half = torch.div(power * e, 2, rounding_mode="floor")
     value = torch.where(regular, torch.ldexp(torch.ldexp(body, half), power * e - half) + offset * e, ends)
-    if odd:
+    if sign == EVEN:
+        return torch.where(v.signbit(), -value, value) if slope_only else value
+    if sign == ODD:
         return value if slope_only else torch.copysign(value, v)
-    return torch.where(v < 0, torch.nan, value)
+    value = torch.where(v < 0, torch.nan, value)
+    return value if slope_only else torch.where((v == 0) & (plan[-1] == 0), torch.copysign(value, v), value)
 
 
 def _period(v, plan, segments, growth, slope_only):
