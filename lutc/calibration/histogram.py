@@ -96,6 +96,12 @@ class Histogram:
         """(x, n): mean value of every bin that occurs, float64, ascending, and its count, int64. A bin is at most 2^-7 of its value wide."""
         return self._bins[2], self._bins[3]
 
+    @property
+    def bins(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(lower edges, upper edges, counts) of the bins that occur, ascending by value."""
+        lower, upper, _, n = self._bins
+        return lower, upper, n
+
     @cached_property
     def spread(self) -> np.ndarray:
         """Variance inside every bin of `points`, float64: that of an even density; 0 where all values of a bin are its bf16 value."""

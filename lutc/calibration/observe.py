@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import os
 from collections.abc import Callable, Iterable, Mapping
 
@@ -15,6 +16,8 @@ from lutc.errors import LutcError
 from lutc.models.texts import to_device
 from lutc.nn.patching.apply import Patcher
 from lutc.nn.patching.choose import Selection, Wanted
+
+_UNUSED = {"logits_to_keep": 1, "use_cache": False}  # what language models need not compute here
 
 
 def model_digest(model: nn.Module) -> str:
@@ -82,6 +85,8 @@ def run_batch(model: nn.Module, batch, watch: Watch) -> tuple[int, int]:
     if ids is None:
         raise LutcError(f"a batch is a tensor, or a tuple or dict with one; given {type(batch).__name__}")
     if isinstance(batch, dict):
+        taken = inspect.signature(model.forward).parameters
+        batch = {key: value for key, value in _UNUSED.items() if key in taken} | batch
         mask = batch.get("attention_mask")
         watch.mask = mask.bool() if isinstance(mask, torch.Tensor) and mask.ndim == 2 else None
         ids = batch.get("input_ids", ids)

@@ -1,0 +1,117 @@
+"""`lutc calibrate`. Nothing here imports torch before the command runs."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import click
+
+from lutc.commands.options import echo_json, echo_table, figure, json_option, progress_bar
+from lutc.errors import LutcError
+
+
+@click.command()
+@click.argument("model", type=click.Path())
+@click.option("--text", type=click.Path(dir_okay=False), help="A text for causal models; for others one document on each line.")
+@click.option("-o", "--output", default="calibration.json", show_default=True, type=click.Path(dir_okay=False, path_type=Path), help="File to write.")
+@click.option("--max-tokens", default=4096, show_default=True, type=click.IntRange(2), help="Tokens of the text to use.")
+@click.option("--seqlen", default=512, show_default=True, type=click.IntRange(2), help="Tokens of a window; of a document at most.")
+@click.option("--batch", type=click.IntRange(1), help="Windows or documents that run together.  [default: 1 window, 16 documents]")
+@click.option("--dtype", type=click.Choice(["fp32", "fp16", "bf16"]), help="Of the model.  [default: fp32 on a CPU, else the checkpoint's]")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:1.")
+@click.option("--device-map", help="'auto' spreads a large model over GPUs, memory and disk.")
+@click.option("--tokenizer", type=click.Path(exists=True, file_okay=False), help="A folder with the tokenizer, where the model has none.")
+@click.option("--task", help="transformers' class that loads the model.  [default: by its config]")
+@click.option("--only", multiple=True, metavar="PATTERN", help="Only layers of this name or pattern, such as *.mlp; may be repeated.")
+@click.option("--skip", multiple=True, metavar="PATTERN", help="No layers of this name or pattern; may be repeated.")
+@click.option("--merge", multiple=True, type=click.Path(dir_okay=False), help="Add an earlier calibration of the same model; may be repeated.")
+@click.option("--bits", default=8, show_default=True, type=click.IntRange(2, 16), help="Width of the codes whose scales are printed.")
+@click.option("--plot", "picture", type=click.Path(dir_okay=False, path_type=Path), help="Draw the histograms to this .png, .svg or .pdf.")
+@json_option
+def calibrate(
+    model, text, output, max_tokens, seqlen, batch, dtype, device, device_map, tokenizer, task, only, skip, merge, bits, picture, as_json
+) -> None:
+    """Count what the activations, softmaxes and norms of MODEL are fed with, and write it to a file.
+
+    MODEL is a Hugging Face folder, a GGUF file (or a folder with one), or a Python file that defines model() and batches(). The file serves
+    `lutc compile --weights`, which makes tables for a layer, and scales of quantised inputs. Arrays go to a .npz beside it.
+
+    \b
+    lutc calibrate SmolLM2-135M --text book.txt --plot calibration.png
+    lutc compile silu --weights calibration.json:layers.3.mlp.act_fn --calibrated-scale
+    """
+    if output.suffix != ".json":
+        raise LutcError(f"a calibration is written to a .json file; given {output.name}")
+    for path in (output, picture):
+        if path is not None and not path.parent.is_dir():
+            raise LutcError(f"there is no folder {path.parent} to write {path.name} to; make it, or give another path")
+
+    from lutc.calibration.file import read
+
+    earlier = [read(path) for path in merge]
+
+    from lutc.calibration.observe import calibrate as run
+    from lutc.models.loading import advised, load
+    from lutc.models.memory import PeakMemory
+    from lutc.models.texts import batches
+
+    loaded = load(model, dtype=dtype, device=device, device_map=device_map, task=task, tokenizer=tokenizer)
+    given = batches(loaded, text, seqlen=seqlen, max_tokens=max_tokens, batch=batch or (1 if loaded.kind == "causal" else 16))
+    with PeakMemory(loaded.model) as memory, progress_bar("calibrate", unit="tokens") as progress, advised("calibrating"):
+        start = time.perf_counter()
+        found = run(loaded.model, given, name=Path(model).name, only=only or None, skip=skip or None, progress=progress)
+        seconds = time.perf_counter() - start
+    cost = f"{seconds:.1f} s" + ("" if memory.above is None else f", {memory.above / 2**20:.0f} MiB above the model")
+    for other in earlier:
+        found = found + other
+    found.save(output)
+    if picture is not None:
+        from lutc.calibration.plot import calibration_figure
+        from lutc.plots import save
+
+        save(calibration_figure(found), picture)
+    if as_json:
+        echo_json({"file": str(output), "seconds": seconds, "bytes_above_the_model": memory.above, **_json(output)})
+        return
+    report(found, bits)
+    amount = f"{found.data['tokens']} tokens" if found.data["tokens"] else f"{found.data['examples']} examples"
+    click.echo(f"{found.model['name']}: {amount}, {len(found.layers)} layers in {cost}")
+    click.echo(f"wrote {output} and {output.with_suffix('.npz').name}" + (f", {picture}" if picture is not None else ""))
+
+
+def _json(path: Path) -> dict:
+    """What the file says of the layers."""
+    data = json.loads(path.read_text(encoding="utf-8"))
+    return {key: data[key] for key in ("model", "data", "layers")}
+
+
+def report(calibration, bits: int) -> None:
+    """A line for each layer: range, quantiles, share outside the range of the function's tables, and scales with their signal-to-noise ratio."""
+    from lutc.calibration.scales import choose, loss
+    from lutc.calibration.statistics import statistics
+
+    rows = []
+    for name, layer in calibration.layers.items():
+        told, row = statistics(layer), [name, layer.function, layer.quantity]
+        if not told["count"]:
+            rows.append([*row, "never reached"])
+            continue
+        quantiles, outside = told["quantiles"], told.get("outside")
+        row += [figure(told["low"]), figure(quantiles["0.001"]), figure(quantiles["0.5"]), figure(quantiles["0.999"]), figure(told["high"])]
+        row.append("-" if outside is None else f"{100 * outside['share']:.2g} %")
+        if told["low"] == told["high"] == 0:
+            rows.append([*row, "-", "-", "-", "-"])
+            continue
+        power, free = (choose(layer.histogram, method, bits) for method in ("power-of-two", "least-squares"))
+        row.append(f"2^{-power.power}")
+        rows.append([*row, _decibel(loss(layer.histogram, power)), figure(free.scale), _decibel(loss(layer.histogram, free))])
+    widest = max(map(len, rows))
+    header = ["layer", "table", "of", "low", "0.1 %", "median", "99.9 %", "high", "outside", f"int{bits}: 2^-b", "dB", "least squares", "dB"]
+    echo_table(header, [row + [""] * (widest - len(row)) for row in rows])
+    click.echo("outside: share beyond the default range of the function's tables; dB: signal-to-noise ratio of the inputs at the scale before it")
+
+
+def _decibel(lost) -> str:
+    return "exact" if lost.signal_to_noise is None else f"{lost.signal_to_noise:.1f}"
