@@ -19,7 +19,7 @@ from lutc.errors import LutcError
 @click.option("--activation", multiple=True, metavar="TABLE", help="A table for the activations; --activation, --softmax and --norm go together.")
 @click.option("--softmax", metavar="EXP[,RECIPROCAL]", help="Tables for softmax; without a reciprocal the division is exact.")
 @click.option("--norm", metavar="RSQRT", help="A table for LayerNorm and RMSNorm.")
-@click.option("--int8", metavar="SCALE|FILE", help="Quantise the activations' inputs: one scale (2^-4), or one per layer from `lutc calibrate`'s file.")
+@click.option("--int8", metavar="SCALE|FILE", help="Quantise the activations' inputs: a scale (2^-4), or one per layer from `lutc calibrate`'s file.")
 @click.option("--max-tokens", default=4096, show_default=True, type=click.IntRange(2), help="Tokens of the text to use.")
 @click.option("--seqlen", default=512, show_default=True, type=click.IntRange(2), help="Tokens of a window; of a document at most.")
 @click.option("--batch", type=click.IntRange(1), help="Windows or documents that run together.  [default: 1 window, 16 documents]")

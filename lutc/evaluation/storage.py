@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from lutc import formats, hardware
+from lutc.designs import shared_breakpoint_bits
 from lutc.samples import Inputs
 from lutc.table import Cells, Exponents, Lines, Table
 from lutc.tablefile import TableSet
@@ -31,9 +32,19 @@ def table_bytes(table: Table, inputs: Inputs | None = None) -> int:
 
 
 def used_bytes(used: Iterable[tuple[TableSet, str]]) -> int:
-    """Of the tables (set, key) that a model uses; one that several layers use counts once."""
+    """Of the tables (set, key) that a model uses. The same numbers for several layers or scales count once; so does a set whose breakpoints and lines
+    all scales share, at the width of breakpoints that can be rounded to each."""
     distinct = {}
     for tables, key in used:
-        inputs = tables.inputs.get(key)
-        distinct[TableSet(tables.name, {key: tables[key]}, {} if inputs is None else {key: inputs}, tables.function).dumps()] = (tables[key], inputs)
-    return sum(table_bytes(*entry) for entry in distinct.values())
+        if "breakpoints" in tables.meta.get("search", {}).get("shared", {}):
+            distinct[tables.dumps()] = _shared_bytes(tables)
+        else:
+            distinct[TableSet("any", {"any": tables[key]}).dumps()] = table_bytes(tables[key], tables.inputs.get(key))
+    return sum(distinct.values())
+
+
+def _shared_bytes(tables: TableSet) -> int:
+    largest = max(tables.values(), key=lambda table: table.entries)
+    width = shared_breakpoint_bits(tables.range, list(tables.inputs.values()))
+    cost = hardware.lines_cost(largest.entries, formats.get(largest.coefficients), next(iter(tables.inputs.values())), breakpoint_bits=width)
+    return math.ceil(cost.stored_bits / 8)

@@ -26,13 +26,13 @@ def batches(loaded, text: str | Path | None, *, seqlen: int = 512, max_tokens: i
     if text is None:
         raise LutcError("give --text FILE: a text for a causal model, one document on each line for others")
     if loaded.kind == "causal":
-        ids = windows(loaded.tokenizer, text, seqlen, max_tokens)
+        ids = windows(loaded.tokenizer, read_text(text), seqlen, max_tokens, str(text))
         return [{"input_ids": part} for part in ids.split(batch)]
     return list(document_batches(loaded.tokenizer, documents(text), batch, seqlen, max_tokens))
 
 
-def windows(tokenizer, text: str | Path, seqlen: int, max_tokens: int | None = None) -> torch.Tensor:
-    """Consecutive windows of the text file, int64 [n, seqlen], each begun as the tokenizer begins a text; what is left over at the end is dropped."""
+def windows(tokenizer, text: str, seqlen: int, max_tokens: int | None = None, name: str = "the text") -> torch.Tensor:
+    """Consecutive windows of a text, int64 [n, seqlen], each begun as the tokenizer begins a text; what is left over at the end is dropped."""
     if seqlen < 2:
         raise LutcError(f"a window has at least 2 tokens; given --seqlen {seqlen}")
     if max_tokens is not None and max_tokens < seqlen:
@@ -43,13 +43,13 @@ def windows(tokenizer, text: str | Path, seqlen: int, max_tokens: int | None = N
         raise LutcError(f"a window of --seqlen {seqlen} has no room for text; give a larger one")
     limit = None if max_tokens is None else max_tokens // seqlen * step
     ids: list[int] = []
-    for piece in _pieces(read_text(text)):
+    for piece in _pieces(text):
         ids += tokenizer(piece, add_special_tokens=False, verbose=False)["input_ids"]
         if limit is not None and len(ids) >= limit:
             break
     count = (len(ids) if limit is None else min(len(ids), limit)) // step
     if count == 0:
-        raise LutcError(f"{text} has {len(ids) + len(begin)} tokens, less than one window of {seqlen}; give a longer text or a smaller --seqlen")
+        raise LutcError(f"{name} has {len(ids) + len(begin)} tokens, less than one window of {seqlen}; give a longer text or a smaller --seqlen")
     body = torch.tensor(ids[: count * step], dtype=torch.int64).view(count, step)
     return torch.cat([torch.tensor(begin, dtype=torch.int64).expand(count, len(begin)), body], 1)
 
