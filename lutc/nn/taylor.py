@@ -45,8 +45,8 @@ class TaylorMLP(nn.Module):
             bias = (table.values.double() - _about(table.real_slopes(), centres)).float()
         self.bias = nn.Parameter(bias)
         self.activation = table.activation
-        self.weights = None if table.weights is None else nn.Parameter(table.weights.float())
-        self.offsets = None if table.offsets is None else nn.Parameter(table.offsets.float())
+        self.weights = None if table.weights is None else nn.Parameter(table.weights.float().clone())
+        self.offsets = None if table.offsets is None else nn.Parameter(table.offsets.float().clone())
         self.exact = exact
         self._bound: cpu.Bound | None = None
 

@@ -11,7 +11,7 @@ from lutc.errors import LutcError
 from lutc.taylor.blocks import Block
 
 # Of the mean square of an input feature; only keeps the regression solvable.
-_RIDGE = 1e-4
+_RIDGE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,9 @@ def choose_neurons(block: Block, x: Tensor, weight: Tensor, n: int, dtype: torch
         f = torch.cat([x, torch.ones(len(x), 1)], 1)
         fw = (f * weight[:, None]).T
         a, c = (fw @ f).double(), (fw @ h).double()
-        # The mean keeps features that are always 0 (after relu, say) solvable.
-        a += torch.diag(_RIDGE * (a.diagonal() + 1e-3 * a.diagonal().mean()))
+        # The mean keeps features that are always 0 (after relu, say) solvable. The constant is not penalised.
+        size = a.diagonal()[:-1]
+        a += torch.diag(torch.cat([_RIDGE * (size + 1e-3 * size.mean()), a.new_zeros(1)]))
         residual = (h.square() * weight[:, None]).sum(0).double() - (c * torch.linalg.solve(a, c)).sum(0)
         share = residual.clamp_min(0) * last.weight.double().square().sum(0)
         chosen = share.topk(n).indices

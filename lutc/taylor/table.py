@@ -55,6 +55,8 @@ class TaylorTable:
             raise LutcError(f"slopes of shape {list(self.slopes.shape)} do not fit {k} centres of width {d} with {o} outputs and {n} neurons")
         if (self.weights is None) != (self.offsets is None) or (self.weights is None) != (self.activation is None):
             raise LutcError("weights, offsets and activation of kept neurons belong together")
+        if self.activation is not None:
+            _check_activation(self.activation)
         expected = {"values": (k, o), "counts": (k,), "radii": (k,), "scales": (k, o), "weights": (n, d), "offsets": (n,)}
         for name, shape in expected.items():
             tensor = getattr(self, name)
@@ -156,6 +158,13 @@ class TaylorTable:
 def features(z: Tensor, order: int) -> Tensor:
     """What the slopes multiply: z [n, d] for order 1, z and z^2 / 2 [n, 2 d] for order 2."""
     return z if order == 1 else torch.cat([z, z * z / 2], 1)
+
+
+def _check_activation(name: str) -> None:
+    from lutc.nn.exact import known, names
+
+    if not known(name):
+        raise LutcError(f"activation {name!r} of the kept neurons is unknown; known: {', '.join(names())}")
 
 
 def hidden(x: Tensor, weights: Tensor, offsets: Tensor, activation: str) -> Tensor:
