@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from lutc.calibration.scales import METHODS
 from lutc.commands import fplut
 from lutc.commands.fplut import fplut_options
 from lutc.commands.options import NUMBER, echo_json, echo_table, figure, json_option, progress_bar
@@ -49,7 +50,13 @@ from lutc.errors import LutcError
     help="Range reduction for float inputs, so that the table holds for every x.  [default: auto, which is reduce for gradient and cutpoints]",
 )
 @click.option("--init", type=click.Choice(["curvature", "random"]), help="gradient: where breakpoints begin.  [default: curvature]")
-@click.option("--weights", help="uniform, gauss or gauss:SIGMA over the inputs.  [default: uniform]")
+@click.option(
+    "--weights", metavar="WEIGHTS", help="Of the inputs: uniform, gauss, gauss:SIGMA, or calibration.json:LAYER.  [default: uniform]"
+)
+@click.option(
+    "--calibrated-scale", type=click.Choice(METHODS), is_flag=False, flag_value="power-of-two",
+    help="Take the scale from the calibration of --weights; power-of-two where none is named.",
+)  # fmt: skip
 @click.option("--seed", type=int, default=42, show_default=True, help="Seed of the search.")
 @click.option("--population", type=int, help="Individuals of the genetic search.  [default: 50]")
 @click.option("--generations", type=int, help="Generations.  [default: 40; 500 for classic]")
@@ -71,6 +78,7 @@ def compile_command(context, function, entries, interval, inputs, output, name, 
     lutc compile mypackage.activations:snake --range -4 4
     lutc compile silu --search gradient --entries 16           breakpoints learned by a ReLU network (NN-LUT); needs torch
     lutc compile silu --search cutpoints                       floating-point values over 11 cut points (FPLUT)
+    lutc compile silu --weights calibration.json:layers.3.mlp.act_fn --calibrated-scale       for what a model's layer is fed with
     """
     from lutc.pipeline import compile
 
@@ -85,14 +93,33 @@ def compile_command(context, function, entries, interval, inputs, output, name, 
     else:
         fplut.refuse(options)
         options = {key: value for key, value in options.items() if key not in fplut.FIELDS}
+        _calibrated(function, inputs, options)
+        request = _request(inputs, **options)
         with progress_bar(f"compile {name}") as progress:
-            tables = compile(function, entries, name=name, range=interval, progress=progress, **_request(inputs, **options))
+            tables = compile(function, entries, name=name, range=interval, progress=progress, **request)
     tables.save(output)
     if as_json:
         echo_json({"file": str(output), "search": _plain(tables.meta["search"]), "certificate": tables.meta["certificate"]})
     else:
         (fplut.report if cutpoints else report)(tables)
+        if isinstance(tables.meta.get("weights"), dict):
+            report_seen(tables, function, entries, request)
         click.echo(f"wrote {output}")
+
+
+def _calibrated(function: str, inputs: str | None, options: dict) -> None:
+    """Put the scale that --calibrated-scale asks for in the place of --scale."""
+    from lutc.calibration.scales import choose
+    from lutc.calibration.weights import is_calibration, measured
+
+    method = options.pop("calibrated_scale")
+    if method is None:
+        return
+    if options["scales"] or options["zero_point"] or inputs not in (None, "codes"):
+        raise LutcError("--calibrated-scale gives the scale of input codes; leave out --scale, --zero-point and --inputs")
+    if not is_calibration(options["weights"]):
+        raise LutcError("--calibrated-scale needs a calibration: give --weights calibration.json:LAYER")
+    options["scales"] = (choose(measured(options["weights"], function).histogram, method, options["bits"]).scale,)
 
 
 def _request(
@@ -167,6 +194,28 @@ def report(tables) -> None:
     echo_table(header, rows)
     if len(means) > 1:
         click.echo(f"mean squared error over all {len(means)} scales: {sum(means) / len(means):.3e}")
+
+
+def report_seen(tables, function: str, entries: int, request: dict) -> None:
+    """The error that the model sees with these tables, and with tables over the same range that know nothing of it."""
+    from lutc import functions
+    from lutc.calibration.weights import measured
+    from lutc.pipeline import compile
+
+    seen = tables.meta["weights"]
+    source, fn = measured(request["weights"], function), functions.load(function, tables.range)
+    objective = "squared" if request["objective"].startswith("layer") else request["objective"]
+    inputs = tuple(tables.inputs.values()) or request["inputs"]
+    even = compile(function, entries, range=tables.range, **{**request, "weights": None, "objective": objective, "inputs": inputs})
+    rows = []
+    for key, error in seen["mean_squared"].items():
+        inputs = tables.inputs.get(key)
+        other = source.mean_squared(even[key], fn, inputs)
+        label = key if inputs is None else f"2^{-inputs.power}" if inputs.power is not None else f"{inputs.scale:g}"
+        rows.append([label, f"{error:.3e}", f"{other:.3e}", f"{100 * (error / other - 1):+.0f} %" if other > 0 else "-"])
+    where = seen["layer"] if "layer" in seen else f"all its {seen['layers']} layers of {tables.function}, pooled"
+    click.echo(f"mean squared error that {seen['model']} sees, by {seen['values']:,} inputs of {where}:")
+    echo_table(["scale" if tables.inputs else "table", "these tables", "equal weights", "change"], rows)
 
 
 def _report_float(tables) -> None:
