@@ -377,12 +377,19 @@ def test_compiled_mlps(tmp_path):
     assert torch.equal(model(x), want)
 
 
-def test_compile():
-    model, x = seeded(Vision, fused=False), torch.randn(2, 3, 16, 16)
-    lutc.patch(model, activation=GELU, norm=RSQRT)
-    assert torch.allclose(torch.compile(model, fullgraph=True, backend="aot_eager")(x), model(x), atol=1e-6)
-    lutc.patch(model, softmax=EXP)
-    assert torch.allclose(torch.compile(model, backend="aot_eager")(x), model(x), atol=1e-6)
+@pytest.mark.parametrize("fused", [False, True])
+def test_compile(fused):
+    """As one graph, softmax called in the forward and fused attention included."""
+    model, x = seeded(Vision, fused=fused), torch.randn(2, 3, 16, 16)
+    exact = model(x)
+    for part in ({"activation": GELU, "norm": RSQRT}, {"softmax": (EXP, RECI)}):
+        before = model(x)
+        lutc.patch(model, **part)
+        got = torch.compile(model, fullgraph=True, backend="aot_eager")(x)
+        assert torch.allclose(got, model(x), atol=1e-6) and not torch.equal(got, before)
+        torch.compiler.reset()
+    lutc.unpatch(model)
+    assert torch.equal(model(x), exact)
 
 
 def test_half_precision_model():
