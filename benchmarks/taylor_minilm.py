@@ -41,6 +41,8 @@ DESIGNS = {
     "linear": (changed(RIDGE, k=1), 0),
     "linear-192-neurons": (changed(RIDGE, k=1, neurons=192), 0),
     "ridge-16": (changed(RIDGE, k=16), 0),
+    "ridge-16-order-2": (changed(RIDGE, k=16, order=2), 0),
+    "sequential-16": (changed(RIDGE, k=16), 0),
     "ridge-64": (changed(RIDGE, k=64), 0),
     "ridge-100": (changed(RIDGE, k=100), 0),
     "ridge-64-fallback": (changed(RIDGE, k=64, fallback=0.08), 0),
@@ -97,7 +99,9 @@ def run(name: str, design: tuple, model: nn.Module, inputs: taylor.Inputs, train
     settings, steps = design
     start = time.perf_counter()
     tables = {}
-    for number, block in enumerate(taylor.find_blocks(model, PATTERN)):
+    if name.startswith("sequential"):
+        tables = taylor.fit_sequential(model, PATTERN, training, work / name, settings, dtype="fp16", limit=inputs.rows)
+    for number, block in enumerate(taylor.find_blocks(model, PATTERN) if not tables else []):
         path = work / f"{name}-{number}"
         tables[block.name] = taylor.load(path) if path.with_suffix(".json").exists() else taylor.fit(block, inputs, settings)
         tables[block.name].save(path)
