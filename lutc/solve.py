@@ -86,12 +86,17 @@ def one_table(problem: Problem, task: Task, progress) -> tuple[SearchResult, tup
     return replace(result, cuts=cuts), costs.line(result.cuts[:-1], result.cuts[1:]), facts
 
 
+def quadratic_costs(problem: Problem, task: Task) -> QuadraticCosts:
+    """Costs of whole tables under the objective layer."""
+    matrix = task.error.matrix
+    matrix = matrix + UNSEEN * np.trace(matrix) / len(matrix) * np.eye(len(matrix))
+    return QuadraticCosts(task.samples, matrix, problem.format, problem.left, problem.right, between=task.between)
+
+
 def layer_table(problem: Problem, task: Task, progress) -> tuple[SearchResult, tuple, dict]:
-    """The table whose error the next layer feels least, and what the seed, the optimum of the diagonal, costs there."""
-    request, error = problem.request, task.error
-    matrix = error.matrix + UNSEEN * np.trace(error.matrix) / len(task.samples) * np.eye(len(task.samples))
-    costs = QuadraticCosts(task.samples, matrix, problem.format, problem.left, problem.right, between=task.between)
-    result = quadratic(costs, request.entries, request.seed, request.quadratic, progress)
+    """The table whose error the next layer feels least."""
+    request = problem.request
+    result = quadratic(quadratic_costs(problem, task), request.entries, request.seed, request.quadratic, progress)
     return result, result.lines, {"cost": rounded(result.cost)}
 
 

@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from lutc.calibration.layer_sums import LayerSums
 from lutc.calibration.observers import EXACT
+from lutc.errors import LutcError
 from lutc.samples import Inputs
 
 T = torch.Tensor
@@ -55,6 +56,8 @@ class Site(nn.Module):
 
     def add(self, mark: Mark, weight: T, token_weights: T | None) -> None:
         """Tokens and the (outputs, channels) matrix that follows."""
+        if not mark.x.isfinite().all():
+            raise LutcError(f"the inputs of {self.path} ({self.function}) are not all finite; try --dtype fp32 or bf16, or look at the weights")
         dtype = torch.promote_types(weight.dtype, torch.float32)
         x, gate = (None if t is None else t.detach().to(dtype) for t in (mark.x, mark.gate))
         values = EXACT[self.function](x)

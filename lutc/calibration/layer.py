@@ -7,13 +7,16 @@ next over as many features weighs the tokens: what it divides by is what the mod
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from torch import nn
 
+from lutc.calibration.file import Calibration
 from lutc.calibration.following import Follow, Marking, Site, Tracer
-from lutc.calibration.layer_error import LayerError
-from lutc.calibration.observe import run_batch
+from lutc.calibration.layer_error import LayerError, with_errors
+from lutc.calibration.observe import model_digest, run_batch
 from lutc.calibration.observers import EXACT
+from lutc.calibration.scales import choose
 from lutc.errors import LutcError
 from lutc.nn.patching.apply import Patcher
 from lutc.nn.patching.choose import Selection, Wanted
@@ -79,3 +82,18 @@ def _norm_hook(tracer: Tracer, name: str, kind: str, eps: float):
 def _result(site: Site) -> list[LayerError]:
     facts = {"linear": site.linear, "norm": site.norm}
     return [LayerError(site.function, sums.inputs, sums.form.cpu().numpy(), site.tokens, facts) for sums in site.sums]
+
+
+def with_layer_errors(calibration: Calibration, model: nn.Module, batches: Iterable, inputs=None, **options) -> Calibration:
+    """The calibration with the layer errors of its model's activations, for what `lutc compile --objective layer` reads.
+
+    inputs: as in `layer_errors`; None takes the 8-bit codes at each layer's best power of two. options: further arguments of `layer_errors`.
+    """
+    if model_digest(model) != calibration.model["digest"]:
+        raise LutcError(f"the calibration is of another model ({calibration.model['name']}, {calibration.model['class']}); calibrate this one")
+    if inputs is None:
+        reached = {name: layer for name, layer in calibration.layers.items() if layer.operator == "activation" and layer.histogram.count}
+        inputs = {name: [choose(layer.histogram, "power-of-two")] for name, layer in reached.items()}
+    errors = layer_errors(model, batches, inputs, **options)
+    layers = {name: with_errors(layer, errors[name]) if name in errors else layer for name, layer in calibration.layers.items()}
+    return replace(calibration, layers=layers)

@@ -86,7 +86,7 @@ class LayerErrors:
         if not self.name:
             raise LutcError("a layer error is that of one layer; name it: --weights calibration.json:LAYER")
         if not self.errors:
-            raise LutcError(f"the calibration holds no layer error of {self.name}; make it with `lutc calibrate MODEL --text FILE --layer-error`")
+            raise LutcError(f"the calibration holds no layer error of {self.name}; make it with `lutc calibrate ... --layer-error auto`")
         for error in self.errors:
             if error.inputs == inputs:
                 return error

@@ -11,6 +11,7 @@ from lutc.errors import LutcError
 from lutc.samples import Inputs
 
 T = torch.Tensor
+_BITS = 10
 _CHUNK = 1 << 22  # numbers of U (tokens, codes, outputs) held at a time
 
 
@@ -18,6 +19,8 @@ class LayerSums:
     """The sum over tokens of w [U n]' [U n] of one layer at one scale, in float64, on the device of what it is given."""
 
     def __init__(self, function: str, inputs: Inputs):
+        if inputs.bits > _BITS:
+            raise LutcError(f"layer errors are a matrix over all pairs of codes, for codes of up to {_BITS} bits; given {inputs.bits}")
         self.inputs, self.form = inputs, None
         self.exact = functions.get(function)(inputs.x())
         if not np.isfinite(self.exact).all():

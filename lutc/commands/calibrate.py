@@ -8,8 +8,17 @@ from pathlib import Path
 
 import click
 
-from lutc.commands.options import echo_json, echo_table, figure, json_option, progress_bar
+from lutc.commands.options import Number, echo_json, echo_table, figure, json_option, progress_bar
 from lutc.errors import LutcError
+
+
+class _Scale(Number):
+    """A number, or auto."""
+
+    name = "scale"
+
+    def convert(self, value, param, ctx):
+        return value if value == "auto" else super().convert(value, param, ctx)
 
 
 @click.command()
@@ -28,11 +37,15 @@ from lutc.errors import LutcError
 @click.option("--skip", multiple=True, metavar="PATTERN", help="No layers of this name or pattern; may be repeated.")
 @click.option("--merge", multiple=True, type=click.Path(dir_okay=False), help="Add an earlier calibration of the same model; may be repeated.")
 @click.option("--bits", default=8, show_default=True, type=click.IntRange(2, 16), help="Width of the codes whose scales are printed.")
+@click.option(
+    "--layer-error", "scales", multiple=True, type=_Scale(),
+    help="Also collect what the layer after each activation feels, at codes of this scale or 'auto', each layer's 2^-b; may be repeated.",
+)  # fmt: skip
 @click.option("--plot", "picture", type=click.Path(dir_okay=False, path_type=Path), help="Draw the histograms to this .png, .svg or .pdf.")
 @json_option
 def calibrate(
-    model, text, output, max_tokens, seqlen, batch, dtype, device, device_map, tokenizer, task, only, skip, merge, bits, picture, as_json
-) -> None:
+    model, text, output, max_tokens, seqlen, batch, dtype, device, device_map, tokenizer, task, only, skip, merge, bits, scales, picture, as_json
+) -> None:  # fmt: skip
     """Count what the activations, softmaxes and norms of MODEL are fed with, and write it to a file.
 
     MODEL is a Hugging Face folder, a GGUF file (or a folder with one), or a Python file that defines model() and batches(). The file serves
@@ -41,6 +54,7 @@ def calibrate(
     \b
     lutc calibrate SmolLM2-135M --text book.txt --plot calibration.png
     lutc compile silu --weights calibration.json:layers.3.mlp.act_fn --calibrated-scale
+    lutc calibrate SmolLM2-135M --text book.txt --layer-error auto       also collects what `lutc compile --objective layer` needs
     """
     if output.suffix != ".json":
         raise LutcError(f"a calibration is written to a .json file; given {output.name}")
@@ -62,6 +76,8 @@ def calibrate(
     with PeakMemory(loaded.model) as memory, progress_bar("calibrate", unit="tokens") as progress, advised("calibrating"):
         start = time.perf_counter()
         found = run(loaded.model, given, name=Path(model).name, only=only or None, skip=skip or None, progress=progress)
+        if scales:
+            found = _with_layer_errors(found, loaded.model, given, scales, bits, only, skip)
         seconds = time.perf_counter() - start
     cost = f"{seconds:.1f} s" + ("" if memory.above is None else f", {memory.above / 2**20:.0f} MiB above the model")
     for other in earlier:
@@ -79,6 +95,20 @@ def calibrate(
     amount = f"{found.data['tokens']} tokens" if found.data["tokens"] else f"{found.data['examples']} examples"
     click.echo(f"{found.model['name']}: {amount}, {len(found.layers)} layers in {cost}")
     click.echo(f"wrote {output} and {output.with_suffix('.npz').name}" + (f", {picture}" if picture is not None else ""))
+
+
+def _with_layer_errors(found, model, batches, scales, bits: int, only, skip):
+    """The calibration with layer errors at each of the scales, "auto" being each layer's own."""
+    from lutc.calibration.layer import with_layer_errors
+    from lutc.calibration.scales import choose
+    from lutc.samples import Inputs
+
+    reached = {name: layer for name, layer in found.layers.items() if layer.operator == "activation" and layer.histogram.count}
+    inputs = {}
+    for name, layer in reached.items():
+        codes = [choose(layer.histogram, bits=bits) if scale == "auto" else Inputs(bits, scale) for scale in scales]
+        inputs[name] = list(dict.fromkeys(codes))
+    return with_layer_errors(found, model, batches, inputs, only=only or None, skip=skip or None)
 
 
 def _json(path: Path) -> dict:

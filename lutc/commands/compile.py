@@ -104,6 +104,8 @@ def compile_command(context, function, entries, interval, inputs, output, name, 
         (fplut.report if cutpoints else report)(tables)
         if isinstance(tables.meta.get("weights"), dict):
             report_seen(tables, function, entries, request)
+        if "layer_error" in tables.meta:
+            report_felt(tables)
         click.echo(f"wrote {output}")
 
 
@@ -216,6 +218,17 @@ def report_seen(tables, function: str, entries: int, request: dict) -> None:
     where = seen["layer"] if "layer" in seen else f"all its {seen['layers']} layers of {tables.function}, pooled"
     click.echo(f"mean squared error that {seen['model']} sees, by {seen['values']:,} inputs of {where}:")
     echo_table(["scale" if tables.inputs else "table", "these tables", "equal weights", "change"], rows)
+
+
+def report_felt(tables) -> None:
+    """What the next layer feels of the tables, beside what the rounding of inputs to codes costs it anyway."""
+    felt = tables.meta["layer_error"]
+    first = next(iter(felt.values()))
+    behind = f", as {first['norm']} lets it through" if first["norm"] else ""
+    click.echo(f"mean squared error of the output of {first['linear']}{behind}, {first['tokens']:,} tokens:")
+    rows = [[key, f"{f['exact_on_codes']:.3e}", f"{f['mean_squared']:.3e}", f"{f['added']:.3e}"] for key, f in felt.items()]
+    rows = [[f"2^{-tables.inputs[key].power}" if tables.inputs[key].power is not None else key, *rest] for key, *rest in rows]
+    echo_table(["scale", "exact function on codes", "this table on codes", "of the table alone"], rows)
 
 
 def _report_float(tables) -> None:
