@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 import time
 from collections.abc import Sequence
@@ -125,33 +126,41 @@ def _speedup(exact: dict[int, float], times: dict[int, float]) -> dict[int, floa
 
 
 def plot(points: list[Point], path: str) -> None:
-    """Draw error over multiply-adds and over bytes to `path` (PNG, SVG or PDF by its ending)."""
-    import io
-    from pathlib import Path
+    """Draw error over multiply-adds, megabytes and measured speed at the smallest batch to `path` (PNG, SVG or PDF by its ending)."""
+    from matplotlib.ticker import LogLocator, NullLocator
 
-    import matplotlib
-    from matplotlib.figure import Figure
+    from lutc import plots
 
-    from lutc.files import atomic_write
-
-    kind = Path(path).suffix.removeprefix(".")
-    if kind not in ("png", "svg", "pdf"):
-        raise LutcError(f"{path} cannot be drawn; give a name that ends in .png, .svg or .pdf")
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    shown = [point for point in points if point.error > 0]
     exact = next(point for point in points if point.name == "exact")
-    for axes, label, values in zip(figure.subplots(1, 2, sharey=True), ("multiply-adds per input", "bytes"), ("multiply_adds", "bytes")):
-        for point in shown:
-            marker, colour = ("o", "C0") if point.name.startswith("k=") else ("s", "C1")
-            axes.plot(getattr(point, values), point.error, marker, color=colour, fillstyle="full" if point.on_front else "none")
-            axes.annotate(point.name, (getattr(point, values), point.error), fontsize=6, xytext=(3, 3), textcoords="offset points")
-        axes.set(xlabel=label, xscale="log", yscale="log")
-        axes.axvline(getattr(exact, values), ls=":", color="grey")
-    figure.axes[0].set_ylabel("relative squared error, held out")
-    buffer = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "lutc"}):
-        figure.savefig(buffer, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
-    atomic_write(path, buffer.getvalue())
+    batch = min(exact.speedup)
+    costs = {
+        "million multiply-adds an input": lambda point: point.multiply_adds / 1e6,
+        "megabytes": lambda point: point.bytes / 1e6,
+        f"times faster at batch {batch}, measured": lambda point: point.speedup[batch],
+    }
+    lines: dict[str, list[Point]] = {}
+    for point in sorted(points, key=lambda point: point.error):
+        if point.error > 0:
+            tables = point.name.startswith("k=")
+            lines.setdefault(point.name.partition(" ")[2] if tables else point.name, []).append(point)
+    styles = itertools.cycle(itertools.product("osD^v", (plots.BLUE, plots.ORANGE, plots.GREEN, plots.RED, plots.INK)))
+    with plots.new_figure(12, 4.4) as figure:
+        panels = figure.subplots(1, len(costs), sharey=True)
+        for (name, line), (marker, colour) in zip(lines.items(), styles):
+            for axes, cost in zip(panels, costs.values()):
+                axes.plot([cost(point) for point in line], [point.error for point in line], marker + "-", color=colour, ms=4, lw=1, label=name)
+                for point in line if len(line) > 1 else ():
+                    axes.annotate(point.name.split()[0], (cost(point), point.error), (4, 4), textcoords="offset points", fontsize=7, color=colour)
+        for axes, (label, cost) in zip(panels, costs.items()):
+            axes.axvline(cost(exact), ls=":", color=plots.GREY, label="exact")
+            axes.set(xlabel=label, xscale="log", yscale="log")
+            for axis in (axes.xaxis, axes.yaxis):
+                axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                axis.set_major_formatter("{x:g}")
+                axis.set_minor_locator(NullLocator())
+        panels[0].set_ylabel("relative squared error, held out")
+        panels[0].legend(fontsize=7)
+        plots.save(figure, path)
 
 
 def _progress(items: list):
