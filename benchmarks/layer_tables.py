@@ -35,7 +35,7 @@ from lutc.models.texts import document_batches
 from lutc.nn import QuantLUT
 from lutc.request import Request, prepare
 from lutc.samples import Inputs
-from lutc.search.quadratic import local
+from lutc.search.quadratic import local, quadratic
 from lutc.solve import quadratic_costs
 from lutc.tablefile import TableSet
 
@@ -52,10 +52,10 @@ class ExactOnCodes(torch.nn.Module):
         return self.function(codes * self.inputs.scale)
 
 
-def by_local_search(function: str, entries: int, errors: LayerErrors, inputs: Inputs) -> TableSet:
-    """The whole form, by descent from the diagonal's optimum alone."""
+def searched(function: str, entries: int, errors: LayerErrors, inputs: Inputs, search: Callable, rounding: bool = False) -> TableSet:
+    """A table for the whole form by a search of its own, with or without what the rounding of inputs does."""
     problem, (task,) = prepare(Request(function, entries, objective="layer", weights=errors, inputs=(inputs,)))
-    result = local(quadratic_costs(problem, task), entries)
+    result = search(quadratic_costs(problem, task, rounding), entries)
     table = build(result.cuts, result.lines, task.lattice, problem.left, problem.right, problem.format)
     return TableSet(function, {task.key: table}, {task.key: inputs}, function, {"range": list(problem.function.range)})
 
@@ -76,8 +76,10 @@ def rows(function: str, entries: int, inputs: dict[str, Inputs], histograms: dic
     whole = lambda name: "layer"  # noqa: E731
     yield "next layer's error, tokens alike", each(compiled(weights=plain.get, objective=whole))
     yield "the same, tokens weighted, diagonal", each(compiled(weights=weighted.get, objective=lambda name: "layer-diagonal"))
-    yield "the same, whole, local search", {name: by_local_search(function, entries, weighted[name], inputs[name]) for name in inputs}
+    yield "the same, whole, local search", {name: searched(function, entries, weighted[name], inputs[name], local) for name in inputs}
     yield "the same, whole, genetic search", each(compiled(weights=weighted.get, objective=whole))
+    counted = {name: searched(function, entries, weighted[name], inputs[name], quadratic, True) for name in inputs}
+    yield "the same, rounding of inputs counted", counted
 
 
 def added(tables: dict[str, TableSet], inputs: dict[str, Inputs], errors: dict[str, LayerErrors]) -> float:

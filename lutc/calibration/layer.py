@@ -46,16 +46,16 @@ def layer_errors(
         raise LutcError(f"layer errors need at least one batch and one token; given {len(batches)} and {tokens}")
     if model.__dict__.get("_lutc_patches"):
         raise LutcError("this model is patched with tables already; calibrate it before, or lutc.unpatch(model) it")
-    wanted = inputs.get if isinstance(inputs, Mapping) else lambda path, default=(): inputs
+    by_name = isinstance(inputs, Mapping)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    tracer = Tracer(lambda path: wanted(path, ()), names, -(-tokens // len(batches)))
+    tracer = Tracer(lambda path: inputs.get(path, ()) if by_name else inputs, names, -(-tokens // len(batches)))
     patcher, hooks, training = Patcher(model, Wanted({name: Marking(tracer, name) for name in EXACT}), Selection(only, skip)), [], model.training
     try:
         patcher.run()
         for name, module in model.named_modules() if token_weights else ():
             known = norm_of(module) if is_norm(module) else None
             if known is not None:
-                hooks.append(module.register_forward_pre_hook(_norm_hook(tracer, name, *known)))
+                hooks.append(module.register_forward_pre_hook(_norm_hook(tracer, name, *known), with_kwargs=True))
         model.eval()
         for batch in batches:
             with Follow(tracer):
@@ -76,7 +76,7 @@ def layer_errors(
 
 
 def _norm_hook(tracer: Tracer, name: str, kind: str, eps: float):
-    return lambda module, args: tracer.before_norm(name, module, kind, eps, args[0])
+    return lambda module, args, kwargs: tracer.before_norm(name, module, kind, eps, [*args, *kwargs.values()][0])
 
 
 def _result(site: Site) -> list[LayerError]:
