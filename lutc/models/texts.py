@@ -92,8 +92,9 @@ def read_text(path: str | Path) -> str:
 
 def _beginning(tokenizer) -> list[int]:
     """Tokens that the tokenizer puts before a text (<bos>), if any."""
-    ids, special = tokenizer("a", verbose=False)["input_ids"], set(tokenizer.all_special_ids)
-    return [i for i in ids[:1] if i in special]
+    whole, plain = (tokenizer("a", add_special_tokens=special, verbose=False)["input_ids"] for special in (True, False))
+    at = next((i for i in range(len(whole)) if whole[i : i + len(plain)] == plain), 0)
+    return whole[:at]
 
 
 def _pieces(text: str) -> Iterator[str]:
