@@ -2,7 +2,9 @@
 
     python benchmarks/taylor_speed.py INPUTS [--threads 1]
 
-INPUTS is a folder written by `lutc taylor collect` or benchmarks/taylor_minilm.py. Medians of interleaved calls on different rows, one run.
+INPUTS is a folder written by `lutc taylor collect`, benchmarks/taylor_minilm.py or taylor_costs.py. Medians of interleaved calls on different
+rows, one run. Warm: calls of one design follow each other, as in a loop over tokens, so what of it fits into the caches is there. Cold: before
+each call 256 MB of other memory are written, as after the rest of a large model. `*`: at least 5 times faster at batches 1 and 8,192, twice at 32.
 """
 
 from __future__ import annotations
@@ -21,7 +23,10 @@ from transformers import AutoModel
 from lutc import taylor
 from lutc.nn.taylor import TaylorMLP
 
-BATCHES = {1: 100, 32: 30, 1024: 4, 8192: 1}
+# Batch size -> calls in a turn.
+WARM = {1: 100, 32: 30, 1024: 4, 8192: 1}
+COLD = {1: 5, 32: 5}
+WANTED = {1: 5, 32: 2, 8192: 5}
 TURNS = 5
 
 
@@ -40,22 +45,29 @@ def main() -> None:
         table = taylor.fit(block, rows[:30_000], taylor.Settings(k=k, fit="taylor"))
         for format in ("fp32", "fp16", "int8"):
             designs[f"k={k} {format}"] = TaylorMLP(table.stored(format))
-    print(f"{'':12}" + "".join(f"{f'batch {batch}':>20}" for batch in BATCHES) + f"   {arguments.threads} thread(s)")
-    found = {batch: measure(designs, rows, batch, repeats) for batch, repeats in BATCHES.items()}
-    for name in designs:
-        cells = ((found[batch][name], found[batch]["exact"] / found[batch][name]) for batch in BATCHES)
-        print(f"{name:12}" + "".join(f"{seconds * 1e6:11.0f} us {times:5.1f}x" for seconds, times in cells), flush=True)
+    for kind, batches in (("warm", WARM), ("cold", COLD)):
+        print(f"{kind:12}" + "".join(f"{f'batch {batch}':>20}" for batch in batches) + f"   {arguments.threads} thread(s)")
+        found = {batch: measure(designs, rows, batch, repeats, kind == "cold") for batch, repeats in batches.items()}
+        for name in designs:
+            cells = ((batch, found[batch][name], found[batch]["exact"] / found[batch][name]) for batch in batches)
+            print(f"{name:12}" + "".join(cell(*of_batch) for of_batch in cells), flush=True)
 
 
-def measure(designs: dict[str, nn.Module], rows: torch.Tensor, batch: int, repeats: int) -> dict[str, float]:
+def cell(batch: int, seconds: float, times: float) -> str:
+    return f"{seconds * 1e6:10.0f} us {times:5.1f}x{'*' if times >= WANTED.get(batch, 1e9) else ' '}"
+
+
+def measure(designs: dict[str, nn.Module], rows: torch.Tensor, batch: int, repeats: int, cold: bool) -> dict[str, float]:
     """Median seconds of a call, per design; designs take turns of `repeats` calls, so that a slow moment of the machine meets all of them."""
     seconds = {name: [] for name in designs}
+    other = torch.zeros((256 << 20) // 4 if cold else 0)
     with torch.inference_mode():
         for turn in range(TURNS):
             for name, module in designs.items():
                 for repeat in range(repeats + 1):
                     start = ((turn * repeats + repeat) * batch) % (len(rows) - batch)
                     x = rows[start : start + batch].contiguous()
+                    other += 1
                     before = time.perf_counter()
                     module(x)
                     if repeat:
