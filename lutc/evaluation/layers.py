@@ -22,15 +22,15 @@ class NotFinite(Exception):
         self.layer = layer
 
 
-def find_layers(model: nn.Module, sites: Iterable[str] = ()) -> dict[str, nn.Module]:
-    """The repeated blocks of a model by name: the members of the ModuleList with the most weights. Without one, the outermost children that hold
-    one of the replaced `sites`."""
+def find_layers(model: nn.Module, sites: Iterable[str] = ()) -> list[str]:
+    """Names of the repeated blocks of a model: the members of the ModuleList with the most weights. Without one, of the outermost children that
+    hold one of the replaced `sites`; a patch may put another module in such a place."""
     lists = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList) and len(module)]
     if lists:
         name, chosen = max(lists, key=lambda entry: sum(p.numel() for p in entry[1].parameters()))
-        return {f"{name}.{index}" if name else str(index): module for index, module in enumerate(chosen)}
+        return [f"{name}.{index}" if name else str(index) for index in range(len(chosen))]
     first = dict.fromkeys(site.partition(" ")[0].partition(".")[0] for site in sites)
-    return {name: module for name, module in model.named_children() if name in first}
+    return [name for name, _ in model.named_children() if name in first]
 
 
 class Means:
@@ -49,11 +49,11 @@ class Means:
 
 
 class Recorder:
-    """Inputs and outputs of the layers in one forward of the exact model. `mask`: bool (batch, length), tokens that count; None for all.
+    """Inputs and outputs of the named layers in one forward of the exact model. `mask`: bool (batch, length), tokens that count; None for all.
     `seconds`: spent in hooks, to be taken off the time of a forward."""
 
-    def __init__(self, layers: dict[str, nn.Module]):
-        self.layers, self.mask, self.seconds = layers, None, 0.0
+    def __init__(self, model: nn.Module, layers: Iterable[str]):
+        self.model, self.layers, self.mask, self.seconds = model, list(layers), None, 0.0
         self.inputs: dict[str, Tensor] = {}
         self.outputs: dict[str, Tensor] = {}
 
@@ -80,7 +80,7 @@ class Recorder:
 
             return hook
 
-        with self._hooks(((m, before(n), after(n)) for n, m in self.layers.items())):
+        with self._hooks((self.model.get_submodule(name), before(name), after(name)) for name in self.layers):
             yield
 
     @contextlib.contextmanager
@@ -104,7 +104,7 @@ class Recorder:
 
             return hook
 
-        with self._hooks(((m, before(n), after(n)) for n, m in self.layers.items())):
+        with self._hooks((self.model.get_submodule(name), before(name), after(name)) for name in self.layers):
             yield
 
     @contextlib.contextmanager

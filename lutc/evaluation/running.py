@@ -76,9 +76,9 @@ class _Run:
                     sites.append(entry.path)
                 used += [table for _, module in operators(self.model) for table in _tables_of(module)]
         found = find_layers(self.model, sites)
-        self.layers = found if layers else {}
+        self.layers = found if layers else []
         self.alone = [*found, None] if each_layer else []  # None: what lies in no layer
-        self.recorder = Recorder(self.layers)
+        self.recorder = Recorder(self.model, self.layers)
         progress(len(found))
         self.exact, self.seconds, self.tokens = Compared(), 0.0, 0
         self.compared = [Compared() for _ in variants]

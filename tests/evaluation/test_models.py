@@ -83,7 +83,7 @@ def test_python_files(tmp_path):
         load(path)
     path.write_text("import torch\ndef model(): return torch.nn.Linear(3, 2)\n")
     with pytest.raises(LutcError, match="brings no tokenizer"):
-        load(path).tokenizer
+        _ = load(path).tokenizer
 
 
 def test_errors(folders, tmp_path, monkeypatch):
@@ -115,7 +115,7 @@ def test_tokenizer_is_missing(tmp_path):
     folder = tiny_models.save(tiny_models.bert(), tmp_path / "bert", with_tokenizer=False)
     loaded = load(folder)
     with pytest.raises(LutcError, match="holds no tokenizer .*--tokenizer"):
-        loaded.tokenizer
+        _ = loaded.tokenizer
     other = tmp_path / "tokenizer"
     tiny_models.tokenizer().save_pretrained(other)
     assert load(folder, tokenizer=other).tokenizer("w5")["input_ids"] == [8]
