@@ -109,7 +109,7 @@ def run(name: str, design: tuple, model: nn.Module, inputs: taylor.Inputs, train
     mlps = {block: TaylorMLP(changed(table, radii=None)) for block, table in tables.items()}
     write(results, measure(name + "-start" if steps else name, model, mlps, measured, start))
     if steps:
-        taylor.distil(model, mlps, training, loss=cosine_loss, steps=steps, rate=3e-4, dtype="bf16", report=progress)
+        taylor.distil(model, mlps, training, loss=cosine_loss, steps=steps, dtype="bf16", report=progress)
         for number, mlp in enumerate(mlps.values()):
             mlp.table().save(work / f"{name}-done-{number}")
         write(results, measure(name, model, mlps, measured, start))

@@ -53,6 +53,7 @@ def collect(model, folder, modules, text, batch, length, task, limit, dtype) -> 
 @click.option("-o", "--output", required=True, help="Tables are written to OUTPUT-0.json and .safetensors, OUTPUT-1, ..., in the model's order.")
 @click.option("-k", "--centres", "k", default=16, show_default=True, type=click.IntRange(1), help="Number of centres.")
 @click.option("--order", default=1, show_default=True, type=click.IntRange(1, 2), help="2 adds the diagonal Hessian.")
+@click.option("--neurons", default=0, show_default=True, type=click.IntRange(0), help="Neurons to keep exactly, as further inputs of the maps.")
 @click.option("--fit", default="ridge", show_default=True, type=click.Choice(["ridge", "taylor"]), help="Regression upon the expansion, or it alone.")
 @click.option("--format", default="fp32", show_default=True, type=click.Choice(FORMATS), help="How tables are stored.")
 @FALLBACK
@@ -65,7 +66,9 @@ def collect(model, folder, modules, text, batch, length, task, limit, dtype) -> 
 @LENGTH
 @TASK
 @click.option("--seed", default=0, show_default=True, help="Of K-means.")
-def fit(model, folder, output, k, order, fit, format, fallback, post_norm, memory, sequential, modules, text, batch, length, task, seed) -> None:
+def fit(
+    model, folder, output, k, order, neurons, fit, format, fallback, post_norm, memory, sequential, modules, text, batch, length, task, seed
+) -> None:
     """Fit a table to each block whose inputs are in FOLDER."""
     from lutc.taylor.blocks import find_blocks
     from lutc.taylor.fitting import Settings
@@ -73,7 +76,7 @@ def fit(model, folder, output, k, order, fit, format, fallback, post_norm, memor
     from lutc.taylor.inputs import Inputs
     from lutc.taylor.sequential import fit_sequential
 
-    settings = Settings(k, order, fit, format, fallback, post_norm, seed, int(memory * 2**30))
+    settings = Settings(k, order, fit, format, fallback, post_norm, seed, int(memory * 2**30), neurons)
     loaded = _loaded(model, task)
     network = loaded.model
     if sequential:
@@ -164,7 +167,9 @@ def show(tables, centres) -> None:
         path = Path(name)
         header = read_header(path if path.suffix == ".json" else path.with_name(path.name + ".json"))
         widths = f"{header['in_features']} -> {header['out_features']}"
-        click.echo(f"{name}: {header.get('block')}, {widths}, k={header['k']}, order {header['order']}, {header['format']}")
+        kept = header.get("settings", {}).get("neurons")
+        kept = f", {kept} neurons ({header['activation']})" if kept else ""
+        click.echo(f"{name}: {header.get('block')}, {widths}, k={header['k']}, order {header['order']}{kept}, {header['format']}")
         certificate = header.get("certificate")
         if not certificate:
             click.echo("  no certificate: the table was changed after fitting, or nothing was held out")
