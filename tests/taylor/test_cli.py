@@ -48,6 +48,9 @@ def test_from_collecting_to_evaluating(source, tmp_path):
     out = run("show", f"{name}-0", "--centres")
     assert "8 -> 3, k=8, order 1, int8" in out
     assert "centre 7:" in out
+    run("fit", source, folder, "-o", tmp_path / "kept", "-k", 2, "--neurons", 3)
+    assert "k=2, order 1, 3 neurons (gelu), fp32" in run("show", tmp_path / "kept-0")
+    assert "mean 0.9" in run("evaluate", source, tmp_path / "kept-0")
     out = run("evaluate", source, f"{name}-0")
     cosine = float(out.split("mean ")[1].split(",")[0])
     fallback = float(out.split("fallback: ")[1].split()[0])
