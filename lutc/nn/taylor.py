@@ -58,7 +58,8 @@ class TaylorMLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not torch.compiler.is_compiling() and self._small(x):
             if self._bound is None or not self._bound.valid():
-                self._bound = cpu.Bound(self.centres, self.half_norms, self.slopes, self.scales, self.bias)
+                neurons = (self.weights, self.offsets, self.activation) if self.activation else None
+                self._bound = cpu.Bound(self.centres, self.half_norms, self.slopes, self.scales, self.bias, neurons)
             return self._bound(x)
         if x.shape[-1] != self.in_features:
             raise LutcError(f"the input is {x.shape[-1]} wide, the table {self.in_features}; this table belongs to another layer or model")
@@ -78,8 +79,8 @@ class TaylorMLP(nn.Module):
         return y.to(x.dtype).reshape(*x.shape[:-1], self.out_features)
 
     def _small(self, x: Tensor) -> bool:
-        """Whether one numba call does all: few float32 rows on the CPU, no gradient wanted, first order, no neurons, no fallback."""
-        if x.numel() > cpu.SMALL_BATCH * self.in_features or self.order == 2 or self.fallback or self.activation:
+        """Whether one numba call does all: few float32 rows on the CPU, no gradient wanted, first order, no fallback."""
+        if x.numel() > cpu.SMALL_BATCH * self.in_features or self.order == 2 or self.fallback:
             return False
         if x.dtype != torch.float32 or x.shape[-1] != self.in_features or not x.is_cpu or not x.is_contiguous() or not x.numel():
             return False

@@ -34,19 +34,29 @@ class Bound:
     The arrays share the tensors' memory, so training shows; `valid` tells whether the tensors still lie where they did.
     """
 
-    def __init__(self, centres: Tensor, half_norms: Tensor, slopes: Tensor, scales: Tensor | None, bias: Tensor):
-        self.tensors = (centres, slopes, bias)
+    def __init__(
+        self,
+        centres: Tensor,
+        half_norms: Tensor,
+        slopes: Tensor,
+        scales: Tensor | None,
+        bias: Tensor,
+        neurons: tuple[Tensor, Tensor, str] | None = None,
+    ):
+        """`neurons`: weights [n, d], offsets [n] and activation of kept neurons, as in TaylorTable."""
+        weights, offsets, self.activation = neurons or (None, None, None)
+        self.tensors = [tensor for tensor in (centres, slopes, bias, weights, offsets) if tensor is not None]
         self.places = self._places()
-        self.width, self.outputs = slopes.shape[2], slopes.shape[1]
-        slopes, offsets = slopes.detach(), bias.detach().numpy()
+        self.outputs, self.width = slopes.shape[1], centres.shape[1]
+        slopes, shifts = slopes.detach(), bias.detach().numpy()
         codes = slopes.view(torch.uint16) if slopes.dtype in (torch.float16, torch.bfloat16) else slopes
-        self.arrays = (centres.numpy(), half_norms.numpy(), codes.numpy(), offsets if scales is None else scales.numpy(), offsets)
+        self.arrays = (centres.numpy(), half_norms.numpy(), codes.numpy(), shifts if scales is None else scales.numpy(), shifts)
+        self.neurons = None if neurons is None else (weights.detach().numpy(), offsets.detach().numpy())
         self.kernel = _kernels().WHOLE[slopes.dtype]
         use_huge_pages(slopes)
 
-    def _places(self) -> tuple[int, int, int]:
-        a, b, c = self.tensors
-        return a.data_ptr(), b.data_ptr(), c.data_ptr()
+    def _places(self) -> list[int]:
+        return [tensor.data_ptr() for tensor in self.tensors]
 
     def valid(self) -> bool:
         return self._places() == self.places
@@ -54,9 +64,19 @@ class Bound:
     def __call__(self, x: Tensor) -> Tensor:
         """x [..., d] float32 and contiguous, at most SMALL_BATCH rows -> [..., o]."""
         rows = x.numpy().reshape(-1, self.width)
+        z = rows if self.neurons is None else self._with_neurons(rows)
         y = np.empty((len(rows), self.outputs), np.float32)
-        self.kernel(rows, *self.arrays, y)
+        self.kernel(rows, z, *self.arrays, y)
         return torch.from_numpy(y.reshape(*x.shape[:-1], self.outputs) if x.ndim != 2 else y)
+
+    def _with_neurons(self, rows: np.ndarray) -> np.ndarray:
+        from lutc.nn.exact import value
+
+        weights, offsets = self.neurons
+        z = np.empty((len(rows), self.width + len(weights)), np.float32)
+        _kernels().joined(rows, weights, offsets, z)
+        z[:, self.width :] = value(self.activation, torch.from_numpy(z[:, self.width :])).numpy()
+        return z
 
 
 def use_huge_pages(tensor: Tensor) -> None:

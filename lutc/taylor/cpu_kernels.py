@@ -142,6 +142,17 @@ def routed(x, centres, half_norms, owner):
             owner[first + n] = where
 
 
+@njit(nogil=True)
+def joined(x, weights, offsets, z):
+    """z[n] = x[n], then weights @ x[n] + offsets: what kept neurons are applied to."""
+    d = x.shape[1]
+    for n in range(len(x)):
+        z[n, :d] = x[n]
+        _one_float(x[n], weights, z[n, d:])
+        for i in range(len(weights)):
+            z[n, d + i] += offsets[i]
+
+
 def _product(decode, scaled: bool):
     """y[n] = bias + scales * (decode(slopes) @ z[n]) for the centre owner[n], n in the order of `sequence`: equal centres in one run."""
     one, four = _dots(decode)
@@ -171,12 +182,12 @@ def _product(decode, scaled: bool):
 
 def _whole(multiplied):
     @njit(nogil=True)
-    def whole(x, centres, half_norms, slopes, scales, bias, y):
+    def whole(x, z, centres, half_norms, slopes, scales, bias, y):
         owner = np.zeros(len(x), np.int64)
         if len(centres) > 1:
             routed(x, centres, half_norms, owner)
         sequence = np.argsort(owner) if len(x) > 1 else np.zeros(len(x), np.int64)
-        multiplied(x, owner, sequence, slopes, scales, bias, y)
+        multiplied(z, owner, sequence, slopes, scales, bias, y)
 
     return whole
 
