@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lutc.errors import LutcError
+from lutc.evaluation.outputs import first_tensor, pooled
 from lutc.taylor.accounting import exact_multiply_adds
 from lutc.taylor.blocks import find_blocks, replace, restore
 
@@ -87,12 +88,8 @@ def _counter(count: list[int], mask: Tensor | None):
 def _pooled(model: nn.Module, batch, mask: str) -> Tensor:
     """The model's first output, averaged over unmasked positions: [documents, width]."""
     output = model(**batch) if isinstance(batch, Mapping) else model(*batch) if isinstance(batch, tuple | list) else model(batch)
-    output = output if isinstance(output, Tensor) else output[0]
-    if output.ndim < 3:
-        return output.reshape(len(output), -1).float()
     keep = batch.get(mask) if isinstance(batch, Mapping) else None
-    keep = output.new_ones(output.shape[:2]) if keep is None or keep.shape != output.shape[:2] else keep.to(output.dtype)
-    return ((output * keep[..., None]).sum(1) / keep.sum(1, keepdim=True)).float()
+    return pooled(first_tensor(output), None if keep is None else keep.bool())
 
 
 def _progress(batches: Iterable):
