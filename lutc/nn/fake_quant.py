@@ -15,16 +15,17 @@ from lutc.samples import Inputs
 
 KINDS = ("learned", "observed", "dynamic")
 LOWEST, HIGHEST = -20, 15  # powers of two that a scale can be: a table's int32 accumulator holds 8-bit codes at all of them
-_CANDIDATES = 8  # powers below the one that covers the range, from which a learned scale starts
+_CANDIDATES = 8  # powers that are tried, from the one whose codes reach all of x down
+_SAMPLE = 1 << 14  # elements on which they are
 
 
 class FakeQuantize(torch.nn.Module):
     """Rounds a float tensor to the codes of `bits` bits and gives the real values scale * (q - zero_point) back, in the input's dtype.
 
-    scale: "learned" (LSQ, arXiv:1902.08153: a parameter; log2 of the scale is learned and rounded), "observed" (a moving average of max |x| in
-    training mode, kept as it is in eval mode), "dynamic" (of max |x| of every call), or a number (any positive one; `lutc.calibration` gives such).
-    The first three are powers of two: the smallest one whose codes reach max |x|; a learned scale starts at the power of least squared error on the
-    first batch seen in training mode. In eval mode before any batch LutcError says that there is no scale.
+    scale: "dynamic" (of every call), "observed" (a moving average over the batches of training mode, kept as it is in eval mode), "learned" (LSQ,
+    arXiv:1902.08153: a parameter, started on the first batch of training mode), or a number (any positive one; `lutc.calibration` gives such).
+    The first three are powers of two, of least squared error on some 16,384 of a batch's elements; what is averaged or learned is the power, which is
+    rounded when it is used. In eval mode before any batch LutcError says that there is no scale.
     bits: 2 to 8, so that values at powers of two are exact in float16 and bfloat16. zero_point: for a number only; the others are symmetric.
     momentum: share of the latest batch in the moving average.
 
@@ -50,7 +51,7 @@ class FakeQuantize(torch.nn.Module):
         if self.kind == "learned":
             self.log2_scale = torch.nn.Parameter(torch.tensor(math.nan))
         elif self.kind == "observed":
-            self.register_buffer("largest", torch.tensor(math.nan))
+            self.register_buffer("log2_scale", torch.tensor(math.nan))
         self._started = self.kind in ("fixed", "dynamic")
 
     @property
@@ -69,8 +70,7 @@ class FakeQuantize(torch.nn.Module):
             return self._number
         if self.kind == "dynamic" or not self._started:
             return None
-        power = self.log2_scale.detach().float().round() if self.kind == "learned" else self._covering(self.largest)
-        return 2.0 ** int(power.clamp(LOWEST, HIGHEST))
+        return 2.0 ** int(self.log2_scale.detach().float().round().clamp(LOWEST, HIGHEST))
 
     def scale_for(self, x: torch.Tensor) -> tuple[torch.Tensor, float]:
         """The scale for x (0-d, on its device) and the rate by which its gradient is to be multiplied."""
@@ -79,14 +79,14 @@ class FakeQuantize(torch.nn.Module):
         if self.kind == "fixed":
             return torch.full((), self._number, dtype=torch.float64, device=x.device), 1.0
         if self.kind == "dynamic":
-            return _power_of_two(self._covering(_largest(x))), 1.0
+            return _power_of_two(self._least_squares(x.detach())), 1.0
         if self.training:
             self._observe(x.detach())
         elif not self._started:
             raise LutcError(f"this {self.kind} scale has seen no batch yet; run one in training mode, load a checkpoint, or give a number as scale")
-        if self.kind == "observed":
-            return _power_of_two(self._covering(self.largest)), 1.0
         scale = _power_of_two(self.log2_scale.detach().float().round())
+        if self.kind == "observed":
+            return scale, 1.0
         features = x[0].numel() if x.ndim and x.shape[0] else x.numel()
         # A factor of exactly 1 that carries the gradient scale * ln 2 to log2_scale.
         factor = 1.0 + math.log(2.0) * (self.log2_scale - self.log2_scale.detach()).float()
@@ -94,32 +94,27 @@ class FakeQuantize(torch.nn.Module):
 
     @torch.no_grad()
     def _observe(self, x: torch.Tensor) -> None:
-        if self.kind == "observed":
-            largest = _largest(x).to(self.largest.dtype)
-            self.largest.copy_(torch.lerp(self.largest, largest, self.momentum) if self._started else largest)
-        elif not self._started:
-            self.log2_scale.copy_(self._least_squares(x))
+        if not x.numel() or self._started and self.kind == "learned":
+            return
+        power = self._least_squares(x).to(self.log2_scale.dtype)
+        self.log2_scale.copy_(torch.lerp(self.log2_scale, power, self.momentum) if self._started else power)
         self._started = True
-
-    def _covering(self, largest: torch.Tensor) -> torch.Tensor:
-        """The least power with 2**power * maximum >= largest (float32, 0-d): the float's exponent, and one more where it has a mantissa."""
-        bits = (largest.float() / self.maximum).view(torch.int32)
-        return ((bits + 0x7FFFFF) >> 23) - 127
 
     def _least_squares(self, x: torch.Tensor) -> torch.Tensor:
         """The power of least squared error on x, float32, 0-d."""
-        wide = torch.where(x.isfinite(), x, 0.0).float()
-        top = self._covering(_largest(x)).clamp(LOWEST, HIGHEST)
+        step = 2 * (x.numel() // (2 * _SAMPLE)) + 1  # odd, so that it does not meet the same few channels again and again
+        sample = x.reshape(-1)[::step]
+        sample = torch.where(sample.isfinite(), sample, 0.0).float()
+        top = _covering(sample, self.maximum)
         powers = top - torch.arange(_CANDIDATES, device=x.device, dtype=torch.int32)
-        scales = _power_of_two(powers)
-        errors = [(nearest_code(wide, scale, self.limits) * scale - wide).square().mean() for scale in scales.unbind()]
-        return powers.index_select(0, torch.stack(errors).argmin(0, keepdim=True))[0].float()
+        scales = _power_of_two(powers)[:, None]
+        errors = (nearest_code(sample, scales, self.limits) * scales - sample).square().mean(1)
+        return powers.index_select(0, errors.argmin(0, keepdim=True))[0].float()
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-        held = getattr(self, {"learned": "log2_scale", "observed": "largest"}.get(self.kind, ""), None)
-        if held is not None and not held.is_meta:
-            self._started = not bool(held.isnan())
+        if self.kind in ("learned", "observed") and not self.log2_scale.is_meta:
+            self._started = not bool(self.log2_scale.isnan())
 
     def get_extra_state(self) -> torch.Tensor:
         """Bits, zero point and the fixed scale (NaN for others), float64: a checkpoint carries them."""
@@ -164,11 +159,12 @@ def as_quantiser(source, **options) -> FakeQuantize:
     return source if isinstance(source, FakeQuantize) else FakeQuantize(source, **options)
 
 
-def _largest(x: torch.Tensor) -> torch.Tensor:
-    """max |x| over the finite elements, float32, 0-d; 0 of nothing."""
+def _covering(x: torch.Tensor, maximum: int) -> torch.Tensor:
+    """The least power with 2**power * maximum >= max |x|, within LOWEST..HIGHEST, int32, 0-d: the float's exponent, and one more for a mantissa."""
     if not x.numel():
-        return torch.zeros((), device=x.device)
-    return torch.where(x.isfinite(), x, 0.0).detach().abs().amax().float()
+        return torch.zeros((), dtype=torch.int32, device=x.device)
+    bits = (x.abs().amax() / maximum).view(torch.int32)
+    return (((bits + 0x7FFFFF) >> 23) - 127).clamp(LOWEST, HIGHEST)
 
 
 def _power_of_two(power: torch.Tensor) -> torch.Tensor:
