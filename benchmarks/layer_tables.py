@@ -28,7 +28,7 @@ from lutc.build import build
 from lutc.calibration import calibrate
 from lutc.calibration.layer import layer_errors
 from lutc.calibration.layer_error import LayerErrors
-from lutc.calibration.scales import choose
+from lutc.calibration.scales import for_layer
 from lutc.calibration.weights import Measured
 from lutc.models.loading import load
 from lutc.models.texts import document_batches
@@ -153,7 +153,7 @@ def smollm2(arguments) -> None:
     batches = windows("\n".join(sentences(10**6)), 4096)
     test = windows("\n\n".join(manual()), arguments.test_tokens)
     calibration = calibrate(model, batches)
-    inputs = {name: choose(layer.histogram, "power-of-two") for name, layer in calibration.layers.items() if layer.operator == "activation"}
+    inputs = {name: for_layer(layer) for name, layer in calibration.layers.items() if layer.operator == "activation"}
     codes = {name: [one] for name, one in inputs.items()}
     weighted, plain = (errors_by_layer(model, batches, codes, arguments.tokens // 2, weigh) for weigh in (True, False))
     with torch.inference_mode():

@@ -16,7 +16,7 @@ from lutc.calibration.following import Follow, Marking, Site, Tracer
 from lutc.calibration.layer_error import LayerError, with_errors
 from lutc.calibration.observe import model_digest, run_batch
 from lutc.calibration.observers import EXACT
-from lutc.calibration.scales import choose
+from lutc.calibration.scales import for_layer
 from lutc.errors import LutcError
 from lutc.nn.patching.apply import Patcher
 from lutc.nn.patching.choose import Selection, Wanted
@@ -93,7 +93,7 @@ def with_layer_errors(calibration: Calibration, model: nn.Module, batches: Itera
         raise LutcError(f"the calibration is of another model ({calibration.model['name']}, {calibration.model['class']}); calibrate this one")
     if inputs is None:
         reached = {name: layer for name, layer in calibration.layers.items() if layer.operator == "activation" and layer.histogram.count}
-        inputs = {name: [choose(layer.histogram, "power-of-two")] for name, layer in reached.items()}
+        inputs = {name: [for_layer(layer)] for name, layer in reached.items()}
     errors = layer_errors(model, batches, inputs, **options)
     layers = {name: with_errors(layer, errors[name]) if name in errors else layer for name, layer in calibration.layers.items()}
     return replace(calibration, layers=layers)

@@ -2,6 +2,9 @@
 
 The mapping is y = x / scale + zero_point, rounded half to even and clamped to the codes; its inverse is x' = scale * (y - zero_point). What comes
 back differs from x by at most scale / 2 where y was not clamped (rounding) and by more beyond (clipping); `loss` says by how much on what was seen.
+
+What a model feels is not the difference of x but that of f(x), f being the function that is fed with it: clipping large inputs of SiLU costs much,
+clipping very negative ones nothing. `for_layer` therefore measures behind the layer's function.
 """
 
 from __future__ import annotations
@@ -11,8 +14,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lutc.calibration.file import Layer
 from lutc.calibration.histogram import Histogram
 from lutc.errors import LutcError
+from lutc.functions import FUNCTIONS
 from lutc.samples import Inputs
 
 METHODS = ("min-max", "percentile", "least-squares", "power-of-two")
@@ -24,8 +29,9 @@ _OCTAVES = 6  # scales go down to 2^-(bits + 6) of the one that clips nothing
 
 @dataclass(frozen=True)
 class Loss:
-    """What quantising and restoring loses. clipped: share of values beyond the codes by more than half a step. rounding, clipping: mean squared error
-    of the others and of these, both over all values. signal_to_noise: 10 log10(mean(x^2) / mean squared error) in dB; None where nothing is lost."""
+    """What quantising and restoring loses, of x or of f(x). clipped: share of values beyond the codes by more than half a step. rounding, clipping:
+    mean squared error of the others and of these, both over all values. signal_to_noise: 10 log10(mean(f(x)^2) / mean squared error) in dB; None
+    where nothing is lost, -inf where f is infinite at a code that is used."""
 
     clipped: float
     rounding: float
@@ -47,27 +53,40 @@ def restore(codes, inputs: Inputs) -> np.ndarray:
     return inputs.scale * (np.asarray(codes, np.float64) - inputs.zero_point)
 
 
-def loss(histogram: Histogram, inputs: Inputs) -> Loss:
-    """What is lost on the values of a histogram, taken as even inside a bin: within a few percent."""
+def loss(histogram: Histogram, inputs: Inputs, function: Callable | None = None) -> Loss:
+    """What is lost on the values of a histogram, taken as even inside a bin: within a few percent. function: behind which to measure, on float64."""
     means, n = _points(histogram)
     width = np.sqrt(12 * histogram.spread)
     x = (means[:, None] + width[:, None] * ((np.arange(_SLICES) + 0.5) / _SLICES - 0.5)).ravel()
     share = np.repeat(n / n.sum() / _SLICES, _SLICES)
-    error = (restore(inputs.quantise(x), inputs) - x) ** 2 + np.repeat(histogram.spread, _SLICES) / _SLICES**2
+    back, spread = restore(inputs.quantise(x), inputs), np.repeat(histogram.spread, _SLICES) / _SLICES**2
+    exact = x if function is None else function(x)
+    error = (back - x) ** 2 + spread if function is None else (function(back) - exact) ** 2
     ends = restore([inputs.minimum - 0.5, inputs.maximum + 0.5], inputs)
     beyond = (x < ends[0]) | (x > ends[1])
     rounding, clipping = float(share[~beyond] @ error[~beyond]), float(share[beyond] @ error[beyond])
-    noise, signal = rounding + clipping, float(share @ x**2)
-    ratio = 10 * np.log10(signal / noise) if noise > 0 and signal > 0 else None
-    return Loss(float(share[beyond].sum()), rounding, clipping, None if ratio is None else float(ratio))
+    noise, signal = rounding + clipping, float(share @ exact**2)
+    ratio = None
+    if noise > 0 and signal > 0:
+        ratio = float(10 * np.log10(signal / noise)) if np.isfinite(noise) else -np.inf
+    return Loss(float(share[beyond].sum()), rounding, clipping, ratio)
 
 
-def choose(histogram: Histogram, method: str = "power-of-two", bits: int = 8, symmetric: bool = True, percentile: float = PERCENTILE) -> Inputs:
+def for_layer(layer: Layer, method: str = "power-of-two", bits: int = 8, symmetric: bool = True) -> Inputs:
+    """Bits, scale and zero point of a layer's inputs, with squared errors measured behind its function."""
+    return choose(layer.histogram, method, bits, symmetric, function=FUNCTIONS.get(layer.function))
+
+
+def choose(
+    histogram: Histogram, method: str = "power-of-two", bits: int = 8, symmetric: bool = True, percentile: float = PERCENTILE,
+    function: Callable | None = None,
+) -> Inputs:  # fmt: skip
     """Bits, scale and zero point for the values of a histogram.
 
     min-max: nothing is clipped. percentile: what lies beyond the central `percentile` % is clipped. least-squares: the least mean squared difference
-    between x and what comes back, over all scales. power-of-two: likewise over the scales 2^-b. symmetric: zero point 0; else the codes cover
-    [low, high], widened to hold 0, so that 0 is a code. Raises LutcError for unknown methods and where nothing but 0 was observed.
+    between x and what comes back, over all scales. power-of-two: likewise over the scales 2^-b. function: these two compare its values of x and of
+    what comes back (unless it is not finite at codes that every scale needs). symmetric: zero point 0; else the codes cover [low, high], widened to
+    hold 0, so that 0 is a code. Raises LutcError for unknown methods and where nothing but 0 was observed.
     """
     if method not in METHODS:
         raise LutcError(f"unknown method {method!r} for a scale; choose one of {', '.join(METHODS)}")
@@ -79,12 +98,13 @@ def choose(histogram: Histogram, method: str = "power-of-two", bits: int = 8, sy
         share = 1.0 if method == "min-max" else percentile / 100
         lo, hi = (histogram.low, histogram.high) if share == 1.0 else _central(histogram, share, symmetric)
         return from_range(lo, hi, bits, symmetric)
-    cost = _cost(x, n)
-    if method == "least-squares":
-        return _least_squares(cost, histogram, bits, symmetric)
-    widest = from_range(histogram.low, histogram.high, bits, symmetric).scale
-    powers = 2.0 ** np.arange(np.ceil(np.log2(widest)), np.ceil(np.log2(widest)) - bits - _OCTAVES, -1)
-    return min((_best_at(cost, float(scale), bits, symmetric) for scale in powers), key=cost)
+    best = _least if method == "least-squares" else _least_power
+    if function is not None:
+        cost = _cost(x, n, function)
+        found = best(cost, histogram, bits, symmetric)
+        if np.isfinite(cost(found)):
+            return found
+    return best(_cost(x, n), histogram, bits, symmetric)
 
 
 def from_range(low: float, high: float, bits: int = 8, symmetric: bool = True) -> Inputs:
@@ -136,12 +156,14 @@ def _central(histogram: Histogram, share: float, symmetric: bool) -> tuple[float
     return -reach, reach
 
 
-def _cost(x: np.ndarray, n: np.ndarray) -> Callable[[Inputs], float]:
-    """Summed squared error of `Inputs`."""
+def _cost(x: np.ndarray, n: np.ndarray, function: Callable | None = None) -> Callable[[Inputs], float]:
+    """Summed squared error of `Inputs`, of x or behind a function."""
+    exact = x if function is None else function(x)
 
     def cost(inputs: Inputs) -> float:
         back = np.clip(np.rint(x / inputs.scale), inputs.minimum - inputs.zero_point, inputs.maximum - inputs.zero_point) * inputs.scale
-        return float(n @ (back - x) ** 2)
+        found = float(n @ ((back if function is None else function(back)) - exact) ** 2)
+        return found if np.isfinite(found) else np.inf
 
     return cost
 
@@ -153,22 +175,28 @@ def _zero_at(scale: float, bits: int, symmetric: bool, low: float) -> Inputs:
 
 
 def _best_at(cost: Callable, scale: float, bits: int, symmetric: bool) -> Inputs:
-    """Of one scale, with the best zero point. Moving it changes what is clipped at either end and nothing else, so the cost is convex in it."""
+    """Of one scale, with the best zero point: a grid of them, then ever smaller steps. Moving it changes only what is clipped at either end."""
     scale, half = _held(scale), 1 << (bits - 1)
     if symmetric:
         return Inputs(bits, scale)
-    first, last = -half, half - 1
-    while first < last:
-        middle = (first + last) // 2
-        if cost(Inputs(bits, scale, middle + 1)) < cost(Inputs(bits, scale, middle)):
-            first = middle + 1
-        else:
-            last = middle
-    return Inputs(bits, scale, first)
+    step = max(1, half // 8)
+    best = min((Inputs(bits, scale, z) for z in range(-half, half, step)), key=cost)
+    while step > 1:
+        step //= 2
+        near = [Inputs(bits, scale, z) for z in (best.zero_point - step, best.zero_point + step) if -half <= z < half]
+        best = min([best, *near], key=cost)
+    return best
 
 
-def _least_squares(cost: Callable, histogram: Histogram, bits: int, symmetric: bool) -> Inputs:
-    """Scales from the widest useful one down, spaced evenly on a log axis, then ever closer around the best."""
+def _least_power(cost: Callable, histogram: Histogram, bits: int, symmetric: bool) -> Inputs:
+    """Of the scales 2^-b."""
+    widest = np.ceil(np.log2(from_range(histogram.low, histogram.high, bits, symmetric).scale))
+    powers = np.clip(np.arange(widest, widest - bits - _OCTAVES, -1), -64, 64)
+    return min((_best_at(cost, 2.0 ** float(power), bits, symmetric) for power in powers), key=cost)
+
+
+def _least(cost: Callable, histogram: Histogram, bits: int, symmetric: bool) -> Inputs:
+    """Of all scales: from the widest useful one down, spaced evenly on a log axis, then ever closer around the best."""
     widest = from_range(histogram.low, histogram.high, bits, symmetric).scale
     near, far, best = widest * 2.0 ** -(bits + _OCTAVES), widest * 1.05, None
     for tried in (_COARSE, *[_FINE] * _ROUNDS):

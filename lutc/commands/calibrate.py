@@ -100,13 +100,13 @@ def calibrate(
 def _with_layer_errors(found, model, batches, scales, bits: int, only, skip):
     """The calibration with layer errors at each of the scales, "auto" being each layer's own."""
     from lutc.calibration.layer import with_layer_errors
-    from lutc.calibration.scales import choose
+    from lutc.calibration.scales import for_layer
     from lutc.samples import Inputs
 
     reached = {name: layer for name, layer in found.layers.items() if layer.operator == "activation" and layer.histogram.count}
     inputs = {}
     for name, layer in reached.items():
-        codes = [choose(layer.histogram, bits=bits) if scale == "auto" else Inputs(bits, scale) for scale in scales]
+        codes = [for_layer(layer, bits=bits) if scale == "auto" else Inputs(bits, scale) for scale in scales]
         inputs[name] = list(dict.fromkeys(codes))
     return with_layer_errors(found, model, batches, inputs, only=only or None, skip=skip or None)
 
@@ -119,8 +119,9 @@ def _json(path: Path) -> dict:
 
 def report(calibration, bits: int) -> None:
     """A line for each layer: range, quantiles, share outside the range of the function's tables, and scales with their signal-to-noise ratio."""
-    from lutc.calibration.scales import choose, loss
+    from lutc.calibration.scales import for_layer, loss
     from lutc.calibration.statistics import statistics
+    from lutc.functions import FUNCTIONS
 
     rows = []
     for name, layer in calibration.layers.items():
@@ -134,14 +135,15 @@ def report(calibration, bits: int) -> None:
         if told["low"] == told["high"] == 0:
             rows.append([*row, "-", "-", "-", "-"])
             continue
-        power, free = (choose(layer.histogram, method, bits) for method in ("power-of-two", "least-squares"))
+        power, free = (for_layer(layer, method, bits) for method in ("power-of-two", "least-squares"))
         row.append(f"2^{-power.power}")
-        rows.append([*row, _decibel(loss(layer.histogram, power)), figure(free.scale), _decibel(loss(layer.histogram, free))])
+        left = [loss(layer.histogram, inputs, FUNCTIONS[layer.function]).signal_to_noise for inputs in (power, free)]
+        rows.append([*row, _decibel(left[0]), figure(free.scale), _decibel(left[1])])
     widest = max(map(len, rows))
     header = ["layer", "table", "of", "low", "0.1 %", "median", "99.9 %", "high", "outside", f"int{bits}: 2^-b", "dB", "least squares", "dB"]
     echo_table(header, [row + [""] * (widest - len(row)) for row in rows])
-    click.echo("outside: share beyond the default range of the function's tables; dB: signal-to-noise ratio of the inputs at the scale before it")
+    click.echo("outside: share beyond the default range of the function's tables; dB: signal to noise of the function on these codes")
 
 
-def _decibel(lost) -> str:
-    return "exact" if lost.signal_to_noise is None else f"{lost.signal_to_noise:.1f}"
+def _decibel(ratio: float | None) -> str:
+    return "exact" if ratio is None else f"{ratio:.1f}" if ratio > float("-inf") else "-"

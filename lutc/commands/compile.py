@@ -111,6 +111,7 @@ def compile_command(context, function, entries, interval, inputs, output, name, 
 
 def _calibrated(function: str, inputs: str | None, options: dict) -> None:
     """Put the scale that --calibrated-scale asks for in the place of --scale."""
+    from lutc import functions
     from lutc.calibration.scales import choose
     from lutc.calibration.weights import is_calibration, measured
 
@@ -121,7 +122,8 @@ def _calibrated(function: str, inputs: str | None, options: dict) -> None:
         raise LutcError("--calibrated-scale gives the scale of input codes; leave out --scale, --zero-point and --inputs")
     if not is_calibration(options["weights"]):
         raise LutcError("--calibrated-scale needs a calibration: give --weights calibration.json:LAYER")
-    options["scales"] = (choose(measured(options["weights"], function).histogram, method, options["bits"]).scale,)
+    histogram = measured(options["weights"], function).histogram
+    options["scales"] = (choose(histogram, method, options["bits"], function=functions.load(function, None)).scale,)
 
 
 def _request(

@@ -113,7 +113,7 @@ def int8_scales(source: str, model) -> Mapping[str, Inputs] | Inputs:
 
 def codes_of(calibration, method: str = "power-of-two") -> Mapping[str, Inputs]:
     """For each activation of a calibration its int8 scale."""
-    from lutc.calibration.scales import choose
+    from lutc.calibration.scales import for_layer
 
     sites = {name: layer for name, layer in calibration.layers.items() if layer.operator == "activation" and layer.histogram.count}
-    return {name: choose(layer.histogram, method) for name, layer in sites.items()}
+    return {name: for_layer(layer, method) for name, layer in sites.items()}

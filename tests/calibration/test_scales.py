@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from lutc.calibration import Histogram
-from lutc.calibration.scales import METHODS, choose, from_range, loss, per_channel, quantise, restore
+from lutc.calibration import Histogram, Layer
+from lutc.calibration.scales import METHODS, choose, for_layer, from_range, loss, per_channel, quantise, restore
 from lutc.errors import LutcError
+from lutc.functions import FUNCTIONS
 from lutc.samples import Inputs
 
 RNG = np.random.default_rng(11)
@@ -54,6 +55,32 @@ def test_the_power_of_two_is_the_best_one(name, bits, symmetric):
     best = min(brute.values())
     assert chosen.power is not None and lost(x, chosen) <= best * (1 + 1e-6)
     assert chosen.power == min(brute, key=brute.get) or not symmetric
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("function", ["silu", "exp", "gelu"])
+@pytest.mark.parametrize("name", ["heavy", "negative", "skewed"])
+def test_behind_a_function_the_best_scale_is_that_of_its_values(name, function, symmetric):
+    x, f = 3 * DATA[name][:1500], FUNCTIONS[function]
+    layer = Layer(function, "activation", "x", Histogram.of(x))
+
+    def lost_behind(inputs):
+        return np.mean((f(restore(quantise(x, inputs), inputs)) - f(x)) ** 2)
+
+    for bits in (4, 6):
+        candidates = [Inputs(bits, 2.0**-b, z) for b in range(-4, 12) for z in zero_points(bits, symmetric)]
+        best = min(map(lost_behind, candidates))
+        assert lost_behind(for_layer(layer, "power-of-two", bits, symmetric)) <= best * 1.001
+        assert lost_behind(for_layer(layer, "least-squares", bits, symmetric)) <= best * 1.02
+        found = loss(layer.histogram, candidates[0], f)
+        assert found.mean_squared == pytest.approx(lost_behind(candidates[0]), rel=0.03)
+    plain = choose(layer.histogram, "power-of-two", 6, symmetric)
+    assert lost_behind(for_layer(layer, "power-of-two", 6, symmetric)) <= lost_behind(plain)
+
+
+def test_a_function_without_a_value_at_zero_falls_back_to_the_inputs():
+    layer = Layer("rsqrt", "rms_norm", "mean(x^2) + eps", Histogram.of(np.geomspace(1e-9, 1e3, 500)))
+    assert for_layer(layer) == choose(layer.histogram)
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8, 12])

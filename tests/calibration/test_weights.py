@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 import lutc
 from lutc.calibration import Calibration, Histogram, Layer, read
-from lutc.calibration.scales import choose
+from lutc.calibration.scales import for_layer
 from lutc.calibration.weights import EVEN, is_calibration, measured
 from lutc.cli import main
 from lutc.errors import LutcError
@@ -106,10 +106,10 @@ def test_compile_takes_weights_and_scale(path, tmp_path):
     out = tmp_path / "t.json"
     said = run("compile", "silu", "--weights", f"{path}:b.act", "--calibrated-scale", "-o", out)
     assert "mean squared error that toy sees, by 9,000 inputs of model.b.act" in said and "equal weights" in said and "%" in said
-    tables, histogram = lutc.load(out), read(path).layer("b.act")[1].histogram
-    assert list(tables.inputs.values()) == [choose(histogram, "power-of-two")]
+    tables, layer = lutc.load(out), read(path).layer("b.act")[1]
+    assert list(tables.inputs.values()) == [for_layer(layer)]
     run("compile", "silu", "--weights", f"{path}:b.act", "--calibrated-scale", "least-squares", "--bits", 6, "-o", out)
-    assert next(iter(lutc.load(out).inputs.values())) == choose(histogram, "least-squares", 6)
+    assert next(iter(lutc.load(out).inputs.values())) == for_layer(layer, "least-squares", 6)
     assert "certificate holds" in run("certify", out)
     assert "pooled" in run("compile", "silu", "--weights", path, "--scale", "2^-4", "-o", out)
     for options, line in (

@@ -41,9 +41,9 @@ class Scales:
             raise LutcError(f"quantise= says nothing of '{path}'; it has {', '.join(list(known)[:4]) or 'nothing'}: add it, or leave it out by skip=")
         if self.layers is None:
             return copy.deepcopy(as_quantiser(known[path]))
-        from lutc.calibration.scales import choose
+        from lutc.calibration.scales import for_layer
 
-        return as_quantiser(choose(known[path].histogram, "power-of-two"))
+        return as_quantiser(for_layer(known[path]))
 
     def __str__(self) -> str:
         if self.all is None:
