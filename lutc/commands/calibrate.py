@@ -131,7 +131,7 @@ def report(calibration, bits: int) -> None:
             continue
         quantiles, outside = told["quantiles"], told.get("outside")
         row += [figure(told["low"]), figure(quantiles["0.001"]), figure(quantiles["0.5"]), figure(quantiles["0.999"]), figure(told["high"])]
-        row.append("-" if outside is None else f"{100 * outside['share']:.2g} %")
+        row.append("-" if outside is None else f"{figure(100 * outside['share'])} %")
         if told["low"] == told["high"] == 0:
             rows.append([*row, "-", "-", "-", "-"])
             continue
