@@ -54,12 +54,21 @@ class QuantLUT(torch.nn.Module):
         else:
             self.quantise = None
             scale = scale if isinstance(scale, torch.nn.Parameter) or scale is None else positive_number("scale", scale, f"or {', '.join(KINDS)}")
-        self.bits, self.zero_point, self.scale = bits, zero_point, scale
+        self.bits, self.scale, self._zero_point = bits, scale, zero_point
         self.out = None if out_scale is None else Inputs(bits, positive_number("out_scale", out_scale), out_zero_point)
         self.dtype = _DTYPES[8 if bits <= 8 else 16]
         limits = Inputs(bits, 1.0, zero_point)  # refuses bits and zero points that are out of range
-        self.limits = limits.minimum, limits.maximum, zero_point
+        self.minimum, self.maximum = limits.minimum, limits.maximum
         self._hold()
+
+    @property
+    def zero_point(self) -> int:
+        return self._zero_point if self.quantise is None else self.quantise.zero_point
+
+    @property
+    def limits(self) -> tuple[int, int, int]:
+        """Smallest code, largest code, zero point."""
+        return self.minimum, self.maximum, self.zero_point
 
     def inputs(self, scale: float) -> Inputs:
         return Inputs(self.bits, scale, self.zero_point)

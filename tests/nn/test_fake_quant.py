@@ -340,6 +340,10 @@ def test_checkpoints_before_the_first_batch_and_of_other_kinds():
     module = FakeQuantize(0.5)
     module.load_state_dict(FakeQuantize(0.25, zero_point=3).state_dict())
     assert (module.scale, module.zero_point) == (0.25, 3)
+    table, other = QuantLUT(GELU, FakeQuantize(0.25, zero_point=3)), QuantLUT(GELU, FakeQuantize(1.0))
+    other.load_state_dict(table.state_dict())
+    codes = torch.arange(-128, 128, dtype=torch.int8)
+    assert torch.equal(other(codes), table(codes)) and torch.equal(other(samples()), table(samples()))
 
 
 @pytest.mark.gpu
