@@ -76,6 +76,7 @@ def int8_silu(codes) -> list[Variant]:
     for entries in (8, 16):
         found += [
             variant([f"silu_{entries}"], f"lutc, {entries} entries"),
+            variant([lutc.compile("silu", entries, range=(-8, 8))], f"lutc, {entries} entries, searched over [-8, 8]"),
             variant([lutc.compile("silu", entries, share="all")], f"lutc, {entries} entries, one set for all scales"),
             variant([lutc.compile("silu", entries, search="classic")], f"GQA-LUT's search, {entries} entries"),
         ]
