@@ -134,14 +134,14 @@ class FakeQuantize(torch.nn.Module):
 class QuantActivation(torch.nn.Module):
     """A function on quantised inputs: x is fake-quantised, then `function` computes: a registry name (exact, as torch computes it) or any module.
 
-    quantise: a FakeQuantize, or its `scale`. This is the first step of quantisation-aware training; `QuantLUT` takes its place in the second.
+    quantise: a FakeQuantize, or what makes one: its `scale`, or `Inputs` (bits, scale and zero point). This is the first step of quantisation-aware training; `QuantLUT` takes its place in the second.
     """
 
-    def __init__(self, function: str | torch.nn.Module, quantise: FakeQuantize | str | float = "learned", **options):
+    def __init__(self, function: str | torch.nn.Module, quantise: FakeQuantize | Inputs | str | float = "learned"):
         super().__init__()
         if not isinstance(function, (str, Callable)) or isinstance(function, str) and not exact.known(function):
             raise LutcError(f"function is a module, or the name of a function that torch knows: {', '.join(exact.names())}; given {function!r}")
-        self.quantise = as_quantiser(quantise, **options)
+        self.quantise = as_quantiser(quantise)
         self.function = function
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -152,11 +152,11 @@ class QuantActivation(torch.nn.Module):
         return repr(self.function) if isinstance(self.function, str) else ""
 
 
-def as_quantiser(source, **options) -> FakeQuantize:
-    """A FakeQuantize itself, or a new one from its scale: a kind, a number, or `lutc.samples.Inputs` (bits, scale and zero point at once)."""
+def as_quantiser(source) -> FakeQuantize:
+    """A FakeQuantize itself, or a new one from its scale: a kind, a number, or `lutc.samples.Inputs`."""
     if isinstance(source, Inputs):
-        return FakeQuantize(source.scale, bits=source.bits, zero_point=source.zero_point, **options)
-    return source if isinstance(source, FakeQuantize) else FakeQuantize(source, **options)
+        return FakeQuantize(source.scale, bits=source.bits, zero_point=source.zero_point)
+    return source if isinstance(source, FakeQuantize) else FakeQuantize(source)
 
 
 def _covering(x: torch.Tensor, maximum: int) -> torch.Tensor:

@@ -12,7 +12,7 @@ from lutc.coverage import as_table_set
 from lutc.errors import LutcError
 from lutc.integer import INT32_MAX, integer_lines, requantiser, unfold
 from lutc.nn import exact
-from lutc.nn.fake_quant import KINDS, FakeQuantize, as_quantiser, positive_number
+from lutc.nn.fake_quant import KINDS, FakeQuantize, positive_number
 from lutc.nn.integer_lines import requantise
 from lutc.nn.straight_through import look_up
 from lutc.samples import Inputs
@@ -49,7 +49,9 @@ class QuantLUT(torch.nn.Module):
         if not self.tables.inputs:
             raise LutcError(f"QuantLUT takes tables over codes; '{self.tables.name}' holds float tables ({', '.join(self.tables)})")
         if isinstance(scale, FakeQuantize) or isinstance(scale, str) and scale in KINDS:
-            self.quantise = as_quantiser(scale) if isinstance(scale, FakeQuantize) else as_quantiser(scale, bits=bits, zero_point=zero_point)
+            self.quantise = scale if isinstance(scale, FakeQuantize) else FakeQuantize(scale, bits=bits, zero_point=zero_point)
+            if (bits, zero_point) not in ((8, 0), (self.quantise.bits, self.quantise.zero_point)):
+                raise LutcError(f"bits and zero_point are those of the FakeQuantize, {self.quantise.extra_repr()}; given {bits} and {zero_point}")
             bits, zero_point, scale = self.quantise.bits, self.quantise.zero_point, None
         else:
             self.quantise = None

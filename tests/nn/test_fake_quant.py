@@ -393,4 +393,9 @@ def test_bad_input():
         QuantLUT(float_tables("gelu", -4, 4), "learned")
     with pytest.raises(LutcError, match="this QuantLUT has no scale of its own"):
         QuantLUT(GELU, "dynamic")(torch.zeros(3, dtype=torch.int8))
+    with pytest.raises(LutcError, match="bits and zero_point are those of the FakeQuantize, dynamic, bits=4, zero_point=0; given 6 and 0"):
+        QuantLUT(GELU, FakeQuantize("dynamic", bits=4), bits=6)
+    with pytest.raises(LutcError, match="takes 2 to 8 bits; given 12"):
+        QuantLUT(GELU, "learned", bits=12)
+    assert QuantLUT(GELU, "learned", bits=5).quantise.bits == QuantLUT(GELU, FakeQuantize(bits=5), bits=5).bits == 5
     assert QuantActivation("gelu", Inputs(6, 0.2, 3)).quantise.limits == (-32, 31, 3)
