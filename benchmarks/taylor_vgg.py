@@ -1,141 +1,135 @@
 """A VGG-16-shaped classifier head, 512-4096-4096-100, replaced by a Taylor table: accuracy kept, and speed at batch 1 and 256.
 
-    python benchmarks/taylor_vgg.py --fonts /usr/share/fonts --work /tmp/vgg
+    apt-get download fonts-liberation2 && dpkg -x fonts-liberation2_*.deb /tmp/fonts
+    python benchmarks/taylor_vgg.py --fonts /tmp/fonts --work /tmp/vgg
 
-The data: 100 characters in the typefaces found below --fonts (some hundreds of files from Debian's fonts-* packages), drawn at 16 x 32
-pixels = 512 inputs, shifted, turned and scaled at random, half of them white on black. Whole families are held out for testing. The head is
-trained here; one linear map, however it is fitted, loses far more than 10 points. Single thread, all times in one run.
+The task: which of 100 characters is it? Each is drawn 16 x 32 pixels large (512 inputs) in every typeface found below --fonts, turned, scaled
+and shifted at random by a fraction of a pixel, in dark on light or in light on dark. The polarity is what no linear map can see through, and
+within one polarity the characters of all typefaces are not quite separable either. Head, tables and test draw their images from three seeds.
+All layers of the head are trained here, with Adam and dropout. Single thread, all times in one run.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-import zlib
+from collections import OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
+from torch.nn import functional
 
 from lutc import taylor
 from lutc.nn.taylor import TaylorMLP
 
 CHARACTERS = "".join(chr(code) for code in range(33, 127)) + "éüñçøß"
-WIDTH, HEIGHT = 16, 32
-COPIES = 4
-BATCH = 128
-CLOSED_FORM = 30_000
+WIDTH, HEIGHT, MARGIN, SIZE = 16, 32, 4, 22
+TURN, SCALE, SHIFT = 2.0, 0.04, 0.5  # degrees, share, pixels, to either side
+BATCH = 256
+TRAIN, FIT, TEST, TIMES = 1, 2, 3, 4  # seeds
+TEST_IMAGES = 20_000
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fonts", type=Path, default=Path("/usr/share/fonts"))
-    parser.add_argument("--work", type=Path, required=True, help="folder for images, head and tables")
-    parser.add_argument("--epochs", type=float, default=3)
-    parser.add_argument("--samples", type=int, default=120_000, help="images that the tables are fitted on")
+    parser.add_argument("--work", type=Path, required=True, help="folder for head and tables")
+    parser.add_argument("--steps", type=int, default=1000, help=f"steps of {BATCH} images that the head is trained for")
+    parser.add_argument("--images", type=int, default=150_000, help="images that tables are fitted on, labels not used")
+    parser.add_argument("--distil", type=int, default=500, help="steps of 1,024 of these images that the table of k = 120 is fine-tuned for")
+    parser.add_argument("--k", type=int, nargs="*", default=[120, 60, 2, 1])
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    images, labels, test = dataset(arguments.fonts, arguments.work / "images.npz")
-    print(f"{len(images)} images, {int(test.sum())} of held-out families", flush=True)
-    head = trained(images[~test], labels[~test], arguments.epochs, arguments.work / "head.pt")
-    with torch.inference_mode():
-        truth = accuracy(head, images[test], labels[test])
+    glyphs = drawn(arguments.fonts)
+    print(f"{len(CHARACTERS)} characters in {len(glyphs)} typefaces", flush=True)
+    head = trained(glyphs, arguments.steps, arguments.work / "head.pt")
+    test, labels = next(images(glyphs, TEST_IMAGES, TEST))
+    truth = accuracy(head, test, labels)
     print(f"head: accuracy {truth:.4f}, {4096 * (512 + 4096 + 100) / 1e6:.1f} M multiply-adds", flush=True)
     linear = nn.Linear(512, len(CHARACTERS))
-    train(linear, images[~test], labels[~test], 3, 1e-3)
-    report("linear, trained on labels", linear, head, images[test], labels[test], truth)
-    for k in (120, 1, 30):
-        start = time.perf_counter()
-        table = taylor.fit(head, images[~test][: arguments.samples], taylor.Settings(k=k))
-        table.save(arguments.work / f"head-{k}")
-        spent = time.perf_counter() - start
-        print(f"k = {k}: fitted in {spent:.0f} s, strength {table.info['strength']}, {table.storage_bytes / 1e6:.1f} MB", flush=True)
-        report(f"k = {k}", TaylorMLP(table), head, images[test], labels[test], truth)
+    train(linear, images(glyphs, BATCH, TRAIN), 2000, 3e-3)
+    report("one linear map trained on the labels", linear, head, glyphs, truth)
+    x = next(images(glyphs, arguments.images, FIT))[0]
+    for k in arguments.k:
+        table = fitted(head, x[: max(20_000, len(x) * k // max(arguments.k))], k, arguments.work / f"head-{k}")
+        report(f"k = {k}, {table.storage_bytes / 1e6:.1f} MB", TaylorMLP(table), head, glyphs, truth)
+        if k == max(arguments.k) and arguments.distil:
+            mlp = distilled(TaylorMLP(table), head, x, arguments.distil)
+            for format in ("fp32", "fp16", "int8"):
+                table = mlp.table().stored(format)
+                table.save(arguments.work / f"head-{k}-{format}")
+                report(f"k = {k}, distilled, {format}, {table.storage_bytes / 1e6:.1f} MB", TaylorMLP(table), head, glyphs, truth)
 
 
-def dataset(fonts: Path, path: Path) -> tuple[Tensor, Tensor, Tensor]:
-    """Images [n, 512] in [0, 1], labels [n], and which are of held-out families [n]."""
-    if not path.exists():
-        generator = np.random.default_rng(0)
-        images, labels, test = [], [], []
-        for file in sorted(file for kind in ("ttf", "otf") for file in fonts.rglob(f"*.{kind}")):
-            family = file.stem.split("-")[0].lower()
-            for label, character in enumerate(CHARACTERS):
-                for _ in range(COPIES):
-                    image = drawn(file, character, generator)
-                    if image is not None:
-                        images.append(image)
-                        labels.append(label)
-                        test.append(zlib.crc32(family.encode()) % 6 == 0)
-        order = generator.permutation(len(images))
-        np.savez_compressed(path, images=np.array(images)[order], labels=np.array(labels)[order], test=np.array(test)[order])
-    data = np.load(path)
-    return torch.from_numpy(data["images"]).float() / 255, torch.from_numpy(data["labels"]), torch.from_numpy(data["test"])
+def drawn(fonts: Path) -> Tensor:
+    """Every character in every typeface that has all of them, upright and in place: bytes [typefaces, characters, height, width], with a margin."""
+    result = []
+    for file in sorted(file for kind in ("ttf", "otf") for file in fonts.rglob(f"*.{kind}")):
+        font = ImageFont.truetype(str(file), SIZE)
+        missing = bytes(font.getmask("\uffff"))
+        if any(not any(mask) or mask == missing for mask in (bytes(font.getmask(character)) for character in CHARACTERS)):
+            continue
+        result.append([])
+        for character in CHARACTERS:
+            canvas = Image.new("L", (WIDTH + 2 * MARGIN, HEIGHT + 2 * MARGIN))
+            middle = WIDTH / 2 + MARGIN - font.getlength(character) / 2
+            ImageDraw.Draw(canvas).text((middle, HEIGHT - MARGIN), character, fill=255, font=font, anchor="ls")
+            result[-1].append(np.asarray(canvas))
+    if not result:
+        raise SystemExit(f"no typeface below {fonts} has all of {CHARACTERS}; see the first lines of this file")
+    return torch.from_numpy(np.array(result))
 
 
-_FONTS: dict = {}
+def images(glyphs: Tensor, count: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Endless batches: `count` images [count, 512] in [-0.5, 0.5] and their characters [count], distorted at random, half of them inverted."""
+    generator = torch.Generator().manual_seed(seed)
+    height, width = glyphs.shape[2:]
+    while True:
+        face = torch.randint(len(glyphs), (count,), generator=generator)
+        label = torch.randint(len(CHARACTERS), (count,), generator=generator)
+        turn, scale, right, down, polarity = (2 * torch.rand(count, 5, generator=generator) - 1).unbind(1)
+        scale, turn = 1 + SCALE * scale, torch.deg2rad(TURN * turn)
+        c, s = scale * turn.cos(), scale * turn.sin()
+        # From places in the image to places in the glyph's canvas, both in [-1, 1].
+        rows = [c * WIDTH / width, -s * HEIGHT / width, 2 * SHIFT * right / width, s * WIDTH / height, c * HEIGHT / height, 2 * SHIFT * down / height]
+        places = torch.stack(rows, 1).reshape(count, 2, 3)
+        parts = []
+        for part in torch.arange(count).split(8192):
+            grid = functional.affine_grid(places[part], [len(part), 1, HEIGHT, WIDTH], align_corners=False)
+            canvas = glyphs[face[part], label[part]][:, None].float() / 255
+            parts.append(functional.grid_sample(canvas, grid, align_corners=False).reshape(len(part), -1) - 0.5)
+        yield torch.cat(parts) * torch.where(polarity < 0, -1.0, 1.0)[:, None], label
 
 
-def drawn(file: Path, character: str, generator: np.random.Generator) -> np.ndarray | None:
-    """One character as 512 bytes, or None where the typeface lacks it."""
-    size = int(generator.integers(19, 25))
-    if (file, size) not in _FONTS:
-        font = ImageFont.truetype(str(file), size)
-        _FONTS[file, size] = font, bytes(font.getmask("\uffff"))
-    font, missing = _FONTS[file, size]
-    mask = font.getmask(character)
-    if not any(bytes(mask)) or bytes(mask) == missing:
-        return None
-    canvas = Image.new("L", (WIDTH + 8, HEIGHT + 8))
-    x = (WIDTH + 8 - font.getlength(character)) / 2 + generator.uniform(-1, 1)
-    ImageDraw.Draw(canvas).text((x, 28 + generator.uniform(-1, 1)), character, fill=255, font=font, anchor="ls")
-    canvas = canvas.rotate(generator.uniform(-5, 5), Image.Resampling.BILINEAR).crop((4, 4, WIDTH + 4, HEIGHT + 4))
-    image = np.asarray(canvas).reshape(-1)
-    return 255 - image if generator.integers(2) else image
-
-
-def trained(x: Tensor, y: Tensor, epochs: int, path: Path) -> nn.Module:
-    head = nn.Sequential(nn.Linear(512, 4096), nn.ReLU(), nn.Linear(4096, 4096), nn.ReLU(), nn.Linear(4096, len(CHARACTERS)))
+def trained(glyphs: Tensor, steps: int, path: Path) -> nn.Module:
+    hidden = [nn.Linear(512, 4096), nn.ReLU(), nn.Dropout(), nn.Linear(4096, 4096), nn.ReLU(), nn.Dropout()]
+    head = nn.Sequential(*hidden, nn.Linear(4096, len(CHARACTERS)))
     if path.exists():
         head.load_state_dict(torch.load(path, weights_only=True))
     else:
-        solve_last(head, x[:CLOSED_FORM], y[:CLOSED_FORM])
-        train(head, x, y, epochs, 3e-4)
+        for layer in (head[0], head[3]):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+        start = time.perf_counter()
+        train(head, images(glyphs, BATCH, TRAIN), steps, 1e-3)
+        print(f"head trained on {steps * BATCH} images in {(time.perf_counter() - start) / 60:.1f} minutes", flush=True)
         torch.save(head.state_dict(), path)
     return head.eval().requires_grad_(False)
 
 
-@torch.no_grad()
-def solve_last(head: nn.Sequential, x: Tensor, y: Tensor) -> None:
-    """The last layer by ridge regression on the labels, hidden layers as drawn: a start from which training needs few steps."""
-    for layer in (head[0], head[2]):
-        nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-        nn.init.zeros_(layer.bias)
-    gram, products = torch.zeros(4097, 4097), torch.zeros(4097, len(CHARACTERS))
-    for part, labels in zip(x.split(2048), y.split(2048)):
-        h = torch.cat([head[:4](part), torch.ones(len(part), 1)], 1)
-        gram.addmm_(h.T, h)
-        products.addmm_(h.T, nn.functional.one_hot(labels, len(CHARACTERS)).float())
-    gram.diagonal().add_(1e-4 * float(gram.diagonal().mean()))
-    # One-hot targets are small logits; the factor brings the softmax to a sensible confidence.
-    solution = 10 * torch.linalg.solve(gram, products)
-    head[4].weight.copy_(solution[:-1].T)
-    head[4].bias.copy_(solution[-1])
-
-
-def train(model: nn.Module, x: Tensor, y: Tensor, epochs: int, rate: float) -> None:
-    optimiser = torch.optim.AdamW(model.parameters(), lr=rate)
-    steps = round(epochs * (len(x) // BATCH))
-    if not steps:
-        return
+def train(model: nn.Module, batches: Iterator[tuple[Tensor, Tensor]], steps: int, rate: float) -> None:
+    optimiser = torch.optim.AdamW(model.parameters(), lr=rate, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps)
     for step in range(steps):
-        rows = torch.randint(len(x), (BATCH,))
-        loss = nn.functional.cross_entropy(model(x[rows]), y[rows])
+        x, y = next(batches)
+        with torch.autocast("cpu", torch.bfloat16):
+            output = model(x)
+        loss = functional.cross_entropy(output.float(), y)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -144,31 +138,50 @@ def train(model: nn.Module, x: Tensor, y: Tensor, epochs: int, rate: float) -> N
             print(f"  step {step} of {steps}: loss {float(loss.detach()):.3f}", flush=True)
 
 
+def distilled(mlp: TaylorMLP, head: nn.Module, x: Tensor, steps: int) -> TaylorMLP:
+    """`mlp` fine-tuned towards the head's probabilities on the inputs that it was fitted on."""
+    start = time.perf_counter()
+    model = nn.Sequential(OrderedDict(head=head))
+    taylor.distil(model, {"head": mlp}, x.split(1024), loss=divergence, steps=steps, rate=1e-3, hidden=0, dtype="bf16")
+    print(f"distilled in {steps} steps, {(time.perf_counter() - start) / 60:.1f} minutes", flush=True)
+    return mlp
+
+
+def fitted(head: nn.Module, x: Tensor, k: int, path: Path) -> taylor.TaylorTable:
+    if path.with_suffix(".json").exists():
+        return taylor.load(path)
+    start = time.perf_counter()
+    table = taylor.fit(head, x, taylor.Settings(k=k))
+    print(f"k = {k}: fitted on {len(x)} images in {time.perf_counter() - start:.0f} s, strength {table.info['strength']}", flush=True)
+    table.save(path)
+    return table
+
+
+def divergence(given: Tensor, wanted: Tensor, batch) -> Tensor:
+    return functional.kl_div(given.float().log_softmax(1), wanted.float().softmax(1), reduction="batchmean")
+
+
+@torch.inference_mode()
 def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
     return float(torch.cat([model(part).argmax(1) for part in x.split(1024)]).eq(y).float().mean())
 
 
-def report(name: str, model: nn.Module, head: nn.Module, x: Tensor, y: Tensor, truth: float) -> None:
-    with torch.inference_mode():
-        found = accuracy(model, x, y)
-        times = []
-        for batch in (1, 256):
-            exact, given = (seconds(module, x, batch) for module in (head, model))
-            times.append(f"batch {batch}: {given * 1e6:.0f} us, {exact / given:.0f}x")
+@torch.inference_mode()
+def report(name: str, model: nn.Module, head: nn.Module, glyphs: Tensor, truth: float) -> None:
+    found = accuracy(model, *next(images(glyphs, TEST_IMAGES, TEST)))
+    times = []
+    for batch in (1, 256):
+        parts = next(images(glyphs, 20 * batch, TIMES))[0].split(batch)
+        exact, given = (sorted(seconds(module, part) for part in parts)[len(parts) // 2] for module in (head, model))
+        times.append(f"batch {batch}: {given * 1e6:.0f} us, {exact / given:.0f}x")
     lost = f"{100 * found / truth:.2f} % of the head's, {100 * (truth - found):.1f} points lost"
     print(f"{name}: accuracy {found:.4f}, {lost}; {', '.join(times)}", flush=True)
 
 
-def seconds(model: nn.Module, x: Tensor, batch: int) -> float:
-    """Median of 40 calls on different inputs."""
-    parts = x[: 40 * batch].split(batch)
-    model(parts[0])
-    found = []
-    for part in parts:
-        start = time.perf_counter()
-        model(part)
-        found.append(time.perf_counter() - start)
-    return sorted(found)[len(found) // 2]
+def seconds(module: nn.Module, x: Tensor) -> float:
+    start = time.perf_counter()
+    module(x)
+    return time.perf_counter() - start
 
 
 if __name__ == "__main__":
