@@ -134,7 +134,8 @@ class FakeQuantize(torch.nn.Module):
 class QuantActivation(torch.nn.Module):
     """A function on quantised inputs: x is fake-quantised, then `function` computes: a registry name (exact, as torch computes it) or any module.
 
-    quantise: a FakeQuantize, or what makes one: its `scale`, or `Inputs` (bits, scale and zero point). This is the first step of quantisation-aware training; `QuantLUT` takes its place in the second.
+    quantise: a FakeQuantize, or what makes one: its `scale`, or `Inputs` (bits, scale and zero point). This is the first step of quantisation-aware
+    training; `QuantLUT` takes its place in the second.
     """
 
     def __init__(self, function: str | torch.nn.Module, quantise: FakeQuantize | Inputs | str | float = "learned"):
