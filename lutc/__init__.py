@@ -19,13 +19,14 @@ if not os.path.isdir(os.path.join(os.path.dirname(__file__), "kernels")):
 _EXPORTS = {
     "load": "lutc.library",
     "compile": "lutc.pipeline",
+    "calibrate": "lutc.calibration",
     "Table": "lutc.table",
     "TableSet": "lutc.tablefile",
     "LutcError": "lutc.errors",
     "patch": "lutc.nn",
     "unpatch": "lutc.nn",
 }
-__all__ = ["LutcError", "Table", "TableSet", "compile", "load", "patch", "unpatch"]
+__all__ = ["LutcError", "Table", "TableSet", "calibrate", "compile", "load", "patch", "unpatch"]
 
 
 def __getattr__(name: str):

@@ -73,6 +73,7 @@ class Calibration:
     data: Mapping
     layers: Mapping[str, Layer]
     digest: str = ""  # of the file it was read from
+    left: tuple[str, ...] = ()  # what was found in the model and not observed, and why
 
     def layer(self, name: str) -> tuple[str, Layer]:
         """(full name, layer) by name or by its unmistakable end: `layers.3.mlp.act_fn` finds `model.layers.3.mlp.act_fn`."""
@@ -103,7 +104,7 @@ class Calibration:
             raise LutcError(f"calibrations of the same layers merge; {sorted(set(self.layers) ^ set(other.layers))[0]} is in one only")
         whole = {key: value + other.data.get(key, 0) for key, value in self.data.items() if isinstance(value, int)}
         data = {key: value for key, value in self.data.items() if other.data.get(key) == value} | whole
-        return Calibration(self.model, data, {name: layer + other.layers[name] for name, layer in self.layers.items()})
+        return Calibration(self.model, data, {name: layer + other.layers[name] for name, layer in self.layers.items()}, left=self.left)
 
     def save(self, path: str | os.PathLike) -> None:
         """Write NAME.json and NAME.npz, each in one step, the arrays first. The same calibration gives the same bytes."""
@@ -119,7 +120,8 @@ class Calibration:
         packed = io.BytesIO()
         np.savez_compressed(packed, **arrays)
         packed = packed.getvalue()
-        data = {"schema": SCHEMA, "kind": "calibration", "model": dict(self.model), "data": dict(self.data), "layers": layers}
+        data = {"schema": SCHEMA, "kind": "calibration", "model": dict(self.model), "data": dict(self.data), "left": list(self.left)}
+        data["layers"] = layers
         data |= {"arrays": {"file": path.with_suffix(".npz").name, "sha256": hashlib.sha256(packed).hexdigest()}, "version": lutc.__version__}
         try:
             data["sha256"] = _digest(data)
@@ -169,7 +171,7 @@ def read(path: str | os.PathLike) -> Calibration:
             raise LutcError(f"{beside} is not the one that was written with {path.name}: the digests differ; calibrate again")
         with np.load(io.BytesIO(packed), allow_pickle=False) as arrays:
             layers = {name: _layer(entry, index, arrays) for index, (name, entry) in enumerate(data["layers"].items())}
-        return Calibration(data["model"], data["data"], layers, data["sha256"])
+        return Calibration(data["model"], data["data"], layers, data["sha256"], tuple(data["left"]))
     except (KeyError, TypeError, ValueError, AttributeError, zipfile.BadZipFile) as error:
         if isinstance(error, LutcError):
             raise

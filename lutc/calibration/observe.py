@@ -41,7 +41,7 @@ def calibrate(
     """
     if model.__dict__.get("_lutc_patches"):
         raise LutcError("this model is patched with tables already; calibrate it before, or lutc.unpatch(model) it")
-    digest, training = model_digest(model), model.training
+    digest, training = model_digest(model), [(module, module.training) for module in model.modules()]
     watch = Watch()
     activations = {function: Observing(watch, function) for function in EXACT}
     wanted = Wanted(activations, Observing(watch, "softmax"), {kind: Observing(watch, kind) for kind in ("layer_norm", "rms_norm")})
@@ -60,13 +60,15 @@ def calibrate(
             if progress is not None:
                 progress(tokens)
     finally:
-        model.train(training)
         patcher.undo()
+        for module, flag in training:
+            module.training = flag
     if not data["batches"]:
         raise LutcError("there are no batches to calibrate on; give at least one")
     order = {**watch.running, **watch.observers}  # those that were never reached come last
     told = {"name": name or _name(model), "class": type(model).__name__, "digest": digest}
-    return Calibration(told, data, {path: observer.layer() for path, observer in order.items()})
+    left = tuple(f"{entry.path} ({entry.what}): {entry.why}" for entry in patcher.report.left)
+    return Calibration(told, data, {path: observer.layer() for path, observer in order.items()}, left=left)
 
 
 def _name(model: nn.Module) -> str:

@@ -66,6 +66,8 @@ def calibrate(
 
     earlier = [read(path) for path in merge]
 
+    import torch
+
     from lutc.calibration.observe import calibrate as run
     from lutc.models.loading import advised, load
     from lutc.models.memory import PeakMemory
@@ -73,7 +75,8 @@ def calibrate(
 
     loaded = load(model, dtype=dtype, device=device, device_map=device_map, task=task, tokenizer=tokenizer)
     given = batches(loaded, text, seqlen=seqlen, max_tokens=max_tokens, batch=batch or (1 if loaded.kind == "causal" else 16))
-    with PeakMemory(loaded.model) as memory, progress_bar("calibrate", unit="tokens") as progress, advised("calibrating"):
+    total = sum(int(b.get("attention_mask", torch.ones_like(b["input_ids"])).sum()) for b in given if isinstance(b, dict) and "input_ids" in b)
+    with PeakMemory(loaded.model) as memory, progress_bar("calibrate", total or None, "tokens") as progress, advised("calibrating"):
         start = time.perf_counter()
         found = run(loaded.model, given, name=Path(model).name, only=only or None, skip=skip or None, progress=progress)
         if scales:
@@ -94,6 +97,8 @@ def calibrate(
     report(found, bits)
     amount = f"{found.data['tokens']} tokens" if found.data["tokens"] else f"{found.data['examples']} examples"
     click.echo(f"{found.model['name']}: {amount}, {len(found.layers)} layers in {cost}")
+    for entry in found.left:
+        click.echo(f"not observed: {entry}")
     click.echo(f"wrote {output} and {output.with_suffix('.npz').name}" + (f", {picture}" if picture is not None else ""))
 
 

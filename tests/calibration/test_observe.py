@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lutc.calibration import Histogram, calibrate, model_digest
+from lutc.calibration import Histogram, calibrate, model_digest, read
 from lutc.errors import LutcError
 
 torch.manual_seed(0)
@@ -49,7 +49,7 @@ def test_every_site_sees_what_the_model_computes():
         "softmax": ("exp", "x - max(x)", h2 - h2.amax(1, keepdim=True)),
         "(softmax)": ("exp", "x - max(x)", 3 * h2 - (3 * h2).amax(-1, keepdim=True)),
     }
-    assert list(found.layers) == list(wanted)
+    assert list(found.layers) == list(wanted) and not found.left
     for name, (function, quantity, values) in wanted.items():
         layer = found.layers[name]
         assert (layer.function, layer.quantity) == (function, quantity) and layer.histogram == Histogram.of(values.numpy()), name
@@ -176,6 +176,16 @@ def test_what_cannot_be_calibrated():
     lutc.patch(model, activation="silu_8")
     with pytest.raises(LutcError, match="patched"):
         calibrate(model, [torch.randn(1, 6)])
+
+
+def test_what_is_left_is_told_and_modes_come_back(tmp_path):
+    model = nn.Sequential(nn.SiLU(), nn.Sequential(nn.ReLU6(), nn.Dropout()), nn.LogSoftmax(-1))
+    model[1].eval()
+    found = calibrate(model, [torch.randn(4, 3)])
+    assert [m.training for m in model.modules()] == [True, True, False, False, False, True]
+    assert len(found.left) == 2 and "1.0 (ReLU6): no function of the registry" in "".join(found.left)
+    found.save(tmp_path / "c.json")
+    assert read(tmp_path / "c.json").left == found.left == (found + found).left
 
 
 def test_the_digest_is_of_names_and_shapes():
