@@ -14,12 +14,11 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numba
-import numba.extending
 import numpy as np
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
 from lutc.nn import cpu_reduced
-from lutc.nn.cpu_base import arrays, compiled, pointer
+from lutc.nn.cpu_base import arrays, compiled, float_bits, pointer
 from lutc.plans import KIND_CODES, LARGEST, edge
 from lutc.reduced_plans import EXPONENT
 
@@ -31,16 +30,6 @@ CELLS, SEARCH, DIRECT, REDUCED = (KIND_CODES[kind] for kind in ("cells", "search
 def _finite(v, low, high):
     """v clamped to [low, high]; NaN stays."""
     return low if v < low else (high if v > high else v)
-
-
-@numba.extending.intrinsic
-def _key(typing, value):
-    """The bits of a float32 as int32."""
-
-    def generate(context, builder, signature, arguments):
-        return builder.bitcast(arguments[0], context.get_value_type(numba.int32))
-
-    return numba.int32(numba.float32), generate
 
 
 @compiled
@@ -114,14 +103,14 @@ def _cells(x_at, out_at, n, words_at, length, low, high, slope_only, segments, s
     x, out, words = arrays(x_at, out_at, n, words_at, length)
     plan, cells = words.view(np.float32), words[2 * segments + 2 :]
     thresholds, shift, raw = cells.view(np.float32), np.int32(shift), x.view(np.int32)
-    first, behind = np.int32(first), np.int32((_key(largest_positive) >> shift) - first + 1)
+    first, behind = np.int32(first), np.int32((float_bits(largest_positive) >> shift) - first + 1)
     for i in range(n):
         v = _finite(x[i], low, high)
         inside = v if v > -largest_negative else -largest_negative  # NaN falls into this cell
         inside = inside if inside < largest_positive else largest_positive
         magnitude = abs(inside)
         magnitude = magnitude if magnitude > smallest else smallest
-        key = _key(magnitude) >> shift
+        key = float_bits(magnitude) >> shift
         cell = np.uint32(2) * np.uint32(key - first + (behind if raw[i] < np.int32(0) else np.int32(0)))
         pair = np.uint32(2) * np.uint32(cells[cell + np.uint32(1)] + np.int32(v < thresholds[cell]))
         out[i] = _line(plan[pair], plan[pair + np.uint32(1)], v, slope_only)

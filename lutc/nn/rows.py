@@ -1,6 +1,6 @@
 """Softmax and norms over rows with tables inside: custom operators, their gradients, and the torch form that serves every device.
 
-A table comes as a `RowTable`: one float32 plan for the kernels (numba on the CPU, Triton on CUDA) and its float64 plan, which serves float64
+A table comes as a `RowTable`: float32 plans for the kernels (Triton on CUDA, numba on the CPU) and its float64 plan, which serves float64
 inputs and other devices. Arithmetic is float32, or float64 for float64 inputs; results are rounded once to the input's dtype.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,17 +25,19 @@ from lutc.tablefile import TableSet
 # exp(-87) is the last above float32's smallest normal number, exp(-708) float64's: below, a softmax weight is 0 whatever the table's tail is,
 # so masked elements weigh nothing.
 EXP_FLOOR = {torch.float32: -87.0, torch.float64: -708.0}
-_CHUNK = 1 << 22  # elements that are converted, or worked on in torch operations, at a time: temporaries of 16 MiB
+_CHUNK = 1 << 22  # elements that are worked on in torch operations at a time: temporaries of 16 MiB
+_CONVERTED = 1 << 18  # 16-bit elements that numba works on in float32 at a time: temporaries of 1 MiB stay in the cache
 _NOTHING = np.empty(0, np.float32)
 
 
 @dataclass(frozen=True, eq=False)
 class RowTable:
-    """A table without its range reduction, lowered. `meta`: of the float32 plan, then of the float64 plan, each behind its length. period: of exp,
-    else 0."""
+    """A table without its range reduction, lowered: words by form. `meta`: of each form of FORMS, behind its length. period: of exp, else 0.
 
-    fast: torch.Tensor
-    exact: torch.Tensor
+    A few segments are compared one by one on a CPU (`vector`), which is as good as vector instructions; more of them take the GPU's plan.
+    """
+
+    words: dict[str, torch.Tensor]
     meta: tuple[int, ...]
     period: float
 
@@ -44,19 +47,31 @@ class RowTable:
         period = table.prologue.period if isinstance(table.prologue, PeriodPrologue) else 0.0
         if isinstance(table.prologue, (ExponentPrologue, PeriodPrologue)):
             table = Table(table.body, None, table.left, table.right, table.coefficients)
-        fast, exact = lower(table, "fp32", ("uniform", "cells", "search")), lower(table, "fp64")
-        words = (torch.from_numpy(plan.words().copy()) for plan in (fast, exact))
-        return cls(*words, (len(fast.meta), *fast.meta, len(exact.meta), *exact.meta), period)
+        kinds = ("uniform", "cells", "search")
+        plans = lower(table, "fp32", kinds), lower(table, "fp64"), lower(table, "fp32", ("chain", *kinds))
+        words = {form: torch.from_numpy(plan.words().copy()) for form, plan in zip(FORMS, plans)}
+        return cls(words, tuple(number for plan in plans for number in (len(plan.meta), *plan.meta)), period)
 
 
-def _plans(words, meta) -> list[tuple[torch.Tensor, tuple[int, ...]]]:
-    """(words, meta) of each plan: fast and exact of the first table, then of the second."""
+class Plans(NamedTuple):
+    """(words, meta) of each form of a table."""
+
+    fast: tuple[torch.Tensor, tuple[int, ...]]
+    exact: tuple[torch.Tensor, tuple[int, ...]]
+    vector: tuple[torch.Tensor, tuple[int, ...]]
+
+
+FORMS = Plans._fields
+
+
+def _plans(words, meta) -> list[Plans]:
+    """The plans of each table."""
     plans, start = [], 0
     for plan in words:
         end = start + 1 + meta[start]
         plans.append((plan, tuple(meta[start + 1 : end])))
         start = end
-    return plans
+    return [Plans(*plans[i : i + len(FORMS)]) for i in range(0, len(plans), len(FORMS))]
 
 
 class RowOperator(torch.nn.Module):
@@ -74,8 +89,8 @@ class RowOperator(torch.nn.Module):
         held = RowTable.of(table)
         device = next((buffer.device for buffer in self.buffers()), torch.device("cpu"))
         self.register_buffer(f"{name}_table", torch.from_numpy(np.frombuffer(text.encode(), np.uint8).copy()).to(device))
-        self.register_buffer(f"{name}_fast", held.fast.to(device), persistent=False)
-        self.register_buffer(f"{name}_exact", held.exact.to(device), persistent=False)
+        for form, words in held.words.items():
+            self.register_buffer(f"{name}_{form}", words.to(device), persistent=False)
         self.tables = {**getattr(self, "tables", {}), name: (held.meta, held.period)}
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
@@ -90,7 +105,7 @@ class RowOperator(torch.nn.Module):
 
     @property
     def words(self) -> list[torch.Tensor]:
-        return [getattr(self, f"{name}_{form}") for name in self.tables for form in ("fast", "exact")]
+        return [getattr(self, f"{name}_{form}") for name in self.tables for form in FORMS]
 
     @property
     def meta(self) -> list[int]:
@@ -104,11 +119,12 @@ def check_float(x, who: str) -> None:
         raise LutcError(f"{who} takes float32, float16, bfloat16 and float64 tensors; given {given}")
 
 
-def _evaluate(x: torch.Tensor, fast, exact) -> torch.Tensor:  # fast is for the kernels
-    """A table's plans at x (float32 or float64)."""
-    if x.device != exact[0].device:
-        raise LutcError(f"the input is on {x.device} and the table on {exact[0].device}; move the module with .to('{x.device}')")
-    return plain.evaluate(x.double(), *exact, False).to(x.dtype)
+def _evaluate(x: torch.Tensor, plans: Plans) -> torch.Tensor:
+    """A table at x (float32 or float64) in plain torch operations."""
+    words, meta = plans.exact
+    if x.device != words.device:
+        raise LutcError(f"the input is on {x.device} and the table on {words.device}; move the module with .to('{x.device}')")
+    return plain.evaluate(x.double(), words, meta, False).to(x.dtype)
 
 
 def _power(exponent: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -125,16 +141,16 @@ def _exp(d: torch.Tensor, plans, period: float) -> torch.Tensor:
         # period in two parts, the first short enough for an exact product with n
         high = math.ldexp(round(math.ldexp(period, 14)), -14)
         r = ((d - n * high) - n * (period - high)).clamp(0.0, math.nextafter(period, 0.0) if d.dtype == torch.float64 else period * (1 - 2.0**-24))
-        weights = _evaluate(r, *plans) * _power(n.to(torch.int32), d.dtype)
+        weights = _evaluate(r, plans) * _power(n.to(torch.int32), d.dtype)
     else:
-        weights = _evaluate(d, *plans)
+        weights = _evaluate(d, plans)
     return weights.clamp(min=0.0).masked_fill(d < EXP_FLOOR[d.dtype], 0.0)
 
 
 def _reciprocal(s: torch.Tensor, plans) -> torch.Tensor:
     """1 / s by the table on [1, 2) and the exponent, s positive, finite or NaN."""
     mantissa, exponent = torch.frexp(s)
-    return _evaluate(2 * mantissa, *plans) * _power(1 - exponent, s.dtype)
+    return _evaluate(2 * mantissa, plans) * _power(1 - exponent, s.dtype)
 
 
 def _rsqrt(v: torch.Tensor, plans) -> torch.Tensor:
@@ -142,21 +158,21 @@ def _rsqrt(v: torch.Tensor, plans) -> torch.Tensor:
     regular = (v > 0) & v.isfinite()
     mantissa, exponent = torch.frexp(torch.where(regular, v, 1.0))
     half = torch.div(exponent - 1, 2, rounding_mode="floor")
-    value = _evaluate(mantissa * _power(exponent - 2 * half, v.dtype), *plans) * _power(-half, v.dtype)
+    value = _evaluate(mantissa * _power(exponent - 2 * half, v.dtype), plans) * _power(-half, v.dtype)
     return torch.where(regular, value, torch.rsqrt(v))
 
 
 def _softmax_rows(x, plans, period):
-    weights = _exp(x - x.amax(-1, keepdim=True), plans[:2], period)
+    weights = _exp(x - x.amax(-1, keepdim=True), plans[0], period)
     total = weights.sum(-1, keepdim=True)
-    return weights * _reciprocal(total, plans[2:]) if len(plans) > 2 else weights / total
+    return weights * _reciprocal(total, plans[1]) if len(plans) > 1 else weights / total
 
 
 def _norm_rows(x, weight, bias, eps, centred, plans):
     mean = x.mean(-1, keepdim=True) if centred else torch.zeros_like(x[:, :1])
     deviation = x - mean if centred else x
     variance = deviation.square().mean(-1, keepdim=True)
-    y = deviation * _rsqrt(variance + eps, plans)
+    y = deviation * _rsqrt(variance + eps, plans[0])
     y = y if weight is None else y * weight.to(x.dtype)
     return y if bias is None else y + bias.to(x.dtype), mean, variance
 
@@ -187,7 +203,7 @@ def _numpy(plan):
 def _chunks(x: torch.Tensor):
     """Ranges of rows that are worked on together: all of them where nothing is to be converted."""
     rows, n = x.shape
-    step = rows if x.device.type == "cpu" and x.dtype == torch.float32 else max(1, _CHUNK // n)
+    step = rows if x.device.type == "cpu" and x.dtype == torch.float32 else max(1, (_CONVERTED if _compiled(x) else _CHUNK) // n)
     return ((start, min(start + step, rows)) for start in range(0, rows, step))
 
 
@@ -201,14 +217,14 @@ def softmax(x: torch.Tensor, words: list[torch.Tensor], meta: list[int], period:
         from lutc.kernels.softmax import softmax as launch
 
         with torch.cuda.device_of(x):
-            launch(x, out, plans[0], plans[2] if len(plans) > 2 else None, period)
+            launch(x, out, plans[0].fast, plans[1].fast if len(plans) > 1 else None, period)
         return out
     threads = torch.get_num_threads()
     for start, end in _chunks(x):
         if _compiled(x):
             part, result = _float32(x[start:end]), _float32(out[start:end], False)
-            by = _numpy(plans[2]) if len(plans) > 2 else None
-            rows_cpu.softmax(part.numpy(), result.numpy(), _numpy(plans[0]), by, period, threads)
+            by = _numpy(plans[1].vector) if len(plans) > 1 else None
+            rows_cpu.softmax(part.numpy(), result.numpy(), _numpy(plans[0].vector), by, period, threads)
             if result.dtype != out.dtype:
                 out[start:end] = result
             continue
@@ -249,14 +265,14 @@ def norm(
         from lutc.kernels.norm import norm as launch
 
         with torch.cuda.device_of(x):
-            launch(x, weight, bias, out, mean, variance, eps, centred, plans[0])
+            launch(x, weight, bias, out, mean, variance, eps, centred, plans[0].fast)
         return out, mean, variance
     for start, end in _chunks(x):
         if _compiled(x):
             part, result = _float32(x[start:end]), _float32(out[start:end], False)
             affine = [_NOTHING if p is None else p.float().numpy() for p in (weight, bias)]
             statistics = (mean[start:end].numpy(), variance[start:end].numpy())
-            rows_cpu.norm(part.numpy(), *affine, result.numpy(), *statistics, eps, centred, _numpy(plans[0]), torch.get_num_threads())
+            rows_cpu.norm(part.numpy(), *affine, result.numpy(), *statistics, eps, centred, _numpy(plans[0].vector), torch.get_num_threads())
             if result.dtype != out.dtype:
                 out[start:end] = result
             continue

@@ -9,48 +9,43 @@ from functools import cache
 import numpy as np
 
 from lutc.nn import cpu
+from lutc.nn.cpu_base import compiled, float_bits, float_of
 
 FLOOR = np.float32(-87.0)  # as in lutc.nn.rows
+_BLOCK = 512  # elements of a row between two steps, which stay in the first-level cache
 _FEW = 1 << 15  # elements up to which one thread is as fast
-_LANES = 16  # partial results of a reduction side by side, which the compiler turns into vector instructions
 
 
-@cpu.compiled
-def _largest(x, lanes):
-    """Maximum of a row, NaN left out; lanes: scratch of _LANES float32."""
-    n, lanes[:] = x.size, -np.inf
-    whole = n - n % _LANES
-    for i in range(0, whole, _LANES):
-        for j in range(_LANES):
-            lanes[j] = x[i + j] if x[i + j] > lanes[j] else lanes[j]
-    top = np.float32(-np.inf)
-    for i in range(whole, n):
-        top = x[i] if x[i] > top else top
-    for j in range(_LANES):
-        top = lanes[j] if lanes[j] > top else top
-    return top
+@compiled
+def _ordered(bits):
+    """Bits of a float32 to integers in the order of the numbers, and back: its own inverse."""
+    return bits ^ ((bits >> np.int32(31)) & np.int32(0x7FFFFFFF))
 
 
-@cpu.compiled
-def _sum(x, middle, power, lanes):
-    """Sum of (x - middle) ** power over a row, power 1 or 2, float64; lanes: scratch of _LANES float64."""
-    n, lanes[:] = x.size, 0.0
-    whole = n - n % _LANES
+@compiled
+def _largest(x):
+    """Maximum of a row, NaN if one with a clear sign bit is among them; others are left out. On integers, which vectorises."""
+    top = np.int32(-(2**31))
+    for i in range(x.size):
+        top = max(top, _ordered(float_bits(x[i])))
+    return float_of(_ordered(top))
+
+
+@compiled(reorder=True)
+def _sum(x):
+    """Sum of a row in float64."""
     total = 0.0
-    if power == 1:
-        for i in range(0, whole, _LANES):
-            for j in range(_LANES):
-                lanes[j] += x[i + j]
-        for i in range(whole, n):
-            total += x[i]
-    else:
-        for i in range(0, whole, _LANES):
-            for j in range(_LANES):
-                lanes[j] += (x[i + j] - middle) * (x[i + j] - middle)
-        for i in range(whole, n):
-            total += (x[i] - middle) * (x[i] - middle)
-    for j in range(_LANES):
-        total += lanes[j]
+    for i in range(x.size):
+        total += np.float64(x[i])
+    return total
+
+
+@compiled(reorder=True)
+def _spread(x, middle):
+    """Sum of the squared distances from the middle, each rounded to float32, in float64."""
+    total = 0.0
+    for i in range(x.size):
+        total += np.float64((x[i] - middle) * (x[i] - middle))
     return total
 
 
@@ -59,31 +54,37 @@ def _softmax(exp, reciprocal, by_period: bool):
     divide = reciprocal is None
     reciprocal = exp if divide else reciprocal  # numba wants a function there
 
-    @cpu.compiled
+    @compiled
     def run(x, out, words, arguments, r_words, r_arguments, inverse, high, low, last):
         rows, n = x.shape
-        d, w, body, bits = np.empty(n, np.float32), np.empty(n, np.float32), np.empty(n, np.float32), np.empty(n, np.int32)
-        power = bits.view(np.float32)
-        one, root, lanes, wide = np.empty(1, np.float32), np.empty(1, np.float32), np.empty(_LANES, np.float32), np.empty(_LANES, np.float64)
+        w, d, r, power = np.empty(n, np.float32), np.empty(_BLOCK, np.float32), np.empty(_BLOCK, np.float32), np.empty(_BLOCK, np.float32)
+        one, root = np.empty(1, np.float32), np.empty(1, np.float32)
         for row in range(rows):
-            top = _largest(x[row], lanes)  # a NaN comes back through its own weight
-            for i in range(n):
-                d[i] = x[row, i] - top
-            if by_period:
-                for i in range(n):
-                    inside = d[i] if d[i] > FLOOR else FLOOR
-                    k = np.floor(inside * inverse)
-                    bits[i] = (np.int32(k) + np.int32(127)) << 23  # 2**k
-                    r = (inside - k * high) - k * low
-                    w[i] = min(max(r, np.float32(0.0)), last)
-                exp(w.ctypes.data, body.ctypes.data, n, words.ctypes.data, words.size, *arguments)
-                for i in range(n):
-                    w[i] = body[i] * power[i] if d[i] == d[i] else d[i]
-            else:
-                exp(d.ctypes.data, w.ctypes.data, n, words.ctypes.data, words.size, *arguments)
-            for i in range(n):
-                w[i] = np.float32(0.0) if (w[i] < 0) | (d[i] < FLOOR) else w[i]
-            total = _sum(w, np.float32(0.0), 1, wide)
+            source, target = x[row], out[row]
+            top = _largest(source)  # a NaN comes back through its own weight
+            for start in range(0, n, _BLOCK):
+                part, body = source[start : start + _BLOCK], w[start : start + _BLOCK]
+                m = part.size
+                for i in range(m):
+                    d[i] = part[i] - top
+                if by_period:
+                    for i in range(m):
+                        inside = d[i] if d[i] > FLOOR else FLOOR
+                        k = np.floor(inside * inverse)
+                        power[i] = float_of((np.int32(k) + np.int32(127)) << np.int32(23))  # 2**k
+                        rest = (inside - k * high) - k * low
+                        rest = rest if rest > np.float32(0.0) else np.float32(0.0)
+                        r[i] = rest if rest < last else last
+                    exp(r.ctypes.data, body.ctypes.data, m, words.ctypes.data, words.size, *arguments)
+                    for i in range(m):
+                        value = body[i] * power[i]
+                        value = np.float32(0.0) if (value < 0) | (d[i] < FLOOR) else value
+                        body[i] = value if d[i] == d[i] else d[i]
+                else:
+                    exp(d.ctypes.data, body.ctypes.data, m, words.ctypes.data, words.size, *arguments)
+                    for i in range(m):
+                        body[i] = np.float32(0.0) if (body[i] < 0) | (d[i] < FLOOR) else body[i]
+            total = _sum(w)
             factor = np.float32(1.0 / total)
             if not divide and total == total:
                 mantissa, exponent = math.frexp(np.float32(total))
@@ -91,22 +92,21 @@ def _softmax(exp, reciprocal, by_period: bool):
                 reciprocal(one.ctypes.data, root.ctypes.data, 1, r_words.ctypes.data, r_words.size, *r_arguments)
                 factor = np.float32(math.ldexp(root[0], 1 - exponent))
             for i in range(n):
-                out[row, i] = w[i] * factor
+                target[i] = w[i] * factor
 
     return run
 
 
 @cache
 def _norm(rsqrt):
-    @cpu.compiled
+    @compiled
     def run(x, out, mean, variance, weight, bias, eps, centred, words, arguments):
         rows, n = x.shape
-        one, root, wide = np.empty(1, np.float32), np.empty(1, np.float32), np.empty(_LANES, np.float64)
+        one, root = np.empty(1, np.float32), np.empty(1, np.float32)
         for row in range(rows):
-            middle = np.float32(0.0)
-            if centred:
-                middle = np.float32(_sum(x[row], middle, 1, wide) / n)
-            spread = np.float32(_sum(x[row], middle, 2, wide) / n)
+            source, target = x[row], out[row]
+            middle = np.float32(_sum(source) / n) if centred else np.float32(0.0)
+            spread = np.float32(_spread(source, middle) / n)
             mean[row, 0], variance[row, 0] = middle, spread
             v = np.float32(spread + eps)
             factor = np.float32(np.nan)
@@ -120,14 +120,18 @@ def _norm(rsqrt):
                 factor = np.float32(np.inf)
             elif v == np.inf:
                 factor = np.float32(0.0)
-            for i in range(n):
-                out[row, i] = (x[row, i] - middle) * factor
-            if weight.size:
+            if weight.size and bias.size:
                 for i in range(n):
-                    out[row, i] *= weight[i]
-            if bias.size:
+                    target[i] = (source[i] - middle) * factor * weight[i] + bias[i]
+            elif weight.size:
                 for i in range(n):
-                    out[row, i] += bias[i]
+                    target[i] = (source[i] - middle) * factor * weight[i]
+            elif bias.size:
+                for i in range(n):
+                    target[i] = (source[i] - middle) * factor + bias[i]
+            else:
+                for i in range(n):
+                    target[i] = (source[i] - middle) * factor
 
     return run
 
