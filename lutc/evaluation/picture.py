@@ -24,8 +24,12 @@ def draw(found: Evaluation, path) -> None:
         axes[0].axvline(0, color=plots.INK, linewidth=0.6)
         axes[0].set_title("change of the perplexity, %" if causal else "1 - cosine to the exact embedding")
         if (largest := max(map(abs, values), default=0.0)) > 0:
-            axes[0].set_xscale("symlog", linthresh=max(largest / 1000, 1e-9)) if causal else axes[0].set_xscale("log")
-            axes[0].margins(x=0.2)
+            if causal:
+                axes[0].set_xscale("symlog", linthresh=max(largest / 1000, 1e-9))
+                axes[0].margins(x=0.2)
+            else:
+                axes[0].set_xscale("log")
+                axes[0].set_xlim(min(value for value in values if value > 0) / 10, 10 * largest)
         for i, value in enumerate(values):
             label = f" {value:+.3g} " if causal else f" {value:.2e}"
             axes[0].annotate(label, (value, i), va="center", ha="left" if value >= 0 else "right", fontsize=8)
