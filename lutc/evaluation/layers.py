@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 
 import torch
@@ -33,6 +34,10 @@ def find_layers(model: nn.Module, sites: Iterable[str] = ()) -> list[str]:
     return [name for name, _ in model.named_children() if name in first]
 
 
+class _Enough(Exception):
+    """Ends a forward from which nothing more is wanted."""
+
+
 class Means:
     """Sum and count of numbers per name."""
 
@@ -54,19 +59,20 @@ class Recorder:
 
     def __init__(self, model: nn.Module, layers: Iterable[str]):
         self.model, self.layers, self.mask, self.seconds = model, list(layers), None, 0.0
-        self.inputs: dict[str, Tensor] = {}
-        self.outputs: dict[str, Tensor] = {}
+        # by layer and how often it ran before in this forward (ALBERT runs one layer many times)
+        self.inputs: dict[tuple[str, int], Tensor] = {}
+        self.outputs: dict[tuple[str, int], Tensor] = {}
 
     @contextlib.contextmanager
     def record(self) -> Iterator[None]:
-        """Keep what a forward gives; LutcError is left to the caller (`NotFinite`)."""
-        self.inputs, self.outputs, last = {}, {}, [None, None]
+        """Keep what a forward gives. Raises NotFinite."""
+        self.inputs, self.outputs, last, runs = {}, {}, [None, None], Counter()
 
         def before(name):
             def hook(module, args, kwargs):
                 x = _first(args, kwargs)
                 if x is not None:  # the output of the layer before, as a rule: kept once
-                    self.inputs[name] = last[1] if x is last[0] else x.clone()
+                    self.inputs[name, runs[name]] = last[1] if x is last[0] else x.clone()
 
             return hook
 
@@ -76,7 +82,8 @@ class Recorder:
                 if y is not None:
                     self._check(name, y)
                     last[:] = y, y.clone()  # a residual added in place must not reach it
-                    self.outputs[name] = last[1]
+                    self.outputs[name, runs[name]] = last[1]
+                runs[name] += 1
 
             return hook
 
@@ -85,26 +92,33 @@ class Recorder:
 
     @contextlib.contextmanager
     def compare(self, errors: Means, on_exact_inputs: bool = False) -> Iterator[None]:
-        """Add the relative errors of a forward's layers to `errors`; with `on_exact_inputs` every layer gets the exact model's input."""
+        """Add the relative errors of a forward's layers to `errors`. With `on_exact_inputs` every layer gets the exact model's input, and the forward
+        ends behind the last one. Raises NotFinite."""
+        runs, last = Counter(), next(reversed(self.outputs), None)
 
         def before(name):
             def hook(module, args, kwargs):
-                return _with_first(args, kwargs, self.inputs[name]) if on_exact_inputs and name in self.inputs else None
+                at = name, runs[name]
+                return _with_first(args, kwargs, self.inputs[at]) if on_exact_inputs and at in self.inputs else None
 
             return hook
 
         def after(name):
             def hook(module, args, output):
-                y, exact = _tensor(output), self.outputs.get(name)
+                at, y = (name, runs[name]), _tensor(output)
+                exact = self.outputs.get(at)
                 if y is not None and exact is not None and y.shape == exact.shape:
                     self._check(name, y)
                     exact, y = self._kept(exact.to(y.device)).float(), self._kept(y).float()
                     error = (y - exact).norm(dim=-1) / exact.norm(dim=-1).clamp_min(_TINY)
                     errors.add(name, float(error.sum(dtype=torch.float64)), error.numel())
+                runs[name] += 1
+                if on_exact_inputs and at == last:
+                    raise _Enough
 
             return hook
 
-        with self._hooks((self.model.get_submodule(name), before(name), after(name)) for name in self.layers):
+        with self._hooks((self.model.get_submodule(name), before(name), after(name)) for name in self.layers), contextlib.suppress(_Enough):
             yield
 
     @contextlib.contextmanager

@@ -123,7 +123,8 @@ class _Run:
             result.seconds += seconds
             if self.layers:
                 with self.recorder.compare(self.own[index], on_exact_inputs=True):
-                    self._forward(batch)
+                    self._call(batch)
+                self.progress()
         for name in list(self.single[index]):
             try:
                 with self._patched(variant, **({"skip": list(self.alone[:-1])} if name is None else {"only": name})):
@@ -136,12 +137,17 @@ class _Run:
         """What a forward gives, and its seconds without those of the hooks."""
         _wait(self.loaded.device)
         start, hooks = time.perf_counter(), self.recorder.seconds
-        output = self.model(**batch) if isinstance(batch, Mapping) else self.model(*batch) if isinstance(batch, tuple | list) else self.model(batch)
+        output = self._call(batch)
         _wait(self.loaded.device)
         seconds = time.perf_counter() - start - (self.recorder.seconds - hooks)
         found = outputs_of(output, batch, self.loaded.kind, self.recorder.mask)
         self.progress()
         return found, seconds
+
+    def _call(self, batch):
+        if isinstance(batch, Mapping):
+            return self.model(**batch)
+        return self.model(*batch) if isinstance(batch, tuple | list) else self.model(batch)
 
     def evaluation(self) -> Evaluation:
         exact = Result("exact", **self.exact.figures(self.loaded.kind), seconds=self.seconds)

@@ -276,3 +276,21 @@ def test_offloaded_layers(folders, ids, tmp_path):
     want = evaluate(load(folders["llama"]), [{"input_ids": ids}], [variant(ALL)])
     assert got["all"].perplexity == pytest.approx(want["all"].perplexity, rel=1e-6)
     assert [layer.own for layer in got["all"].layers] == pytest.approx([layer.own for layer in want["all"].layers], rel=1e-2)
+
+
+def test_a_layer_that_runs_often(ids):
+    """ALBERT runs one layer again and again: each run is compared with its own."""
+    import transformers
+
+    torch.manual_seed(0)
+    sizes = {**tiny_models.SIZES, "embedding_size": 16, "initializer_range": 0.1}
+    model = transformers.AlbertModel(transformers.AlbertConfig(**sizes, hidden_act="gelu"), add_pooling_layer=False).eval()
+    found = evaluate(model, [{"input_ids": ids}], [variant("gelu_8")])
+    with torch.no_grad():
+        exact = model(ids, output_hidden_states=True).hidden_states[1:]
+        lutc.patch(model, activation="gelu_8")
+        got = model(ids, output_hidden_states=True).hidden_states[1:]
+    errors = [float(((y - x).norm(dim=-1) / x.norm(dim=-1)).mean()) for x, y in zip(exact, got, strict=True)]
+    (layer,) = found["gelu_8"].layers
+    assert len(errors) == 3 and layer.error == pytest.approx(sum(errors) / 3, rel=1e-3)
+    assert 0 < layer.own < layer.error
