@@ -150,7 +150,7 @@ def smollm2(arguments) -> None:
         ids = tokenizer(text[: 16 * tokens]).input_ids[:tokens]
         return [{"input_ids": part} for part in torch.tensor(ids[: len(ids) // window * window]).view(-1, 1, window)]
 
-    batches = windows("\n".join(sentences(10**6)), 4096)
+    batches = windows("\n".join(sentences(10**6)), arguments.calibration_tokens)
     test = windows("\n\n".join(manual()), arguments.test_tokens)
     calibration = calibrate(model, batches)
     inputs = {name: for_layer(layer) for name, layer in calibration.layers.items() if layer.operator == "activation"}
@@ -189,6 +189,7 @@ def main() -> None:
     parser.add_argument("model", choices=["minilm", "smollm2"])
     parser.add_argument("--entries", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=2048, help="that the layer errors are summed over (SmolLM2: half)")
+    parser.add_argument("--calibration-tokens", type=int, default=4096, help="of SmolLM2's text for histograms; the same are drawn from")
     parser.add_argument("--sentences", type=int, default=256)
     parser.add_argument("--test-tokens", type=int, default=2048)
     arguments = parser.parse_args()
