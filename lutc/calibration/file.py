@@ -171,7 +171,7 @@ def read(path: str | os.PathLike) -> Calibration:
             raise LutcError(f"{beside} is not the one that was written with {path.name}: the digests differ; calibrate again")
         with np.load(io.BytesIO(packed), allow_pickle=False) as arrays:
             layers = {name: _layer(entry, index, arrays) for index, (name, entry) in enumerate(data["layers"].items())}
-        return Calibration(data["model"], data["data"], layers, data["sha256"], tuple(data["left"]))
+        return Calibration(data["model"], data["data"], layers, data["sha256"], tuple(data.get("left", ())))
     except (KeyError, TypeError, ValueError, AttributeError, zipfile.BadZipFile) as error:
         if isinstance(error, LutcError):
             raise
