@@ -99,7 +99,8 @@ def compile_command(context, function, entries, interval, inputs, output, name, 
             tables = compile(function, entries, name=name, range=interval, progress=progress, **request)
     tables.save(output)
     if as_json:
-        echo_json({"file": str(output), "search": _plain(tables.meta["search"]), "certificate": tables.meta["certificate"]})
+        told = {key: _plain(tables.meta[key]) for key in ("search", "weights", "layer_error", "certificate") if key in tables.meta}
+        echo_json({"file": str(output), **told})
     else:
         (fplut.report if cutpoints else report)(tables)
         if isinstance(tables.meta.get("weights"), dict):
