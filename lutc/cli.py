@@ -24,7 +24,7 @@ COMMANDS = {
     "bench": ("lutc.nn.bench:bench", "Time tables in torch against the exact functions."),
     "taylor": ("lutc.taylor.cli:taylor", "Compile a whole MLP into centres and local maps."),
 }
-EXTRAS = {"torch": "torch", "triton": "torch", "sklearn": "taylor", "safetensors": "taylor", "transformers": None}
+EXTRAS = {"torch": "torch", "triton": "torch", "sklearn": "taylor", "safetensors": "taylor", "transformers": "models"}
 
 
 class CliError(click.ClickException):
@@ -69,8 +69,7 @@ def _missing(error: ModuleNotFoundError) -> Exception:
     package = (error.name or "").split(".")[0]
     if package not in EXTRAS:
         return error
-    extra = EXTRAS[package]
-    return CliError(f"this needs {package}, which is not installed: pip install " + (f"'lutc[{extra}]'" if extra else package))
+    return CliError(f"this needs {package}, which is not installed: pip install 'lutc[{EXTRAS[package]}]'")
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
