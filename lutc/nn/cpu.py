@@ -22,6 +22,7 @@ from lutc.nn.cpu_base import arrays, compiled, float_bits, pointer
 from lutc.plans import KIND_CODES, LARGEST, edge
 from lutc.reduced_plans import EXPONENT
 
+_BLOCK = 1 << 12  # elements between a table and a multiplication
 SLICE = 1 << 16  # elements per thread below which handing work over costs more than it saves
 CELLS, SEARCH, DIRECT, REDUCED = (KIND_CODES[kind] for kind in ("cells", "search", "direct", "reduced"))
 
@@ -167,16 +168,35 @@ def _numbers(meta, slope_only: bool):
     return _uniform, (low, high, slope_only, size, *rest)
 
 
-def run(x: int, out: int, n: int, words: int, length: int, meta, slope_only: bool, threads: int) -> None:
-    """Write the plan's values at n inputs, or its slopes, from the address x to the address out.
+@functools.cache
+def _multiplied(kernel):
+    """A kernel whose values are multiplied by those at another address while they are in the cache."""
 
-    Both are float32 without gaps, or the 16-bit codes of a `direct` plan. words, length: address and number of the plan's int32.
+    @compiled
+    def product(x, out, y, n, words, length, numbers):
+        for start in range(0, n, _BLOCK):
+            count, at = min(_BLOCK, n - start), 4 * start
+            kernel(x + at, out + at, count, words, length, *numbers)
+            values, factors = numba.carray(pointer(out + at), count, np.float32), numba.carray(pointer(y + at), count, np.float32)
+            for i in range(count):
+                values[i] *= factors[i]
+
+    return product
+
+
+def run(x: int, out: int, n: int, words: int, length: int, meta, slope_only: bool, threads: int, factor: int | None = None) -> None:
+    """Write the plan's values at n inputs, or its slopes, from the address x to the address out; in float32 perhaps times those at `factor`.
+
+    All are float32 without gaps, or x and out the 16-bit codes of a `direct` plan. words, length: address and number of the plan's int32.
     """
     if meta[0] == DIRECT:
-        _spread(_direct, 2, x, out, n, (words + 2 * meta[2] * slope_only, meta[2]), threads)
+        _spread(_direct, 2, (x, out), n, (words + 2 * meta[2] * slope_only, meta[2]), threads)
         return
     kernel, numbers = _numbers(tuple(meta), slope_only)
-    _spread(kernel, 4, x, out, n, (words, length, *numbers), threads)
+    if factor is not None:
+        _spread(_multiplied(kernel), 4, (x, out, factor), n, (words, length, numbers), threads)
+        return
+    _spread(kernel, 4, (x, out), n, (words, length, *numbers), threads)
 
 
 def evaluate(x: np.ndarray, out: np.ndarray, words: np.ndarray, meta, slope_only: bool, threads: int) -> None:
@@ -185,16 +205,16 @@ def evaluate(x: np.ndarray, out: np.ndarray, words: np.ndarray, meta, slope_only
     run(at_x, at_out, x.size, at_words, words.size, meta, slope_only, threads)
 
 
-def _spread(kernel, width: int, x: int, out: int, n: int, arguments, threads: int) -> None:
+def _spread(kernel, width: int, addresses: tuple[int, ...], n: int, arguments, threads: int) -> None:
     """Call a kernel, in slices on several threads where there is enough for them; width: bytes of an element."""
     parts = min(threads, n // SLICE)
     if parts < 2:
-        kernel(x, out, n, *arguments)
+        kernel(*addresses, n, *arguments)
         return
     step = -(-n // parts // 64) * 64  # whole cache lines of output per slice
     pool = _pool(threads)
-    jobs = [pool.submit(kernel, x + width * a, out + width * a, min(step, n - a), *arguments) for a in range(step, n, step)]
-    kernel(x, out, step, *arguments)
+    jobs = [pool.submit(kernel, *(at + width * a for at in addresses), min(step, n - a), *arguments) for a in range(step, n, step)]
+    kernel(*addresses, step, *arguments)
     for job in jobs:
         job.result()
 

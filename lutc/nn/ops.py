@@ -40,7 +40,8 @@ def _dense(x: torch.Tensor) -> torch.Tensor:
     return x if x.is_contiguous() or torch.ops.aten.is_non_overlapping_and_dense.default(x) else x.contiguous()
 
 
-def _run_cpu(x, words, meta, slope_only):
+def _run_cpu(x, words, meta, slope_only, factor=None):
+    """The plan's values or slopes; with a factor, float32 laid out as x and the result, times it."""
     if meta[0] == _REFERENCE:
         return _run_plain(x, words, meta, slope_only)
     _same_device(x, words)
@@ -48,8 +49,16 @@ def _run_cpu(x, words, meta, slope_only):
     source = _dense(x)
     target = out if out.stride() == source.stride() else torch.empty_like(source)
     addresses = source.data_ptr(), target.data_ptr(), source.numel(), words.data_ptr(), words.numel()
-    cpu.run(*addresses, meta, slope_only, torch.get_num_threads())
+    cpu.run(*addresses, meta, slope_only, torch.get_num_threads(), None if factor is None else factor.data_ptr())
     return out if target is out else out.copy_(target)
+
+
+def _times_cpu(x, y, words, meta, slope_only):
+    """The same times y, in one pass where y lies in memory as x does."""
+    alike = (y.dtype, y.device, y.shape, y.stride()) == (x.dtype, x.device, x.shape, x.stride())
+    if alike and x.dtype == torch.float32 and meta[0] != _REFERENCE and _dense(x) is x:
+        return _run_cpu(x, words, meta, slope_only, y)
+    return _run_cpu(x, words, meta, slope_only).mul_(y)
 
 
 def _run_cuda(x, words, meta, slope_only):
@@ -67,14 +76,18 @@ def _run_plain(x, words, meta, slope_only):
     return out.copy_(plain.evaluate(x, words, meta, slope_only))
 
 
-def _register(run, key):
+def _times_plain(x, y, words, meta, slope_only):
+    return _run_plain(x, words, meta, slope_only).mul_(y)
+
+
+def _register(run, times, key):
     library.impl("lut", lambda x, words, meta, grad: run(x, words, meta, False), key)
-    library.impl("lut_backward", lambda gradient, x, words, meta: run(x, words, meta, True).mul_(gradient), key)
-    library.impl("lut_mul", lambda x, y, words, meta, grad: run(x, words, meta, False).mul_(y), key)
+    library.impl("lut_backward", lambda gradient, x, words, meta: times(x, gradient, words, meta, True), key)
+    library.impl("lut_mul", lambda x, y, words, meta, grad: times(x, y, words, meta, False), key)
 
 
-_register(_run_cpu, "CPU")
-_register(_run_plain, "CompositeExplicitAutograd")
+_register(_run_cpu, _times_cpu, "CPU")
+_register(_run_plain, _times_plain, "CompositeExplicitAutograd")
 
 
 def _cuda_mul(x, y, words, meta, grad):

@@ -61,6 +61,19 @@ def test_slices_cover_every_element(size, threads):
     assert not np.isnan(run(plan, x, threads=threads)).any()
 
 
+@pytest.mark.parametrize("size", [1, 4095, 4097, 3 * cpu.SLICE + 5])
+@pytest.mark.parametrize("name", ["grid", "floats", "many floats", "cells", "reciprocal", "sine"])
+def test_a_product_in_one_pass_is_that_of_two_steps(name, size):
+    rng = np.random.default_rng(0)
+    x, y = (np.float32(rng.normal(size=size) * 4) for _ in range(2))
+    plan = lower(TABLES[name])
+    words, out = plan.words(), np.full_like(x, np.nan)
+    for slope_only in (False, True):
+        at = [array.__array_interface__["data"][0] for array in (x, out, words, y)]
+        cpu.run(*at[:2], size, at[2], words.size, plan.meta, slope_only, 2, at[3])
+        np.testing.assert_array_equal(out, run(plan, x, slope_only) * y)
+
+
 def test_many_callers_at_once():
     x = np.random.default_rng(0).normal(size=4 * cpu.SLICE).astype(np.float32)
     plan = lower(TABLES["floats"])
