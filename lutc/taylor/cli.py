@@ -80,11 +80,12 @@ def fit(
     loaded = _loaded(model, task)
     network = loaded.model
     if sequential:
-        tables = fit_sequential(network, modules or None, _batches(loaded, text, batch, length), folder, settings)
+        tables = fit_sequential(network, modules or None, _batches(loaded, text, batch, length), folder, settings).values()
     else:
         inputs = Inputs(folder)
-        tables = {block.name: run(block, inputs, settings) for block in find_blocks(network, modules or list(inputs.blocks))}
-    for number, table in enumerate(tables.values()):
+        tables = (run(block, inputs, settings) for block in find_blocks(network, modules or list(inputs.blocks)))
+    # Each table is written as soon as it is fitted: an interruption leaves those that were finished.
+    for number, table in enumerate(tables):
         table.save(f"{output}-{number}")
         click.echo(f"{output}-{number}: {_line(table)}")
 
