@@ -57,6 +57,7 @@ from lutc.errors import LutcError
     "--calibrated-scale", type=click.Choice(METHODS), is_flag=False, flag_value="power-of-two",
     help="Take the scale from the calibration of --weights; power-of-two where none is named.",
 )  # fmt: skip
+@click.option("--asymmetric", is_flag=True, help="Take a zero point from the calibration too.")
 @click.option("--seed", type=int, default=42, show_default=True, help="Seed of the search.")
 @click.option("--population", type=int, help="Individuals of the genetic search.  [default: 50]")
 @click.option("--generations", type=int, help="Generations.  [default: 40; 500 for classic]")
@@ -111,20 +112,23 @@ def compile_command(context, function, entries, interval, inputs, output, name, 
 
 
 def _calibrated(function: str, inputs: str | None, options: dict) -> None:
-    """Put the scale that --calibrated-scale asks for in the place of --scale."""
+    """Put the scale that --calibrated-scale asks for in the place of --scale, and with --asymmetric its zero point in that of --zero-point."""
     from lutc import functions
     from lutc.calibration.scales import choose
     from lutc.calibration.weights import is_calibration, measured
 
-    method = options.pop("calibrated_scale")
+    method, asymmetric = options.pop("calibrated_scale"), options.pop("asymmetric")
     if method is None:
+        if asymmetric:
+            raise LutcError("--asymmetric goes with --calibrated-scale; --zero-point gives one by hand")
         return
     if options["scales"] or options["zero_point"] or inputs not in (None, "codes"):
         raise LutcError("--calibrated-scale gives the scale of input codes; leave out --scale, --zero-point and --inputs")
     if not is_calibration(options["weights"]):
         raise LutcError("--calibrated-scale needs a calibration: give --weights calibration.json:LAYER")
     histogram = measured(options["weights"], function).histogram
-    options["scales"] = (choose(histogram, method, options["bits"], function=functions.load(function, None)).scale,)
+    found = choose(histogram, method, options["bits"], not asymmetric, function=functions.load(function, None))
+    options["scales"], options["zero_point"] = (found.scale,), found.zero_point
 
 
 def _request(

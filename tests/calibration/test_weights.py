@@ -111,9 +111,13 @@ def test_compile_takes_weights_and_scale(path, tmp_path):
     run("compile", "silu", "--weights", f"{path}:b.act", "--calibrated-scale", "least-squares", "--bits", 6, "-o", out)
     assert next(iter(lutc.load(out).inputs.values())) == for_layer(layer, "least-squares", 6)
     assert "certificate holds" in run("certify", out)
+    run("compile", "silu", "--weights", f"{path}:b.act", "--calibrated-scale", "--asymmetric", "-o", out)
+    assert next(iter(lutc.load(out).inputs.values())) == for_layer(layer, symmetric=False) != for_layer(layer)
+    assert "certificate holds" in run("certify", out)
     assert "pooled" in run("compile", "silu", "--weights", path, "--scale", "2^-4", "-o", out)
     for options, line in (
         (["--calibrated-scale"], "needs a calibration"),
+        (["--asymmetric"], "goes with --calibrated-scale"),
         (["--calibrated-scale", "--scale", "2^-4", "--weights", path], "leave out --scale"),
         (["--weights", f"{path}:b.act", "--search", "cutpoints"], "does not apply"),
         (["--weights", tmp_path / "no.json"], "cannot read"),
