@@ -25,7 +25,7 @@ def evaluate(
     batches: Sequence,
     variants: Iterable[Variant],
     *,
-    layers: bool = True,
+    layers: bool | int = True,
     each_layer: bool = False,
     progress: Callable[..., object] | None = None,
 ) -> Evaluation:
@@ -33,7 +33,7 @@ def evaluate(
 
     loaded: of `lutc.models.loading.load`; or a model, whose class says what it is for. batches: dicts of keyword arguments, tuples or tensors, moved
     to the model's device one at a time. layers: also the error of every layer, which takes one more forward for each batch and variant, on the
-    exact model's inputs. each_layer: also the whole model with one layer's tables at a time: as many forwards again as there are layers.
+    exact model's inputs; a number: on the first so many batches. each_layer: also the whole model with one layer's tables at a time: as many forwards again as there are layers.
     progress: called with the number of layers, then with nothing after every forward, `forwards(...)` of them.
 
     What is kept besides the figures: the outputs of every layer on one batch. Raises LutcError where a variant finds nothing to replace, where the
@@ -64,7 +64,7 @@ def forwards(batches: int, variants: int, layers: int, compared: bool, each_laye
 
 
 class _Run:
-    def __init__(self, loaded: Loaded, variants: list[Variant], layers: bool, each_layer: bool, progress: Callable[..., object]):
+    def __init__(self, loaded: Loaded, variants: list[Variant], layers: bool | int, each_layer: bool, progress: Callable[..., object]):
         self.loaded, self.model, self.variants, self.progress = loaded, loaded.model, variants, progress
         sites = []
         self.results = [Result(variant.name) for variant in variants]
@@ -78,6 +78,7 @@ class _Run:
         found = find_layers(self.model, sites)
         self.layers = found if layers else []
         self.alone = [*found, None] if each_layer else []  # None: what lies in no layer
+        self.left = len(self.layers) and (float("inf") if layers is True else int(layers))  # batches on which layers are compared
         self.recorder = Recorder(self.model, self.layers)
         progress(len(found))
         self.exact, self.seconds, self.tokens = Compared(), 0.0, 0
@@ -98,6 +99,8 @@ class _Run:
     def batch(self, batch) -> None:
         mask = batch.get("attention_mask") if isinstance(batch, Mapping) else None
         self.recorder.mask = mask.bool() if isinstance(mask, torch.Tensor) and mask.ndim == 2 else None
+        self.recorder.layers = self.layers if self.left > 0 else []
+        self.left -= 1
         try:
             with self.recorder.record():
                 exact, seconds = self._forward(batch)
@@ -121,7 +124,7 @@ class _Run:
                 raise NotFinite("the model's output")
             self.compared[index].add(found, exact)
             result.seconds += seconds
-            if self.layers:
+            if self.recorder.layers:
                 with self.recorder.compare(self.own[index], on_exact_inputs=True):
                     self._call(batch)
                 self.progress()

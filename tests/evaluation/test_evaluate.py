@@ -294,3 +294,11 @@ def test_a_layer_that_runs_often(ids):
     (layer,) = found["gelu_8"].layers
     assert len(errors) == 3 and layer.error == pytest.approx(sum(errors) / 3, rel=1e-3)
     assert 0 < layer.own < layer.error
+
+
+def test_layers_on_the_first_batches_only(ids):
+    model, batches = tiny_models.llama(), [{"input_ids": part} for part in ids.split(1)]
+    found = evaluate(model, batches, [variant(COARSE)], layers=2)
+    assert found[COARSE].perplexity == pytest.approx(evaluate(model, batches, [variant(COARSE)], layers=False)[COARSE].perplexity, rel=1e-6)
+    few = evaluate(model, batches[:2], [variant(COARSE)])
+    assert [(one.error, one.own) for one in found[COARSE].layers] == [(one.error, one.own) for one in few[COARSE].layers]
