@@ -33,7 +33,8 @@ def evaluate(
 
     loaded: of `lutc.models.loading.load`; or a model, whose class says what it is for. batches: dicts of keyword arguments, tuples or tensors, moved
     to the model's device one at a time. layers: also the error of every layer, which takes one more forward for each batch and variant, on the
-    exact model's inputs; a number: on the first so many batches. each_layer: also the whole model with one layer's tables at a time: as many forwards again as there are layers.
+    exact model's inputs; a number: on the first so many batches. each_layer: also the whole model with one layer's tables at a time: as many
+    forwards again as there are layers.
     progress: called with the number of layers, then with nothing after every forward, `forwards(...)` of them.
 
     What is kept besides the figures: the outputs of every layer on one batch. Raises LutcError where a variant finds nothing to replace, where the
@@ -76,7 +77,7 @@ class _Run:
                     sites.append(entry.path)
                 used += [table for _, module in operators(self.model) for table in _tables_of(module)]
         found = find_layers(self.model, sites)
-        self.layers = found if layers else []
+        self.found, self.layers = found, found if layers else []
         self.alone = [*found, None] if each_layer else []  # None: what lies in no layer
         self.left = len(self.layers) and (float("inf") if layers is True else int(layers))  # batches on which layers are compared
         self.recorder = Recorder(self.model, self.layers)
@@ -104,6 +105,11 @@ class _Run:
         try:
             with self.recorder.record():
                 exact, seconds = self._forward(batch)
+            if not exact.finite:
+                self.recorder.layers = self.found
+                with self.recorder.record():
+                    self._call(batch)
+                raise NotFinite("its output")
         except NotFinite as error:
             raise LutcError(f"the exact model computes NaN or infinities, first in {error.layer}; try --dtype fp32 or bf16") from error
         self.exact.add(exact, exact)

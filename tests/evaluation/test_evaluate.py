@@ -188,8 +188,9 @@ def test_nan_is_named_with_its_layer(ids):
     model = tiny_models.llama()
     with torch.no_grad():
         model.model.layers[1].mlp.up_proj.weight[0, 0] = math.nan
-    with pytest.raises(LutcError, match="exact model computes NaN or infinities, first in model.layers.1;"):
-        evaluate(model, [{"input_ids": ids}], [variant(COARSE)])
+    for layers in (True, False):
+        with pytest.raises(LutcError, match="exact model computes NaN or infinities, first in model.layers.1;"):
+            evaluate(model, [{"input_ids": ids}], [variant(COARSE)], layers=layers)
     assert not model.__dict__.get("_lutc_patches")
 
 
