@@ -17,13 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import triton
+from lutc import library
 from lutc.kernels import pwl
+from lutc.lower import lower
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 TARGETS = (80, 90, 100)
 POINTERS = {"fp32": "*fp32", "fp16": "*fp16", "bf16": "*bf16", "int8": "*i8"}
-PLANS = {"uniform": 1, "cells": 2, "search": 3, "direct": 4}
+PLANS = {"uniform": 1, "cells": 2, "search": 3, "direct": 4, "reduced": 6}
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,11 @@ def main() -> None:
                     if capability == 90:
                         shown = ", ".join(f"{n} {op}" for op, n in sorted(found.opcodes.items()) if op.startswith(("LDG", "STG", "LDL", "STL")))
                 print(f"{kind:8} {dtype:6} {mode:9}{row}  {shown}")
+    print("\nbehind range reduction, float32")
+    for name in ("exp", "sin", "log", "reciprocal", "rsqrt", "square"):
+        flags = pwl.arguments(lower(library.load(f"{name}_fplut")["fp32"], "fp32", ("reduced",)).meta)["FLAGS"]
+        found = [count(disassemble(compile_kernel("reduced", "fp32", capability, flags)), elements) for capability in TARGETS]
+        print(f"{name:25}" + "".join(f"  {f.per_element:8.2f}" for f in found))
 
 
 if __name__ == "__main__":

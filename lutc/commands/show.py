@@ -30,6 +30,9 @@ def show(table, key, as_json) -> None:
     search = tables.meta.get("search", {})
     click.echo(f"{tables.name}: {first.body.addressing} x {first.body.payload}, coefficients {first.coefficients}")
     click.echo(f"search {search.get('name', tables.meta.get('origin', 'unknown'))}, prologue {first.prologue.kind if first.prologue else 'none'}")
+    if first.domain is not None:
+        low, high = ("inf" if bound is None else f"{bound:g}" for bound in (first.domain.low, first.domain.high))
+        click.echo(f"NaN outside [{'-' if first.domain.low is None else ''}{low}, {high}]")
     for name, one in tables.items():
         inputs = tables.inputs.get(name)
         click.echo(f"\n{name}" + (f": {inputs.bits}-bit codes, scale {inputs.scale:g}, zero point {inputs.zero_point}" if inputs else ""))

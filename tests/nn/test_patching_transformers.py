@@ -140,7 +140,7 @@ def test_timm_vision_transformer():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             import timm
-    except ImportError as error:
+    except (ImportError, RuntimeError) as error:  # the latter where torchvision was built for another torch
         pytest.skip(f"timm cannot be imported here ({error})")
     torch.manual_seed(0)
     model = timm.create_model("vit_tiny_patch16_224", num_classes=5, depth=2, img_size=32).eval()
