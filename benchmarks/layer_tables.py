@@ -35,7 +35,7 @@ from lutc.models.texts import document_batches
 from lutc.nn import QuantLUT
 from lutc.request import Request, prepare
 from lutc.samples import Inputs
-from lutc.search.quadratic import local, quadratic
+from lutc.search.quadratic import local
 from lutc.solve import quadratic_costs
 from lutc.tablefile import TableSet
 
@@ -52,10 +52,10 @@ class ExactOnCodes(torch.nn.Module):
         return self.function(codes * self.inputs.scale)
 
 
-def searched(function: str, entries: int, errors: LayerErrors, inputs: Inputs, search: Callable, rounding: bool = False) -> TableSet:
-    """A table for the whole form by a search of its own, with or without what the rounding of inputs does."""
+def by_local_search(function: str, entries: int, errors: LayerErrors, inputs: Inputs) -> TableSet:
+    """The whole form, by descent from the diagonal's optimum alone."""
     problem, (task,) = prepare(Request(function, entries, objective="layer", weights=errors, inputs=(inputs,)))
-    result = search(quadratic_costs(problem, task, rounding), entries)
+    result = local(quadratic_costs(problem, task), entries)
     table = build(result.cuts, result.lines, task.lattice, problem.left, problem.right, problem.format)
     return TableSet(function, {task.key: table}, {task.key: inputs}, function, {"range": list(problem.function.range)})
 
@@ -67,19 +67,17 @@ def rows(function: str, entries: int, inputs: dict[str, Inputs], histograms: dic
     def each(make):
         return {name: make(name, (inputs[name],)) for name in inputs}
 
-    def compiled(**options):
-        return lambda name, codes: lutc.compile(function, entries, inputs=codes, **{key: value(name) for key, value in options.items()})
+    def compiled(objective="squared", weights=lambda name: None):
+        return lambda name, codes: lutc.compile(function, entries, inputs=codes, objective=objective, weights=weights(name))
 
     yield "nothing: one unweighted table", each(compiled())
-    yield "inputs of all layers", each(compiled(weights=lambda name: pooled))
-    yield "inputs of the layer", each(compiled(weights=lambda name: Measured(histograms[name], {})))
-    whole = lambda name: "layer"  # noqa: E731
-    yield "next layer's error, tokens alike", each(compiled(weights=plain.get, objective=whole))
-    yield "the same, tokens weighted, diagonal", each(compiled(weights=weighted.get, objective=lambda name: "layer-diagonal"))
-    yield "the same, whole, local search", {name: searched(function, entries, weighted[name], inputs[name], local) for name in inputs}
-    yield "the same, whole, genetic search", each(compiled(weights=weighted.get, objective=whole))
-    counted = {name: searched(function, entries, weighted[name], inputs[name], quadratic, True) for name in inputs}
-    yield "the same, rounding of inputs counted", counted
+    yield "inputs of all layers", each(compiled("squared", lambda name: pooled))
+    yield "inputs of the layer", each(compiled("squared", lambda name: Measured(histograms[name], {})))
+    yield "next layer's error, tokens alike", each(compiled("layer", plain.get))
+    yield "the same, tokens weighted, diagonal", each(compiled("layer-diagonal", weighted.get))
+    yield "the same, whole, local search", {name: by_local_search(function, entries, weighted[name], inputs[name]) for name in inputs}
+    yield "the same, whole, genetic search", each(compiled("layer", weighted.get))
+    yield "the same, rounding of inputs counted", each(compiled("layer-total", weighted.get))
 
 
 def added(tables: dict[str, TableSet], inputs: dict[str, Inputs], errors: dict[str, LayerErrors]) -> float:

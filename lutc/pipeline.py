@@ -27,7 +27,8 @@ def compile(
     problem, tasks = prepare(Request(function, entries, **options))
     tables, search = _solve(problem, tasks, progress)
     for task in tasks:
-        _check_fit(problem, task, tables[task.key])
+        if problem.request.objective != "layer-total":  # which leaves the function on purpose where inputs were clipped
+            _check_fit(problem, task, tables[task.key])
     meta = {"range": list(problem.function.range), **_settings(problem, tables, tasks), "search": search}
     inputs = {task.key: task.inputs for task in tasks if task.inputs is not None}
     compiled = TableSet(name or function, tables, inputs, problem.function.name, meta)
@@ -44,7 +45,8 @@ def _solve(problem: Problem, tasks: list[Task], progress) -> tuple[dict[str, Tab
         return solve_shared(problem, tasks, progress)
     tables, record = {}, {}
     for task in tasks:
-        solve = {"greedy": within_bound, "gradient": learned}.get(request.search, layer_table if request.objective == "layer" else one_table)
+        by_objective = {"layer": layer_table, "layer-total": layer_table}.get(request.objective, one_table)
+        solve = {"greedy": within_bound, "gradient": learned}.get(request.search, by_objective)
         result, lines, facts = solve(problem, task, progress)
         table = build(result.cuts, lines, task.lattice, problem.left, problem.right, problem.format, problem.prologue)
         tables[task.key] = replace(table, domain=problem.domain)

@@ -25,7 +25,7 @@ from lutc.search.quadratic import QuadraticSettings
 
 INT8 = tuple(Inputs(8, 2.0**-b) for b in range(7))
 FLOAT_INPUTS = {"fp16": "fp16", "bf16": "bf16", "grid": "fp32"}  # float inputs and the coefficients they get by default
-LAYER_OBJECTIVES = ("layer", "layer-diagonal")
+LAYER_OBJECTIVES = ("layer", "layer-diagonal", "layer-total")
 OBJECTIVES = ("squared", "relative", "absolute", "maximum", "codes", *LAYER_OBJECTIVES)
 SEARCHES = ("genetic", "exact", "greedy", "classic", "gradient")
 SHARING = ("none", "all", "coefficients")
@@ -39,12 +39,12 @@ class Request:
     """What to compile. Every field has GQA-LUT's default where it has one.
 
     inputs: a tuple of Inputs (codes), or "fp16" / "bf16" (every finite value), or "grid" (4,096 points). objective: "layer" is the error that a
-    model's next layer feels (weights from one layer of a calibration that holds it), "layer-diagonal" its diagonal, a weighted squared error. out:
-    the output codes, for the objective "codes" and for the certificate. max_error: for the greedy search, which then chooses the entries itself.
-    share: one table per scale, one set of breakpoints and lines for all, or lines alone shared. weights: see `lutc.samples`;
-    "calibration.json:LAYER" weighs by what a model's layer was fed with (`lutc.calibration.weights`), and without a range widens the function's own
-    to that. prologue: "reduce" stores the function's range reduction, behind which a table of float inputs holds for every x; "auto" does so for the
-    gradient search.
+    table adds to what a model's next layer gives (weights from one layer of a calibration that holds it), "layer-diagonal" its diagonal, a weighted
+    squared error, "layer-total" the whole error there, what rounding and clipping the inputs does included. out: the output codes, for the objective
+    "codes" and for the certificate. max_error: for the greedy search, which then chooses the entries itself. share: one table per scale, one set of
+    breakpoints and lines for all, or lines alone shared. weights: see `lutc.samples`; "calibration.json:LAYER" weighs by what a model's layer was
+    fed with (`lutc.calibration.weights`), and without a range widens the function's own to that. prologue: "reduce" stores the function's range
+    reduction, behind which a table of float inputs holds for every x; "auto" does so for the gradient search.
     """
 
     function: str = "gelu"
@@ -95,7 +95,7 @@ class Request:
             raise LutcError("the classic search is GQA-LUT's own: input codes, squared objective, uniform weights, no symmetry")
         if self.objective in LAYER_OBJECTIVES:
             fit = isinstance(self.inputs, tuple) and not self.symmetry and self.share == "none" and self.weights is not None
-            if not fit or self.search not in (("genetic",) if self.objective == "layer" else ("genetic", "exact")):
+            if not fit or self.search not in (("genetic",) if self.objective != "layer-diagonal" else ("genetic", "exact")):
                 needs = "input codes, --weights calibration.json:LAYER, the genetic search, no symmetry and no sharing"
                 raise LutcError(f"the objective {self.objective} takes {needs}")
         if self.max_error is not None and self.weights is not None:

@@ -86,12 +86,12 @@ def one_table(problem: Problem, task: Task, progress) -> tuple[SearchResult, tup
     return replace(result, cuts=cuts), costs.line(result.cuts[:-1], result.cuts[1:]), facts
 
 
-def quadratic_costs(problem: Problem, task: Task, rounding: bool = False) -> QuadraticCosts:
-    """Costs of whole tables under the objective layer: what a table adds to the error of the exact function on codes, or with `rounding` the whole
-    error, the rounding of the inputs included, for which a table can make up a little."""
+def quadratic_costs(problem: Problem, task: Task) -> QuadraticCosts:
+    """Costs of whole tables under the objective layer, what a table adds to the error of the exact function on codes, or layer-total, the whole
+    error, for a table can make up for some of what rounding and clipping the inputs loses."""
     matrix = task.error.matrix
     matrix = matrix + UNSEEN * np.trace(matrix) / len(matrix) * np.eye(len(matrix))
-    whole = {"offset": task.error.offset, "constant": task.error.floor} if rounding else {}
+    whole = {"offset": task.error.offset, "constant": task.error.floor} if problem.request.objective == "layer-total" else {}
     return QuadraticCosts(task.samples, matrix, problem.format, problem.left, problem.right, between=task.between, **whole)
 
 

@@ -31,7 +31,7 @@ from lutc.errors import LutcError
 )
 @click.option(
     "--objective",
-    type=click.Choice(["squared", "relative", "absolute", "maximum", "codes", "ulp", "layer", "layer-diagonal"]),
+    type=click.Choice(["squared", "relative", "absolute", "maximum", "codes", "ulp", "layer", "layer-diagonal", "layer-total"]),
     default="squared",
     help="What to minimise.  [default: squared; relative for cutpoints]",
 )
@@ -161,7 +161,7 @@ def _request(
         options["generations"] = generations
     chosen = {"population": population, "generations": generations}
     chosen = {key: value for key, value in chosen.items() if value is not None}
-    if same["objective"] == "layer":
+    if same["objective"] in ("layer", "layer-total"):
         from lutc.search.quadratic import QuadraticSettings
 
         options["quadratic"] = QuadraticSettings(**chosen)

@@ -272,3 +272,15 @@ def test_both_commands(tmp_path):
     assert refused.count("\n") == 1 and "given 8 bits at scale 2^-1" in refused and not never.exists()
     refused = run("calibrate", tmp_path / "net.py", "-o", calibration, "--layer-error", "half", code=2)
     assert "write 0.0625, 2^-4 or 2**-4" in refused
+
+
+def test_the_whole_error_makes_up_for_clipped_inputs():
+    """Inputs far beyond the codes: the exact function on codes is far off, a table may say at the last code what they were on average."""
+    model, x, codes = Plain().eval(), [torch.randn(200, 5) * 20], Inputs(8, 2.0**-5)
+    (errors,) = layer_errors(model, x, [codes], token_weights=False).values()
+    made = {o: lutc.compile("gelu", 8, objective=o, weights=LayerErrors("act", tuple(errors))) for o in ("layer", "layer-total")}
+    exact = functions.get("gelu")(codes.x())
+    added, whole = (errors[0].total(tables["5"](codes.x()), exact) for tables in made.values())
+    assert whole < 0.5 * errors[0].floor < added < 1.1 * errors[0].floor
+    told = made["layer-total"].meta
+    assert told["objective"] == "layer-total" and told["layer_error"]["5"]["mean_squared"] == pytest.approx(whole, rel=1e-5)
