@@ -47,9 +47,11 @@ DESIGNS = {
     "ridge-100": (changed(RIDGE, k=100), 0),
     "ridge-64-fallback": (changed(RIDGE, k=64, fallback=0.08), 0),
     # Six times fewer multiply-adds, and 4.7 MB in int8.
-    "neurons-6x": (changed(RIDGE, k=27, neurons=50), 600),
+    "neurons-6x": (changed(RIDGE, k=27, neurons=50), 0),
+    "neurons-6x-distilled": (changed(RIDGE, k=27, neurons=50), 300),
     # Four times fewer.
-    "neurons-4x": (changed(RIDGE, k=64, neurons=160), 800),
+    "neurons-4x": (changed(RIDGE, k=64, neurons=160), 0),
+    "neurons-4x-distilled": (changed(RIDGE, k=64, neurons=160), 300),
 }
 
 
@@ -102,16 +104,17 @@ def run(name: str, design: tuple, model: nn.Module, inputs: taylor.Inputs, train
     if name.startswith("sequential"):
         tables = taylor.fit_sequential(model, PATTERN, training, work / name, settings, dtype="fp16", limit=inputs.rows)
     for number, block in enumerate(taylor.find_blocks(model, PATTERN) if not tables else []):
-        path = work / f"{name}-{number}"
+        path = work / f"{name.removesuffix('-distilled')}-{number}"
         tables[block.name] = taylor.load(path) if path.with_suffix(".json").exists() else taylor.fit(block, inputs, settings)
         tables[block.name].save(path)
     print(f"{name}: fitted in {time.perf_counter() - start:.0f} s, peak memory {peak():.2f} GiB", flush=True)
     mlps = {block: TaylorMLP(changed(table, radii=None)) for block, table in tables.items()}
-    write(results, measure(name + "-start" if steps else name, model, mlps, measured, start))
-    if steps:
+    if not steps:
+        write(results, measure(name, model, mlps, measured, start))
+    else:
         taylor.distil(model, mlps, training, loss=cosine_loss, steps=steps, dtype="bf16", report=progress)
         for number, mlp in enumerate(mlps.values()):
-            mlp.table().save(work / f"{name}-done-{number}")
+            mlp.table().save(work / f"{name}-{number}")
         write(results, measure(name, model, mlps, measured, start))
     if settings.fallback:
         exact = {block.name: block.as_module for block in taylor.find_blocks(model, PATTERN)}
