@@ -1,0 +1,86 @@
+"""What `lutc compile` prints of the tables it made."""
+
+from __future__ import annotations
+
+import click
+
+from lutc.commands.options import echo_table, figure
+
+
+def report(tables) -> None:
+    """How good a table is at every scale, and how far from the optimum."""
+    certificate, search = tables.meta["certificate"], tables.meta["search"]
+    if not tables.inputs:
+        _report_float(tables)
+        return
+    gaps = search.get("gap")
+    header = ["scale", "entries", "codes", "mean squared", "worst", "at x", "gap to optimum"]
+    rows, means = [], []
+    for key, c in certificate.items():
+        inputs, r = tables.inputs[key], c["range"]
+        label = f"2^{-inputs.power}" if inputs.power is not None else f"{inputs.scale:g}"
+        gap = gaps.get(key) if isinstance(gaps, dict) else gaps
+        means.append(r["mean_squared"])
+        worst = r["worst_absolute"]
+        row = [label, c["entries"], r["inputs"], f"{r['mean_squared']:.3e}", figure(worst["error"]), figure(worst["x"])]
+        rows.append(
+            [*row, "-" if gap is None else f"{100 * gap:.1f} %", *([f"{c['output']['wrong']} of {c['output']['inputs']}"] if "output" in c else [])]
+        )
+    if any("output" in c for c in certificate.values()):
+        header.append("wrong output codes")
+    lo, hi = tables.range
+    click.echo(f"{tables.name} over [{lo:g}, {hi:g}], {next(iter(tables.values())).coefficients} coefficients, {search['name']} search")
+    echo_table(header, rows)
+    if len(means) > 1:
+        click.echo(f"mean squared error over all {len(means)} scales: {sum(means) / len(means):.3e}")
+
+
+def report_seen(tables, function: str, entries: int, request: dict) -> None:
+    """The error that the model sees with these tables, and with tables over the same range that know nothing of it."""
+    from lutc import functions
+    from lutc.calibration.weights import measured
+    from lutc.pipeline import compile
+
+    seen = tables.meta["weights"]
+    source, fn = measured(request["weights"], function), functions.load(function, tables.range)
+    objective = "squared" if request["objective"].startswith("layer") else request["objective"]
+    inputs = tuple(tables.inputs.values()) or request["inputs"]
+    even = compile(function, entries, range=tables.range, **{**request, "weights": None, "objective": objective, "inputs": inputs})
+    rows = []
+    for key, error in seen["mean_squared"].items():
+        inputs = tables.inputs.get(key)
+        other = source.mean_squared(even[key], fn, inputs)
+        label = key if inputs is None else f"2^{-inputs.power}" if inputs.power is not None else f"{inputs.scale:g}"
+        rows.append([label, f"{error:.3e}", f"{other:.3e}", f"{100 * (error / other - 1):+.0f} %" if other > 0 else "-"])
+    where = seen["layer"] if "layer" in seen else f"all its {seen['layers']} layers of {tables.function}, pooled"
+    click.echo(f"mean squared error that {seen['model']} sees, by {seen['values']:,} inputs of {where}:")
+    echo_table(["scale" if tables.inputs else "table", "these tables", "equal weights", "change"], rows)
+
+
+def report_felt(tables) -> None:
+    """What the next layer feels of the tables, beside what the rounding of inputs to codes costs it anyway."""
+    felt = tables.meta["layer_error"]
+    first = next(iter(felt.values()))
+    behind = f", as {first['norm']} lets it through" if first["norm"] else ""
+    click.echo(f"mean squared error of the output of {first['linear']}{behind}, {first['tokens']:,} tokens:")
+    rows = [[key, f"{f['exact_on_codes']:.3e}", f"{f['mean_squared']:.3e}", f"{f['added']:.3e}"] for key, f in felt.items()]
+    rows = [[f"2^{-tables.inputs[key].power}" if tables.inputs[key].power is not None else key, *rest] for key, *rest in rows]
+    echo_table(["scale", "exact function on codes", "this table on codes", "of the table alone"], rows)
+
+
+def _report_float(tables) -> None:
+    """The same for a table of lines over float inputs."""
+    rows = []
+    for key, dtypes in tables.meta["certificate"].items():
+        for dtype, certificate in dtypes.items():
+            c = certificate["range"]
+            worst = c["worst_absolute"]
+            row = [f"{key} table, {dtype} inputs", c["inputs"], f"{c['mean_squared']:.3e}", figure(worst["error"]), figure(worst["x"])]
+            rows.append([*row, figure(c["mean_relative"])])
+    (lo, hi), search = tables.range, tables.meta["search"]
+    table = next(iter(tables.values()))
+    click.echo(f"{tables.name} over [{lo:g}, {hi:g}], {table.entries} entries, {table.coefficients} coefficients, {search['name']} search")
+    echo_table(["", "inputs in range", "mean squared", "worst", "at x", "mean relative"], rows)
+    for name in ("optimum", "lower_bound"):
+        for key, value in search.get(name, {}).items():
+            click.echo(f"{key}: {name.replace('_', ' ')} {figure(value)}, the table is {100 * search['gap'][key]:.1f} % above it")
