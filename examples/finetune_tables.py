@@ -1,6 +1,6 @@
 """Quantisation-aware training with tables, on a small language model: what tables cost before and after a second round of training.
 
-    python examples/finetune_tables.py              3 seeds, some six minutes on one core
+    python examples/finetune_tables.py              3 seeds, some four minutes on one core
     python examples/finetune_tables.py --quick      a tiny model, seconds: shows the steps; its figures mean nothing
 
 A causal transformer learns Python's own documentation (`pydoc_data.topics`, part of every Python) letter by letter. Then, as GQA-LUT does it:
@@ -86,7 +86,7 @@ def texts() -> dict[str, torch.Tensor]:
     return dict(zip(("train", "validation", "test"), letters.tensor_split(cuts), strict=True))
 
 
-def train(model: nn.Module, letters: torch.Tensor, steps: int, rate: float, seed: int, batch: int = 32) -> None:
+def train(model: nn.Module, letters: torch.Tensor, steps: int, rate: float, seed: int, batch: int = 16) -> None:
     """AdamW, the rate falling to 0; learned scales are not decayed, which would draw them to 1."""
     generator = torch.Generator().manual_seed(seed)
     scales = [p for name, p in model.named_parameters() if name.endswith("log2_scale")]
