@@ -17,11 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import triton
-from lutc import library
 from lutc.kernels import pwl
-from lutc.lower import lower
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+
+from lutc import library
+from lutc.lower import lower
 
 TARGETS = (80, 90, 100)
 POINTERS = {"fp32": "*fp32", "fp16": "*fp16", "bf16": "*bf16", "int8": "*i8"}

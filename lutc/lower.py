@@ -17,8 +17,8 @@ from lutc import table as tables
 from lutc.errors import LutcError
 from lutc.reduced_plans import Reduced, Reference
 
-MAX_CELLS = 4096
-MAX_REDUCED_CELLS = 16384  # behind range reduction
+MAX_CELLS = 4096  # of equal width
+MAX_BIT_CELLS = 16384  # of those found by the bits of a float; a CPU searches 259 values in the time of five such accesses
 MIN_CHAIN, MAX_CHAIN = 8, 16  # sizes that have kernels of their own
 _INFINITY = 0x7F800000
 DTYPE_NAMES = tuple(plans.DTYPES)
@@ -209,7 +209,7 @@ def _cells(lines: Segments, common: dict):
     for shift in range(23, 8, -1):
         first = max((smallest >> shift) - 1, 0)
         last = tuple(int(bits.max() >> shift) + 1 if bits.size else first for bits in normal)
-        if last[0] + last[1] - 2 * first + 2 > MAX_CELLS or max(last) >= _INFINITY >> shift:
+        if last[0] + last[1] - 2 * first + 2 > MAX_BIT_CELLS or max(last) >= _INFINITY >> shift:
             return None
         starts, ends = [], []
         for sign, high in zip((1, -1), last, strict=True):
@@ -259,7 +259,7 @@ def _reduced(table, dtype: str):
     bits = (cuts if cuts.size else np.ones(1)).view(np.int64)
     for shift in range(52, 36, -1):
         first, last = int(bits[0] >> shift) - 1, int(bits[-1] >> shift) + 1
-        if last - first + 1 > MAX_REDUCED_CELLS:
+        if last - first + 1 > MAX_BIT_CELLS:
             return None
         starts = (np.arange(first + 1, last + 1) << shift).view(np.float64)
         before = np.append(0, np.searchsorted(cuts, starts, side="left"))  # cuts below each cell, those on its start counted within

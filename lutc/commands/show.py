@@ -28,6 +28,7 @@ def show(table, key, as_json) -> None:
         return
     first = next(iter(tables.values()))
     search = tables.meta.get("search", {})
+    search = search if "name" in search else next((part for part in search.values() if isinstance(part, dict)), {})  # FPLUT: one per format
     click.echo(f"{tables.name}: {first.body.addressing} x {first.body.payload}, coefficients {first.coefficients}")
     click.echo(f"search {search.get('name', tables.meta.get('origin', 'unknown'))}, prologue {first.prologue.kind if first.prologue else 'none'}")
     if first.domain is not None:
