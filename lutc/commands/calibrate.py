@@ -80,7 +80,7 @@ def calibrate(
         start = time.perf_counter()
         found = run(loaded.model, given, name=Path(model).name, only=only or None, skip=skip or None, progress=progress)
         if scales:
-            found = _with_layer_errors(found, loaded.model, given, scales, bits, only, skip)
+            found = _with_layer_errors(found, loaded.model, given, scales, bits, only, skip, progress)
         seconds = time.perf_counter() - start
     cost = f"{seconds:.1f} s" + ("" if memory.above is None else f", {memory.above / 2**20:.0f} MiB above the model")
     for other in earlier:
@@ -102,7 +102,7 @@ def calibrate(
     click.echo(f"wrote {output} and {output.with_suffix('.npz').name}" + (f", {picture}" if picture is not None else ""))
 
 
-def _with_layer_errors(found, model, batches, scales, bits: int, only, skip):
+def _with_layer_errors(found, model, batches, scales, bits: int, only, skip, progress):
     """The calibration with layer errors at each of the scales, "auto" being each layer's own."""
     from lutc.calibration.layer import with_layer_errors
     from lutc.calibration.scales import for_layer
@@ -113,7 +113,7 @@ def _with_layer_errors(found, model, batches, scales, bits: int, only, skip):
     for name, layer in reached.items():
         codes = [for_layer(layer, bits=bits) if scale == "auto" else Inputs(bits, scale) for scale in scales]
         inputs[name] = list(dict.fromkeys(codes))
-    return with_layer_errors(found, model, batches, inputs, only=only or None, skip=skip or None)
+    return with_layer_errors(found, model, batches, inputs, only=only or None, skip=skip or None, progress=progress)
 
 
 def _json(path: Path) -> dict:
