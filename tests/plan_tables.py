@@ -4,8 +4,8 @@ import numpy as np
 
 from lutc import plans
 from lutc.functions import Line
-from lutc.lower import segments
 from lutc.samples import Inputs
+from lutc.segments import segments
 from lutc.table import AbsPrologue, Cells, Direct, Domain, ExponentPrologue, Lines, PeriodPrologue, Table
 from lutc.tablefile import TableSet
 

@@ -8,7 +8,8 @@ from plan_tables import PIECEWISE, TABLES, same
 
 from lutc import plans
 from lutc.errors import LutcError
-from lutc.lower import MAX_CELLS, default_kinds, lower, segments, slope
+from lutc.lower import MAX_CELLS, default_kinds, lower
+from lutc.segments import segments, slope
 from lutc.table import AbsPrologue, Lines, Table
 
 LINEAR = ("chain", "uniform", "cells", "search")

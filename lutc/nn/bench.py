@@ -17,9 +17,10 @@ import lutc
 from lutc.commands.options import echo_json, echo_table, json_option
 from lutc.errors import LutcError
 from lutc.files import atomic_write
-from lutc.lower import lower, segments
+from lutc.lower import lower
 from lutc.nn.lowered import DTYPES, has_triton, plan_kinds
 from lutc.nn.lut import LUT
+from lutc.segments import segments
 from lutc.tablefile import TableSet
 
 SHORTEST = 2e-4  # seconds: shorter calls are repeated within a sample

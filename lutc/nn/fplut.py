@@ -14,9 +14,9 @@ from lutc.arithmetic import in_arithmetic
 from lutc.errors import LutcError
 from lutc.fplut import compile_fplut
 from lutc.functions import Function, Line
-from lutc.lower import slope
 from lutc.nn.lowered import Lowered
 from lutc.nn.lut import LUT
+from lutc.segments import slope
 from lutc.tablefile import TableSet
 
 ARITHMETICS = ("fp32", "fp16_rne", "fp16_trunc")

@@ -167,7 +167,7 @@ def test_gradient_of_the_table(name, dtype):
     upstream = torch.randn(500).to(DTYPES[dtype])
     module = LUT(table_set(name), grad="table")
     (found,) = torch.autograd.grad(module(x), x, upstream)
-    from lutc.lower import slope
+    from lutc.segments import slope
 
     want = plans.rounded(slope(TABLES[name], x.detach().double().numpy()), dtype)
     want = torch.from_numpy(plans.widened(want)).to(DTYPES[dtype]) * upstream
