@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,10 +37,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fonts", type=Path, default=Path("/usr/share/fonts"))
     parser.add_argument("--work", type=Path, required=True, help="folder for head and tables")
-    parser.add_argument("--steps", type=int, default=1000, help=f"steps of {BATCH} images that the head is trained for")
-    parser.add_argument("--images", type=int, default=150_000, help="images that tables are fitted on, labels not used")
-    parser.add_argument("--distil", type=int, default=500, help="steps of 1,024 of these images that the table of k = 120 is fine-tuned for")
-    parser.add_argument("--k", type=int, nargs="*", default=[120, 60, 2, 1])
+    parser.add_argument("--steps", type=int, default=600, help=f"steps of {BATCH} images that the head is trained for")
+    parser.add_argument("--images", type=int, default=100_000, help="images that tables are fitted on, labels not used")
+    parser.add_argument("--others", type=Path, help="folder of typefaces that neither head nor tables have seen")
+    parser.add_argument("--k", type=int, nargs="*", default=[120, 30, 2, 1])
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
@@ -55,16 +54,15 @@ def main() -> None:
     linear = nn.Linear(512, len(CHARACTERS))
     train(linear, images(glyphs, BATCH, TRAIN), 2000, 3e-3)
     report("one linear map trained on the labels", linear, head, glyphs, truth)
+    others = next(images(drawn(arguments.others), TEST_IMAGES, TEST)) if arguments.others else None
     x = next(images(glyphs, arguments.images, FIT))[0]
     for k in arguments.k:
         table = fitted(head, x[: max(20_000, len(x) * k // max(arguments.k))], k, arguments.work / f"head-{k}")
-        report(f"k = {k}, {table.storage_bytes / 1e6:.1f} MB", TaylorMLP(table), head, glyphs, truth)
-        if k == max(arguments.k) and arguments.distil:
-            mlp = distilled(TaylorMLP(table), head, x, arguments.distil)
-            for format in ("fp32", "fp16", "int8"):
-                table = mlp.table().stored(format)
-                table.save(arguments.work / f"head-{k}-{format}")
-                report(f"k = {k}, distilled, {format}, {table.storage_bytes / 1e6:.1f} MB", TaylorMLP(table), head, glyphs, truth)
+        for format in ("fp32", "fp16", "int8") if k == max(arguments.k) else ("fp32",):
+            stored = table.stored(format)
+            report(f"k = {k}, {format}, {stored.storage_bytes / 1e6:.1f} MB", TaylorMLP(stored), head, glyphs, truth)
+        if others:
+            print(f"    other typefaces: head {accuracy(head, *others):.4f}, table {accuracy(TaylorMLP(table), *others):.4f}", flush=True)
 
 
 def drawn(fonts: Path) -> Tensor:
@@ -138,15 +136,6 @@ def train(model: nn.Module, batches: Iterator[tuple[Tensor, Tensor]], steps: int
             print(f"  step {step} of {steps}: loss {float(loss.detach()):.3f}", flush=True)
 
 
-def distilled(mlp: TaylorMLP, head: nn.Module, x: Tensor, steps: int) -> TaylorMLP:
-    """`mlp` fine-tuned towards the head's probabilities on the inputs that it was fitted on."""
-    start = time.perf_counter()
-    model = nn.Sequential(OrderedDict(head=head))
-    taylor.distil(model, {"head": mlp}, x.split(1024), loss=divergence, steps=steps, rate=1e-3, hidden=0, dtype="bf16")
-    print(f"distilled in {steps} steps, {(time.perf_counter() - start) / 60:.1f} minutes", flush=True)
-    return mlp
-
-
 def fitted(head: nn.Module, x: Tensor, k: int, path: Path) -> taylor.TaylorTable:
     if path.with_suffix(".json").exists():
         return taylor.load(path)
@@ -155,10 +144,6 @@ def fitted(head: nn.Module, x: Tensor, k: int, path: Path) -> taylor.TaylorTable
     print(f"k = {k}: fitted on {len(x)} images in {time.perf_counter() - start:.0f} s, strength {table.info['strength']}", flush=True)
     table.save(path)
     return table
-
-
-def divergence(given: Tensor, wanted: Tensor, batch) -> Tensor:
-    return functional.kl_div(given.float().log_softmax(1), wanted.float().softmax(1), reduction="batchmean")
 
 
 @torch.inference_mode()
