@@ -3,59 +3,15 @@
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
+from layer_models import Called, Gated, Plain
 from torch import nn
 from torch.nn import functional as F
 
-import lutc
 from lutc import functions
-from lutc.calibration import calibrate, read
+from lutc.calibration import calibrate
 from lutc.calibration.layer import layer_errors, with_layer_errors
-from lutc.calibration.layer_error import LayerErrors, errors_of
-from lutc.cli import main
 from lutc.errors import LutcError
 from lutc.samples import Inputs
-
-
-class Norm(nn.Module):
-    """A block with a residual and a norm behind it, before (plain) or after (gated) the next block."""
-
-    def __init__(self, width, kind):
-        super().__init__()
-        self.norm = nn.LayerNorm(width) if kind == "layer_norm" else nn.RMSNorm(width, 1e-5)
-        nn.init.uniform_(self.norm.weight, 0.5, 2.0)
-
-    def forward(self, x):
-        return self.norm(x)
-
-
-class Plain(nn.Module):
-    def __init__(self, kind="layer_norm"):
-        super().__init__()
-        self.up, self.act, self.drop, self.down, self.end = nn.Linear(5, 12), nn.GELU(), nn.Dropout(0.5), nn.Linear(12, 5), Norm(5, kind)
-
-    def forward(self, x):
-        return self.end(x + self.down(self.drop(self.act(self.up(x)))))
-
-
-class Gated(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.gate, self.up, self.down, self.act_fn, self.end = nn.Linear(5, 12), nn.Linear(5, 12), nn.Linear(12, 5), nn.SiLU(), Norm(5, "rms_norm")
-
-    def forward(self, x):
-        return self.end(x + self.down(self.act_fn(self.gate(x)) * self.up(x)))
-
-
-class Called(nn.Module):
-    """Functional, with a product before a matrix product of its own and a scalar on the way."""
-
-    def __init__(self):
-        super().__init__()
-        self.first, self.second = nn.Parameter(torch.randn(12, 5) * 0.5), nn.Parameter(torch.randn(12, 5) * 0.5)
-
-    def forward(self, x):
-        return torch.addmm(torch.zeros(5), 0.5 * F.gelu(F.linear(x, self.first)).reshape(-1, 12), self.second)
 
 
 class WithTable(nn.Module):
@@ -190,54 +146,6 @@ def test_other_bad_input():
         layer_errors(Plain(), [torch.randn(4, 5)], [Inputs()], only="nothing")
 
 
-def test_a_calibration_carries_layer_errors_to_the_compiler(tmp_path):
-    model, x = Gated().eval(), [torch.randn(60, 5) * 3, torch.randn(60, 5) * 3]
-    calibration = with_layer_errors(calibrate(model, x), model, x, [Inputs(8, 2.0**-4), Inputs(8, 2.0**-3)], tokens=500)
-    calibration.save(tmp_path / "c.json")
-    (direct,) = layer_errors(model, x, [Inputs(8, 2.0**-4)], tokens=500).values()
-    found = errors_of("act_fn", read(tmp_path / "c.json").layers["act_fn"])
-    assert [e.inputs.scale for e in found.errors] == [2.0**-4, 2.0**-3]
-    np.testing.assert_array_equal(found.errors[0].form, direct[0].form)
-    tables = lutc.compile("silu", 8, weights=f"{tmp_path / 'c.json'}:act_fn", objective="layer")
-    assert list(tables) == ["4", "3"]
-    plain = lutc.compile("silu", 8, inputs=(Inputs(8, 2.0**-4),))
-    exact = functions.get("silu")(direct[0].inputs.x())
-    felt, told = direct[0].error(tables["4"](direct[0].inputs.x()), exact), tables.meta["layer_error"]["4"]
-    assert felt < 0.8 * direct[0].error(plain["4"](direct[0].inputs.x()), exact)
-    assert felt == pytest.approx(told["added"], rel=1e-5) and told["exact_on_codes"] == pytest.approx(direct[0].floor, rel=1e-5)
-    assert told["sha256"] == direct[0].record["sha256"] and told["norm"] == "end.norm" and tables.meta["weights"]["layer"] == "act_fn"
-    with pytest.raises(LutcError, match="calibrated for 8 bits at scale 2\\^-4, .* given 8 bits at scale 2\\^-5"):
-        lutc.compile("silu", 8, weights=f"{tmp_path / 'c.json'}:act_fn", objective="layer", inputs=(Inputs(8, 2.0**-5),))
-    with pytest.raises(LutcError, match="name it"):
-        lutc.compile("silu", 8, weights=str(tmp_path / "c.json"), objective="layer")
-
-
-def test_calibrations_with_layer_errors_add_up():
-    model, x = Plain().eval(), torch.randn(40, 5)
-    whole, first, second = (with_layer_errors(calibrate(model, [part]), model, [part], [Inputs(8, 2.0**-4)]) for part in (x, x[:15], x[15:]))
-    one, two = (errors_of("act", c.layers["act"]).errors[0] for c in (whole, first + second))
-    assert one.tokens == two.tokens == 40 and one.facts == two.facts
-    np.testing.assert_allclose(one.form, two.form, rtol=1e-9, atol=1e-12)
-
-
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        ({"weights": None}, "--weights calibration.json:LAYER"),
-        ({"weights": "gauss"}, "needs a layer of a calibration"),
-        ({"search": "exact"}, "the genetic search"),
-        ({"symmetry": True}, "no symmetry"),
-        ({"inputs": "fp16"}, "takes input codes"),
-        ({"share": "all"}, "no sharing"),
-        ({"coefficients": "fp16"}, "fixed-point"),
-    ],
-)
-def test_requests_that_have_no_layer_objective(options, message):
-    (errors,) = layer_errors(Plain().eval(), [torch.randn(9, 5)], [Inputs(8, 2.0**-4)]).values()
-    with pytest.raises(LutcError, match=message):
-        lutc.compile("gelu", 8, **{"objective": "layer", "weights": LayerErrors("act", tuple(errors)), **options})
-
-
 def test_what_cannot_be_calibrated():
     model, x = Plain().eval(), torch.randn(9, 5)
     with pytest.raises(LutcError, match="another model"):
@@ -249,38 +157,22 @@ def test_what_cannot_be_calibrated():
     assert isinstance(model.act, nn.GELU)
 
 
-def test_both_commands(tmp_path):
+def test_the_layers_of_transformers_are_found():
+    transformers = pytest.importorskip("transformers")
     torch.set_default_dtype(torch.float32)
-    (tmp_path / "net.py").write_text(
-        "import torch\ntorch.manual_seed(0)\n"
-        "def model(): return torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.SiLU(), torch.nn.Linear(6, 4), torch.nn.LayerNorm(4))\n"
-        "def batches(): return [torch.randn(30, 4)]\n"
-    )
-
-    def run(*arguments, code=0):
-        result = CliRunner().invoke(main, [str(a) for a in arguments])
-        assert result.exit_code == code, result.output + result.stderr
-        return result.output if code == 0 else result.stderr
-
-    calibration, table = tmp_path / "c.json", tmp_path / "t.json"
-    run("calibrate", tmp_path / "net.py", "-o", calibration, "--layer-error", "2^-5", "--layer-error", "auto")
-    said = run("compile", "silu", "--weights", f"{calibration}:1", "--objective", "layer", "-o", table)
-    assert "mean squared error of the output of 2, as 3 lets it through" in said
-    assert lutc.load(str(table)).meta["layer_error"]["5"]["linear"] == "2"
-    never = tmp_path / "never.json"
-    refused = run("compile", "silu", "--weights", f"{calibration}:1", "--objective", "layer", "--scale", "2^-1", "-o", never, code=2)
-    assert refused.count("\n") == 1 and "given 8 bits at scale 2^-1" in refused and not never.exists()
-    refused = run("calibrate", tmp_path / "net.py", "-o", calibration, "--layer-error", "half", code=2)
-    assert "write 0.0625, 2^-4 or 2**-4" in refused
-
-
-def test_the_whole_error_makes_up_for_clipped_inputs():
-    """Inputs far beyond the codes: the exact function on codes is far off, a table may say at the last code what they were on average."""
-    model, x, codes = Plain().eval(), [torch.randn(200, 5) * 20], Inputs(8, 2.0**-5)
-    (errors,) = layer_errors(model, x, [codes], token_weights=False).values()
-    made = {o: lutc.compile("gelu", 8, objective=o, weights=LayerErrors("act", tuple(errors))) for o in ("layer", "layer-total")}
-    exact = functions.get("gelu")(codes.x())
-    added, whole = (errors[0].total(tables["5"](codes.x()), exact) for tables in made.values())
-    assert whole < 0.5 * errors[0].floor < added < 1.1 * errors[0].floor
-    told = made["layer-total"].meta
-    assert told["objective"] == "layer-total" and told["layer_error"]["5"]["mean_squared"] == pytest.approx(whole, rel=1e-5)
+    small = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 30}
+    llama = transformers.LlamaForCausalLM(transformers.LlamaConfig(**small, num_key_value_heads=2))
+    bert = transformers.BertModel(transformers.BertConfig(**small))
+    gpt = transformers.GPT2LMHeadModel(transformers.GPT2Config(n_embd=16, n_layer=2, n_head=2, vocab_size=30))
+    batch = {"input_ids": torch.arange(12).view(2, 6), "attention_mask": torch.tensor([[1] * 6, [1] * 4 + [0] * 2])}
+    after = [f"encoder.layer.{layer}.output.LayerNorm" for layer in (0, 1)]
+    wanted = {
+        llama: ("model.layers.{}.mlp.act_fn", "model.layers.{}.mlp.down_proj", ["model.layers.1.input_layernorm", "model.norm"]),
+        bert: ("encoder.layer.{}.intermediate.intermediate_act_fn", "encoder.layer.{}.output.dense", after),
+        gpt: ("transformer.h.{}.mlp.act", "transformer.h.{}.mlp.c_proj", ["transformer.h.1.ln_1", "transformer.ln_f"]),
+    }
+    for model, (site, linear, norms) in wanted.items():
+        found = layer_errors(model, [batch], [Inputs(8, 2.0**-6)])
+        for layer, norm in enumerate(norms):
+            (error,) = found[site.format(layer)]
+            assert error.facts == {"linear": linear.format(layer), "norm": norm} and error.tokens == 10 and error.floor > 0
