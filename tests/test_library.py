@@ -1,9 +1,10 @@
 """Shipped tables by name, files by path."""
 
+import numpy as np
 import pytest
 
 import lutc
-from lutc import certify, library, pipeline, tablefile
+from lutc import certify, functions, library, pipeline, tablefile
 from lutc.errors import LutcError
 
 NAMES = library.names()
@@ -63,3 +64,11 @@ def test_a_shipped_name_is_not_a_path(tmp_path, monkeypatch):
     own = tablefile.loads('{"relu": {"0": {"breakpoints": [0], "slopes": [0, 1], "intercepts": [0, 0]}}}')
     own.save("gelu_8.json")
     assert library.load("gelu_8").name == "gelu" and library.load("gelu_8.json").name == "relu"
+
+
+@pytest.mark.parametrize("name, limits", [("gelu_8", (2.7e-4, 1.1e-4, 4e-5, 3.1e-5)), ("gelu_16", (2.7e-4, 2.3e-5, 1.1e-5, 3.6e-6))])
+def test_tables_of_few_codes_serve_floats_too(name, limits):
+    """Mean squared error of float inputs in [-4, 4], by the tables of 2^0 to 2^-3: breakpoints on codes alone gave 4.9e-4 at 2^-1."""
+    tables, x = library.load(name), np.linspace(-4, 4, 20_001)
+    for key, limit in enumerate(limits):
+        assert np.mean((tables[str(key)](x) - functions.get("gelu")(x)) ** 2) <= limit
