@@ -5,7 +5,8 @@
 
 Calibrated on docstrings of the standard library, measured on the Python language reference. Every layer's inputs are int8 codes at its own scale, the
 power of two of least squared error. "own" is the error that a layer adds to its output on the exact model's input (mean of |y' - y| / |y| of tokens),
-averaged over the layers; "better" counts the layers where it is less than with equal weights over the same range.
+averaged over the layers; "better" counts the layers where it is less than with equal weights over the same range. Tables this good move the
+perplexity up or down by chance; "KL" is the divergence of the next token's distribution from the exact model's (nats, mean over tokens).
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import torch
+from torch.nn.functional import kl_div
 from verdict import docstrings, reference
 
 import lutc
@@ -56,6 +59,22 @@ def compiled(path: Path, codes: Mapping, entries: int) -> list[Variant]:
     return [shipped, *(PerLayer(f"{entries} entries, {way}", {"silu": None}, each=each) for way, each in ways.items())]
 
 
+@torch.inference_mode()
+def divergences(model, batches: list[dict], variants: list[Variant]) -> dict[str, float]:
+    """Mean divergence of every variant's next-token distributions from the exact model's, in nats."""
+    totals, tokens = dict.fromkeys((v.name for v in variants), 0.0), 0
+    for batch in batches:
+        exact = model(**batch).logits.log_softmax(-1)
+        tokens += exact[..., 0].numel()
+        for one in variants:
+            one.patch(model)
+            try:
+                totals[one.name] += float(kl_div(model(**batch).logits.log_softmax(-1), exact, reduction="sum", log_target=True))
+            finally:
+                lutc.unpatch(model)
+    return {name: total / tokens for name, total in totals.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--entries", type=int, nargs="+", default=[8, 16])
@@ -81,9 +100,10 @@ def main() -> None:
         calibration.save(path := Path(folder) / "calibration.json")
         variants = [v for entries in options.entries for v in compiled(path, codes, entries)]
     print(f"compiled {sum(len(v.each) for v in variants if isinstance(v, PerLayer))} tables in {time.perf_counter() - start:.1f} s")
-    found = evaluate(loaded, batches(reference()), on_codes(variants, codes))
+    variants, measured = on_codes(variants, codes), batches(reference())
+    found, distance = evaluate(loaded, measured, variants), divergences(loaded.model, measured, variants)
     print(f"measured on {found.tokens} tokens of another text")
-    print("| SiLU | perplexity | to exact | to exact on int8 | own | better | worst layer (own) |\n|---|---|---|---|---|---|---|")
+    print("| SiLU | perplexity | to exact | to exact on int8 | KL | own | better | worst layer (own) |\n|---|---|---|---|---|---|---|---|")
     even: list[float] = []
     for result in found.results:
         own = [layer.own for layer in result.layers]
@@ -92,11 +112,12 @@ def main() -> None:
         better = sum(a < b for a, b in zip(own, even, strict=True)) if even and own is not even and result.name.split()[0].isdigit() else None
         change = [f"{100 * c:+.3f} %" if c is not None else "" for c in (result.change, result.change_on_codes)]
         if not own or own[0] is None:
-            print(f"| {result.name} | {result.perplexity:.4f} | {change[0]} | | | | |")
+            print(f"| {result.name} | {result.perplexity:.4f} | {change[0]} | | | | | |")
             continue
         worst = f"{result.worst.name.removeprefix('model.')} ({result.worst.own:.2e})"
         count = "" if better is None or "[-4, 4]" in result.name else f"{better} of {len(own)}"
-        print(f"| {result.name} | {result.perplexity:.4f} | {change[0]} | {change[1]} | {sum(own) / len(own):.3e} | {count} | {worst} |")
+        cells = [f"{result.perplexity:.4f}", *change, f"{distance[result.name]:.3e}", f"{sum(own) / len(own):.3e}", count, worst]
+        print(f"| {result.name} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":
