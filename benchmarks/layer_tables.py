@@ -121,9 +121,12 @@ def minilm(arguments) -> None:
     documents = manual()
     random.Random(0).shuffle(documents)
     batches = list(document_batches(tokenizer, documents[:256], 32, 128))
-    scales = [Inputs(8, 2.0**-b) for b in (4, 3, 2)]
     calibration = calibrate(model, batches)
-    weighted, plain = (errors_by_layer(model, batches, scales, arguments.tokens, weigh) for weigh in (True, False))
+    own = {name: for_layer(layer) for name, layer in calibration.layers.items() if layer.operator == "activation"}
+    blocks = {"at each layer's power of two": own, **{f"at 2^-{b}": dict.fromkeys(own, Inputs(8, 2.0**-b)) for b in (4, 3, 2)}}
+    blocks = {name: inputs for name, inputs in blocks.items() if arguments.scale in name}
+    wanted = {name: list(dict.fromkeys(inputs[name] for inputs in blocks.values())) for name in own}
+    weighted, plain = (errors_by_layer(model, batches, wanted, arguments.tokens, weigh) for weigh in (True, False))
     texts = sorted(sentences(arguments.sentences), key=len)  # batches without much padding
     reference = embed(model, tokenizer, texts)
 
@@ -131,10 +134,9 @@ def minilm(arguments) -> None:
         cosine = (embed(changed, tokenizer, texts) * reference).sum(1)
         return f"{cosine.mean():10.5f}{cosine.min():10.5f}"
 
-    for codes in scales:
-        print(f"\nMiniLM, {arguments.entries} entries, int8 at 2^-{codes.power}, {len(texts)} sentences")
+    for where, inputs in blocks.items():
+        print(f"\nMiniLM, {arguments.entries} entries, int8 {where}, {len(texts)} sentences")
         print(f"{'tables made for':38s}{'added':>10s}{'cosine':>10s}{'worst':>10s}")
-        inputs = {name: codes for name in weighted}
         run(model, "gelu", torch.nn.functional.gelu, inputs, calibration, weighted, plain, measure, arguments.entries)
 
 
@@ -189,6 +191,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=2048, help="that the layer errors are summed over (SmolLM2: half)")
     parser.add_argument("--calibration-tokens", type=int, default=4096, help="of SmolLM2's text for histograms; the same are drawn from")
     parser.add_argument("--sentences", type=int, default=256)
+    parser.add_argument("--scale", default="", help="MiniLM: one block of rows alone, such as 2^-4 or power")
     parser.add_argument("--test-tokens", type=int, default=2048)
     arguments = parser.parse_args()
     {"minilm": minilm, "smollm2": smollm2}[arguments.model](arguments)
