@@ -112,7 +112,9 @@ def errors_by_layer(model, batches, inputs, tokens: int, token_weights: bool) ->
     start = time.perf_counter()
     found = layer_errors(model, batches, inputs, tokens=tokens, token_weights=token_weights)
     weighed = "weighted" if token_weights else "alike"
-    print(f"layer errors of {len(found)} layers, {tokens} tokens {weighed}: {time.perf_counter() - start:.0f} s", flush=True)
+    seconds, floors = time.perf_counter() - start, [errors[0].floor for errors in found.values()]
+    print(f"layer errors of {len(found)} layers, {tokens} tokens {weighed}: {seconds:.0f} s; exact function on codes, first and last layer: ", end="")
+    print(f"{floors[0]:.3g} and {floors[-1]:.3g}", flush=True)
     return {name: LayerErrors(name, tuple(errors)) for name, errors in found.items()}
 
 
