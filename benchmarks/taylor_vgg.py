@@ -4,8 +4,8 @@
     python benchmarks/taylor_vgg.py --fonts /tmp/fonts --work /tmp/vgg
 
 The task: which of 100 characters is it? Each is drawn 16 x 32 pixels large (512 inputs) in every typeface found below --fonts, turned, scaled
-and shifted at random by a fraction of a pixel, in dark on light or in light on dark. The polarity is what no linear map can see through, and
-within one polarity the characters of all typefaces are not quite separable either. Head, tables and test draw their images from three seeds.
+and shifted at random by a fraction of a pixel, in dark on light or in light on dark. The polarity is what no linear map can see through; two maps
+can, as the row of k = 2 shows. Head, tables and test draw their images from three seeds.
 All layers of the head are trained here, with Adam and dropout. Single thread, all times in one run.
 """
 
@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=600, help=f"steps of {BATCH} images that the head is trained for")
     parser.add_argument("--images", type=int, default=100_000, help="images that tables are fitted on, labels not used")
     parser.add_argument("--others", type=Path, help="folder of typefaces that neither head nor tables have seen")
-    parser.add_argument("--k", type=int, nargs="*", default=[120, 30, 2, 1])
+    parser.add_argument("--k", type=int, nargs="*", default=[120, 2, 1])
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
@@ -52,12 +52,12 @@ def main() -> None:
     truth = accuracy(head, test, labels)
     print(f"head: accuracy {truth:.4f}, {4096 * (512 + 4096 + 100) / 1e6:.1f} M multiply-adds", flush=True)
     linear = nn.Linear(512, len(CHARACTERS))
-    train(linear, images(glyphs, BATCH, TRAIN), 2000, 3e-3)
+    train(linear, images(glyphs, BATCH, TRAIN), 800, 3e-3)
     report("one linear map trained on the labels", linear, head, glyphs, truth)
     others = next(images(drawn(arguments.others), TEST_IMAGES, TEST)) if arguments.others else None
     x = next(images(glyphs, arguments.images, FIT))[0]
     for k in arguments.k:
-        table = fitted(head, x[: max(20_000, len(x) * k // max(arguments.k))], k, arguments.work / f"head-{k}")
+        table = fitted(head, x, k, arguments.work / f"head-{k}")
         for format in ("fp32", "fp16", "int8") if k == max(arguments.k) else ("fp32",):
             stored = table.stored(format)
             report(f"k = {k}, {format}, {stored.storage_bytes / 1e6:.1f} MB", TaylorMLP(stored), head, glyphs, truth)
