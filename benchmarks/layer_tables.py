@@ -124,7 +124,7 @@ def minilm(arguments) -> None:
     random.Random(0).shuffle(documents)
     batches = list(document_batches(tokenizer, documents[:256], 32, 128))
     calibration = calibrate(model, batches)
-    own = {name: for_layer(layer) for name, layer in calibration.layers.items() if layer.operator == "activation"}
+    own = {name: for_layer(layer) for name, layer in calibration.layers.items() if layer.function == "gelu"}
     blocks = {"at each layer's power of two": own, **{f"at 2^-{b}": dict.fromkeys(own, Inputs(8, 2.0**-b)) for b in (4, 3, 2)}}
     blocks = {name: inputs for name, inputs in blocks.items() if arguments.scale in name}
     wanted = {name: list(dict.fromkeys(inputs[name] for inputs in blocks.values())) for name in own}
