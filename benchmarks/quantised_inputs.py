@@ -1,9 +1,9 @@
 """all-MiniLM-L6-v2 with int8 inputs to every GELU: static, dynamic, observed and learned scales, with the exact function and with tables.
 
-    python benchmarks/quantised_inputs.py [--sentences 256]
+    python benchmarks/quantised_inputs.py [--sentences 64]
 
 Scales are observed, calibrated or learned on every other sentence; the cosine to the exact model's embedding is of the sentences between them. What
-is learned are the six scales alone, by 40 steps of Adam towards the exact embeddings of the first half.
+is learned are the six scales alone, by 30 steps of Adam towards the exact embeddings of the first half.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from lutc.nn import FakeQuantize
 TABLES = ("gelu", "gelu_8", "gelu_16")  # the first is the exact function
 
 
-def batches(tokenizer, texts, size=32):
+def batches(tokenizer, texts, size=16):
     for start in range(0, len(texts), size):
         yield tokenizer(texts[start : start + size], padding=True, truncation=True, max_length=256, return_tensors="pt")
 
@@ -40,7 +40,7 @@ def observe(model, tokenizer, texts) -> None:
     model.eval()
 
 
-def learn(model, exact, tokenizer, texts, steps=40) -> None:
+def learn(model, exact, tokenizer, texts, steps=30) -> None:
     """Train the scales to give the exact model's last hidden states."""
     scales = [quantiser.log2_scale for quantiser in quantisers(model)]
     model.requires_grad_(False)
@@ -63,7 +63,7 @@ def learn(model, exact, tokenizer, texts, steps=40) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sentences", type=int, default=256)
+    parser.add_argument("--sentences", type=int, default=64)
     model, tokenizer = load_model()
     texts = sentences(2 * parser.parse_args().sentences)
     fit, judged = texts[::2], texts[1::2]
@@ -85,7 +85,7 @@ def main() -> None:
         for table in TABLES:
             patched = copy.deepcopy(model)
             lutc.patch(patched, activation=table, quantise=quantise, only="encoder")
-            observe(patched, tokenizer, fit[:64] if quantise == "learned" else fit)
+            observe(patched, tokenizer, fit[:16] if quantise == "learned" else fit)
             if name == "learned":
                 learn(patched, model, tokenizer, fit)
             cosine = (embed(patched, tokenizer, judged) * exact).sum(1)

@@ -1,6 +1,6 @@
 """Quantisation-aware training with tables, on a small language model: what tables cost before and after a second round of training.
 
-    python examples/finetune_tables.py              3 seeds, some four minutes on one core
+    python examples/finetune_tables.py              3 seeds, some two minutes on one idle core
     python examples/finetune_tables.py --quick      a tiny model, seconds: shows the steps; its figures mean nothing
 
 A causal transformer learns Python's own documentation (`pydoc_data.topics`, part of every Python) letter by letter. Then, as GQA-LUT does it:
@@ -155,7 +155,7 @@ def main() -> None:
     parser.add_argument("--validation", action="store_true", help="judge by the topics that settings were chosen with, not by the test topics")
     arguments = parser.parse_args()
     data, judge = texts(), "validation" if arguments.validation else "test"
-    size = {"width": 64, "layers": 2, "steps": 1000, "more": 250}
+    size = {"width": 64, "layers": 2, "steps": 600, "more": 120}
     if arguments.quick:
         size, data[judge] = {"width": 32, "layers": 1, "steps": 30, "more": 5}, data[judge][:4097]
     print(f"{len(data['train'])} letters to train on, {len(data[judge])} to judge by; {size['steps']} steps in float, then {size['more']} a round")
