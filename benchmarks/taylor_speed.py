@@ -34,6 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("inputs")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--k", type=int, nargs="*", default=[16, 100])
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     inputs = taylor.Inputs(arguments.inputs)
@@ -41,7 +42,7 @@ def main() -> None:
     block = taylor.find_blocks(model, list(inputs.blocks)[1])[0]
     rows = inputs.sample(block.name, 60_000, held_out=None)
     designs: dict[str, nn.Module] = {"exact": block.as_module}
-    for k in (16, 100):
+    for k in arguments.k:
         table = taylor.fit(block, rows[:30_000], taylor.Settings(k=k, fit="taylor"))
         for format in ("fp32", "fp16", "int8"):
             designs[f"k={k} {format}"] = TaylorMLP(table.stored(format))
