@@ -164,7 +164,7 @@ def main() -> None:
         start = time.perf_counter()
         results.append(run(seed, data, judge, **size))
         print(f"seed {seed}: {', '.join(f'{value:.2f}' for value in results[-1].values())} % ({time.perf_counter() - start:.0f} s)", flush=True)
-    print(f"\n{'letters predicted right, %':70s}{'mean':>7s}{'spread':>8s}   less [A]                  less [B]")
+    print(f"\n{'letters predicted right, %':70s}{'mean':>7s}{'spread':>8s}{'difference to [A] (range)':>26s}{'to [B] (range)':>26s}")
     for row in results[0]:
         values = [result[row] for result in results]
         spread = statistics.stdev(values) if len(values) > 1 else 0.0
