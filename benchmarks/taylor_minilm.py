@@ -60,7 +60,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--texts", type=Path, default=Path("/usr/share"), help="folder that holds wordnet, doc/anarchism, dictd, games/fortunes")
     parser.add_argument("--work", type=Path, required=True, help="folder for collected inputs, tables and results")
-    parser.add_argument("--tokens", type=int, default=500_000, help="tokens to fit on")
+    parser.add_argument("--tokens", type=int, default=250_000, help="tokens to fit on")
     parser.add_argument("--only", nargs="*", choices=DESIGNS, default=list(DESIGNS))
     parser.add_argument("--documents", type=int, default=MEASURED, help="documents of each text to measure on")
     parser.add_argument("--steps", type=int, help="steps of distillation instead of each design's own number")
