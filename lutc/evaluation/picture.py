@@ -18,21 +18,17 @@ def draw(found: Evaluation, path) -> None:
         heights = [0.9 + 0.28 * len(results), 3.4] if tried else [1]
         axes = figure.subplots(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
         values = [100 * result.change if causal else 1 - result.cosine for result in results]
-        axes[0].barh(range(len(results)), values, height=0.6, color=[_COLOURS[i % len(_COLOURS)] for i in range(len(results))])
+        sizes = [abs(value) for value in values]
+        axes[0].barh(range(len(results)), sizes, height=0.6, color=[_COLOURS[i % len(_COLOURS)] for i in range(len(results))])
         axes[0].set_yticks(range(len(results)), [result.name for result in results])
         axes[0].invert_yaxis()
-        axes[0].axvline(0, color=plots.INK, linewidth=0.6)
-        axes[0].set_title("change of the perplexity, %" if causal else "1 - cosine to the exact embedding")
-        if (largest := max(map(abs, values), default=0.0)) > 0:
-            if causal:
-                axes[0].set_xscale("symlog", linthresh=max(largest / 1000, 1e-9))
-                axes[0].margins(x=0.2)
-            else:
-                axes[0].set_xscale("log")
-                axes[0].set_xlim(min(value for value in values if value > 0) / 10, 10 * largest)
-        for i, value in enumerate(values):
-            label = f" {value:+.3g} " if causal else f" {value:.2e}"
-            axes[0].annotate(label, (value, i), va="center", ha="left" if value >= 0 else "right", fontsize=8)
+        axes[0].set_title("change of the perplexity, %, without its sign" if causal else "1 - cosine to the exact embedding")
+        if any(sizes):
+            axes[0].set_xscale("log")
+            axes[0].set_xlim(min(size for size in sizes if size > 0) / 10, 10 * max(sizes))
+        for i, (value, size) in enumerate(zip(values, sizes, strict=True)):
+            label = f" {value:+.3g}" if causal else f" {value:.2e}"
+            axes[0].annotate(label, (size, i), va="center", ha="left", fontsize=8)
         if tried:
             for result in tried:
                 i = results.index(result)
