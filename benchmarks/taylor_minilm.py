@@ -49,10 +49,10 @@ DESIGNS = {
     # Six times fewer multiply-adds: in 4.7 MB stored as int8, and as good as may be.
     "neurons-6x-small": (changed(RIDGE, k=27, neurons=50), 0),
     "neurons-6x": (changed(RIDGE, k=64, neurons=32), 0),
-    "neurons-6x-distilled": (changed(RIDGE, k=64, neurons=32), 300),
+    "neurons-6x-distilled": (changed(RIDGE, k=64, neurons=32), 200),
     # Four times fewer.
     "neurons-4x": (changed(RIDGE, k=64, neurons=160), 0),
-    "neurons-4x-distilled": (changed(RIDGE, k=64, neurons=160), 300),
+    "neurons-4x-distilled": (changed(RIDGE, k=64, neurons=160), 200),
 }
 
 
