@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for collected inputs, tables and results")
     parser.add_argument("--tokens", type=int, default=250_000, help="tokens to fit on")
     parser.add_argument("--only", nargs="*", choices=DESIGNS, default=list(DESIGNS))
-    parser.add_argument("--documents", type=int, default=MEASURED, help="documents of each text to measure on")
+    parser.add_argument("--documents", type=int, default=MEASURED, help="documents of each text to measure on, in whole batches of 32")
     parser.add_argument("--steps", type=int, help="steps of distillation instead of each design's own number")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
@@ -78,7 +78,8 @@ def main() -> None:
     }
     documents = taylor_texts.fit_documents(arguments.texts, [text for texts in measured.values() for text in texts])
     measured["held_out"] = documents[-MEASURED:]
-    measured = {name: batched(tokenizer, spread(texts, arguments.documents)) for name, texts in measured.items()}
+    every = -(-MEASURED // arguments.documents)
+    measured = {name: batched(tokenizer, texts)[::every] for name, texts in measured.items()}
     calibration, training = (batched(tokenizer, part) for part in (documents[-2 * MEASURED : -MEASURED], documents[: -2 * MEASURED]))
     start = time.perf_counter()
     inputs = taylor.collect(model, PATTERN, training, arguments.work / f"inputs-{arguments.tokens}", dtype="fp16", limit=arguments.tokens)
