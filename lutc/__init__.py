@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import os
 
+from lutc.lazy import lazy
+
 __version__ = "0.1.0"
 
 # In a plain checkout `kernels/` and `pretrained/` lie beside this folder, not in it; installed, setup.cfg maps them here.
@@ -27,18 +29,4 @@ _EXPORTS = {
     "unpatch": "lutc.nn",
 }
 __all__ = ["LutcError", "Table", "TableSet", "calibrate", "compile", "load", "patch", "unpatch"]
-
-
-def __getattr__(name: str):
-    """Import public names on first use, so that `import lutc` stays quick and free of torch."""
-    if name in _EXPORTS:
-        from importlib import import_module
-
-        value = getattr(import_module(_EXPORTS[name]), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module 'lutc' has no attribute {name!r}")
-
-
-def __dir__():
-    return sorted([*globals(), *_EXPORTS])
+__getattr__, __dir__ = lazy(__name__, _EXPORTS)

@@ -7,14 +7,7 @@
 
 from lutc.calibration.file import Calibration, Layer, read
 from lutc.calibration.histogram import Histogram
+from lutc.lazy import lazy
 
 __all__ = ["Calibration", "Histogram", "Layer", "calibrate", "model_digest", "read"]
-
-
-def __getattr__(name: str):
-    """`calibrate` and `model_digest` import torch, so they come on first use."""
-    if name in ("calibrate", "model_digest"):
-        from lutc.calibration import observe
-
-        return getattr(observe, name)
-    raise AttributeError(f"module 'lutc.calibration' has no attribute {name!r}")
+__getattr__, __dir__ = lazy(__name__, dict.fromkeys(("calibrate", "model_digest"), "lutc.calibration.observe"))  # which imports torch

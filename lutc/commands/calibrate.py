@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from lutc.commands.options import Number, echo_json, echo_table, figure, json_option, progress_bar
+from lutc.commands.options import Number, echo_json, echo_table, figure, json_option, model_options, progress_bar
 from lutc.errors import LutcError
 
 
@@ -22,17 +22,8 @@ class _Scale(Number):
 
 
 @click.command()
-@click.argument("model", type=click.Path())
-@click.option("--text", type=click.Path(dir_okay=False), help="A text for causal models; for others one document on each line.")
+@model_options
 @click.option("-o", "--output", default="calibration.json", show_default=True, type=click.Path(dir_okay=False, path_type=Path), help="File to write.")
-@click.option("--max-tokens", default=4096, show_default=True, type=click.IntRange(2), help="Tokens of the text to use.")
-@click.option("--seqlen", default=512, show_default=True, type=click.IntRange(2), help="Tokens of a window; of a document at most.")
-@click.option("--batch", type=click.IntRange(1), help="Windows or documents that run together.  [default: 1 window, 16 documents]")
-@click.option("--dtype", type=click.Choice(["fp32", "fp16", "bf16"]), help="Of the model.  [default: fp32 on a CPU, else the checkpoint's]")
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:1.")
-@click.option("--device-map", help="'auto' spreads a large model over GPUs, memory and disk.")
-@click.option("--tokenizer", type=click.Path(exists=True, file_okay=False), help="A folder with the tokenizer, where the model has none.")
-@click.option("--task", help="transformers' class that loads the model.  [default: by its config]")
 @click.option("--only", multiple=True, metavar="PATTERN", help="Only layers of this name or pattern, such as *.mlp; may be repeated.")
 @click.option("--skip", multiple=True, metavar="PATTERN", help="No layers of this name or pattern; may be repeated.")
 @click.option("--merge", multiple=True, type=click.Path(dir_okay=False), help="Add an earlier calibration of the same model; may be repeated.")
@@ -74,7 +65,7 @@ def calibrate(
     from lutc.models.texts import batches
 
     loaded = load(model, dtype=dtype, device=device, device_map=device_map, task=task, tokenizer=tokenizer)
-    given = batches(loaded, text, seqlen=seqlen, max_tokens=max_tokens, batch=batch or (1 if loaded.kind == "causal" else 16))
+    given = batches(loaded, text, seqlen=seqlen, max_tokens=max_tokens, batch=batch)
     total = sum(int(b.get("attention_mask", torch.ones_like(b["input_ids"])).sum()) for b in given if isinstance(b, dict) and "input_ids" in b)
     with PeakMemory(loaded.model) as memory, progress_bar("calibrate", total or None, "tokens") as progress, advised("calibrating"):
         start = time.perf_counter()

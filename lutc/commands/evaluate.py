@@ -8,26 +8,17 @@ from pathlib import Path
 
 import click
 
-from lutc.commands.options import append_csv, echo_json, json_option
+from lutc.commands.options import append_csv, echo_json, json_option, model_options
 from lutc.errors import LutcError
 
 
 @click.command()
-@click.argument("model", type=click.Path())
-@click.option("--text", type=click.Path(dir_okay=False), help="A text for causal models; for others one document on each line.")
+@model_options
 @click.option("--tables", "specs", multiple=True, metavar="[NAME=]TABLE,...", help="Tables to try together, by name or file; repeat to compare.")
 @click.option("--activation", multiple=True, metavar="TABLE", help="A table for the activations; --activation, --softmax and --norm go together.")
 @click.option("--softmax", metavar="EXP[,RECIPROCAL]", help="Tables for softmax; without a reciprocal the division is exact.")
 @click.option("--norm", metavar="RSQRT", help="A table for LayerNorm and RMSNorm.")
 @click.option("--int8", metavar="SCALE|FILE", help="Quantise the activations' inputs: a scale (2^-4), or one per layer from `lutc calibrate`'s file.")
-@click.option("--max-tokens", default=4096, show_default=True, type=click.IntRange(2), help="Tokens of the text to use.")
-@click.option("--seqlen", default=512, show_default=True, type=click.IntRange(2), help="Tokens of a window; of a document at most.")
-@click.option("--batch", type=click.IntRange(1), help="Windows or documents that run together.  [default: 1 window, 16 documents]")
-@click.option("--dtype", type=click.Choice(["fp32", "fp16", "bf16"]), help="Of the model.  [default: fp32 on a CPU, else the checkpoint's]")
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:1.")
-@click.option("--device-map", help="'auto' spreads a large model over GPUs, memory and disk.")
-@click.option("--tokenizer", type=click.Path(exists=True, file_okay=False), help="A folder with the tokenizer, where the model has none.")
-@click.option("--task", help="transformers' class that loads the model.  [default: by its config]")
 @click.option("--each-layer", is_flag=True, help="Also run the model with one layer's tables at a time: what each costs. Takes long.")
 @click.option("--no-layers", is_flag=True, help="Leave the errors of the layers out; twice as fast.")
 @click.option("--plot", "picture", type=click.Path(dir_okay=False, path_type=Path), help="Draw the comparison to this .png, .svg or .pdf.")
@@ -62,7 +53,6 @@ def evaluate(
     from lutc.models.texts import batches
 
     loaded = load(model, dtype=dtype, device=device, device_map=device_map, task=task, tokenizer=tokenizer)
-    batch = batch or (1 if loaded.kind == "causal" else 16)
     given = batches(loaded, text, seqlen=seqlen, max_tokens=max_tokens, batch=batch)
     if int8 is not None:
         variants = on_codes(variants, int8_scales(int8, loaded.model))

@@ -35,6 +35,26 @@ NUMBER = Number()
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for a program to read.")
 function_option = click.option("--function", "function", help="The function a foreign table stands for, where its file does not say.")
 
+MODEL_OPTIONS = (
+    click.argument("model", type=click.Path()),
+    click.option("--text", type=click.Path(dir_okay=False), help="A text for causal models; for others one document on each line."),
+    click.option("--max-tokens", default=4096, show_default=True, type=click.IntRange(2), help="Tokens of the text to use."),
+    click.option("--seqlen", default=512, show_default=True, type=click.IntRange(2), help="Tokens of a window; of a document at most."),
+    click.option("--batch", type=click.IntRange(1), help="Windows or documents that run together.  [default: 1 window, 16 documents]"),
+    click.option("--dtype", type=click.Choice(["fp32", "fp16", "bf16"]), help="Of the model.  [default: fp32 on a CPU, else the checkpoint's]"),
+    click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:1."),
+    click.option("--device-map", help="'auto' spreads a large model over GPUs, memory and disk."),
+    click.option("--tokenizer", type=click.Path(exists=True, file_okay=False), help="A folder with the tokenizer, where the model has none."),
+    click.option("--task", help="transformers' class that loads the model.  [default: by its config]"),
+)
+
+
+def model_options(command):
+    """The model that a command runs over a text, and how."""
+    for option in reversed(MODEL_OPTIONS):
+        command = option(command)
+    return command
+
 
 def echo_json(data) -> None:
     """Print data as JSON; NaN and Infinity are refused."""

@@ -4,6 +4,8 @@
 >>> evaluate(load("SmolLM2-135M"), batches, [variant("silu_16"), variant("FPLUT=silu_fplut,exp_fplut,rsqrt_fplut")])
 """
 
+from lutc.lazy import lazy
+
 _EXPORTS = {
     "Evaluation": "lutc.evaluation.results",
     "LayerResult": "lutc.evaluation.results",
@@ -15,14 +17,4 @@ _EXPORTS = {
     "variant": "lutc.evaluation.variants",
 }
 __all__ = sorted(_EXPORTS)
-
-
-def __getattr__(name: str):
-    """Import on first use: `evaluate` needs torch."""
-    if name in _EXPORTS:
-        from importlib import import_module
-
-        value = getattr(import_module(_EXPORTS[name]), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module 'lutc.evaluation' has no attribute {name!r}")
+__getattr__, __dir__ = lazy(__name__, _EXPORTS)

@@ -13,8 +13,9 @@ from lutc.models.python_file import call
 _PIECE = 1 << 16  # characters that are tokenised at a time
 
 
-def batches(loaded, text: str | Path | None, *, seqlen: int = 512, max_tokens: int | None = None, batch: int = 1) -> list[dict]:
-    """Batches for a `Loaded` model, as keyword arguments of its forward, on the CPU; of `max_tokens` tokens at most.
+def batches(loaded, text: str | Path | None, *, seqlen: int = 512, max_tokens: int | None = None, batch: int | None = 1) -> list[dict]:
+    """Batches for a `Loaded` model, as keyword arguments of its forward, on the CPU; of `max_tokens` tokens at most. batch: windows or documents
+    in each; None for 1 window or 16 documents.
 
     Causal models get windows of the text: {"input_ids": [<= batch, seqlen]}. Others get its lines as documents, padded, cut to `seqlen` tokens, with
     an attention mask. A Python file without a tokenizer brings its own batches() and takes no text. Raises LutcError for a text that is too short.
@@ -27,8 +28,8 @@ def batches(loaded, text: str | Path | None, *, seqlen: int = 512, max_tokens: i
         raise LutcError("give --text FILE: a text for a causal model, one document on each line for others")
     if loaded.kind == "causal":
         ids = windows(loaded.tokenizer, read_text(text), seqlen, max_tokens, str(text))
-        return [{"input_ids": part} for part in ids.split(batch)]
-    return list(document_batches(loaded.tokenizer, documents(text), batch, seqlen, max_tokens))
+        return [{"input_ids": part} for part in ids.split(batch or 1)]
+    return list(document_batches(loaded.tokenizer, documents(text), batch or 16, seqlen, max_tokens))
 
 
 def windows(tokenizer, text: str, seqlen: int, max_tokens: int | None = None, name: str = "the text") -> torch.Tensor:

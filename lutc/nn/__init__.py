@@ -1,5 +1,7 @@
 """The runtime in torch: tables as modules, integer and composed operators, and models patched with them."""
 
+from lutc.lazy import lazy
+
 _EXPORTS = {
     "LUT": "lutc.nn.lut",
     "QuantLUT": "lutc.nn.quant",
@@ -18,18 +20,4 @@ _EXPORTS = {
     "unpatch": "lutc.nn.patching",
 }
 __all__ = sorted(_EXPORTS)
-
-
-def __getattr__(name: str):
-    """Import public names on first use: each brings only what it needs."""
-    if name in _EXPORTS:
-        from importlib import import_module
-
-        value = getattr(import_module(_EXPORTS[name]), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module 'lutc.nn' has no attribute {name!r}")
-
-
-def __dir__():
-    return sorted([*globals(), *_EXPORTS])
+__getattr__, __dir__ = lazy(__name__, _EXPORTS)

@@ -40,21 +40,18 @@ def arrays(x, out, n, words, length):
     return source, target, numba.carray(pointer(words), length, np.int32)
 
 
-@numba.extending.intrinsic
-def float_bits(typing, value):
-    """The bits of a float32 as int32."""
+def bitcast(source, target):
+    """A numba function that reads the bits of a number of one type as one of another type of the same width."""
 
-    def generate(context, builder, signature, arguments):
-        return builder.bitcast(arguments[0], context.get_value_type(numba.int32))
+    @numba.extending.intrinsic
+    def cast(typing, value):
+        def generate(context, builder, signature, arguments):
+            return builder.bitcast(arguments[0], context.get_value_type(target))
 
-    return numba.int32(numba.float32), generate
+        return target(source), generate
+
+    return cast
 
 
-@numba.extending.intrinsic
-def float_of(typing, bits):
-    """A float32 from its bits."""
-
-    def generate(context, builder, signature, arguments):
-        return builder.bitcast(arguments[0], context.get_value_type(numba.float32))
-
-    return numba.float32(numba.int32), generate
+float_bits, float_of = bitcast(numba.float32, numba.int32), bitcast(numba.int32, numba.float32)
+double_bits, double_of = bitcast(numba.float64, numba.int64), bitcast(numba.int64, numba.float64)

@@ -11,32 +11,12 @@ from functools import cache
 import numba.extending
 import numpy as np
 
-from lutc.nn.cpu_base import arrays, compiled
+from lutc.nn.cpu_base import arrays, compiled, double_bits, double_of
 from lutc.reduced_plans import EVEN, ODD, POSITIVE
 
 _BLOCK = 512  # results at a time
 _BIAS = np.int64(1023)
 _MOST = np.float64(1000.0)  # periods beyond which 2^n T(r) is 0 or infinite in float32, whatever r is
-
-
-@numba.extending.intrinsic
-def _bits(typing, value):
-    """The bits of a float64 as int64."""
-
-    def generate(context, builder, signature, arguments):
-        return builder.bitcast(arguments[0], context.get_value_type(numba.int64))
-
-    return numba.int64(numba.float64), generate
-
-
-@numba.extending.intrinsic
-def _float(typing, bits):
-    """A float64 from its bits."""
-
-    def generate(context, builder, signature, arguments):
-        return builder.bitcast(arguments[0], context.get_value_type(numba.float64))
-
-    return numba.float64(numba.int64), generate
 
 
 @numba.extending.intrinsic
@@ -52,7 +32,7 @@ def _fma(typing, a, b, c):
 @compiled
 def _power(e):
     """2**e for -1022 <= e <= 1023."""
-    return _float((e + _BIAS) << np.int64(52))
+    return double_of((e + _BIAS) << np.int64(52))
 
 
 @compiled
@@ -65,7 +45,7 @@ def _tables(words, segments, cells):
 @compiled
 def _line(r, thresholds, lines, bases, shift, first, last):
     """(slope, intercept) of a reduced input, which is not negative."""
-    key = _bits(r) >> shift
+    key = double_bits(r) >> shift
     key = key if key > first else first
     cell = (key if key < last else last) - first
     pair = np.uint64(2) * np.uint64(bases[np.uint64(cell)] + np.int32(r >= thresholds[np.uint64(cell)]))
@@ -96,10 +76,10 @@ def exponent(slope_only: bool, step: int, growth: int, sign: int):
             for i in range(part.size):
                 v = np.float64(part[i])
                 magnitude = abs(v)
-                bits = _bits(magnitude)
+                bits = double_bits(magnitude)
                 whole = (bits >> np.int64(52)) - _BIAS
                 e = whole >> halving
-                m = _float((bits & np.int64(0xFFFFFFFFFFFFF)) | ((whole - (e << halving) + _BIAS) << np.int64(52)))
+                m = double_of((bits & np.int64(0xFFFFFFFFFFFFF)) | ((whole - (e << halving) + _BIAS) << np.int64(52)))
                 slope, intercept = _line(m, thresholds, lines, bases, shift, first, last)
                 exponent = power * e
                 exponent = exponent if exponent > -1022 else np.int64(-1022)
@@ -108,9 +88,9 @@ def exponent(slope_only: bool, step: int, growth: int, sign: int):
                 value = at_zero if magnitude == 0.0 else value
                 value = at_infinity if magnitude == np.inf else value
                 if signed:
-                    value = -value if bits != _bits(v) else value
+                    value = -value if bits != double_bits(v) else value
                 if positive:
-                    value = -value if keeps_zero and v == 0.0 and bits != _bits(v) else value
+                    value = -value if keeps_zero and v == 0.0 and bits != double_bits(v) else value
                     value = np.nan if v < 0.0 else value
                 local[i] = np.float32(value if v == v else v)
             out[start : start + _BLOCK] = local[: part.size]

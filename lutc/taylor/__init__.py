@@ -11,6 +11,8 @@ Importing this package does not import torch; using any of the names below does.
 
 from __future__ import annotations
 
+from lutc.lazy import lazy
+
 _EXPORTS = {
     "Block": "lutc.taylor.blocks",
     "find_blocks": "lutc.taylor.blocks",
@@ -35,13 +37,4 @@ _EXPORTS = {
     "account": "lutc.taylor.accounting",
 }
 __all__ = list(_EXPORTS)
-
-
-def __getattr__(name: str):
-    if name in _EXPORTS:
-        from importlib import import_module
-
-        value = getattr(import_module(_EXPORTS[name]), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module 'lutc.taylor' has no attribute {name!r}")
+__getattr__, __dir__ = lazy(__name__, _EXPORTS)
