@@ -6,6 +6,7 @@ next over as many features weighs the tokens: what it divides by is what the mod
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
@@ -18,7 +19,8 @@ from lutc.calibration.observe import model_digest, run_batch
 from lutc.calibration.observers import EXACT
 from lutc.calibration.scales import for_layer
 from lutc.errors import LutcError
-from lutc.nn.patching.apply import Patcher
+from lutc.models.modes import evaluation_mode
+from lutc.nn.patching.apply import Patcher, refuse_patched
 from lutc.nn.patching.choose import Selection, Wanted
 from lutc.nn.patching.recognise import is_norm, norm_of
 from lutc.samples import Inputs
@@ -44,30 +46,22 @@ def layer_errors(
     batches = list(batches)
     if not batches or tokens < 1:
         raise LutcError(f"layer errors need at least one batch and one token; given {len(batches)} and {tokens}")
-    if model.__dict__.get("_lutc_patches"):
-        raise LutcError("this model is patched with tables already; calibrate it before, or lutc.unpatch(model) it")
+    refuse_patched(model, "calibrate")
     by_name = isinstance(inputs, Mapping)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     tracer = Tracer(lambda path: inputs.get(path, ()) if by_name else inputs, names, -(-tokens // len(batches)))
-    patcher, hooks, training = Patcher(model, Wanted({name: Marking(tracer, name) for name in EXACT}), Selection(only, skip)), [], model.training
-    try:
-        patcher.run()
+    patcher = Patcher(model, Wanted({name: Marking(tracer, name) for name in EXACT}), Selection(only, skip))
+    with evaluation_mode(model), patcher.applied(), contextlib.ExitStack() as hooks:
         for name, module in model.named_modules() if token_weights else ():
             known = norm_of(module) if is_norm(module) else None
             if known is not None:
-                hooks.append(module.register_forward_pre_hook(_norm_hook(tracer, name, *known), with_kwargs=True))
-        model.eval()
+                hooks.callback(module.register_forward_pre_hook(_norm_hook(tracer, name, *known), with_kwargs=True).remove)
         for batch in batches:
             with Follow(tracer):
                 _, count = run_batch(model, batch, tracer)
             tracer.after_batch()
             if progress is not None:
                 progress(count)
-    finally:
-        model.train(training)
-        for hook in hooks:
-            hook.remove()
-        patcher.undo()
     found = {path: _result(site) for path, site in tracer.sites.items() if site.tokens}
     if not found:
         seen = ", ".join(list(tracer.sites)[:3]) or "no activation"

@@ -13,8 +13,9 @@ from torch import nn
 from lutc.calibration.file import Calibration
 from lutc.calibration.observers import EXACT, Observing, Watch, refuse_nan
 from lutc.errors import LutcError
+from lutc.models.modes import evaluation_mode
 from lutc.models.texts import to_device
-from lutc.nn.patching.apply import Patcher
+from lutc.nn.patching.apply import Patcher, refuse_patched
 from lutc.nn.patching.choose import Selection, Wanted
 
 _UNUSED = {"logits_to_keep": 1, "use_cache": False}  # what language models need not compute here
@@ -39,30 +40,23 @@ def calibrate(
     Memory does not grow with the data: about 1 MiB a layer. The model runs in eval mode without gradients, with attention computed step by step so
     that scores can be seen, and is left as it was. Raises LutcError where nothing is found, where a layer is fed with NaN, and for a patched model.
     """
-    if model.__dict__.get("_lutc_patches"):
-        raise LutcError("this model is patched with tables already; calibrate it before, or lutc.unpatch(model) it")
-    digest, training = model_digest(model), [(module, module.training) for module in model.modules()]
+    refuse_patched(model, "calibrate")
+    digest = model_digest(model)
     watch = Watch()
     activations = {function: Observing(watch, function) for function in EXACT}
     wanted = Wanted(activations, Observing(watch, "softmax"), {kind: Observing(watch, kind) for kind in ("layer_norm", "rms_norm")})
     patcher = Patcher(model, wanted, Selection(only, skip))
     data = {"batches": 0, "examples": 0, "tokens": 0}
-    try:
-        patcher.run()
+    with evaluation_mode(model), patcher.applied():
         if not watch.observers:
             left = "; ".join(f"{entry.path} ({entry.what}): {entry.why}" for entry in patcher.report.left[:3])
             raise LutcError(f"{type(model).__name__} has no activation, softmax or norm that is known; found: {left or 'nothing'}")
-        model.eval()
         for batch in batches:
             examples, tokens = run_batch(model, batch, watch)
             refuse_nan(watch)
             data = {"batches": data["batches"] + 1, "examples": data["examples"] + examples, "tokens": data["tokens"] + tokens}
             if progress is not None:
                 progress(tokens)
-    finally:
-        patcher.undo()
-        for module, flag in training:
-            module.training = flag
     if not data["batches"]:
         raise LutcError("there are no batches to calibrate on; give at least one")
     order = {**watch.running, **watch.observers}  # those that were never reached come last

@@ -18,6 +18,7 @@ from lutc.evaluation.storage import used_bytes
 from lutc.evaluation.variants import EXACT_ON_CODES, Variant
 from lutc.models.loading import Loaded, advised
 from lutc.models.texts import to_device
+from lutc.nn.patching.apply import refuse_patched
 
 
 def evaluate(
@@ -47,8 +48,7 @@ def evaluate(
     variants, batches = list(variants), list(batches)
     if not batches:
         raise LutcError("there are no batches to evaluate on; give at least one")
-    if loaded.model.__dict__.get("_lutc_patches"):
-        raise LutcError("this model is patched with tables already; evaluate it before, or lutc.unpatch(model) it")
+    refuse_patched(loaded.model, "evaluate")
     names = [variant.name for variant in variants]
     if twice := {name for name in names if names.count(name) > 1}:
         raise LutcError(f"two variants are called '{twice.pop()}'; give them names: --tables NAME=...")

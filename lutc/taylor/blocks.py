@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lutc.errors import LutcError
+from lutc.models import modes
 
 # Where transformers keep their MLPs, tried in this order when no pattern is given. BERT, DeiT and ViT split theirs over two modules.
 DEFAULT_PATTERNS = ("**:intermediate+output.dense", "**.mlp", "**.feed_forward", "**.ffn", "**.classifier")
@@ -120,13 +121,8 @@ def evaluation_mode(block: Block) -> Iterator[None]:
     random = [module for module in trained if isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0]
     if random or any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in trained):
         warnings.warn(f"{block.name} is in train mode with dropout or batch normalisation; it is compiled in eval mode", stacklevel=3)
-    for module in trained:
-        module.training = False
-    try:
+    with modes.evaluation_mode(block.as_module):
         yield
-    finally:
-        for module in trained:
-            module.training = True
 
 
 def replace(model: nn.Module, mlps: Mapping[str, nn.Module]) -> nn.Module:

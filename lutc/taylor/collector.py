@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lutc.errors import LutcError
+from lutc.models import modes
 from lutc.taylor.blocks import Block, evaluation_mode, find_blocks
 from lutc.taylor.inputs import DOCUMENTS, Inputs, Writer
 
@@ -47,7 +48,7 @@ def collect(
     with ExitStack() as stack, torch.inference_mode():
         for block in blocks:
             stack.enter_context(evaluation_mode(block))
-        stack.enter_context(_model_evaluation(model))
+        stack.enter_context(modes.evaluation_mode(model))
         for block in blocks:
             stack.callback(block.modules[0].register_forward_pre_hook(caught.hook(block), with_kwargs=True).remove)
         bar = stack.enter_context(_progress(limit))
@@ -134,21 +135,6 @@ class _Catcher:
                 other = len(result[DOCUMENTS])
                 raise LutcError(f"{block.name} sees {len(x)} samples where another block sees {other}; collect them into folders of their own")
         return result
-
-
-class _model_evaluation:
-    """The whole model in eval mode for the duration; each module gets its own mode back."""
-
-    def __init__(self, model: nn.Module):
-        self.trained = [module for module in model.modules() if module.training]
-
-    def __enter__(self):
-        for module in self.trained:
-            module.training = False
-
-    def __exit__(self, *_):
-        for module in self.trained:
-            module.training = True
 
 
 def _progress(total: int | None):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import nn
@@ -82,6 +84,15 @@ class Patcher:
     def undo(self) -> None:
         for change in reversed(self.changes):
             change.undo()
+
+    @contextlib.contextmanager
+    def applied(self) -> Iterator[None]:
+        """The model changed, and afterwards as it was before."""
+        try:
+            self.run()
+            yield
+        finally:
+            self.undo()
 
     # --- the walk ---
 
@@ -241,6 +252,12 @@ class Patcher:
                 self.assign(module, "activation_relu_or_gelu", 0)
             elif below and isinstance(module, nn.TransformerEncoder):
                 self.assign(module, "use_nested_tensor", False)
+
+
+def refuse_patched(model: nn.Module, what: str) -> None:
+    """LutcError for a model that has tables already where `what` is to be done to the exact one."""
+    if model.__dict__.get(_RECORD):
+        raise LutcError(f"this model is patched with tables already; {what} it before, or lutc.unpatch(model) it")
 
 
 def patch(model: nn.Module, activation=None, softmax=None, norm=None, mlp=None, only=None, skip=None, quantise=None) -> Report:
