@@ -130,6 +130,15 @@ class Histogram:
         inner = np.clip(x[np.minimum(at, x.size - 1)], self.low, self.high)
         return np.where(p <= 0, self.low, np.where(p >= 1, self.high, inner))[()]
 
+    def reach(self, share: float) -> float:
+        """|x| that the share of the values does not exceed, to the width of a bin; 0 where nothing was observed."""
+        x, n = self.points
+        if not x.size:
+            return 0.0
+        order = np.argsort(np.abs(x), kind="stable")
+        at = min(int(np.searchsorted(np.cumsum(n[order]), share * self.count)), x.size - 1)
+        return float(np.abs(x[order][at]))
+
     def outside(self, lo: float, hi: float) -> float:
         """Share of the values below lo or above hi, to the width of a bin; 0 where nothing was observed."""
         x, n = self.points

@@ -12,10 +12,10 @@ from torch.nn import functional as F
 from lutc.calibration.accumulator import Accumulator
 from lutc.calibration.file import Layer
 from lutc.errors import LutcError
+from lutc.nn.exact import value
 from lutc.nn.patching.calls import ACTIVATION_CALLS
 
-EXACT = {name: call for call, forms in reversed(ACTIVATION_CALLS.items()) for name, _ in forms}
-EXACT["gelu_tanh"] = functools.partial(F.gelu, approximate="tanh")
+EXACT = {name: functools.partial(value, name) for forms in ACTIVATION_CALLS.values() for name, _ in forms}
 
 
 @dataclass

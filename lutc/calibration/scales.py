@@ -149,10 +149,7 @@ def _central(histogram: Histogram, share: float, symmetric: bool) -> tuple[float
     if not symmetric:
         lo, hi = histogram.quantile([(1 - share) / 2, (1 + share) / 2])
         return (lo, hi) if min(lo, 0.0) < max(hi, 0.0) else (histogram.low, histogram.high)
-    x, n = histogram.points
-    order = np.argsort(np.abs(x), kind="stable")
-    at = min(int(np.searchsorted(np.cumsum(n[order]), share * histogram.count)), x.size - 1)
-    reach = float(np.abs(x[order][at])) or max(-histogram.low, histogram.high)
+    reach = histogram.reach(share) or max(-histogram.low, histogram.high)
     return -reach, reach
 
 

@@ -21,10 +21,7 @@ def statistics(layer) -> dict:
     told = {"count": h.count}
     if not h.count:
         return told
-    x, n = h.points
-    order = np.argsort(np.abs(x))
-    at = np.searchsorted(np.cumsum(n[order]), 0.999 * h.count)
-    usual, largest = float(np.abs(x[order][min(at, x.size - 1)])), max(abs(h.low), abs(h.high))
+    usual, largest = h.reach(0.999), max(abs(h.low), abs(h.high))
     outliers = {"share": h.outside(h.mean - FAR * h.deviation, h.mean + FAR * h.deviation), "tail": largest / usual if usual else None}
     if layer.channel_low is not None:
         peak = np.maximum(np.abs(layer.channel_low), np.abs(layer.channel_high)).astype(np.float64)
