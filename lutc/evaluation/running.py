@@ -17,6 +17,7 @@ from lutc.evaluation.results import Evaluation, LayerResult, Result
 from lutc.evaluation.storage import used_bytes
 from lutc.evaluation.variants import EXACT_ON_CODES, Variant
 from lutc.models.loading import Loaded, advised
+from lutc.models.modes import evaluation_mode
 from lutc.models.texts import to_device
 from lutc.nn.patching.apply import refuse_patched
 
@@ -30,7 +31,7 @@ def evaluate(
     each_layer: bool = False,
     progress: Callable[..., object] | None = None,
 ) -> Evaluation:
-    """Run a model exactly and with the tables of each variant on the same batches.
+    """Run a model exactly and with the tables of each variant on the same batches, in eval mode.
 
     loaded: of `lutc.models.loading.load`; or a model, whose class says what it is for. batches: dicts of keyword arguments, tuples or tensors, moved
     to the model's device one at a time. layers: also the error of every layer, which takes one more forward for each batch and variant, on the
@@ -52,11 +53,12 @@ def evaluate(
     names = [variant.name for variant in variants]
     if twice := {name for name in names if names.count(name) > 1}:
         raise LutcError(f"two variants are called '{twice.pop()}'; give them names: --tables NAME=...")
-    run = _Run(loaded, variants, layers, each_layer, progress or (lambda layers=None: None))
-    for batch in batches:
-        with advised("running the model"), torch.inference_mode():
-            run.batch(to_device(dict(batch) if isinstance(batch, Mapping) else batch, loaded.device))
-    return run.evaluation()
+    with evaluation_mode(loaded.model):
+        run = _Run(loaded, variants, layers, each_layer, progress or (lambda layers=None: None))
+        for batch in batches:
+            with advised("running the model"), torch.inference_mode():
+                run.batch(to_device(dict(batch) if isinstance(batch, Mapping) else batch, loaded.device))
+        return run.evaluation()
 
 
 def forwards(batches: int, variants: int, layers: int, compared: bool, each_layer: bool) -> int:

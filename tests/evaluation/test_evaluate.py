@@ -184,6 +184,15 @@ def test_model_is_as_before(ids):
         assert torch.equal(model(ids).logits, want)
 
 
+def test_train_mode_and_its_dropout_are_left_out(ids):
+    model = tiny_models.bert()
+    want = evaluate(model, [{"input_ids": ids}], [variant("gelu_8")])["gelu_8"].cosine
+    model.encoder.layer[1].train()
+    modes = [module.training for module in model.modules()]
+    assert evaluate(model, [{"input_ids": ids}], [variant("gelu_8")])["gelu_8"].cosine == want
+    assert [module.training for module in model.modules()] == modes
+
+
 def test_nan_is_named_with_its_layer(ids):
     model = tiny_models.llama()
     with torch.no_grad():
