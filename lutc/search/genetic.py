@@ -44,11 +44,16 @@ class GeneticSettings:
     def __post_init__(self):
         if self.agreement is not None and self.agreement < 1:
             raise LutcError(f"the genetic search needs a positive agreement; given {self.agreement}")
-        for name in ("population", "generations", "restarts", "patience", "tournament", "elite", "sweeps"):
-            if getattr(self, name) < (0 if name in ("elite", "sweeps") else 1):
-                raise LutcError(f"the genetic search needs a positive {name}; given {getattr(self, name)}")
-        if self.elite >= self.population:
-            raise LutcError(f"the elite ({self.elite}) must be smaller than the population ({self.population})")
+        check_budget(self)
+
+
+def check_budget(settings) -> None:
+    """LutcError for settings of a genetic search that leave nothing to search with."""
+    for name in ("population", "generations", "restarts", "patience", "tournament", "elite", "sweeps"):
+        if getattr(settings, name) < (0 if name in ("elite", "sweeps") else 1):
+            raise LutcError(f"the genetic search needs a positive {name}; given {getattr(settings, name)}")
+    if settings.elite >= settings.population:
+        raise LutcError(f"the elite ({settings.elite}) must be smaller than the population ({settings.population})")
 
 
 @contextmanager

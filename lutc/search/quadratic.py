@@ -19,7 +19,7 @@ from lutc.formats import Format
 from lutc.functions import Line
 from lutc.samples import Samples
 from lutc.search.exact import exact
-from lutc.search.genetic import creator, evolve, seeded
+from lutc.search.genetic import check_budget, creator, evolve, seeded
 from lutc.search.result import SearchResult
 
 _QUICK, _THOROUGH = 60, 200_000  # nodes of the search for lines: of a candidate, of the winner
@@ -41,11 +41,7 @@ class QuadraticSettings:
     steps: tuple[int, ...] = (1, 2, 4, 8)
 
     def __post_init__(self):
-        for name in ("population", "generations", "patience", "restarts", "tournament"):
-            if getattr(self, name) < 1:
-                raise LutcError(f"the genetic search needs a positive {name}; given {getattr(self, name)}")
-        if self.elite >= self.population:
-            raise LutcError(f"the elite ({self.elite}) must be smaller than the population ({self.population})")
+        check_budget(self)
 
 
 class QuadraticCosts:
