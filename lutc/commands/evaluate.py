@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
 from pathlib import Path
 
 import click
 
-from lutc.commands.options import append_csv, echo_json, json_option, model_options
+from lutc.commands.options import append_csv, echo_json, json_option, model_options, progress_bar
 from lutc.errors import LutcError
 
 
@@ -47,7 +45,6 @@ def evaluate(
         raise LutcError("no tables to try; give --activation, --softmax or --norm, or --tables silu_16 (may be repeated)")
 
     from lutc.evaluation.running import evaluate as run
-    from lutc.evaluation.running import forwards
     from lutc.evaluation.variants import int8_scales, on_codes
     from lutc.models.loading import load
     from lutc.models.texts import batches
@@ -56,7 +53,7 @@ def evaluate(
     given = batches(loaded, text, seqlen=seqlen, max_tokens=max_tokens, batch=batch)
     if int8 is not None:
         variants = on_codes(variants, int8_scales(int8, loaded.model))
-    with _bar(lambda layers: forwards(len(given), len(variants), layers, not no_layers, each_layer)) as progress:
+    with progress_bar("evaluate", unit="forwards") as progress:
         found = run(loaded, given, variants, layers=not no_layers, each_layer=each_layer, progress=progress)
     if csv_path is not None:
         append_csv(csv_path, report.COLUMNS, report.records(found))
@@ -70,22 +67,3 @@ def evaluate(
     report.echo(found, text)
     if picture is not None:
         click.echo(f"wrote {picture}")
-
-
-@contextlib.contextmanager
-def _bar(total):
-    """A callback that counts forwards; on a terminal a bar shows them. total: of a number of layers, which is known to the run alone."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from tqdm import tqdm
-
-    with tqdm(desc="evaluate", unit=" forwards", leave=False, file=sys.stderr) as bar:
-
-        def step(layers: int | None = None) -> None:
-            if layers is None:
-                bar.update()
-            else:
-                bar.reset(total(layers))
-
-        yield step

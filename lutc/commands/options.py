@@ -76,14 +76,20 @@ def figure(value: float | None) -> str:
 
 @contextlib.contextmanager
 def progress_bar(description: str, total: int | None = None, unit: str = "generation"):
-    """A callback that advances a bar; there is one on a terminal, none in a pipe."""
+    """A callback that advances a bar, `advance(n)` or `advance(n, total=...)`; there is one on a terminal, none in a pipe."""
     if not sys.stderr.isatty():
         yield None
         return
     from tqdm import tqdm
 
     with tqdm(total=total, desc=description, unit=f" {unit}", leave=False, file=sys.stderr) as bar:
-        yield bar.update
+
+        def advance(n: int = 1, total: int | None = None) -> None:
+            if total is not None:
+                bar.reset(total)
+            bar.update(n)
+
+        yield advance
 
 
 def append_csv(path: Path, columns: Sequence[str], rows: Sequence[Sequence]) -> None:

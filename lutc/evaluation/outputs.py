@@ -1,4 +1,5 @@
-"""What a model's output says: the likelihood of the next tokens, the embedding of documents, the class."""
+"""What a model's output says: the likelihood of the next tokens and how far their distribution is from the exact one, the embedding of documents,
+the class."""
 
 from __future__ import annotations
 
@@ -10,25 +11,43 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lutc.evaluation.estimates import per_token, perplexity
+
+_ROWS = 64  # tokens whose distributions are held in float64 at a time
+
+
+@dataclass
+class Predicted:
+    """The next tokens of one window. tokens: how many were predicted; loss: mean negative log-likelihood; kl: mean Kullback-Leibler divergence of
+    the distributions from the exact model's, both in nats per token, NaN or infinite where those are."""
+
+    tokens: int
+    loss: float
+    kl: float
+
 
 @dataclass
 class Outputs:
-    """Of one batch. loss: summed negative log-likelihood of `tokens` tokens, None for other kinds. largest: index of the largest output, of every
-    such token, or of every document of a classifier. vectors: mean output of every document (documents, width), float32, None for causal models.
+    """Of one batch. tokens: that were predicted, or lie in documents. windows: of causal models, without those that predict nothing. largest: index
+    of the largest output, of every predicted token, or of every document of a classifier. vectors: mean output of every document (documents,
+    width), float32, None for causal models. logits: as the model gave them, to hold others against.
     """
 
     tokens: int
     finite: bool
-    loss: float | None = None
+    windows: list[Predicted] = field(default_factory=list)
     largest: Tensor | None = None
     vectors: Tensor | None = None
+    logits: Tensor | None = None
 
 
-def outputs_of(output, batch, kind: str, mask: Tensor | None) -> Outputs:
-    """From a model's output on a batch. mask: bool (batch, length), tokens that count."""
+def outputs_of(output, batch, kind: str, mask: Tensor | None, exact: Outputs | None = None) -> Outputs:
+    """From a model's output on a batch. mask: bool (batch, length), tokens that count. exact: of the exact model on the same batch; None if this is
+    it."""
     y = first_tensor(output)
     if kind == "causal":
-        return _next_tokens(y, batch["input_ids"] if isinstance(batch, Mapping) else batch[0] if isinstance(batch, tuple | list) else batch, mask)
+        ids = batch["input_ids"] if isinstance(batch, Mapping) else batch[0] if isinstance(batch, tuple | list) else batch
+        return _next_tokens(y, ids, mask, y if exact is None else exact.logits)
     vectors = pooled(y, mask)
     tokens = int(mask.sum()) if mask is not None else int(y.shape[0] * (y.shape[1] if y.ndim > 2 else 1))
     return Outputs(tokens, bool(vectors.isfinite().all()), largest=vectors.argmax(-1) if kind == "classifier" else None, vectors=vectors)
@@ -52,42 +71,59 @@ def pooled(y: Tensor, mask: Tensor | None) -> Tensor:
     return torch.where(keep, y.float(), 0.0).sum(1) / keep.sum(1)
 
 
-def _next_tokens(logits: Tensor, ids: Tensor, mask: Tensor | None) -> Outputs:
-    loss, largest, count, ids = 0.0, [], 0, ids.to(logits.device)
-    for row in range(len(ids)):  # a row at a time: in float32 the logits of a window are large
-        keep = None if mask is None else mask[row].to(logits.device)
-        wide, wanted = logits[row, :-1].float(), ids[row, 1:]
-        if keep is not None:
-            wide, wanted = wide[keep[1:] & keep[:-1]], wanted[keep[1:] & keep[:-1]]
-        loss += float(F.cross_entropy(wide, wanted, reduction="sum"))
-        largest.append(wide.argmax(-1))
-        count += len(wanted)
-    return Outputs(count, math.isfinite(loss), loss, torch.cat(largest))
+def _next_tokens(logits: Tensor, ids: Tensor, mask: Tensor | None, exact: Tensor) -> Outputs:
+    windows, largest, ids = [], [], ids.to(logits.device)
+    for row in range(len(ids)):
+        counts = torch.ones_like(ids[row], dtype=torch.bool) if mask is None else mask[row].to(logits.device)
+        places = (counts[1:] & counts[:-1]).nonzero()[:, 0]
+        loss, kl = 0.0, 0.0
+        for part in places.split(_ROWS):  # few at a time: in float64 the logits of a window are large
+            y = logits[row, part].double().log_softmax(-1)
+            loss += float(F.nll_loss(y, ids[row, part + 1], reduction="sum"))
+            kl += 0.0 if exact is logits else float(_divergence(exact[row, part].double().log_softmax(-1), y))
+            largest.append(y.argmax(-1))
+        if len(places):
+            windows.append(Predicted(len(places), loss / len(places), kl / len(places)))
+    finite = all(math.isfinite(window.loss) and math.isfinite(window.kl) for window in windows)
+    largest = torch.cat(largest) if largest else ids.new_empty(0)
+    return Outputs(sum(window.tokens for window in windows), finite, windows, largest, logits=logits)
+
+
+def _divergence(p: Tensor, q: Tensor) -> Tensor:
+    """KL(p || q) summed over rows of log-probabilities (tokens, vocabulary). Tokens that p rules out (-inf) add nothing, those that q alone does
+    infinity; NaN of q is passed on."""
+    return torch.where(torch.isneginf(p) & ~q.isnan(), 0.0, p.exp() * (p - q)).sum()
 
 
 @dataclass
 class Compared:
-    """Sums over batches of outputs beside the exact ones."""
+    """What came of all batches so far, beside the exact outputs. windows: of causal models."""
 
     tokens: int = 0
-    loss: float = 0.0
+    windows: list[Predicted] = field(default_factory=list)
     same: int = 0
     compared: int = 0
     cosines: list[float] = field(default_factory=list)
 
     def add(self, found: Outputs, exact: Outputs) -> None:
         self.tokens += found.tokens
-        self.loss += found.loss or 0.0
+        self.windows += found.windows
         if found.largest is not None:
             self.same += int((found.largest == exact.largest).sum())
             self.compared += found.largest.numel()
         if found.vectors is not None:
             self.cosines += F.cosine_similarity(found.vectors.double(), exact.vectors.double(), dim=-1).tolist()
 
-    def figures(self, kind: str) -> dict:
-        """perplexity, same, cosine, worst_cosine, as a `Result` has them."""
+    def figures(self) -> dict:
+        """perplexity, losses, kl, kl_se, divergences, same, cosine, worst_cosine, as a `Result` has them."""
+        tokens, losses, divergences = ([getattr(window, key) for window in self.windows] for key in ("tokens", "loss", "kl"))
+        kl, kl_se = per_token(divergences, tokens) if tokens else (None, None)
         return {
-            "perplexity": math.exp(self.loss / self.tokens) if kind == "causal" and self.tokens else None,
+            "perplexity": perplexity(losses, tokens) if tokens else None,
+            "losses": losses,
+            "kl": kl,
+            "kl_se": kl_se,
+            "divergences": divergences,
             "same": self.same / self.compared if self.compared else None,
             "cosine": sum(self.cosines) / len(self.cosines) if self.cosines else None,
             "worst_cosine": min(self.cosines) if self.cosines else None,

@@ -17,18 +17,19 @@ def draw(found: Evaluation, path) -> None:
     with plots.new_figure(7.2, 0.9 + 0.28 * len(results) + 3.4 * bool(tried)) as figure:
         heights = [0.9 + 0.28 * len(results), 3.4] if tried else [1]
         axes = figure.subplots(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
-        values = [100 * result.change if causal else 1 - result.cosine for result in results]
-        sizes = [abs(value) for value in values]
-        axes[0].barh(range(len(results)), sizes, height=0.6, color=[_COLOURS[i % len(_COLOURS)] for i in range(len(results))])
+        sizes = [max(result.kl if causal else 1 - result.cosine, 0.0) for result in results]
+        style = {"height": 0.6, "color": [_COLOURS[i % len(_COLOURS)] for i in range(len(results))], "ecolor": plots.INK}
+        axes[0].barh(range(len(results)), sizes, xerr=[result.kl_se or 0.0 for result in results] if causal else None, **style)
         axes[0].set_yticks(range(len(results)), [result.name for result in results])
         axes[0].invert_yaxis()
-        axes[0].set_title("change of the perplexity, %, without its sign" if causal else "1 - cosine to the exact embedding")
+        titles = "1 - cosine to the exact embedding", "KL divergence from the exact model, nats per token (change of the perplexity)"
+        axes[0].set_title(titles[causal])
         if any(sizes):
             axes[0].set_xscale("log")
             axes[0].set_xlim(min(size for size in sizes if size > 0) / 10, 10 * max(sizes))
-        for i, (value, size) in enumerate(zip(values, sizes, strict=True)):
-            label = f" {value:+.3g}" if causal else f" {value:.2e}"
-            axes[0].annotate(label, (size, i), va="center", ha="left", fontsize=8)
+        for i, (result, size) in enumerate(zip(results, sizes, strict=True)):
+            label = f" {size:.2e}" + (f" ({100 * result.change:+.3g} %)" if causal else "")
+            axes[0].annotate(label, (size + (result.kl_se or 0.0), i), va="center", ha="left", fontsize=8)
         if tried:
             for result in tried:
                 i = results.index(result)

@@ -11,8 +11,9 @@ from lutc.commands.options import echo_table
 from lutc.evaluation.results import Evaluation, LayerResult, Result
 
 COLUMNS = ["model", "version", "dtype", "device", "tokens", "tables", "layer", "measure", "value"]
-_WHOLE = ("perplexity", "change", "change_on_codes", "same", "cosine", "worst_cosine", "bytes", "seconds")
-_LAYER = ("error", "own", "outside", "clipped", "change")
+_ESTIMATES = ("change", "change_se", "change_on_codes", "change_on_codes_se", "kl", "kl_se")
+_WHOLE = ("perplexity", *_ESTIMATES, "same", "cosine", "worst_cosine", "bytes", "seconds")
+_LAYER = ("error", "own", "outside", "clipped", "change", "kl")
 
 
 def records(found: Evaluation) -> list[list]:
@@ -32,6 +33,8 @@ def echo(found: Evaluation, text: str | None = None) -> None:
         replaced = ", ".join(f"{count} {what}" for what, count in result.sites.items())
         click.echo(f"{result.name}: replaced {replaced}")
     echo_table(*comparison(found))
+    for line in ranking(found):
+        click.echo(line)
     for result in found.results:
         if result.failed:
             click.echo(f"{result.name}: {result.failed}")
@@ -46,18 +49,28 @@ def comparison(found: Evaluation) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the comparison."""
     causal = found.kind == "causal"
     middle = ["perplexity", "change"] if causal else ["cosine", "worst"]
-    if any(result.change_on_codes is not None for result in found.results):
+    if on_codes := any(result.change_on_codes is not None for result in found.results):
         middle.append("to exact on int8")
-    header = ["tables", *middle, *(["same token"] if causal else ["same class"] if found.kind == "classifier" else [])]
-    header += ["worst layer", "its error", "outside", "bytes", "seconds"]
-    return header, [_row(result, found.kind, len(middle) > 2) for result in found.results]
+    middle += ["KL", "same token"] if causal else ["same class"] if found.kind == "classifier" else []
+    header = ["tables", *middle, "worst layer", "its error", "outside", "bytes", "seconds"]
+    return header, [_row(result, found.kind, on_codes) for result in found.results]
+
+
+def ranking(found: Evaluation) -> list[str]:
+    """Lines that order the variants by KL, each with what it is above the one before, paired, and the standard error of that."""
+    ranked = sorted((result for result in found.results if result.kl is not None), key=lambda result: result.kl)
+    lines = [f"least KL: {ranked[0].name}"] if len(ranked) > 1 else []
+    for before, result in zip(ranked, ranked[1:]):
+        lines.append(f"  then {result.name}, {_with_se(*found.difference(result.name, before.name), '.1e')} above")
+    return lines
 
 
 def _row(result: Result, kind: str, on_codes: bool) -> list[str]:
-    figures = [_number(result.perplexity, ".4f"), _percent(result.change)] if kind == "causal" else [
+    figures = [_number(result.perplexity, ".4f"), _percent(result.change, result.change_se)] if kind == "causal" else [
         _number(result.cosine, ".6f"), _number(result.worst_cosine, ".6f")
     ]  # fmt: skip
-    figures += [_percent(result.change_on_codes)] if on_codes else []
+    figures += [_percent(result.change_on_codes, result.change_on_codes_se)] if on_codes else []
+    figures += [_with_se(result.kl, result.kl_se, ".2e")] if kind == "causal" else []
     same = [] if kind in ("encoder", "other") else [_number(result.same, ".4f")]
     worst = result.worst
     beyond = [layer.outside if layer.clipped is None else layer.clipped for layer in result.layers]
@@ -72,7 +85,7 @@ def layers(result: Result, kind: str) -> tuple[list[str], list[list[str]]]:
     """Header and rows of one variant's layers."""
     shown = [key for key in _LAYER if any(getattr(layer, key) is not None for layer in result.layers)]
     alone = "perplexity, alone" if kind == "causal" else "1 - cosine, alone"
-    titles = {"error": "output error", "own": "its own", "outside": "outside range", "clipped": "clipped", "change": alone}
+    titles = {"error": "output error", "own": "its own", "outside": "outside range", "clipped": "clipped", "change": alone, "kl": "KL, alone"}
     return [result.name, *(titles[key] for key in shown)], [[layer.name, *(_cell(layer, key, kind) for key in shown)] for layer in result.layers]
 
 
@@ -85,5 +98,9 @@ def _number(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
 
 
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:+.3f} %"
+def _percent(value: float | None, se: float | None = None) -> str:
+    return "-" if value is None else f"{100 * value:+.3f}{'' if se is None else f' ± {100 * se:.3f}'} %"
+
+
+def _with_se(value: float | None, se: float | None, form: str) -> str:
+    return _number(value, form) + ("" if se is None else f" ± {se:.0e}")

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from lutc.errors import LutcError
+from lutc.evaluation.estimates import relative
 from lutc.evaluation.layers import Means, NotFinite, Recorder, find_layers
 from lutc.evaluation.outputs import Compared, Outputs, outputs_of
 from lutc.evaluation.placing import operators
@@ -37,9 +38,10 @@ def evaluate(
     to the model's device one at a time. layers: also the error of every layer, which takes one more forward for each batch and variant, on the
     exact model's inputs; a number: on the first so many batches. each_layer: also the whole model with one layer's tables at a time: as many
     forwards again as there are layers.
-    progress: called with the number of layers, then with nothing after every forward, `forwards(...)` of them.
+    progress: called as progress(0, total=forwards there will be), then as progress(1) after each.
 
-    What is kept besides the figures: the outputs of every layer on one batch. Raises LutcError where a variant finds nothing to replace, where the
+    Of causal models every row of a batch is a window; standard errors are of as many independent windows as there are. What is kept besides the
+    figures: the outputs of every layer on one batch, and its logits. Raises LutcError where a variant finds nothing to replace, where the
     exact model computes NaN (naming the layer), and for a model that is patched already. A variant that computes NaN gets a result that says where.
     """
     if isinstance(loaded, nn.Module):
@@ -54,16 +56,12 @@ def evaluate(
     if twice := {name for name in names if names.count(name) > 1}:
         raise LutcError(f"two variants are called '{twice.pop()}'; give them names: --tables NAME=...")
     with evaluation_mode(loaded.model):
-        run = _Run(loaded, variants, layers, each_layer, progress or (lambda layers=None: None))
+        run = _Run(loaded, variants, layers, each_layer, progress or (lambda n, total=None: None))
+        run.progress(0, total=run.forwards(len(batches)))
         for batch in batches:
             with advised("running the model"), torch.inference_mode():
                 run.batch(to_device(dict(batch) if isinstance(batch, Mapping) else batch, loaded.device))
         return run.evaluation()
-
-
-def forwards(batches: int, variants: int, layers: int, compared: bool, each_layer: bool) -> int:
-    """How many forwards an evaluation of a model with so many layers takes, for a progress bar."""
-    return batches * (1 + variants * (1 + compared + (layers + 1) * each_layer))
 
 
 class _Run:
@@ -83,11 +81,14 @@ class _Run:
         self.alone = [*found, None] if each_layer else []  # None: what lies in no layer
         self.left = len(self.layers) and (float("inf") if layers is True else int(layers))  # batches on which layers are compared
         self.recorder = Recorder(self.model, self.layers)
-        progress(len(found))
         self.exact, self.seconds, self.tokens = Compared(), 0.0, 0
         self.compared = [Compared() for _ in variants]
         self.single = [{name: Compared() for name in self.alone} for _ in variants]
         self.errors, self.own, self.outside, self.clipped = ([Means() for _ in variants] for _ in range(4))
+
+    def forwards(self, batches: int) -> int:
+        """How many there are on so many batches, unless a variant fails."""
+        return batches * (1 + len(self.variants) * (1 + len(self.alone))) + len(self.variants) * int(min(batches, self.left))
 
     @contextlib.contextmanager
     def _patched(self, variant: Variant, **selection):
@@ -127,7 +128,7 @@ class _Run:
     def _variant(self, index: int, variant: Variant, result: Result, batch, exact: Outputs) -> None:
         with self._patched(variant):
             with self.recorder.compare(self.errors[index]), self.recorder.ranges(self.model, self.outside[index], self.clipped[index]):
-                found, seconds = self._forward(batch)
+                found, seconds = self._forward(batch, exact)
             if not found.finite:
                 raise NotFinite("the model's output")
             self.compared[index].add(found, exact)
@@ -135,24 +136,24 @@ class _Run:
             if self.recorder.layers:
                 with self.recorder.compare(self.own[index], on_exact_inputs=True):
                     self._call(batch)
-                self.progress()
+                self.progress(1)
         for name in list(self.single[index]):
             try:
                 with self._patched(variant, **({"skip": list(self.alone[:-1])} if name is None else {"only": name})):
-                    self.single[index][name].add(self._forward(batch)[0], exact)
+                    self.single[index][name].add(self._forward(batch, exact)[0], exact)
             except LutcError:  # nothing to replace there
                 del self.single[index][name]
-                self.progress()
+                self.progress(1)
 
-    def _forward(self, batch) -> tuple[Outputs, float]:
+    def _forward(self, batch, exact: Outputs | None = None) -> tuple[Outputs, float]:
         """What a forward gives, and its seconds without those of the hooks."""
         _wait(self.loaded.device)
         start, hooks = time.perf_counter(), self.recorder.seconds
         output = self._call(batch)
         _wait(self.loaded.device)
         seconds = time.perf_counter() - start - (self.recorder.seconds - hooks)
-        found = outputs_of(output, batch, self.loaded.kind, self.recorder.mask)
-        self.progress()
+        found = outputs_of(output, batch, self.loaded.kind, self.recorder.mask, exact)
+        self.progress(1)
         return found, seconds
 
     def _call(self, batch):
@@ -161,31 +162,33 @@ class _Run:
         return self.model(*batch) if isinstance(batch, tuple | list) else self.model(batch)
 
     def evaluation(self) -> Evaluation:
-        exact = Result("exact", **self.exact.figures(self.loaded.kind), seconds=self.seconds)
+        own = self.exact.figures() | {"kl": None, "kl_se": None, "divergences": []}  # from itself: 0
+        exact, tokens = Result("exact", **own, seconds=self.seconds), [window.tokens for window in self.exact.windows]
         for index, (variant, result) in enumerate(zip(self.variants, self.results, strict=True)):
             result.bytes = used_bytes(self.used[index])
             if result.failed is None:
-                vars(result).update(self.compared[index].figures(self.loaded.kind))
-                if result.perplexity is not None:
-                    result.change = result.perplexity / exact.perplexity - 1
-            if variant.codes is not None and variant.name != EXACT_ON_CODES and result.perplexity is not None:
-                reference = next((r.perplexity for r in self.results if r.name == EXACT_ON_CODES), None)
-                result.change_on_codes = None if reference is None else result.perplexity / reference - 1
+                vars(result).update(self.compared[index].figures())
+            if result.losses:
+                result.change, result.change_se = relative(result.losses, exact.losses, tokens)
+            reference = next((r.losses for r in self.results if r.name == EXACT_ON_CODES), None)
+            if variant.codes is not None and variant.name != EXACT_ON_CODES and result.losses and reference:
+                result.change_on_codes, result.change_on_codes_se = relative(result.losses, reference, tokens)
             result.layers = [self._layer(index, name, exact) for name in self._names(index)]
         dtype = str(next((p.dtype for p in self.model.parameters()), "none")).removeprefix("torch.")
-        return Evaluation(self.loaded.path, self.loaded.kind, dtype, str(self.loaded.device), self.tokens, [exact, *self.results])
+        return Evaluation(self.loaded.path, self.loaded.kind, dtype, str(self.loaded.device), self.tokens, [exact, *self.results], tokens)
 
     def _names(self, index: int) -> list[str]:
         return list(self.layers or [name for name in self.alone if name is not None]) + ["the rest"] * (None in self.single[index])
 
     def _layer(self, index: int, name: str, exact: Result) -> LayerResult:
         single = self.single[index].get(None if name == "the rest" else name)
-        change = None
+        change = kl = None
         if single is not None and single.tokens:
-            figures = single.figures(self.loaded.kind)
+            figures = single.figures()
             change = 1 - figures["cosine"] if figures["perplexity"] is None else figures["perplexity"] / exact.perplexity - 1
+            kl = figures["kl"]
         beyond = [_share(means[index], name) for means in (self.outside, self.clipped)]
-        return LayerResult(name, self.errors[index].mean(name), self.own[index].mean(name), *beyond, change)
+        return LayerResult(name, self.errors[index].mean(name), self.own[index].mean(name), *beyond, change, kl)
 
 
 def _share(means: Means, layer: str) -> float | None:

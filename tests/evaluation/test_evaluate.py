@@ -9,7 +9,6 @@ import torch
 import lutc
 from lutc.errors import LutcError
 from lutc.evaluation import evaluate, int8_scales, on_codes, variant
-from lutc.evaluation.running import forwards
 from lutc.samples import Inputs
 
 COARSE = "silu_8"
@@ -75,17 +74,18 @@ def test_own_error_is_of_the_layer_on_exact_inputs(ids):
 
 def test_one_layer_at_a_time(ids):
     model, calls = tiny_models.llama(), []
-    found = evaluate(model, [{"input_ids": ids}], [variant(ALL), variant(COARSE)], each_layer=True, progress=lambda layers=None: calls.append(layers))
+    variants = [variant(ALL), variant(COARSE)]
+    found = evaluate(model, [{"input_ids": ids}], variants, each_layer=True, progress=lambda n, total=None: calls.append((n, total)))
     assert [layer.name for layer in found["all"].layers] == [*(f"model.layers.{i}" for i in range(3)), "the rest"]
     assert [layer.name for layer in found[COARSE].layers] == [f"model.layers.{i}" for i in range(3)]
-    assert calls[0] == 3 and len(calls[1:]) == forwards(1, 2, 3, True, True)
+    assert calls[0] == (0, 1 + 2 * (2 + 4)) and calls[1:] == [(1, None)] * (1 + 2 * (2 + 4))
     exact, _, _ = by_hand(model, ids)
     for index in range(3):
         lutc.patch(model, activation=COARSE, only=f"model.layers.{index}")
         perplexity, _, _ = by_hand(model, ids)
         lutc.unpatch(model)
         assert found[COARSE].layers[index].change == pytest.approx(perplexity / exact - 1, abs=2e-5)
-    assert found[COARSE].worst is max(found[COARSE].layers, key=lambda layer: layer.change)
+    assert found[COARSE].worst is max(found[COARSE].layers, key=lambda layer: layer.kl)
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
