@@ -11,10 +11,10 @@ nn_lut/*.json); those that fit the model get rows of their own. Tables that are 
 from __future__ import annotations
 
 import argparse
-import ast
 import importlib.util
-import sysconfig
 from pathlib import Path
+
+from lm_texts import docstrings, reference
 
 import lutc
 from lutc.calibration import calibrate
@@ -34,26 +34,6 @@ TITLES = {
     "softmax": "softmax by table",
     "all": "SiLU, softmax and RMSNorm by tables",
 }
-
-
-def reference() -> str:
-    """The Python language reference."""
-    from pydoc_data.topics import topics
-
-    return "\n\n".join(topics[name] for name in sorted(topics))
-
-
-def docstrings(characters: int) -> str:
-    """So much of the standard library's docstrings, in the order of its modules."""
-    found, length = [], 0
-    for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Module) and (text := ast.get_docstring(node)) and len(text) > 80:
-                found.append(text)
-                length += len(text)
-        if length > characters:
-            break
-    return "\n\n".join(found)
 
 
 def float_silu(anchors: Path | None) -> list[Variant]:
