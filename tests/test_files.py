@@ -75,6 +75,32 @@ def test_a_write_that_breaks_off_leaves_nothing(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_link_stays_a_link(tmp_path):
+    (tmp_path / "folder").mkdir()
+    target = tmp_path / "folder" / "a"
+    target.write_text("old")
+    (tmp_path / "link").symlink_to(target)
+    atomic_write(tmp_path / "link", "new")
+    assert (tmp_path / "link").is_symlink() and target.read_text() == "new" and left_over(tmp_path / "folder") == []
+
+
+def test_a_pipe_is_written_to_and_stays(tmp_path):
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        atomic_write(path, "new")
+        assert os.read(reader, 100) == b"new" and stat.S_ISFIFO(path.stat().st_mode) and left_over(tmp_path) == []
+    finally:
+        os.close(reader)
+
+
+def test_text_that_utf8_cannot_hold(tmp_path):
+    with pytest.raises(LutcError, match=r"cannot write .*a: the text has a character that is none of Unicode's \('.udcff'\)"):
+        atomic_write(tmp_path / "a", "g\udcff")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_unwritable_paths_are_one_line(tmp_path):
     (tmp_path / "file").write_text("x")
     for path in (tmp_path / "missing" / "a", tmp_path / "file" / "a", tmp_path):
