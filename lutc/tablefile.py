@@ -44,6 +44,8 @@ class TableSet(Mapping):
     meta: Mapping = field(default_factory=dict)
 
     def __post_init__(self):
+        if self.name == "lutc":
+            raise LutcError("a table set is called anything but 'lutc', the key of its record in the file; choose another name (--name)")
         if not self.tables:
             raise LutcError(f"a table file holds at least one table; '{self.name}' has none")
         unknown = set(self.inputs) - set(self.tables)

@@ -89,8 +89,15 @@ def test_compile_prints_json_for_programs(tmp_path):
     ids=lambda o: " ".join(map(str, o)),
 )
 def test_what_compile_writes_is_what_certify_finds(tmp_path, options):
-    run("compile", "gelu", "--entries", 6, *options, "-o", tmp_path / "t.json")
+    entries = [] if "--max-error" in options else ["--entries", 6]
+    run("compile", "gelu", *entries, *options, "-o", tmp_path / "t.json")
     assert "certificate holds" in run("certify", tmp_path / "t.json").output
+
+
+def test_a_bound_chooses_the_entries_and_the_name_of_the_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "wrote silu_5.json" in run("compile", "silu", "--max-error", "1lsb", "--out-scale", "2^-4").output
+    assert max(table.entries for table in load("silu_5.json").values()) == 5
 
 
 def test_a_function_of_the_user(tmp_path, monkeypatch):
@@ -148,6 +155,12 @@ def test_functions_lists_every_function():
         (["gelu", "--max-error", "1e-9"], "no line"),
         (["gelu", "--max-error", "-1lsb"], "positive"),
         (["gelu", "--search", "greedy"], "--max-error"),
+        (["gelu", "--max-error", "0.01", "--entries", 4], "leave --entries out"),
+        (["gelu", "--max-error", "0.01", "--population", 10], "genetic search"),
+        (["gelu", "--search", "exact", "--generations", 10], "genetic and the classic search"),
+        (["gelu", "--out-bits", 9], "add --out-scale"),
+        (["gelu", "--objective", "ulp"], "--search cutpoints"),
+        (["gelu", "--name", "lutc"], "anything but 'lutc'"),
         (["gelu", "--objective", "codes"], "--out-scale"),
         (["gelu", "--scale", 1e9], "more than the 1 sample"),
         (["log", "--scale", 8], "lies in"),

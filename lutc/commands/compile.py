@@ -10,13 +10,13 @@ from lutc.calibration.scales import METHODS
 from lutc.commands import fplut
 from lutc.commands.compiled import report, report_felt, report_seen
 from lutc.commands.fplut import fplut_options
-from lutc.commands.options import NUMBER, echo_json, json_option, progress_bar
+from lutc.commands.options import NUMBER, echo_json, json_option, progress_bar, typed
 from lutc.errors import LutcError
 
 
 @click.command("compile")
 @click.argument("function")
-@click.option("--entries", type=int, default=8, show_default=True, help="Segments of the table, tails included.")
+@click.option("--entries", type=int, default=8, show_default=True, help="Most segments of a table, tails included.")
 @click.option("--range", "interval", type=(NUMBER, NUMBER), metavar="LO HI", help="Interval to fit; by default the function's own.")
 @click.option(
     "--inputs", type=click.Choice(["codes", "fp16", "bf16", "grid"]), help="What the table is fed with.  [default: codes; grid for gradient]"
@@ -87,18 +87,21 @@ def compile_command(context, function, entries, interval, inputs, output, name, 
     name = name or function.split(":")[-1]
     cutpoints = options["search"] == "cutpoints"
     suffix = {"cutpoints": "fplut", "gradient": f"nnlut_{entries}"}.get(options["search"], entries)
-    output = output or Path(f"{name}_{suffix}.json")
+    default, output = output is None, output or Path(f"{name}_{suffix}.json")
     if not output.parent.is_dir():
         raise LutcError(f"there is no folder {output.parent} to write {output.name} to; make it, or give another path")
     if cutpoints:
         tables = fplut.compile_float(context, function, name, {"interval": interval, "inputs": inputs, **options})
     else:
         fplut.refuse(options)
+        _refuse(typed(context), options)
         options = {key: value for key, value in options.items() if key not in fplut.FIELDS}
         _calibrated(function, inputs, options)
         request = _request(inputs, **options)
         with progress_bar(f"compile {name}") as progress:
             tables = compile(function, entries, name=name, range=interval, progress=progress, **request)
+    if default and tables.meta["search"].get("name") == "greedy":  # which chooses the entries
+        output = Path(f"{name}_{max(table.entries for table in tables.values())}.json")
     tables.save(output)
     if as_json:
         told = {key: _plain(tables.meta[key]) for key in ("search", "weights", "layer_error", "certificate") if key in tables.meta}
@@ -110,6 +113,21 @@ def compile_command(context, function, entries, interval, inputs, output, name, 
         if "layer_error" in tables.meta:
             report_felt(tables)
         click.echo(f"wrote {output}")
+
+
+def _refuse(given: set[str], options: dict) -> None:
+    """LutcError for an option that would have no effect."""
+    search, bound = options["search"] or "genetic", options["max_error"]
+    if bound is not None and "entries" in given:
+        raise LutcError("--max-error searches the fewest entries; leave --entries out")
+    if options["objective"] == "ulp":
+        raise LutcError("the objective ulp belongs to --search cutpoints; add that or choose another objective")
+    for name in ("out_bits", "out_zero_point"):
+        if name in given and options["out_scale"] is None:
+            raise LutcError(f"--{name.replace('_', '-')} describes output codes; add --out-scale")
+    for name, searches in (("population", ("genetic",)), ("generations", ("genetic", "classic"))):
+        if name in given and (search not in searches or bound is not None):
+            raise LutcError(f"--{name} belongs to the {' and the '.join(searches)} search; leave it out")
 
 
 def _calibrated(function: str, inputs: str | None, options: dict) -> None:

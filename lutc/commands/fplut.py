@@ -6,9 +6,8 @@ import re
 from pathlib import Path
 
 import click
-from click.core import ParameterSource
 
-from lutc.commands.options import echo_table, figure
+from lutc.commands.options import echo_table, figure, typed
 from lutc.errors import LutcError
 
 # What `lutc compile` has for every search and this one takes too.
@@ -47,8 +46,8 @@ def compile_float(context: click.Context, function: str, name: str, options: dic
     from lutc import functions
     from lutc.fplut import compile_fplut
 
-    typed = {p for p in context.params if context.get_parameter_source(p) is ParameterSource.COMMANDLINE}
-    foreign = sorted(typed - _SHARED - set(FIELDS))
+    given = typed(context)
+    foreign = sorted(given - _SHARED - set(FIELDS))
     if foreign:
         raise LutcError(f"--{foreign[0].replace('_', '-')} does not apply to --search cutpoints; leave it out")
     settings = {field: options[field] for field in (*FIELDS, "prologue") if options[field] is not None}
@@ -58,9 +57,9 @@ def compile_float(context: click.Context, function: str, name: str, options: dic
         settings["pieces"] = _pieces(settings["pieces"])
     if "formats" in settings:
         settings["formats"] = tuple(part.strip() for part in settings["formats"].split(","))
-    if "objective" in typed:
+    if "objective" in given:
         settings["objective"] = options["objective"]
-    if "inputs" in typed:
+    if "inputs" in given:
         settings["input"] = options["inputs"]
     interval = options["interval"]
     fn = functions.load(function, interval)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from lutc.errors import LutcError
 
@@ -54,6 +55,11 @@ def model_options(command):
     for option in reversed(MODEL_OPTIONS):
         command = option(command)
     return command
+
+
+def typed(context: click.Context) -> set[str]:
+    """Names of the parameters that stand on the command line."""
+    return {name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
 
 
 def echo_json(data) -> None:
