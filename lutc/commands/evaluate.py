@@ -26,7 +26,8 @@ def evaluate(
     model, text, specs, activation, softmax, norm, int8, max_tokens, seqlen, batch, dtype, device, device_map, tokenizer, task,
     each_layer, no_layers, picture, csv_path, as_json,
 ) -> None:  # fmt: skip
-    """Run MODEL exactly and with tables, and say what they cost: perplexity, or the cosine of embeddings; the error of each layer; time.
+    """Run MODEL exactly and with tables, and say what they cost: perplexity and KL divergence, or the cosine of
+    embeddings; the error of each layer; time.
 
     MODEL is a Hugging Face folder, a GGUF file (or a folder with one), or a Python file that defines model() and batches().
 
