@@ -72,6 +72,8 @@ def errors(evaluate: Callable, fn: Callable, x: np.ndarray) -> dict:
     if not finite.any():
         return {"inputs": 0, "undefined": int(x.size)}
     x, error = x[finite], np.abs(evaluate(x[finite]) - y[finite])
+    if not np.isfinite(error).all():
+        raise LutcError(f"the table has no finite value at x = {x[~np.isfinite(error)][0]:g}, where the function has one: it cannot be certified")
     worst = int(np.argmax(error))
     return {
         "inputs": int(x.size),

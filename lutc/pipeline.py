@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
+
 import lutc
 from lutc.build import build
 from lutc.calibration.weights import Measured
@@ -15,6 +17,8 @@ from lutc.sharing import solve_classic, solve_shared
 from lutc.solve import layer_table, learned, one_table, within_bound
 from lutc.table import Table
 from lutc.tablefile import TableSet
+
+_CONSTANT = 0.999  # share of a function's variance that is left where a table is no better than a constant
 
 
 def compile(
@@ -83,13 +87,12 @@ def _felt(task: Task, table: Table) -> dict:
 
 
 def _check_fit(problem: Problem, task: Task, table: Table) -> None:
-    """A table no better than a constant means that the format cannot hold the function at all."""
-    s = task.samples
-    weight = s.weight / s.weight.sum()
+    """A table no better than a constant, and wrong by more than a step of the format, means that the format cannot hold the function at all."""
+    s, fmt = task.samples, problem.format
+    weight, error = s.weight / s.weight.sum(), table.evaluate_reduced(s.x) - s.y
     spread = weight @ (s.y - weight @ s.y) ** 2
-    if len(s) > 2 and spread > 0 and weight @ (table.evaluate_reduced(s.x) - s.y) ** 2 >= spread:
-        fmt = problem.format
+    if len(s) > 2 and weight @ error**2 >= _CONSTANT * spread and np.abs(error).max() > fmt.ulp(np.abs(s.y).max()):
         raise LutcError(
             f"{fmt.name} (from {fmt.min:g} to {fmt.max:g}) cannot hold {problem.function.name} over [{problem.range[0]:g}, {problem.range[1]:g}]: "
-            "the best table is no better than a constant; use a format with more integer bits or a smaller range"
+            "the best table is no better than a constant; use a format with more integer bits, more entries or a smaller range"
         )

@@ -21,9 +21,9 @@ class Inputs:
 
     def __post_init__(self):
         if not (isinstance(self.bits, (int, np.integer)) and 2 <= self.bits <= 16):
-            raise LutcError(f"input codes have 2 to 16 bits; given {str(self.bits):.40}")
+            raise LutcError(f"input codes have 2 to 16 bits; given {self.bits!r:.40}")
         if not (isinstance(self.scale, (int, float, np.number)) and 2.0**-64 <= self.scale <= 2.0**64):
-            raise LutcError(f"an input scale is a positive finite number, from 2^-64 to 2^64; given {str(self.scale):.40}")
+            raise LutcError(f"the scale of codes is a positive finite number, from 2^-64 to 2^64; given {self.scale!r:.40}")
         whole = isinstance(self.zero_point, (int, np.integer)) and not isinstance(self.zero_point, bool)
         if not (whole and self.minimum <= self.zero_point <= self.maximum):
             raise LutcError(f"the zero point of {self.bits}-bit codes lies in {self.minimum}..{self.maximum}; given {str(self.zero_point):.40}")

@@ -52,6 +52,10 @@ class TableSet(Mapping):
         if unknown:
             raise LutcError(f"inputs name tables that are not there: {', '.join(sorted(unknown))}; there are {', '.join(self.tables)}")
 
+        bounded = [key for key in self.inputs if self.tables[key].domain is not None]
+        if bounded:
+            raise LutcError(f"table '{bounded[0]}' has a domain, outside which lies NaN, but codes as inputs, which have none")
+
     def __getitem__(self, key: str) -> Table:
         try:
             return self.tables[str(key)]
@@ -109,7 +113,7 @@ def read(path: str | os.PathLike) -> TableSet:
     try:
         if path.stat().st_size > LARGEST_FILE:
             raise LutcError(f"{path} is larger than {LARGEST_FILE >> 20} MiB, so it is no table file")
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # editors on Windows begin a file with a mark
     except OSError as error:
         raise LutcError(f"cannot read {path}: {error.strerror or error}; give the path of a table file") from error
     except UnicodeDecodeError as error:
@@ -348,7 +352,7 @@ def _check_format(body, fmt, key: str) -> None:
     values = np.concatenate([body.slopes, body.intercepts]) if isinstance(body, Lines) else body.values
     bad = ~np.asarray(fmt.holds(values))
     if bad.any():
-        raise LutcError(f"table '{key}': {values[bad][0]!r} is not a value of {fmt.name}; the file was altered or its format is wrong")
+        raise LutcError(f"table '{key}': {float(values[bad][0])!r} is not a value of {fmt.name}; the file was altered or its format is wrong")
 
 
 def _canonical(name: str) -> str | None:

@@ -10,7 +10,7 @@ import pytest
 from lutc import certify, functions, pipeline, tablefile
 from lutc.errors import LutcError
 from lutc.samples import Inputs
-from lutc.table import Lines, Table
+from lutc.table import ExponentPrologue, Lines, Table
 from lutc.tablefile import TableSet
 
 OUT = Inputs(8, 2.0**-4)
@@ -150,6 +150,12 @@ def test_a_function_that_nobody_knows():
     with pytest.raises(LutcError, match="'mystery', no function of lutc's own.*--function"):
         certify.certify(tables)
     assert certify.certify(tables, functions.get("relu"))["0"]["range"]["worst_absolute"] == {"error": 4.0, "x": -4.0}
+
+
+def test_a_table_that_is_nan_where_the_function_is_not():
+    table = Table(Lines([], [0.0], [1.0]), ExponentPrologue(step=1, growth=1), coefficients="q1.6")
+    with pytest.raises(LutcError, match="no finite value at x = -1, where the function has one"):
+        certify.errors(table, functions.get("gelu"), np.array([-1.0, 1.0]))
 
 
 def test_no_code_in_the_range():

@@ -46,6 +46,16 @@ def test_the_figures(name, entries):
     assert all(table.entries <= entries for table in own.values())
 
 
+def test_a_constant_and_what_is_flatter_than_a_step_compile(tmp_path, monkeypatch):
+    (tmp_path / "flat.py").write_text("constant = lambda x: 0 * x + 0.3\nflat = lambda x: 1e-3 * x + 0.3\nfar = lambda x: 0 * x + 30\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("flat:constant", "flat:flat"):
+        (table,) = pipeline.compile(name, 8, range=(-4.0, 4.0), inputs=GRID4).values()
+        np.testing.assert_allclose(table([-4.0, 0.0, 4.0]), 0.3, atol=2.0**-6)
+    with pytest.raises(LutcError, match="cannot hold flat:far"):
+        pipeline.compile("flat:far", 8, range=(-4.0, 4.0), inputs=GRID4, coefficients="q1.6")
+
+
 @pytest.mark.parametrize("name", functions.FUNCTIONS)
 def test_every_function_compiles(name):
     fn, tables = functions.get(name), pipeline.compile(name, 8, search="exact")

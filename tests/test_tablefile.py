@@ -241,7 +241,7 @@ CHANGES = [
     (("gelu", "4", "slopes"), [math.nan] * 8, "holds no NaN"),
     (("gelu", "4", "slopes"), [math.inf] * 8, "holds no Infinity"),
     (("gelu", "4", "slopes"), [10**400] * 8, "beyond float64"),
-    (("gelu", "4", "slopes"), [0.001] * 8, "not a value of q1.6"),
+    (("gelu", "4", "slopes"), [0.001] * 8, "table '4': 0.001 is not a value of q1.6"),
     (("gelu", "4", "breakpoints"), [3, 2, 1, 0, -1, -2, -3], "increase strictly"),
     (("gelu", "4"), [], "must be an object"),
     (("gelu", "4"), {}, "has no 'breakpoints'; it has nothing"),
@@ -271,6 +271,8 @@ CHANGES = [
     (("lutc", "inputs", "4", "zero_point"), 0.5, "zero point"),
     (("lutc", "inputs", "4", "offset"), 1, "unexpected keyword"),
     (("lutc", "inputs", "9"), {"scale": 1.0}, "tables that are not there: 9"),
+    (("lutc", "inputs", "4", "scale"), "1", "positive finite number, from 2\\^-64 to 2\\^64; given '1'"),
+    (("lutc", "domain"), {"low": -1.0}, "table '0' has a domain"),
     (("lutc", "coefficients"), "q9.99", "q9.99"),
     (("lutc", "coefficients"), 3, "a format is given by its name"),
     (("lutc", "function"), ["gelu"], "name of one, or null"),
@@ -302,7 +304,7 @@ TEXTS = {
     "a key twice": ('{"gelu": {}, "gelu": {}}', "a key stands twice"),
     "a table twice": ('{"gelu": {"0": {}, "0": {}}}', "a key stands twice"),
     "no powers": ('{"gelu": {"fp99": {}}}', "GQA-LUT file, whose keys are powers"),
-    "a far power": ('{"gelu": {"99": {"breakpoints": [], "slopes": [1], "intercepts": [0]}}}', "input scale"),
+    "a far power": ('{"gelu": {"99": {"breakpoints": [], "slopes": [1], "intercepts": [0]}}}', "scale of codes"),
     "nn-lut, lengths": (json.dumps(nn_lut(slopes=[1.0])), "NN-LUT table: n breakpoints need"),
     "nn-lut, NaN": (json.dumps(nn_lut(slopes=[0.0, math.nan, 0.0])), "must be finite"),
     "nn-lut, infinity inside": (json.dumps(nn_lut(cut_points=[-1.0, math.inf])), "must be finite"),
@@ -395,6 +397,12 @@ def test_files_that_are_none(tmp_path):
             tablefile.read(tmp_path / f"{name}.json")
     with pytest.raises(LutcError, match="cannot read"):
         tablefile.read(tmp_path)
+
+
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path, gelu):
+    path = tmp_path / "marked.json"
+    path.write_text(gelu.dumps(), encoding="utf-8-sig")
+    assert tablefile.read(path).dumps() == gelu.dumps()
 
 
 def test_files_too_large(tmp_path, monkeypatch):

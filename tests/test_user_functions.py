@@ -87,6 +87,7 @@ def test_user_format_fits(user):
     assert load(f"{user}:snake", (-0.5, 0.5)).coefficients == "q1.6"
     assert load(f"{user}:steep", (-1, 1)).coefficients == "q7.0"
     assert load(f"{user}:Scaled.twice", (-1, 1)).coefficients == "q2.5"
+    assert [load(f"{user}:inverse", (low, 1.0)).coefficients for low in (1e-3, 1e-6)] == ["fp16", "fp32"]
 
 
 @pytest.mark.parametrize(

@@ -154,7 +154,7 @@ def _one_line(error: Exception) -> str:
 
 
 def _narrowest_format(f, lo: float, hi: float) -> str:
-    """The 8-bit qI.F, at least q1.6, that holds slopes and intercepts of 16 even chords; fp16 when none does."""
+    """The 8-bit qI.F, at least q1.6, that holds slopes and intercepts of 16 even chords; fp16 or fp32 when none does."""
     x = np.linspace(lo, hi, 17)
     y = f(x)
     slopes = np.diff(y) / np.diff(x)
@@ -163,4 +163,4 @@ def _narrowest_format(f, lo: float, hi: float) -> str:
         name = f"q{integer_bits}.{7 - integer_bits}"
         if largest <= get_format(name).max:
             return name
-    return "fp16"
+    return "fp16" if largest <= get_format("fp16").max else "fp32"
