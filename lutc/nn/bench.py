@@ -84,8 +84,8 @@ def _into(x: torch.Tensor, out: torch.Tensor, words: torch.Tensor, meta) -> Call
         return lambda: pwl.launch(x, None, out, words, meta, "value", 1, x.numel(), 0, 0)
     from lutc.nn import cpu
 
-    addresses = x.data_ptr(), out.data_ptr(), x.numel(), words.data_ptr(), words.numel()
-    return lambda: (cpu.run(*addresses, meta, False, torch.get_num_threads()), words, out)[-1]  # the call keeps the memory alive
+    addresses = x.data_ptr(), out.data_ptr(), x.numel(), words.data_ptr()
+    return lambda: (cpu.run(*addresses, meta, False, torch.get_num_threads(), dtype=DTYPES[x.dtype]), words, out)[-1]  # keeps the memory alive
 
 
 def _bucketize(table, x: torch.Tensor) -> Callable[[], object] | None:

@@ -1,30 +1,43 @@
-"""Plans on the CPU: numba kernels over contiguous arrays, serial for small inputs, in slices on a few threads for large ones.
+"""Plans on the CPU: a numba kernel for each kind (a table kernel, as `lutc.nn.cpu_base` has it), and what walks over contiguous memory with it.
 
-Every kernel takes the addresses of x and out, their common length n, the address and length of `words` (the plan's int32 vector,
-`lutc.plans`), and the plan's numbers: making numpy arrays of small tensors would take longer than the table does. The threads are our
-own rather than numba's: its OpenMP layer ends a forked process, and its work queue any process that calls from two threads at once;
-these kernels release the interpreter lock and need neither.
+Addresses and numbers are all they take: making numpy arrays of small tensors would take longer than the table does. Small inputs are
+done by the caller, large ones in parts by several threads (`lutc.nn.cpu_team`).
 """
 
 from __future__ import annotations
 
+import ctypes
 import functools
-import os
-import threading
-from concurrent.futures import ThreadPoolExecutor
 
-import numba
 import numpy as np
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
-from lutc.nn import cpu_reduced
-from lutc.nn.cpu_base import arrays, compiled, float_bits, pointer
+from lutc.nn import cpu_reduced, cpu_team
+from lutc.nn.cpu_base import (
+    TABLE_KERNEL,
+    TASK,
+    call_kernel,
+    codes,
+    compiled,
+    float_bits,
+    floats,
+    integers,
+    native,
+    packed,
+    plan_words,
+    prefetch,
+    single,
+)
+from lutc.nn.cpu_half import from_bf16, from_fp16, to_bf16, to_fp16
 from lutc.plans import KIND_CODES, LARGEST, edge
 from lutc.reduced_plans import EXPONENT
 
+_AHEAD = 1 << 10  # bytes
 _BLOCK = 1 << 12  # elements between a table and a multiplication
-SLICE = 1 << 16  # elements per thread below which handing work over costs more than it saves
+SLICE = 1 << 15  # elements per thread below which handing work over costs more than it saves
 CELLS, SEARCH, DIRECT, REDUCED = (KIND_CODES[kind] for kind in ("cells", "search", "direct", "reduced"))
+_FP32, _FP16, _BF16 = 0, 1, 2
+FORMATS = {"fp32": _FP32, "fp16": _FP16, "bf16": _BF16}
 
 
 @compiled
@@ -37,6 +50,12 @@ def _finite(v, low, high):
 def _line(slope, intercept, v, slope_only):
     """slope * v + intercept, or the slope alone with NaN for NaN."""
     return (slope if v == v else v) if slope_only else slope * v + intercept
+
+
+@compiled
+def _common(numbers):
+    """Whether slopes are wanted, and the ends to clamp to."""
+    return numbers[0] != 0, single(numbers[1]), single(numbers[2])
 
 
 @compiled
@@ -58,10 +77,10 @@ def _block8(v, slope, intercept, thresholds, slopes, intercepts):
     return slope, intercept
 
 
-@compiled
-def _chain8(x_at, out_at, n, words_at, length, low, high, slope_only):
-    x, out, words = arrays(x_at, out_at, n, words_at, length)
-    plan = words.view(np.float32)
+@native(TABLE_KERNEL)
+def _chain8(x_at, out_at, n, words_at, numbers_at):
+    x, out, plan = floats(x_at, n), floats(out_at, n), floats(words_at, 24)
+    slope_only, low, high = _common(integers(numbers_at))
     thresholds = to_fixed_tuple(plan[:7], 7)
     slopes, intercepts = to_fixed_tuple(plan[10:24:2], 7), to_fixed_tuple(plan[11:24:2], 7)
     first_slope, first_intercept = plan[8], plan[9]
@@ -71,10 +90,10 @@ def _chain8(x_at, out_at, n, words_at, length, low, high, slope_only):
         out[i] = _line(slope, intercept, v, slope_only)
 
 
-@compiled
-def _chain16(x_at, out_at, n, words_at, length, low, high, slope_only):
-    x, out, words = arrays(x_at, out_at, n, words_at, length)
-    plan = words.view(np.float32)
+@native(TABLE_KERNEL)
+def _chain16(x_at, out_at, n, words_at, numbers_at):
+    x, out, plan = floats(x_at, n), floats(out_at, n), floats(words_at, 48)
+    slope_only, low, high = _common(integers(numbers_at))
     a, b = to_fixed_tuple(plan[:7], 7), to_fixed_tuple(plan[7:15], 8)
     a_slopes, a_intercepts = to_fixed_tuple(plan[18:32:2], 7), to_fixed_tuple(plan[19:32:2], 7)
     b_slopes, b_intercepts = to_fixed_tuple(plan[32:48:2], 8), to_fixed_tuple(plan[33:48:2], 8)
@@ -86,11 +105,12 @@ def _chain16(x_at, out_at, n, words_at, length, low, high, slope_only):
         out[i] = _line(slope, intercept, v, slope_only)
 
 
-@compiled
-def _uniform(x_at, out_at, n, words_at, length, low, high, slope_only, cells, bits, first):
-    x, out, words = arrays(x_at, out_at, n, words_at, length)
-    plan = words.view(np.float32)
-    scale, bottom, top = np.float32(2.0**bits), np.float32(first + 1), np.float32(first + cells)
+@native(TABLE_KERNEL)
+def _uniform(x_at, out_at, n, words_at, numbers_at):
+    x, out, numbers = floats(x_at, n), floats(out_at, n), integers(numbers_at)
+    slope_only, low, high = _common(numbers)
+    cells, first, scale = numbers[3], numbers[4], single(numbers[5])
+    plan, bottom, top = floats(words_at, 2 * cells), np.float32(first + 1), np.float32(first + cells)
     for i in range(n):
         v = _finite(x[i], low, high)
         up = np.ceil(v * scale)
@@ -99,12 +119,16 @@ def _uniform(x_at, out_at, n, words_at, length, low, high, slope_only, cells, bi
         out[i] = _line(plan[2 * cell], plan[2 * cell + 1], v, slope_only)
 
 
-@compiled
-def _cells(x_at, out_at, n, words_at, length, low, high, slope_only, segments, shift, first, smallest, largest_positive, largest_negative):
-    x, out, words = arrays(x_at, out_at, n, words_at, length)
+@native(TABLE_KERNEL)
+def _cells(x_at, out_at, n, words_at, numbers_at):
+    x, out, numbers = floats(x_at, n), floats(out_at, n), integers(numbers_at)
+    slope_only, low, high = _common(numbers)
+    segments, shift, first = numbers[3], np.int32(numbers[4]), np.int32(numbers[5])
+    smallest, largest_positive, largest_negative = single(numbers[6]), single(numbers[7]), single(numbers[8])
+    words = plan_words(words_at)
     plan, cells = words.view(np.float32), words[2 * segments + 2 :]
-    thresholds, shift, raw = cells.view(np.float32), np.int32(shift), x.view(np.int32)
-    first, behind = np.int32(first), np.int32((float_bits(largest_positive) >> shift) - first + 1)
+    thresholds, raw = cells.view(np.float32), x.view(np.int32)
+    behind = np.int32((float_bits(largest_positive) >> shift) - first + 1)
     for i in range(n):
         v = _finite(x[i], low, high)
         inside = v if v > -largest_negative else -largest_negative  # NaN falls into this cell
@@ -117,10 +141,12 @@ def _cells(x_at, out_at, n, words_at, length, low, high, slope_only, segments, s
         out[i] = _line(plan[pair], plan[pair + np.uint32(1)], v, slope_only)
 
 
-@compiled
-def _search(x_at, out_at, n, words_at, length, low, high, slope_only, size, steps):
-    x, out, words = arrays(x_at, out_at, n, words_at, length)
-    plan = words.view(np.float32)
+@native(TABLE_KERNEL)
+def _search(x_at, out_at, n, words_at, numbers_at):
+    x, out, numbers = floats(x_at, n), floats(out_at, n), integers(numbers_at)
+    slope_only, low, high = _common(numbers)
+    size, steps = numbers[3], numbers[4]
+    plan = floats(words_at, 3 * size)
     # Step by step over a block rather than element by element: LLVM vectorises this, and would branch in the other.
     block = 256
     segments = np.empty(block, np.uint32)
@@ -138,11 +164,19 @@ def _search(x_at, out_at, n, words_at, length, low, high, slope_only, size, step
             result[i] = _line(plan[pair], plan[pair + np.uint32(1)], _finite(part[i], low, high), slope_only)
 
 
-@compiled
-def _direct(x_at, out_at, n, table_at, length):
-    x, out = numba.carray(pointer(x_at), n, np.uint16), numba.carray(pointer(out_at), n, np.uint16)
-    table = numba.carray(pointer(table_at), length, np.uint16)
-    for i in range(n):
+@native(TABLE_KERNEL)
+def _direct(x_at, out_at, n, words_at, numbers_at):
+    """Two codes to an access, 32 to a line of memory. A processor's own prefetching ends with each page; asking ahead bridges that."""
+    slope_only, size = integers(numbers_at)[0], integers(numbers_at)[1]
+    x, out, table = codes(x_at, n), codes(out_at, n), codes(words_at + 2 * size * slope_only, size)
+    lines = n // 32 if (x_at | out_at) & 3 == 0 else 0
+    pairs, results = plan_words(x_at).view(np.uint32), plan_words(out_at).view(np.uint32)
+    for line in range(lines):
+        prefetch(x_at + 64 * line + _AHEAD)
+        for i in range(16 * line, 16 * line + 16):
+            pair = pairs[i]
+            results[i] = np.uint32(table[np.uint16(pair)]) | np.uint32(table[pair >> np.uint32(16)]) << np.uint32(16)
+    for i in range(32 * lines, n):
         out[i] = table[x[i]]
 
 
@@ -150,92 +184,69 @@ _CHAINS = {8: _chain8, 16: _chain16}  # comparing with every threshold beats sea
 
 
 @functools.lru_cache(maxsize=1024)
-def _numbers(meta, slope_only: bool):
-    """(kernel, its arguments behind the plan) for a plan of float32 inputs."""
+def kernel_of(meta: tuple[int, ...], slope_only: bool):
+    """(kernel, its numbers) of a plan. The numbers must live while the kernel runs."""
     kind, flags, size, *rest = meta
+    if kind == DIRECT:
+        return _direct, packed(slope_only, size)
     if kind == REDUCED:
         reduction, step, growth, sign, cells, shift, first = rest
         exponent = reduction == EXPONENT
         kernel = cpu_reduced.exponent(slope_only, step, growth, sign) if exponent else cpu_reduced.period(slope_only, growth)
-        return kernel, (size, cells, np.int64(shift), np.int64(first))
-    low, high = np.float32(-LARGEST if flags & 1 else -np.inf), np.float32(LARGEST if flags & 2 else np.inf)
+        return kernel, packed(size, cells, shift, first)
+    common = slope_only, np.float32(-LARGEST if flags & 1 else -np.inf), np.float32(LARGEST if flags & 2 else np.inf)
     if kind == SEARCH:
-        return (_CHAINS[size], (low, high, slope_only)) if size in _CHAINS else (_search, (low, high, slope_only, size, rest[0]))
+        return _CHAINS.get(size, _search), packed(*common, size, rest[0])
     if kind == CELLS:
         shift, first, positive, negative = rest
-        edges = (np.float32(edge(key, shift)) for key in (first, positive, negative))
-        return _cells, (low, high, slope_only, size, shift, first, *edges)
-    return _uniform, (low, high, slope_only, size, *rest)
+        return _cells, packed(*common, size, shift, first, *(np.float32(edge(key, shift)) for key in (first, positive, negative)))
+    bits, first = rest
+    return _uniform, packed(*common, size, first, np.float32(2.0**bits))
 
 
-@functools.cache
-def _multiplied(kernel):
-    """A kernel whose values are multiplied by those at another address while they are in the cache."""
+@native(TASK)
+def _walk(first, last, job):
+    """A range of elements through a table kernel, and times a factor (at an address that is not 0) while they are in the cache."""
+    numbers = integers(job)
+    kernel, words, of_kernel, form = numbers[0], numbers[1], numbers[2], numbers[3]
+    width = 4 if form == _FP32 else 2
+    x_at, out_at, y_at = numbers[4] + width * first, numbers[5] + width * first, numbers[6]
+    if y_at == 0:
+        call_kernel(kernel, x_at, out_at, last - first, words, of_kernel)
+        return
+    y_at += width * first
+    for start in range(0, last - first, _BLOCK):
+        n, at = min(_BLOCK, last - first - start), width * start
+        call_kernel(kernel, x_at + at, out_at + at, n, words, of_kernel)
+        if form == _FP32:
+            single_values, single_factors = floats(out_at + at, n), floats(y_at + at, n)
+            for i in range(n):
+                single_values[i] *= single_factors[i]
+        else:
+            values, factors = codes(out_at + at, n), codes(y_at + at, n)
+            if form == _FP16:
+                for i in range(n):
+                    values[i] = to_fp16(from_fp16(values[i]) * from_fp16(factors[i]))
+            else:
+                for i in range(n):
+                    values[i] = to_bf16(from_bf16(values[i]) * from_bf16(factors[i]))
 
-    @compiled
-    def product(x, out, y, n, words, length, numbers):
-        for start in range(0, n, _BLOCK):
-            count, at = min(_BLOCK, n - start), 4 * start
-            kernel(x + at, out + at, count, words, length, *numbers)
-            values, factors = numba.carray(pointer(out + at), count, np.float32), numba.carray(pointer(y + at), count, np.float32)
-            for i in range(count):
-                values[i] *= factors[i]
 
-    return product
+def run(x: int, out: int, n: int, words: int, meta, slope_only: bool, threads: int, factor: int = 0, dtype: str = "fp32") -> None:
+    """Write the plan's values at n inputs, or its slopes, from the address x to the address out, perhaps times those at `factor`.
 
-
-def run(x: int, out: int, n: int, words: int, length: int, meta, slope_only: bool, threads: int, factor: int | None = None) -> None:
-    """Write the plan's values at n inputs, or its slopes, from the address x to the address out; in float32 perhaps times those at `factor`.
-
-    All are float32 without gaps, or x and out the 16-bit codes of a `direct` plan. words, length: address and number of the plan's int32.
+    All are of `dtype`, without gaps: "fp32", or with a `direct` plan "fp16" or "bf16". words: the address of the plan's int32.
     """
-    if meta[0] == DIRECT:
-        _spread(_direct, 2, (x, out), n, (words + 2 * meta[2] * slope_only, meta[2]), threads)
+    kernel, numbers = kernel_of(tuple(meta), slope_only)
+    at_numbers = ctypes.addressof(numbers)
+    if not factor and (threads < 2 or n < 2 * SLICE):
+        kernel.call(x, out, n, words, at_numbers)
         return
-    kernel, numbers = _numbers(tuple(meta), slope_only)
-    if factor is not None:
-        _spread(_multiplied(kernel), 4, (x, out, factor), n, (words, length, numbers), threads)
-        return
-    _spread(kernel, 4, (x, out), n, (words, length, *numbers), threads)
+    job = packed(kernel.address, words, at_numbers, FORMATS[dtype], x, out, factor)
+    cpu_team.run(_walk, n, SLICE, job, threads, multiple=64)  # whole cache lines
 
 
 def evaluate(x: np.ndarray, out: np.ndarray, words: np.ndarray, meta, slope_only: bool, threads: int) -> None:
-    """`run` over flat contiguous numpy arrays."""
+    """`run` over flat contiguous numpy arrays: float32, or uint16 with a `direct` plan."""
     at_x, at_out, at_words = (array.__array_interface__["data"][0] for array in (x, out, words))
-    run(at_x, at_out, x.size, at_words, words.size, meta, slope_only, threads)
-
-
-def _spread(kernel, width: int, addresses: tuple[int, ...], n: int, arguments, threads: int) -> None:
-    """Call a kernel, in slices on several threads where there is enough for them; width: bytes of an element."""
-    parts = min(threads, n // SLICE)
-    if parts < 2:
-        kernel(*addresses, n, *arguments)
-        return
-    step = -(-n // parts // 64) * 64  # whole cache lines of output per slice
-    pool = _pool(threads)
-    jobs = [pool.submit(kernel, *(at + width * a for at in addresses), min(step, n - a), *arguments) for a in range(step, n, step)]
-    kernel(*addresses, step, *arguments)
-    for job in jobs:
-        job.result()
-
-
-_pools: dict[int, ThreadPoolExecutor] = {}
-_lock = threading.Lock()
-
-
-def _pool(threads: int) -> ThreadPoolExecutor:
-    with _lock:
-        if threads not in _pools:
-            _pools[threads] = ThreadPoolExecutor(threads - 1, thread_name_prefix="lutc")
-        return _pools[threads]
-
-
-def _after_fork() -> None:
-    """Threads do not survive a fork, and the lock may be held by one of them."""
-    global _lock
-    _lock = threading.Lock()
-    _pools.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    run(at_x, at_out, x.size, at_words, meta, slope_only, threads, dtype="fp32" if x.itemsize == 4 else "fp16")

@@ -11,7 +11,7 @@ from functools import cache
 import numba.extending
 import numpy as np
 
-from lutc.nn.cpu_base import arrays, compiled, double_bits, double_of
+from lutc.nn.cpu_base import TABLE_KERNEL, compiled, double_bits, double_of, floats, integers, native, plan_words
 from lutc.reduced_plans import EVEN, ODD, POSITIVE
 
 _BLOCK = 512  # results at a time
@@ -59,11 +59,12 @@ def exponent(slope_only: bool, step: int, growth: int, sign: int):
     growing, shrinking = np.float64(np.inf if power > 0 else 0.0 if power else 1.0), np.float64(np.inf if power < 0 else 0.0 if power else 1.0)
     signed, positive = sign == (EVEN if slope_only else ODD), sign == POSITIVE
 
-    @compiled
-    def run(x_at, out_at, n, words_at, length, segments, cells, shift, first):
-        x, out, words = arrays(x_at, out_at, n, words_at, length)
+    @native(TABLE_KERNEL)
+    def run(x_at, out_at, n, words_at, numbers_at):
+        x, out, words, numbers = floats(x_at, n), floats(out_at, n), plan_words(words_at), integers(numbers_at)
+        segments, cells, shift, first = numbers[0], numbers[1], numbers[2], numbers[3]
         offset, thresholds, lines, bases = _tables(words, segments, cells)
-        last = first + np.int64(cells - 1)
+        last = first + cells - 1
         slope, intercept = _line(1.0, thresholds, lines, bases, shift, first, last)
         end = slope if slope_only else slope + intercept
         offset = 0.0 if slope_only else offset
@@ -102,11 +103,12 @@ def exponent(slope_only: bool, step: int, growth: int, sign: int):
 def period(slope_only: bool, growth: int):
     """The kernel of a period prologue."""
 
-    @compiled
-    def run(x_at, out_at, n, words_at, length, segments, cells, shift, first):
-        x, out, words = arrays(x_at, out_at, n, words_at, length)
+    @native(TABLE_KERNEL)
+    def run(x_at, out_at, n, words_at, numbers_at):
+        x, out, words, numbers = floats(x_at, n), floats(out_at, n), plan_words(words_at), integers(numbers_at)
+        segments, cells, shift, first = numbers[0], numbers[1], numbers[2], numbers[3]
         whole, thresholds, lines, bases = _tables(words, segments, cells)
-        last = first + np.int64(cells - 1)
+        last = first + cells - 1
         inverse, reach = 1.0 / whole, whole * _MOST
         local = np.empty(_BLOCK, np.float32)
         for start in range(0, n, _BLOCK):

@@ -15,7 +15,7 @@ import torch
 
 from lutc.errors import LutcError
 from lutc.nn import cpu, exact, plain
-from lutc.nn.lowered import has_triton
+from lutc.nn.lowered import DTYPES, has_triton
 from lutc.plans import KIND_CODES
 
 library = torch.library.Library("lutc", "DEF")
@@ -41,22 +41,22 @@ def _dense(x: torch.Tensor) -> torch.Tensor:
 
 
 def _run_cpu(x, words, meta, slope_only, factor=None):
-    """The plan's values or slopes; with a factor, float32 laid out as x and the result, times it."""
+    """The plan's values or slopes; with a factor, laid out as x and the result, times it."""
     if meta[0] == _REFERENCE:
         return _run_plain(x, words, meta, slope_only)
     _same_device(x, words)
     out = torch.empty_like(x)
     source = _dense(x)
     target = out if out.stride() == source.stride() else torch.empty_like(source)
-    addresses = source.data_ptr(), target.data_ptr(), source.numel(), words.data_ptr(), words.numel()
-    cpu.run(*addresses, meta, slope_only, torch.get_num_threads(), None if factor is None else factor.data_ptr())
+    addresses = source.data_ptr(), target.data_ptr(), source.numel(), words.data_ptr()
+    cpu.run(*addresses, meta, slope_only, torch.get_num_threads(), 0 if factor is None else factor.data_ptr(), DTYPES[x.dtype])
     return out if target is out else out.copy_(target)
 
 
 def _times_cpu(x, y, words, meta, slope_only):
     """The same times y, in one pass where y lies in memory as x does."""
     alike = (y.dtype, y.device, y.shape, y.stride()) == (x.dtype, x.device, x.shape, x.stride())
-    if alike and x.dtype == torch.float32 and meta[0] != _REFERENCE and _dense(x) is x:
+    if alike and meta[0] != _REFERENCE and _dense(x) is x:
         return _run_cpu(x, words, meta, slope_only, y)
     return _run_cpu(x, words, meta, slope_only).mul_(y)
 

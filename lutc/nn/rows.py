@@ -27,7 +27,6 @@ from lutc.tablefile import TableSet
 EXP_FLOOR = {torch.float32: -87.0, torch.float64: -708.0}
 _CHUNK = 1 << 22  # elements that are worked on in torch operations at a time: temporaries of 16 MiB
 _CONVERTED = 1 << 18  # 16-bit elements that numba works on in float32 at a time: temporaries of 1 MiB stay in the cache
-_NOTHING = np.empty(0, np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,8 +208,9 @@ def _chunks(x: torch.Tensor):
 
 @torch.library.custom_op("lutc::softmax", mutates_args=())
 def softmax(x: torch.Tensor, words: list[torch.Tensor], meta: list[int], period: float) -> torch.Tensor:
-    """Rows of a contiguous (rows, n) tensor. words, meta: of the exp table and perhaps the reciprocal's (RowTable.fast, .exact each)."""
-    out, plans = torch.empty_like(x), _plans(words, meta)
+    """Rows of a (rows, n) tensor; the result is contiguous. words, meta: of the exp table and perhaps the reciprocal's (RowTable.fast, .exact each)."""
+    x, plans = x.contiguous(), _plans(words, meta)
+    out = torch.empty_like(x)
     if x.numel() == 0:
         return out
     if _fused(x):
@@ -234,7 +234,7 @@ def softmax(x: torch.Tensor, words: list[torch.Tensor], meta: list[int], period:
 
 @softmax.register_fake
 def _(x, words, meta, period):
-    return torch.empty_like(x)
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
 def _save_softmax(ctx, inputs, output):
@@ -256,8 +256,10 @@ softmax.register_autograd(_softmax_backward, setup_context=_save_softmax)
 def norm(
     x: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None, eps: float, centred: bool, words: list[torch.Tensor], meta: list[int]
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """LayerNorm (`centred`) or RMSNorm of the rows of a contiguous (rows, n) tensor: (y, mean, variance), the latter two (rows, 1)."""
-    out, wide, plans = torch.empty_like(x), _wide(x.dtype), _plans(words, meta)
+    """LayerNorm (`centred`) or RMSNorm of the rows of a (rows, n) tensor, contiguous: (y, mean, variance), the latter two (rows, 1)."""
+    x, wide, plans = x.contiguous(), _wide(x.dtype), _plans(words, meta)
+    weight, bias = (None if p is None else p.contiguous() for p in (weight, bias))
+    out = torch.empty_like(x)
     mean, variance = (torch.empty(x.shape[0], 1, dtype=wide, device=x.device) for _ in range(2))
     if x.numel() == 0:
         return out, mean.fill_(torch.nan), variance.fill_(torch.nan)
@@ -270,7 +272,7 @@ def norm(
     for start, end in _chunks(x):
         if _compiled(x):
             part, result = _float32(x[start:end]), _float32(out[start:end], False)
-            affine = [_NOTHING if p is None else p.float().numpy() for p in (weight, bias)]
+            affine = [None if p is None else p.float().numpy() for p in (weight, bias)]
             statistics = (mean[start:end].numpy(), variance[start:end].numpy())
             rows_cpu.norm(part.numpy(), *affine, result.numpy(), *statistics, eps, centred, _numpy(plans[0].vector), torch.get_num_threads())
             if result.dtype != out.dtype:
@@ -283,7 +285,7 @@ def norm(
 
 @norm.register_fake
 def _(x, weight, bias, eps, centred, words, meta):
-    return torch.empty_like(x), *(x.new_empty((x.shape[0], 1), dtype=_wide(x.dtype)) for _ in range(2))
+    return torch.empty_like(x, memory_format=torch.contiguous_format), *(x.new_empty((x.shape[0], 1), dtype=_wide(x.dtype)) for _ in range(2))
 
 
 def _save_norm(ctx, inputs, output):

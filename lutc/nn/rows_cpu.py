@@ -3,17 +3,17 @@ with what is in between in the first-level cache; rows are shared among the thre
 
 from __future__ import annotations
 
+import ctypes
 import math
-from functools import cache
 
 import numpy as np
 
-from lutc.nn import cpu
-from lutc.nn.cpu_base import compiled, float_bits, float_of
+from lutc.nn import cpu, cpu_team
+from lutc.nn.cpu_base import TASK, call_kernel, compiled, double_of, float_bits, float_of, floats, integers, native, packed, single
 
 FLOOR = np.float32(-87.0)  # as in lutc.nn.rows
 _BLOCK = 512  # elements of a row between two steps, which stay in the first-level cache
-_FEW = 1 << 15  # elements up to which one thread is as fast
+_FEW = 1 << 14  # elements for each thread below which one is as fast
 
 
 @compiled
@@ -49,115 +49,113 @@ def _spread(x, middle):
     return total
 
 
-@cache
-def _softmax(exp, reciprocal, by_period: bool):
-    divide = reciprocal is None
-    reciprocal = exp if divide else reciprocal  # numba wants a function there
-
-    @compiled
-    def run(x, out, words, arguments, r_words, r_arguments, inverse, high, low, last):
-        rows, n = x.shape
-        w, d, r, power = np.empty(n, np.float32), np.empty(_BLOCK, np.float32), np.empty(_BLOCK, np.float32), np.empty(_BLOCK, np.float32)
-        one, root = np.empty(1, np.float32), np.empty(1, np.float32)
-        for row in range(rows):
-            source, target = x[row], out[row]
-            top = _largest(source)  # a NaN comes back through its own weight
-            for start in range(0, n, _BLOCK):
-                part, body = source[start : start + _BLOCK], w[start : start + _BLOCK]
-                m = part.size
+@native(TASK)
+def _softmax(first, last, job):
+    """Rows first ... last - 1. r_kernel 0 divides; without by_period the exp table takes every d <= 0."""
+    numbers = integers(job)
+    x_at, out_at, n, exp, words, of_exp = numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], numbers[5]
+    r_kernel, r_words, of_r, by_period = numbers[6], numbers[7], numbers[8], numbers[9] != 0
+    inverse, high, low, end = single(numbers[10]), single(numbers[11]), single(numbers[12]), single(numbers[13])
+    w, d, r, power = np.empty(n, np.float32), np.empty(_BLOCK, np.float32), np.empty(_BLOCK, np.float32), np.empty(_BLOCK, np.float32)
+    one, root = np.empty(1, np.float32), np.empty(1, np.float32)
+    for row in range(first, last):
+        source, target = floats(x_at + 4 * n * row, n), floats(out_at + 4 * n * row, n)
+        top = _largest(source)  # a NaN comes back through its own weight
+        for start in range(0, n, _BLOCK):
+            part, body = source[start : start + _BLOCK], w[start : start + _BLOCK]
+            m = part.size
+            for i in range(m):
+                d[i] = part[i] - top
+            if by_period:
                 for i in range(m):
-                    d[i] = part[i] - top
-                if by_period:
-                    for i in range(m):
-                        inside = d[i] if d[i] > FLOOR else FLOOR
-                        k = np.floor(inside * inverse)
-                        power[i] = float_of((np.int32(k) + np.int32(127)) << np.int32(23))  # 2**k
-                        rest = (inside - k * high) - k * low
-                        rest = rest if rest > np.float32(0.0) else np.float32(0.0)
-                        r[i] = rest if rest < last else last
-                    exp(r.ctypes.data, body.ctypes.data, m, words.ctypes.data, words.size, *arguments)
-                    for i in range(m):
-                        value = body[i] * power[i]
-                        value = np.float32(0.0) if (value < 0) | (d[i] < FLOOR) else value
-                        body[i] = value if d[i] == d[i] else d[i]
-                else:
-                    exp(d.ctypes.data, body.ctypes.data, m, words.ctypes.data, words.size, *arguments)
-                    for i in range(m):
-                        body[i] = np.float32(0.0) if (body[i] < 0) | (d[i] < FLOOR) else body[i]
-            total = _sum(w)
-            factor = np.float32(1.0 / total)
-            if not divide and total == total:
-                mantissa, exponent = math.frexp(np.float32(total))
-                one[0] = 2 * mantissa
-                reciprocal(one.ctypes.data, root.ctypes.data, 1, r_words.ctypes.data, r_words.size, *r_arguments)
-                factor = np.float32(math.ldexp(root[0], 1 - exponent))
-            for i in range(n):
-                target[i] = w[i] * factor
-
-    return run
-
-
-@cache
-def _norm(rsqrt):
-    @compiled
-    def run(x, out, mean, variance, weight, bias, eps, centred, words, arguments):
-        rows, n = x.shape
-        one, root = np.empty(1, np.float32), np.empty(1, np.float32)
-        for row in range(rows):
-            source, target = x[row], out[row]
-            middle = np.float32(_sum(source) / n) if centred else np.float32(0.0)
-            spread = np.float32(_spread(source, middle) / n)
-            mean[row, 0], variance[row, 0] = middle, spread
-            v = np.float32(spread + eps)
-            factor = np.float32(np.nan)
-            if v > 0 and v < np.inf:
-                mantissa, exponent = math.frexp(v)
-                half = (exponent - 1) >> 1
-                one[0] = math.ldexp(mantissa, exponent - 2 * half)
-                rsqrt(one.ctypes.data, root.ctypes.data, 1, words.ctypes.data, words.size, *arguments)
-                factor = np.float32(math.ldexp(root[0], -half))
-            elif v == 0:
-                factor = np.float32(np.inf)
-            elif v == np.inf:
-                factor = np.float32(0.0)
-            if weight.size and bias.size:
-                for i in range(n):
-                    target[i] = (source[i] - middle) * factor * weight[i] + bias[i]
-            elif weight.size:
-                for i in range(n):
-                    target[i] = (source[i] - middle) * factor * weight[i]
-            elif bias.size:
-                for i in range(n):
-                    target[i] = (source[i] - middle) * factor + bias[i]
+                    inside = d[i] if d[i] > FLOOR else FLOOR
+                    k = np.floor(inside * inverse)
+                    power[i] = float_of((np.int32(k) + np.int32(127)) << np.int32(23))  # 2**k
+                    rest = (inside - k * high) - k * low
+                    rest = rest if rest > np.float32(0.0) else np.float32(0.0)
+                    r[i] = rest if rest < end else end
+                call_kernel(exp, r.ctypes.data, body.ctypes.data, m, words, of_exp)
+                for i in range(m):
+                    value = body[i] * power[i]
+                    value = np.float32(0.0) if (value < 0) | (d[i] < FLOOR) else value
+                    body[i] = value if d[i] == d[i] else d[i]
             else:
-                for i in range(n):
-                    target[i] = (source[i] - middle) * factor
+                call_kernel(exp, d.ctypes.data, body.ctypes.data, m, words, of_exp)
+                for i in range(m):
+                    body[i] = np.float32(0.0) if (body[i] < 0) | (d[i] < FLOOR) else body[i]
+        total = _sum(w)
+        factor = np.float32(1.0 / total)
+        if r_kernel != 0 and total == total:
+            mantissa, exponent = math.frexp(np.float32(total))
+            one[0] = 2 * mantissa
+            call_kernel(r_kernel, one.ctypes.data, root.ctypes.data, 1, r_words, of_r)
+            factor = np.float32(math.ldexp(root[0], 1 - exponent))
+        for i in range(n):
+            target[i] = w[i] * factor
 
-    return run
+
+@native(TASK)
+def _norm(first, last, job):
+    """Rows first ... last - 1; addresses of weight and bias are 0 where there is none."""
+    numbers = integers(job)
+    x_at, out_at, mean_at, variance_at, n = numbers[0], numbers[1], numbers[2], numbers[3], numbers[4]
+    weight_at, bias_at, eps, centred = numbers[5], numbers[6], double_of(numbers[7]), numbers[8] != 0
+    rsqrt, words, of_rsqrt = numbers[9], numbers[10], numbers[11]
+    weight, bias, mean, variance = floats(weight_at, n), floats(bias_at, n), floats(mean_at, last), floats(variance_at, last)
+    one, root = np.empty(1, np.float32), np.empty(1, np.float32)
+    for row in range(first, last):
+        source, target = floats(x_at + 4 * n * row, n), floats(out_at + 4 * n * row, n)
+        middle = np.float32(_sum(source) / n) if centred else np.float32(0.0)
+        spread = np.float32(_spread(source, middle) / n)
+        mean[row], variance[row] = middle, spread
+        v = np.float32(spread + eps)
+        factor = np.float32(np.nan)
+        if v > 0 and v < np.inf:
+            mantissa, exponent = math.frexp(v)
+            half = (exponent - 1) >> 1
+            one[0] = math.ldexp(mantissa, exponent - 2 * half)
+            call_kernel(rsqrt, one.ctypes.data, root.ctypes.data, 1, words, of_rsqrt)
+            factor = np.float32(math.ldexp(root[0], -half))
+        elif v == 0:
+            factor = np.float32(np.inf)
+        elif v == np.inf:
+            factor = np.float32(0.0)
+        if weight_at and bias_at:
+            for i in range(n):
+                target[i] = (source[i] - middle) * factor * weight[i] + bias[i]
+        elif weight_at:
+            for i in range(n):
+                target[i] = (source[i] - middle) * factor * weight[i]
+        elif bias_at:
+            for i in range(n):
+                target[i] = (source[i] - middle) * factor + bias[i]
+        else:
+            for i in range(n):
+                target[i] = (source[i] - middle) * factor
 
 
-def _shared(kernel, per_row: tuple, rest: tuple, threads: int) -> None:
-    """kernel(*per_row, *rest) with the rows of the arrays in per_row shared among threads."""
-    rows = per_row[0].shape[0]
-    parts = min(threads, rows) if per_row[0].size > _FEW else 1
-    step = -(-rows // parts)
-    jobs = [cpu._pool(threads).submit(kernel, *(array[a : a + step] for array in per_row), *rest) for a in range(step, rows, step)]
-    kernel(*(array[:step] for array in per_row), *rest)
-    for job in jobs:
-        job.result()
+def _at(array: np.ndarray) -> int:
+    return array.__array_interface__["data"][0]
 
 
 def softmax(x: np.ndarray, out: np.ndarray, exp, reciprocal, period: float, threads: int) -> None:
-    """out = softmax of the rows of x, float32 (rows, n). exp, reciprocal: (words, meta); the latter None to divide."""
-    exp_kernel, arguments = cpu._numbers(tuple(exp[1]), False)
-    by, by_arguments = (None, arguments) if reciprocal is None else cpu._numbers(tuple(reciprocal[1]), False)
+    """out = softmax of the rows of x, float32 (rows, n), contiguous. exp, reciprocal: (words, meta); the latter None to divide."""
+    kernel, numbers = cpu.kernel_of(tuple(exp[1]), False)
+    by = 0, 0, 0
+    if reciprocal is not None:
+        r_kernel, r_numbers = cpu.kernel_of(tuple(reciprocal[1]), False)
+        by = r_kernel.address, _at(reciprocal[0]), ctypes.addressof(r_numbers)
     high = math.ldexp(round(math.ldexp(period, 14)), -14)
-    numbers = (np.float32(1 / period if period else 0.0), np.float32(high), np.float32(period - high), np.float32(period * (1 - 2.0**-24)))
-    rest = (exp[0], arguments, exp[0] if reciprocal is None else reciprocal[0], by_arguments, *numbers)
-    _shared(_softmax(exp_kernel, by, bool(period)), (x, out), rest, threads)
+    periods = [np.float32(v) for v in (1 / period if period else 0.0, high, period - high, period * (1 - 2.0**-24))]
+    rows, n = x.shape
+    tables = kernel.address, _at(exp[0]), ctypes.addressof(numbers), *by
+    cpu_team.run(_softmax, rows, max(1, _FEW // n), packed(_at(x), _at(out), n, *tables, period != 0, *periods), threads)
 
 
 def norm(x, weight, bias, out, mean, variance, eps: float, centred: bool, plan, threads: int) -> None:
-    """out = LayerNorm (`centred`) or RMSNorm of the rows of x, float32 (rows, n); mean, variance (rows, 1); weight, bias (n,) or empty."""
-    kernel, arguments = cpu._numbers(tuple(plan[1]), False)
-    _shared(_norm(kernel), (x, out, mean, variance), (weight, bias, np.float64(eps), centred, plan[0], arguments), threads)
+    """out = LayerNorm (`centred`) or RMSNorm of the rows of x, float32 (rows, n); mean, variance (rows, 1); weight, bias (n,) or None. Contiguous."""
+    kernel, numbers = cpu.kernel_of(tuple(plan[1]), False)
+    rows, n = x.shape
+    affine = (0 if p is None else _at(p) for p in (weight, bias))
+    job = packed(*map(_at, (x, out, mean, variance)), n, *affine, np.float64(eps), centred, kernel.address, _at(plan[0]), ctypes.addressof(numbers))
+    cpu_team.run(_norm, rows, max(1, _FEW // n), job, threads)

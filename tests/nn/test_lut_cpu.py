@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 from lutc import plans  # noqa: E402
 from lutc.errors import LutcError  # noqa: E402
 from lutc.lower import lower  # noqa: E402
-from lutc.nn import cpu, plain  # noqa: E402
+from lutc.nn import cpu, cpu_team, plain  # noqa: E402
 
 
 def plans_of(name):
@@ -70,8 +70,27 @@ def test_a_product_in_one_pass_is_that_of_two_steps(name, size):
     words, out = plan.words(), np.full_like(x, np.nan)
     for slope_only in (False, True):
         at = [array.__array_interface__["data"][0] for array in (x, out, words, y)]
-        cpu.run(*at[:2], size, at[2], words.size, plan.meta, slope_only, 2, at[3])
+        cpu.run(*at[:2], size, at[2], plan.meta, slope_only, 2, at[3])
         np.testing.assert_array_equal(out, run(plan, x, slope_only) * y)
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+@pytest.mark.parametrize("shift", [0, 1])
+def test_a_product_of_16_bits_is_that_of_two_steps(dtype, shift):
+    """Every code, times codes in four random orders; also where the memory does not begin at a pair of codes."""
+    half = {"fp16": torch.float16, "bf16": torch.bfloat16}[dtype]
+    plan = lower(TABLES["floats"], dtype)
+    words = torch.from_numpy(plan.words().copy())
+    codes = torch.arange(65536).to(torch.uint16).view(torch.int16)
+    for turn in range(4):
+        x, y = (torch.empty(65536 + shift, dtype=half)[shift:] for _ in range(2))
+        x.view(torch.int16).copy_(codes)
+        y.view(torch.int16).copy_(codes[torch.randperm(65536, generator=torch.Generator().manual_seed(turn))])
+        out = torch.zeros(65536 + shift, dtype=half)[shift:]
+        for slope_only in (False, True):
+            cpu.run(x.data_ptr(), out.data_ptr(), 65536, words.data_ptr(), plan.meta, slope_only, 2, y.data_ptr(), dtype)
+            want = plain.evaluate(x, words, plan.meta, slope_only) * y
+            assert torch.equal(out.nan_to_num(nan=1.25), want.nan_to_num(nan=1.25)) and torch.equal(out.isnan(), want.isnan())
 
 
 def test_many_callers_at_once():
@@ -81,6 +100,51 @@ def test_many_callers_at_once():
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         for got in pool.map(lambda _: run(plan, x, threads=2), range(12)):
             np.testing.assert_array_equal(got, want)
+
+
+def test_without_torch_s_openmp_a_pool_serves(monkeypatch):
+    monkeypatch.setattr(cpu_team, "_openmp", lambda: None)
+    x = np.random.default_rng(0).normal(size=9 * cpu.SLICE + 1).astype(np.float32)
+    plan = lower(TABLES["floats"])
+    np.testing.assert_array_equal(run(plan, x, threads=3), run(plan, x))
+    assert 3 in cpu_team._pools
+
+
+def _script(text, **environment):
+    ran = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, env={**os.environ, **environment})
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
+
+
+@pytest.mark.skipif(sys.platform != "linux" or not torch.backends.openmp.is_available(), reason="torch runs on other threads here")
+def test_the_threads_are_torch_s():
+    """A table starts none of its own beside those of torch's loops, which would wait for each other's cores."""
+    text = (
+        "import os, torch, lutc.nn\n"
+        "torch.set_num_threads(2)\n"
+        "x = torch.randn(1 << 20)\n"
+        "act, softmax = lutc.nn.LUT('gelu_8'), lutc.nn.LUTSoftmax()\n"
+        "x.exp(), act(x[:9]), softmax(x[:9])\n"  # what these load may start threads of its own
+        "before = len(os.listdir('/proc/self/task'))\n"
+        "act(x), act(x.half()), act.gated(x, x), softmax(x.view(1024, 1024))\n"
+        "print(before, len(os.listdir('/proc/self/task')))"
+    )
+    before, after = _script(text).split()
+    assert before == after
+
+
+def test_kernels_are_compiled_once(tmp_path):
+    """A second process finds all of them in the cache on disk and adds nothing to it."""
+    text = (
+        "import torch, lutc.nn\n"
+        "x = torch.randn(4, 8)\n"
+        "lutc.nn.LUT('gelu_8').gated(x, x), lutc.nn.LUTRMSNorm(8, rsqrt='sqrt_reci_8')(x)"
+    )
+    files = []
+    for _ in range(2):
+        _script(text, NUMBA_CACHE_DIR=str(tmp_path))
+        files.append({path.relative_to(tmp_path) for path in tmp_path.rglob("*.nb*")})
+    assert files[0] and files[0] == files[1]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")

@@ -184,3 +184,12 @@ def test_tables_that_do_not_serve(exp, reciprocal, message):
 def test_inputs_that_are_no_floats(x):
     with pytest.raises(LutcError, match="LUTSoftmax takes float32, float16, bfloat16 and float64 tensors; given"):
         LUTSoftmax(EXP)(x)
+
+
+def test_the_operator_takes_any_strides():
+    """As a compiler may hand them to it."""
+    layer, x = LUTSoftmax(), torch.randn(7, 5)
+    _, period = layer.tables["exp"]
+    for given in (x.t(), x[:, ::2], x[::2], x[:1].expand(4, 5)):
+        torch.library.opcheck(torch.ops.lutc.softmax.default, (given, layer.words, layer.meta, period), test_utils="test_faketensor")
+        assert torch.equal(torch.ops.lutc.softmax(given, layer.words, layer.meta, period), layer(given.contiguous()))
