@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from lutc.evaluation.estimates import per_token, perplexity
 
-_ROWS = 64  # tokens whose distributions are held in float64 at a time
+_ROWS = 16  # tokens whose distributions are held in float64 at a time
 
 
 @dataclass
@@ -92,7 +92,9 @@ def _next_tokens(logits: Tensor, ids: Tensor, mask: Tensor | None, exact: Tensor
 def _divergence(p: Tensor, q: Tensor) -> Tensor:
     """KL(p || q) summed over rows of log-probabilities (tokens, vocabulary). Tokens that p rules out (-inf) add nothing, those that q alone does
     infinity; NaN of q is passed on."""
-    return torch.where(torch.isneginf(p) & ~q.isnan(), 0.0, p.exp() * (p - q)).sum()
+    terms = p.exp().mul_(p - q)
+    total = terms.sum()
+    return torch.where(torch.isneginf(p) & ~q.isnan(), 0.0, terms).sum() if total.isnan() else total
 
 
 @dataclass
