@@ -208,7 +208,7 @@ def _chunks(x: torch.Tensor):
 
 @torch.library.custom_op("lutc::softmax", mutates_args=())
 def softmax(x: torch.Tensor, words: list[torch.Tensor], meta: list[int], period: float) -> torch.Tensor:
-    """Rows of a (rows, n) tensor; the result is contiguous. words, meta: of the exp table and perhaps the reciprocal's (RowTable.fast, .exact each)."""
+    """Rows of a (rows, n) tensor; the result is contiguous. words, meta: of the exp table and perhaps the reciprocal's, in all their forms."""
     x, plans = x.contiguous(), _plans(words, meta)
     out = torch.empty_like(x)
     if x.numel() == 0:

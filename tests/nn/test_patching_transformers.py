@@ -135,6 +135,7 @@ def test_vision_transformer_of_transformers():
         assert one is None and other is None or torch.allclose(one, other, atol=2e-2, rtol=1e-2)
 
 
+@pytest.mark.models
 def test_timm_vision_transformer():
     try:
         with warnings.catch_warnings():
