@@ -16,6 +16,7 @@ COMMANDS = {
     "certify": ("lutc.commands.certify:certify", "Recompute a table's errors over all inputs; fail where the file claims otherwise."),
     "compare": ("lutc.commands.compare:compare", "Put tables side by side, scale by scale."),
     "plot": ("lutc.commands.plot:plot", "Draw function, segments and errors of a table."),
+    "export": ("lutc.commands.export:export", "Write a table's integers and golden vectors for a hardware flow."),
     "explore": ("lutc.commands.explore:explore", "Evolve the front of error against hardware cost."),
     "functions": ("lutc.commands.functions:functions", "List the functions that lutc knows."),
     "formats": ("lutc.commands.formats:formats", "Explain number formats, or show how each stores a number."),

@@ -60,6 +60,7 @@ def test_compile_writes_a_table_and_says_how_good_it_is(tmp_path):
     output = run("compile", "gelu", "--entries", 8, "-o", path).output
     assert "0.0 %" in output and "1.773e-05" in output and f"wrote {path}" in output
     assert path.read_bytes() == (ROOT / "pretrained/gelu_8.json").read_bytes()
+    assert output.replace(str(path), "pretrained/gelu_8.json") in (ROOT / "README.md").read_text()
     assert "certificate holds" in run("certify", path).output
 
 

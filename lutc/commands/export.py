@@ -1,0 +1,55 @@
+"""`lutc export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from lutc.commands.options import NUMBER, echo_json, echo_table, json_option, typed
+from lutc.errors import LutcError
+
+
+@click.command()
+@click.argument("table")
+@click.option("--format", "kind", type=click.Choice(["memh", "c", "csv"]), required=True, help="Hex words for $readmemh, a C header, or CSV.")
+@click.option("--key", "keys", multiple=True, help="Export this table of the file, may be repeated: 4, ...  [default: all]")
+@click.option("--out-scale", type=NUMBER, help="Scale of output codes.  [default: the file's; without one, accumulators alone]")
+@click.option("--out-bits", type=int, default=8, show_default=True, help="Width of output codes.")
+@click.option("--out-zero-point", type=int, default=0, show_default=True, help="Zero point of output codes.")
+@click.option(
+    "-o", "--output", default=".", type=click.Path(file_okay=False, path_type=Path), help="Folder to write to.  [default: the current one]"
+)
+@json_option
+@click.pass_context
+def export(context, table, kind, keys, out_scale, out_bits, out_zero_point, output, as_json) -> None:
+    """Write the integers of TABLE, a file or the name of a shipped table, as hardware takes them, with golden vectors.
+
+    Breakpoints become input codes, slopes and intercepts integers in two's complement; the golden vectors hold the answer to every input code.
+    docs/hardware.md has the rule of arithmetic.
+
+    \b
+    lutc export gelu_8 --format c --out-scale 2^-4 -o include          gelu_8.h: arrays, functions, golden vectors
+    lutc export gelu_8 --format memh --key 4 -o rtl                    gelu_8_4_cuts.memh, ..._slopes, ..._intercepts, ..._acc
+    lutc export gelu_8 --format csv                                    the same numbers as CSV
+    """
+    from lutc.export import render, units
+    from lutc.files import atomic_write
+    from lutc.library import load
+    from lutc.samples import Inputs
+
+    if out_scale is None and typed(context) & {"out_bits", "out_zero_point"}:
+        raise LutcError("--out-bits and --out-zero-point describe output codes; add --out-scale")
+    if not output.is_dir():
+        raise LutcError(f"there is no folder {output} to write to; make it, or give another one")
+    out = None if out_scale is None else Inputs(out_bits, out_scale, out_zero_point)
+    exported = units(load(table), keys or None, out)
+    files = render(Path(table).stem, exported, kind)
+    for name, text in files.items():
+        atomic_write(output / name, text)
+    written, rows = [str(output / name) for name in files], [unit.parameters() for unit in exported]
+    if as_json:
+        echo_json({"files": written, "units": rows})
+        return
+    echo_table([name.replace("_", " ") for name in rows[0]], [list(row.values()) for row in rows])
+    click.echo(f"wrote {', '.join(written[:3])}" + (f" and {len(written) - 3} more files" if len(written) > 3 else ""))
