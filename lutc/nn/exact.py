@@ -1,7 +1,7 @@
 """The registry's functions as torch computes them, and their gradients: what `grad="function"` multiplies the incoming gradient by.
 
 Where torch has a backward kernel of its own it is used (one pass over the data); the rest are closed forms. 16-bit inputs are computed
-in float32 and rounded once.
+in float32 and rounded once, as those kernels do inside.
 """
 
 from __future__ import annotations
@@ -15,12 +15,11 @@ from lutc.functions.definitions import LEAKY_SLOPE, SELU_ALPHA, SELU_SCALE
 
 _aten = torch.ops.aten
 
-_BACKWARD: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+_Backward = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+_KERNELS: dict[str, _Backward] = {
     "gelu": lambda g, x: _aten.gelu_backward(g, x, approximate="none"),
     "gelu_tanh": lambda g, x: _aten.gelu_backward(g, x, approximate="tanh"),
     "silu": _aten.silu_backward,
-    "sigmoid": lambda g, x: _aten.sigmoid_backward(g, torch.sigmoid(x)),
-    "tanh": lambda g, x: _aten.tanh_backward(g, torch.tanh(x)),
     "relu": lambda g, x: _aten.threshold_backward(g, x, 0),
     "leaky_relu": lambda g, x: _aten.leaky_relu_backward(g, x, LEAKY_SLOPE, False),
     "elu": lambda g, x: _aten.elu_backward(g, 1.0, 1.0, 1.0, False, x),
@@ -30,6 +29,10 @@ _BACKWARD: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "hardsigmoid": _aten.hardsigmoid_backward,
     "mish": _aten.mish_backward,
     "softplus": lambda g, x: _aten.softplus_backward(g, x, 1.0, 20.0),
+}
+_FORMULAS: dict[str, _Backward] = {
+    "sigmoid": lambda g, x: _aten.sigmoid_backward(g, torch.sigmoid(x)),
+    "tanh": lambda g, x: _aten.tanh_backward(g, torch.tanh(x)),
     "exp": lambda g, x: g * torch.exp(x),
     "log": lambda g, x: g / x,
     "sin": lambda g, x: g * torch.cos(x),
@@ -41,6 +44,7 @@ _BACKWARD: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "inverse_sigmoid": lambda g, x: g / (x * (1.0 - x)),
     "erf": lambda g, x: g * (2.0 / math.sqrt(math.pi)) * torch.exp(-x * x),
 }
+_BACKWARD = {**_KERNELS, **_FORMULAS}
 
 _VALUE: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "gelu": _aten.gelu,
@@ -69,7 +73,7 @@ def known(function: str | None) -> bool:
 
 def backward(function: str, gradient: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """gradient * f'(x) for the canonical name of a known function; tensors of one shape and float dtype, which the result has too."""
-    if x.dtype in (torch.float16, torch.bfloat16):
+    if x.dtype in (torch.float16, torch.bfloat16) and function not in _KERNELS:
         return _BACKWARD[function](gradient.float(), x.float()).to(x.dtype)
     return _BACKWARD[function](gradient, x)
 

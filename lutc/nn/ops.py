@@ -152,7 +152,7 @@ def _save_mul(ctx, inputs, output):
 def _backward_mul(ctx, gradient):
     x, y, words = ctx.saved_tensors
     of_x = _times_derivative(gradient * y, x, words, ctx.meta, ctx.grad) if ctx.needs_input_grad[0] else None
-    of_y = gradient * _lut(x, words, ctx.meta, ctx.grad) if ctx.needs_input_grad[1] else None
+    of_y = _lut_mul(x, gradient, words, ctx.meta, ctx.grad) if ctx.needs_input_grad[1] else None
     return of_x, of_y, None, None, None
 
 
