@@ -1,8 +1,17 @@
-"""float16 and bfloat16 codes as float32 and back, to nearest, ties to even, for numba kernels: on the bits, so that loops vectorise anywhere."""
+"""float16 and bfloat16 codes as float32 and back, to nearest, ties to even, for numba kernels.
+
+On the bits, so that loops vectorise anywhere; float16 by the processor's own instructions where it has them, which are several times as fast.
+"""
 
 from __future__ import annotations
 
+import platform
+
+import llvmlite.binding
+import numba
+import numba.extending
 import numpy as np
+from llvmlite import ir
 
 from lutc.nn.cpu_base import compiled, float_bits, float_of
 
@@ -39,3 +48,31 @@ def to_fp16(value):
     code = _u32(0x7C00) if magnitude >= _u32(0x477FF000) else code
     code = _u32(0x7E00) if magnitude > _u32(0x7F800000) else code
     return _u16(code | ((bits >> _u32(16)) & _u32(0x8000)))
+
+
+@numba.extending.intrinsic
+def _extended(typing, code):
+    def generate(context, builder, signature, values):
+        return builder.fpext(builder.bitcast(values[0], ir.HalfType()), ir.FloatType())
+
+    return numba.float32(numba.uint16), generate
+
+
+@numba.extending.intrinsic
+def _truncated(typing, value):
+    def generate(context, builder, signature, values):
+        return builder.bitcast(builder.fptrunc(values[0], ir.HalfType()), ir.IntType(16))
+
+    return numba.uint16(numba.float32), generate
+
+
+def _has_instructions() -> bool:
+    """Whether the processor that numba compiles for converts float16; LLVM would call a function that need not exist."""
+    if numba.config.CPU_NAME or numba.config.CPU_FEATURES:
+        return False
+    return platform.machine() in ("aarch64", "arm64") or llvmlite.binding.get_host_cpu_features().get("f16c", False)
+
+
+bits_from_fp16, bits_to_fp16 = from_fp16, to_fp16
+if _has_instructions():
+    from_fp16, to_fp16 = _extended, _truncated

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import numba
 import numpy as np
 import plan_tables
 import pytest
@@ -15,7 +16,7 @@ torch = pytest.importorskip("torch")
 from lutc import plans  # noqa: E402
 from lutc.errors import LutcError  # noqa: E402
 from lutc.lower import lower  # noqa: E402
-from lutc.nn import cpu, cpu_team, plain  # noqa: E402
+from lutc.nn import cpu, cpu_half, cpu_team, plain  # noqa: E402
 
 
 def plans_of(name):
@@ -90,7 +91,26 @@ def test_a_product_of_16_bits_is_that_of_two_steps(dtype, shift):
         for slope_only in (False, True):
             cpu.run(x.data_ptr(), out.data_ptr(), 65536, words.data_ptr(), plan.meta, slope_only, 2, y.data_ptr(), dtype)
             want = plain.evaluate(x, words, plan.meta, slope_only) * y
-            assert torch.equal(out.nan_to_num(nan=1.25), want.nan_to_num(nan=1.25)) and torch.equal(out.isnan(), want.isnan())
+            assert ((out == want) | out.isnan() & want.isnan()).all()
+
+
+@pytest.mark.parametrize("name", ["from_fp16", "to_fp16", "bits_from_fp16", "bits_to_fp16", "from_bf16", "to_bf16"])
+def test_conversions_of_16_bits(name):
+    """To float32: every code. From it: every value of the format, the midpoints between them, and their neighbours."""
+    convert, dtype = getattr(cpu_half, name), name[-4:]
+    half, codes = {"fp16": torch.float16, "bf16": torch.bfloat16}[dtype], torch.arange(65536).to(torch.uint16)
+    single = codes.view(half).float()
+    if "from" in name:
+        given, want = codes.numpy(), single
+    else:
+        near = single[~single.isnan()].sort().values
+        middle = (near[1:].double() + near[:-1].double()).div(2).float()
+        given = torch.cat([single, middle, middle.nextafter(torch.tensor(9e38)), middle.nextafter(torch.tensor(-9e38)), torch.rand(1 << 16) * 1e-40])
+        want, given = given.to(half).float(), given.numpy()
+    got = numba.njit(lambda x: [convert(v) for v in x])(given)
+    got = torch.tensor(got) if "from" in name else torch.tensor(got).to(torch.uint16).view(half).float()
+    same_bits = got.view(torch.int32) == want.view(torch.int32)
+    assert (same_bits | got.isnan() & want.isnan()).all()
 
 
 def test_many_callers_at_once():
