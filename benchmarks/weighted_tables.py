@@ -63,9 +63,7 @@ def variants(folder: Path, codes: Mapping, entries: int, shares: list[float]) ->
     reach = {name: weights.measured(f"{calibration}:{name}", "silu").range(silu, silu.range, (inputs,)) for name, inputs in codes.items()}
     ways = {
         EVEN: lambda name: {},
-        "{} entries, all layers' inputs pooled": lambda name: {"weights": calibration},
         "{} entries, each layer's inputs": lambda name: {"weights": f"{calibration}:{name}"},
-        "{} entries, each layer's inputs, --objective layer": lambda name: {"weights": f"{calibration}:{name}", "objective": "layer"},
         "{} entries, each layer's inputs, --objective layer-total": lambda name: {"weights": f"{calibration}:{name}", "objective": "layer-total"},
     }
     yield variant([f"silu_{entries}"], f"{entries} entries, equal weights over [-4, 4] (silu_{entries})")
@@ -185,7 +183,7 @@ def main() -> None:
         tried = on_codes([one for entries in options.entries for one in variants(folder, codes, entries, options.even)], codes)
         tried = [one for one in tried if any(part in one.name for part in options.rows)]
         given = text_windows(options, loaded, folder)
-        found = measure(loaded, given, tried, folder / f"{options.measure}-{options.tokens}.json", end)
+        found = measure(loaded, given, tried, folder / f"{options.measure}.json", end)
     print(f"{options.measure}: {len(found['exact']['losses'])} of {len(given)} windows of {SEQLEN} tokens")
     print("\n".join(table(found)))
 

@@ -224,6 +224,8 @@ def _tasks(problem: Problem) -> list[Task]:
                 continue  # of the default scales those count that have a code in the range
             lo, hi = fn.range if errors is None else (-np.inf, np.inf)
             samples = code_samples(fn, inputs, lo, hi, weight=request.weights if errors is None else errors)
+            if _targets_clamped(request):
+                samples = replace(samples, y=request.weights.targets(fn, inputs)[np.isin(inputs.x(), samples.x)])
         if isinstance(problem.prologue, AbsPrologue):
             samples = _folded(samples, problem.f)
         if request.objective == "relative":
@@ -244,6 +246,11 @@ def _tasks(problem: Problem) -> list[Task]:
     if request.max_error is None and request.entries > most:
         raise LutcError(f"{request.entries} entries are more than the {most} samples of the finest scale in the range; use at most {most}")
     return tasks
+
+
+def _targets_clamped(request: Request) -> bool:
+    """Whether tables are to make up for inputs beyond the codes: for least squares, and where each scale has a whole table of its own."""
+    return isinstance(request.weights, Measured) and request.objective == "squared" and request.share == "none" and not request.symmetry
 
 
 def _between(samples: Samples, f: Callable) -> Samples | None:

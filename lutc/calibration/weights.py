@@ -15,7 +15,8 @@ from lutc.errors import LutcError
 from lutc.functions import FUNCTIONS
 from lutc.samples import Inputs
 
-EVEN = 0.01  # share of the weight that all inputs have alike: other data will bring inputs that were not observed
+_SLICES = 16  # of a bin, where an error is measured
+EVEN, EVEN_FLOATS = 0.001, 0.01  # share of the weight that all codes (all float inputs) have alike: other data will bring what was not observed
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,13 +33,25 @@ class Measured:
         counts = self.histogram.of_codes(inputs)
         return (1 - EVEN) * counts / counts.sum() + EVEN / counts.size
 
+    def targets(self, fn: Callable, inputs: Inputs) -> np.ndarray:
+        """What a table should give at every code, ascending, float64 (2**bits,): fn there, but at the first and last code, which inputs beyond are
+        clamped to, the mean of fn over all their inputs by weight, the even share being inputs at the code itself. That is what least squares ask
+        for. In between, such a mean would also undo what rounding shifts, which a running model was not found to gain by."""
+        x, n = self.histogram.points
+        y, codes, found = np.asarray(fn(x), np.float64), inputs.quantise(x) - inputs.minimum, np.asarray(fn(inputs.x()), np.float64)
+        even = EVEN / (1 - EVEN) * n.sum() / found.size
+        for end in (0, -1):
+            here = (codes == end % found.size) & np.isfinite(y)
+            found[end] = (n[here] @ y[here] + even * found[end]) / (n[here].sum() + even)
+        return found
+
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """Weight of every x of an ascending grid of float inputs, float64, shape of x, sum 1."""
         counts = self.histogram.on(x)
         if not counts.sum() > 0:
             h = self.histogram
             raise LutcError(f"no observed input lies in [{x[0]:g}, {x[-1]:g}]; they reach from {h.low:g} to {h.high:g}: give another --range")
-        return (1 - EVEN) * counts / counts.sum() + EVEN / counts.size
+        return (1 - EVEN_FLOATS) * counts / counts.sum() + EVEN_FLOATS / counts.size
 
     def range(self, fn: Callable, default: tuple[float, float], inputs: tuple[Inputs, ...] | None) -> tuple[float, float]:
         """The default range of fn widened to what was observed, where fn is finite there; in codes where there are."""
@@ -48,12 +61,15 @@ class Measured:
         return (min(default[0], float(ends.min())), max(default[1], float(ends.max()))) if ends.size else default
 
     def mean_squared(self, table: Callable, fn: Callable, inputs: Inputs | None) -> float:
-        """The error that the model sees: mean of (table(x) - fn(x))^2 over everything observed where fn is finite, x being the value of its code, or
-        for float inputs (None) itself."""
-        x, n = self.histogram.points if inputs is None else (inputs.x(), self.histogram.of_codes(inputs))
-        y = np.asarray(fn(x), np.float64)
-        use = np.isfinite(y) & (n > 0)
-        return float(n[use] @ (table(x[use]) - y[use]) ** 2 / n[use].sum()) if use.any() else 0.0
+        """The error that the model sees: mean of (table(x') - fn(x))^2 over all x observed where fn is finite, x' being the value of the code of x,
+        so that rounding and clipping count, or for float inputs (None) x itself. The table may be fn: what the codes cost by themselves. Values
+        of a bin are taken as even inside it, which is right within a few percent."""
+        means, n = self.histogram.points
+        width = np.sqrt(12 * self.histogram.spread)
+        x, n = (means[:, None] + width[:, None] * ((np.arange(_SLICES) + 0.5) / _SLICES - 0.5)).ravel(), np.repeat(n, _SLICES)
+        y, given = np.asarray(fn(x), np.float64), x if inputs is None else inputs.scale * (inputs.quantise(x) - inputs.zero_point)
+        use = np.isfinite(y) & np.isfinite(fn(given))
+        return float(n[use] @ (table(given[use]) - y[use]) ** 2 / n[use].sum()) if use.any() else 0.0
 
 
 def is_calibration(weights) -> bool:

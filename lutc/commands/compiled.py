@@ -46,15 +46,28 @@ def report_seen(tables, function: str, entries: int, request: dict) -> None:
     objective = "squared" if request["objective"].startswith("layer") else request["objective"]
     inputs = tuple(tables.inputs.values()) or request["inputs"]
     even = compile(function, entries, range=tables.range, **{**request, "weights": None, "objective": objective, "inputs": inputs})
-    rows = []
+    rows, lines = [], []
     for key, error in seen["mean_squared"].items():
         inputs = tables.inputs.get(key)
         other = source.mean_squared(even[key], fn, inputs)
         label = key if inputs is None else f"2^{-inputs.power}" if inputs.power is not None else f"{inputs.scale:g}"
-        rows.append([label, f"{error:.3e}", f"{other:.3e}", f"{100 * (error / other - 1):+.0f} %" if other > 0 else "-"])
+        row = [label, f"{error:.3e}", f"{other:.3e}", f"{100 * (error / other - 1):+.0f} %" if other > 0 else "-"]
+        rows.append(row if inputs is None else [*row, f"{source.mean_squared(fn, fn, inputs):.3e}"])
+        lines += [] if inputs is None else _clamped(label, tables, key, source.targets(fn, inputs), fn)
     where = seen["layer"] if "layer" in seen else f"all its {seen['layers']} layers of {tables.function}, pooled"
     click.echo(f"mean squared error that {seen['model']} sees, by {seen['values']:,} inputs of {where}:")
-    echo_table(["scale" if tables.inputs else "table", "these tables", "equal weights", "change"], rows)
+    echo_table(["scale" if tables.inputs else "table", "these tables", "equal weights", "change", *["exact function"] * bool(tables.inputs)], rows)
+    for line in lines:
+        click.echo(line)
+
+
+def _clamped(label: str, tables, key: str, targets, fn) -> list[str]:
+    """Lines on codes whose entry makes up for the inputs that are clamped to them."""
+    x = tables.inputs[key].x()[[0, -1]]
+    given, exact, wanted = tables[key](x), fn(x), targets[[0, -1]]
+    told = (abs(given - wanted) < abs(given - exact)) & (abs(given - exact) > tables.inputs[key].scale)
+    read = zip(x[told], given[told], strict=True)
+    return [f"{label}: inputs beyond {at:g} are read as {at:g}; the table gives {y:.4g} there, towards the mean of theirs" for at, y in read]
 
 
 def report_felt(tables) -> None:
