@@ -41,6 +41,13 @@ def test_every_option_reaches_the_table(tmp_path):
     assert body.cut_points[0] >= -4 and body.cut_points[-1] <= 4
 
 
+def test_the_range_is_told_apart_from_all_inputs(tmp_path):
+    path = tmp_path / "t.json"
+    output = run("log", "--search", "cutpoints", "--prologue", "none", "--range", "0.5", "4", "--formats", "fp32", "-o", path).output
+    (inside, everywhere) = (next(line for line in output.splitlines() if f"fp16 inputs, exact{where}" in line) for where in (", in [0.5, 4] ", "  "))
+    assert float(inside.split()[-5]) < 1e-3 < float(everywhere.split()[-5])
+
+
 def test_pieces_auto_and_exponent_addressing(tmp_path):
     path = tmp_path / "t.json"
     assert run("tanh", "--search", "cutpoints", "--pieces", "auto", "--n-cut-points", 6, "--formats", "fp32", "-o", path).exit_code == 0
@@ -65,6 +72,9 @@ def test_pieces_auto_and_exponent_addressing(tmp_path):
         (["silu", "--search", "cutpoints", "--pieces", "12"], "powers of two"),
         (["silu", "--search", "cutpoints", "--formats", "fp8"], "fp16, bf16, fp32"),
         (["silu", "--search", "cutpoints", "--objective", "codes"], "choose one of"),
+        (["silu", "--search", "cutpoints", "--budget", "64"], "--budget belongs to --addressing exponent"),
+        (["silu", "--search", "cutpoints", "--addressing", "exponent", "--pieces", "4"], "--pieces belongs to --addressing cells"),
+        (["silu", "--search", "cutpoints", "--n-cut-points", "5000"], "at most 128 cut points; given 5000"),
     ],
 )
 def test_refusals_write_nothing(tmp_path, arguments, message):

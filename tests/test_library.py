@@ -49,7 +49,18 @@ def test_paths(tmp_path):
     assert lutc.load("gelu_8").dumps() == shipped.dumps()
 
 
+@pytest.mark.parametrize(
+    ("typed", "name"),
+    [("rsqrt_8", "sqrt_reci_8"), ("divide_16", "reci_16"), ("swish_8", "silu_8"), ("hswish_fplut", "hardswish_fplut")],
+)
+def test_other_names_of_a_function(typed, name):
+    assert library.load(typed).dumps() == library.load(name).dumps()
+
+
 def test_what_is_not_there(tmp_path):
+    with pytest.raises(LutcError, match="gelu_8/16/32/fplut/nnlut_16/nnlut_32, gelu_tanh_8/16/32/fplut, ") as error:
+        library.load("relu_8")
+    assert all(name.rsplit("_", 1)[-1] in str(error.value) for name in NAMES) and len(str(error.value)) < 900
     with pytest.raises(LutcError, match="no shipped table 'gelv_8'; did you mean 'gelu_8'\\?"):
         library.load("gelv_8")
     with pytest.raises(LutcError, match="ending in .json"):

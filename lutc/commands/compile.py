@@ -107,7 +107,10 @@ def compile_command(context, function, entries, interval, inputs, output, name, 
         told = {key: _plain(tables.meta[key]) for key in ("search", "weights", "layer_error", "certificate") if key in tables.meta}
         echo_json({"file": str(output), **told})
     else:
-        (fplut.report if cutpoints else report)(tables)
+        if cutpoints:
+            fplut.report(tables, ranged=interval is not None)
+        else:
+            report(tables)
         if isinstance(tables.meta.get("weights"), dict):
             report_seen(tables, function, entries, request)
         if "layer_error" in tables.meta:

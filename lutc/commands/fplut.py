@@ -50,6 +50,11 @@ def compile_float(context: click.Context, function: str, name: str, options: dic
     foreign = sorted(given - _SHARED - set(FIELDS))
     if foreign:
         raise LutcError(f"--{foreign[0].replace('_', '-')} does not apply to --search cutpoints; leave it out")
+    unused = ("budget",) if options["addressing"] != "exponent" else ("cut_points", "n_cut_points", "pieces", "quality")
+    useless = [name for name in unused if options[name] is not None]
+    if useless:
+        takes = "exponent" if useless[0] == "budget" else "cells"
+        raise LutcError(f"--{useless[0].replace('_', '-')} belongs to --addressing {takes}; leave it out")
     settings = {field: options[field] for field in (*FIELDS, "prologue") if options[field] is not None}
     if "cut_points" in settings:
         settings["cut_points"] = _numbers(settings["cut_points"])
@@ -91,12 +96,13 @@ def _pieces(text: str) -> int | tuple[int, ...] | None:
     return counts[0] if len(counts) == 1 else counts
 
 
-def report(tables) -> None:
-    """How good each stored format is over all inputs of fp16 and bf16, in each arithmetic."""
-    rows = []
+def report(tables, ranged: bool) -> None:
+    """How good each stored format is over all inputs of fp16 and bf16, in each arithmetic; `ranged`: and over those in the range."""
+    rows, (lo, hi) = [], tables.range
     for key, dtypes in tables.meta["certificate"].items():
         for dtype, figures in dtypes.items():
-            for arithmetic, c in [("exact", figures["domain"]), *figures["arithmetic"].items()]:
+            inside = [(f"exact, in [{lo:g}, {hi:g}]", figures["range"])] if ranged else []
+            for arithmetic, c in [*inside, ("exact", figures["domain"]), *figures["arithmetic"].items()]:
                 worst = c["worst_relative"]
                 row = [f"{key} values, {dtype} inputs, {arithmetic}", figure(c["mean_relative"]), figure(worst["error"]), figure(worst["x"])]
                 rows.append([*row, f"{100 * c['correct']:.2f} %"])

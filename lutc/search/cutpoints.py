@@ -45,6 +45,9 @@ def search(costs, pieces, quality: str = "quick", anchors: Sequence[int] = ()) -
     """
     if costs.size <= len(pieces):
         raise LutcError(f"{len(pieces)} intervals need {len(pieces) + 1} different cut points; only {costs.size} values lie in the range")
+    most = min(COARSE[quality]) // 2
+    if len(pieces) >= most:
+        raise LutcError(f"this search places at most {most} cut points; given {len(pieces) + 1}: use fewer, or give the cut points themselves")
     anchors = np.asarray(anchors, np.int64)
     grids = [np.union1d(np.linspace(0, costs.size - 1, count).astype(np.int64), anchors) for count in COARSE[quality]]
     found = [refine(costs, _start(costs, pieces, grid), anchors) for grid in grids]
