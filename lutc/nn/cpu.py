@@ -28,7 +28,7 @@ from lutc.nn.cpu_base import (
     prefetch,
     single,
 )
-from lutc.nn.cpu_half import from_bf16, from_fp16, to_bf16, to_fp16
+from lutc.nn.cpu_half import FORMATS, FP16, FP32, from_bf16, from_fp16, to_bf16, to_fp16
 from lutc.plans import KIND_CODES, LARGEST, edge
 from lutc.reduced_plans import EXPONENT
 
@@ -36,8 +36,6 @@ _AHEAD = 1 << 10  # bytes
 _BLOCK = 1 << 12  # elements between a table and a multiplication
 SLICE = 1 << 15  # elements per thread below which handing work over costs more than it saves
 CELLS, SEARCH, DIRECT, REDUCED = (KIND_CODES[kind] for kind in ("cells", "search", "direct", "reduced"))
-_FP32, _FP16, _BF16 = 0, 1, 2
-FORMATS = {"fp32": _FP32, "fp16": _FP16, "bf16": _BF16}
 
 
 @compiled
@@ -209,7 +207,7 @@ def _walk(first, last, job):
     """A range of elements through a table kernel, and times a factor (at an address that is not 0) while they are in the cache."""
     numbers = integers(job)
     kernel, words, of_kernel, form = numbers[0], numbers[1], numbers[2], numbers[3]
-    width = 4 if form == _FP32 else 2
+    width = 4 if form == FP32 else 2
     x_at, out_at, y_at = numbers[4] + width * first, numbers[5] + width * first, numbers[6]
     if y_at == 0:
         call_kernel(kernel, x_at, out_at, last - first, words, of_kernel)
@@ -218,13 +216,13 @@ def _walk(first, last, job):
     for start in range(0, last - first, _BLOCK):
         n, at = min(_BLOCK, last - first - start), width * start
         call_kernel(kernel, x_at + at, out_at + at, n, words, of_kernel)
-        if form == _FP32:
+        if form == FP32:
             single_values, single_factors = floats(out_at + at, n), floats(y_at + at, n)
             for i in range(n):
                 single_values[i] *= single_factors[i]
         else:
             values, factors = codes(out_at + at, n), codes(y_at + at, n)
-            if form == _FP16:
+            if form == FP16:
                 for i in range(n):
                     values[i] = to_fp16(from_fp16(values[i]) * from_fp16(factors[i]))
             else:

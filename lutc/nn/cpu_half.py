@@ -15,6 +15,9 @@ from llvmlite import ir
 
 from lutc.nn.cpu_base import compiled, float_bits, float_of
 
+FP32, FP16, BF16 = 0, 1, 2  # what kernels are told
+FORMATS = {"fp32": FP32, "fp16": FP16, "bf16": BF16}
+
 _u16, _u32, _i32, _f32 = np.uint16, np.uint32, np.int32, np.float32
 
 

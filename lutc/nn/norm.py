@@ -32,8 +32,12 @@ class _LUTNorm(rows.RowOperator):
         """`F.layer_norm` or `F.rms_norm` with the table; same arguments."""
         x, shape = input, tuple(normalized_shape)
         rows.check_float(x, type(self).__name__)
+        rows.check_device(x, (*self.words, weight, bias))
         if x.ndim < len(shape) or tuple(x.shape[x.ndim - len(shape) :]) != shape:
             raise LutcError(f"{type(self).__name__} over {shape} takes tensors that end in this shape; given {tuple(x.shape)}")
+        if any(p is not None and tuple(p.shape) != shape for p in (weight, bias)):
+            given = [tuple(p.shape) for p in (weight, bias) if p is not None]
+            raise LutcError(f"{type(self).__name__} over {shape} takes weight and bias of this shape; given {' and '.join(map(str, given))}")
         n = math.prod(shape)
         eps = torch.finfo(x.dtype).eps if eps is None else float(eps)
         flat = [None if p is None else p.reshape(-1).contiguous() for p in (weight, bias)]
@@ -61,9 +65,11 @@ class LUTLayerNorm(_LUTNorm):
 
 
 class LUTRMSNorm(_LUTNorm):
-    """RMSNorm whose 1/sqrt(mean of squares + eps) is a table; see LUTLayerNorm. eps=None is the input dtype's epsilon, as in torch.nn.RMSNorm."""
+    """RMSNorm whose 1/sqrt(mean of squares + eps) is a table; see LUTLayerNorm. eps=None is the input dtype's epsilon, as in torch.nn.RMSNorm.
+    offset: added to the weight where it is used, in float32 or wider: 1 for weights that are stored as the difference to 1, as Gemma's are."""
 
     centred = False
+    offset = 0.0
 
     def __init__(self, normalized_shape, eps=None, elementwise_affine=True, rsqrt="rsqrt_fplut", device=None, dtype=None):
         super().__init__(normalized_shape, eps, elementwise_affine, False, rsqrt, device, dtype)
@@ -73,4 +79,5 @@ class LUTRMSNorm(_LUTNorm):
         return super().normalise(input, normalized_shape, weight, None, eps)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.normalise(x, self.normalized_shape, self.weight, self.eps)
+        weight = self.weight if not self.offset else self.weight.to(torch.promote_types(self.weight.dtype, torch.float32)) + self.offset
+        return self.normalise(x, self.normalized_shape, weight, self.eps)

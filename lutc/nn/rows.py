@@ -26,7 +26,6 @@ from lutc.tablefile import TableSet
 # so masked elements weigh nothing.
 EXP_FLOOR = {torch.float32: -87.0, torch.float64: -708.0}
 _CHUNK = 1 << 22  # elements that are worked on in torch operations at a time: temporaries of 16 MiB
-_CONVERTED = 1 << 18  # 16-bit elements that numba works on in float32 at a time: temporaries of 1 MiB stay in the cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,11 +117,16 @@ def check_float(x, who: str) -> None:
         raise LutcError(f"{who} takes float32, float16, bfloat16 and float64 tensors; given {given}")
 
 
+def check_device(x: torch.Tensor, others) -> None:
+    """LutcError where a table or a parameter is not where x is: kernels take addresses, and on the meta device nothing would be computed."""
+    for other in others:
+        if other is not None and other.device != x.device:
+            raise LutcError(f"the input is on {x.device}, the module's table or parameters on {other.device}; move it with .to('{x.device}')")
+
+
 def _evaluate(x: torch.Tensor, plans: Plans) -> torch.Tensor:
     """A table at x (float32 or float64) in plain torch operations."""
     words, meta = plans.exact
-    if x.device != words.device:
-        raise LutcError(f"the input is on {x.device} and the table on {words.device}; move the module with .to('{x.device}')")
     return plain.evaluate(x.double(), words, meta, False).to(x.dtype)
 
 
@@ -189,26 +193,17 @@ def _compiled(x: torch.Tensor) -> bool:
     return x.device.type == "cpu" and x.dtype != torch.float64
 
 
-def _float32(x: torch.Tensor, values: bool = True) -> torch.Tensor:
-    """x as float32, or room for as much."""
-    return x.float() if values else x if x.dtype == torch.float32 else torch.empty(x.shape)
-
-
-def _numpy(plan):
-    words, meta = plan
-    return words.numpy(), meta
-
-
 def _chunks(x: torch.Tensor):
-    """Ranges of rows that are worked on together: all of them where nothing is to be converted."""
+    """Ranges of rows that are worked on together in torch operations."""
     rows, n = x.shape
-    step = rows if x.device.type == "cpu" and x.dtype == torch.float32 else max(1, (_CONVERTED if _compiled(x) else _CHUNK) // n)
+    step = max(1, _CHUNK // n)
     return ((start, min(start + step, rows)) for start in range(0, rows, step))
 
 
 @torch.library.custom_op("lutc::softmax", mutates_args=())
 def softmax(x: torch.Tensor, words: list[torch.Tensor], meta: list[int], period: float) -> torch.Tensor:
     """Rows of a (rows, n) tensor; the result is contiguous. words, meta: of the exp table and perhaps the reciprocal's, in all their forms."""
+    check_device(x, words)
     x, plans = x.contiguous(), _plans(words, meta)
     out = torch.empty_like(x)
     if x.numel() == 0:
@@ -219,15 +214,10 @@ def softmax(x: torch.Tensor, words: list[torch.Tensor], meta: list[int], period:
         with torch.cuda.device_of(x):
             launch(x, out, plans[0].fast, plans[1].fast if len(plans) > 1 else None, period)
         return out
-    threads = torch.get_num_threads()
+    if _compiled(x):
+        rows_cpu.softmax(x, out, plans[0].vector, plans[1].vector if len(plans) > 1 else None, period)
+        return out
     for start, end in _chunks(x):
-        if _compiled(x):
-            part, result = _float32(x[start:end]), _float32(out[start:end], False)
-            by = _numpy(plans[1].vector) if len(plans) > 1 else None
-            rows_cpu.softmax(part.numpy(), result.numpy(), _numpy(plans[0].vector), by, period, threads)
-            if result.dtype != out.dtype:
-                out[start:end] = result
-            continue
         out[start:end] = _softmax_rows(x[start:end].to(_wide(x.dtype)), plans, period)
     return out
 
@@ -257,6 +247,7 @@ def norm(
     x: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None, eps: float, centred: bool, words: list[torch.Tensor], meta: list[int]
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """LayerNorm (`centred`) or RMSNorm of the rows of a (rows, n) tensor, contiguous: (y, mean, variance), the latter two (rows, 1)."""
+    check_device(x, (*words, weight, bias))
     x, wide, plans = x.contiguous(), _wide(x.dtype), _plans(words, meta)
     weight, bias = (None if p is None else p.contiguous() for p in (weight, bias))
     out = torch.empty_like(x)
@@ -269,15 +260,10 @@ def norm(
         with torch.cuda.device_of(x):
             launch(x, weight, bias, out, mean, variance, eps, centred, plans[0].fast)
         return out, mean, variance
+    if _compiled(x):
+        rows_cpu.norm(x, weight, bias, out, mean, variance, eps, centred, plans[0].vector)
+        return out, mean, variance
     for start, end in _chunks(x):
-        if _compiled(x):
-            part, result = _float32(x[start:end]), _float32(out[start:end], False)
-            affine = [None if p is None else p.float().numpy() for p in (weight, bias)]
-            statistics = (mean[start:end].numpy(), variance[start:end].numpy())
-            rows_cpu.norm(part.numpy(), *affine, result.numpy(), *statistics, eps, centred, _numpy(plans[0].vector), torch.get_num_threads())
-            if result.dtype != out.dtype:
-                out[start:end] = result
-            continue
         rows = _norm_rows(x[start:end].to(wide), weight, bias, eps, centred, plans)
         out[start:end], mean[start:end], variance[start:end] = rows
     return out, mean, variance

@@ -1,5 +1,5 @@
-"""Softmax and norms of float32 rows on the CPU: one numba function per operator around the table's own kernel (lutc.nn.cpu), row by row,
-with what is in between in the first-level cache; rows are shared among the threads."""
+"""Softmax and norms of rows on the CPU: one numba function per operator around the table's own kernel (lutc.nn.cpu), row by row, with what is in
+between in the cache; rows are shared among the threads. All is computed in float32; 16-bit rows are widened and rounded on the way."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ import ctypes
 import math
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from lutc.nn import cpu, cpu_team
-from lutc.nn.cpu_base import TASK, call_kernel, compiled, double_of, float_bits, float_of, floats, integers, native, packed, single
+from lutc.nn.cpu_base import TASK, call_kernel, codes, compiled, double_of, float_bits, float_of, floats, integers, native, packed, single
+from lutc.nn.cpu_half import BF16, FORMATS, FP16, FP32, from_bf16, from_fp16, to_bf16, to_fp16
+from lutc.nn.lowered import DTYPES
 
 FLOOR = np.float32(-87.0)  # as in lutc.nn.rows
 _BLOCK = 512  # elements of a row between two steps, which stay in the first-level cache
@@ -49,17 +53,47 @@ def _spread(x, middle):
     return total
 
 
+@compiled
+def _read(at, n, form, room):
+    """The row at an address as float32: itself, or widened into `room`."""
+    if form == FP32:
+        return floats(at, n)
+    row = codes(at, n)
+    if form == FP16:
+        for i in range(n):
+            room[i] = from_fp16(row[i])
+    else:
+        for i in range(n):
+            room[i] = from_bf16(row[i])
+    return room
+
+
+@compiled
+def _write(at, n, form, values):
+    """Round a row of float32 to the 16 bits of its form."""
+    row = codes(at, n)
+    if form == FP16:
+        for i in range(n):
+            row[i] = to_fp16(values[i])
+    elif form == BF16:
+        for i in range(n):
+            row[i] = to_bf16(values[i])
+
+
 @native(TASK)
 def _softmax(first, last, job):
     """Rows first ... last - 1. r_kernel 0 divides; without by_period the exp table takes every d <= 0."""
     numbers = integers(job)
-    x_at, out_at, n, exp, words, of_exp = numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], numbers[5]
-    r_kernel, r_words, of_r, by_period = numbers[6], numbers[7], numbers[8], numbers[9] != 0
-    inverse, high, low, end = single(numbers[10]), single(numbers[11]), single(numbers[12]), single(numbers[13])
+    form, x_at, out_at, n, exp, words, of_exp = numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], numbers[5], numbers[6]
+    r_kernel, r_words, of_r, by_period = numbers[7], numbers[8], numbers[9], numbers[10] != 0
+    inverse, high, low, end = single(numbers[11]), single(numbers[12]), single(numbers[13]), single(numbers[14])
+    width = 4 if form == FP32 else 2
+    room = np.empty(0 if form == FP32 else n, np.float32)
     w, d, r, power = np.empty(n, np.float32), np.empty(_BLOCK, np.float32), np.empty(_BLOCK, np.float32), np.empty(_BLOCK, np.float32)
     one, root = np.empty(1, np.float32), np.empty(1, np.float32)
     for row in range(first, last):
-        source, target = floats(x_at + 4 * n * row, n), floats(out_at + 4 * n * row, n)
+        source, target_at = _read(x_at + width * n * row, n, form, room), out_at + width * n * row
+        target = floats(target_at, n) if form == FP32 else room
         top = _largest(source)  # a NaN comes back through its own weight
         for start in range(0, n, _BLOCK):
             part, body = source[start : start + _BLOCK], w[start : start + _BLOCK]
@@ -92,19 +126,23 @@ def _softmax(first, last, job):
             factor = np.float32(math.ldexp(root[0], 1 - exponent))
         for i in range(n):
             target[i] = w[i] * factor
+        _write(target_at, n, form, target)
 
 
 @native(TASK)
 def _norm(first, last, job):
     """Rows first ... last - 1; addresses of weight and bias are 0 where there is none."""
     numbers = integers(job)
-    x_at, out_at, mean_at, variance_at, n = numbers[0], numbers[1], numbers[2], numbers[3], numbers[4]
-    weight_at, bias_at, eps, centred = numbers[5], numbers[6], double_of(numbers[7]), numbers[8] != 0
-    rsqrt, words, of_rsqrt = numbers[9], numbers[10], numbers[11]
+    form, x_at, out_at, mean_at, variance_at, n = numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], numbers[5]
+    weight_at, bias_at, eps, centred = numbers[6], numbers[7], double_of(numbers[8]), numbers[9] != 0
+    rsqrt, words, of_rsqrt = numbers[10], numbers[11], numbers[12]
+    width = 4 if form == FP32 else 2
+    wide, result = np.empty(0 if form == FP32 else n, np.float32), np.empty(0 if form == FP32 else n, np.float32)  # two, or loops do not vectorise
     weight, bias, mean, variance = floats(weight_at, n), floats(bias_at, n), floats(mean_at, last), floats(variance_at, last)
     one, root = np.empty(1, np.float32), np.empty(1, np.float32)
     for row in range(first, last):
-        source, target = floats(x_at + 4 * n * row, n), floats(out_at + 4 * n * row, n)
+        source, target_at = _read(x_at + width * n * row, n, form, wide), out_at + width * n * row
+        target = floats(target_at, n) if form == FP32 else result
         middle = np.float32(_sum(source) / n) if centred else np.float32(0.0)
         spread = np.float32(_spread(source, middle) / n)
         mean[row], variance[row] = middle, spread
@@ -132,30 +170,36 @@ def _norm(first, last, job):
         else:
             for i in range(n):
                 target[i] = (source[i] - middle) * factor
+        _write(target_at, n, form, target)
 
 
-def _at(array: np.ndarray) -> int:
-    return array.__array_interface__["data"][0]
+def _table(plan) -> tuple[ctypes.Array, tuple[int, int, int]]:
+    """What must live while a plan is used, and the addresses of its kernel, words and numbers."""
+    words, meta = plan
+    kernel, numbers = cpu.kernel_of(tuple(meta), False)
+    return numbers, (kernel.address, words.data_ptr(), ctypes.addressof(numbers))
 
 
-def softmax(x: np.ndarray, out: np.ndarray, exp, reciprocal, period: float, threads: int) -> None:
-    """out = softmax of the rows of x, float32 (rows, n), contiguous. exp, reciprocal: (words, meta); the latter None to divide."""
-    kernel, numbers = cpu.kernel_of(tuple(exp[1]), False)
-    by = 0, 0, 0
-    if reciprocal is not None:
-        r_kernel, r_numbers = cpu.kernel_of(tuple(reciprocal[1]), False)
-        by = r_kernel.address, _at(reciprocal[0]), ctypes.addressof(r_numbers)
+def softmax(x: Tensor, out: Tensor, exp, reciprocal, period: float) -> None:
+    """out = softmax of the rows of x, (rows, n), 16 or 32 bits, both contiguous. exp, reciprocal: (words, meta); the latter None to divide."""
+    exp_numbers, table = _table(exp)
+    r_numbers, r_table = (None, (0, 0, 0)) if reciprocal is None else _table(reciprocal)
     high = math.ldexp(round(math.ldexp(period, 14)), -14)
     periods = [np.float32(v) for v in (1 / period if period else 0.0, high, period - high, period * (1 - 2.0**-24))]
     rows, n = x.shape
-    tables = kernel.address, _at(exp[0]), ctypes.addressof(numbers), *by
-    cpu_team.run(_softmax, rows, max(1, _FEW // n), packed(_at(x), _at(out), n, *tables, period != 0, *periods), threads)
+    job = packed(FORMATS[DTYPES[x.dtype]], x.data_ptr(), out.data_ptr(), n, *table, *r_table, period != 0, *periods)
+    cpu_team.run(_softmax, rows, max(1, _FEW // n), job, torch.get_num_threads())
 
 
-def norm(x, weight, bias, out, mean, variance, eps: float, centred: bool, plan, threads: int) -> None:
-    """out = LayerNorm (`centred`) or RMSNorm of the rows of x, float32 (rows, n); mean, variance (rows, 1); weight, bias (n,) or None. Contiguous."""
-    kernel, numbers = cpu.kernel_of(tuple(plan[1]), False)
+def norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, out: Tensor, mean: Tensor, variance: Tensor, eps: float, centred: bool, plan) -> None:
+    """out = LayerNorm (`centred`) or RMSNorm of the rows of x, (rows, n), 16 or 32 bits; mean, variance: float32 (rows, 1); weight, bias (n,).
+
+    All are contiguous.
+    """
+    numbers, table = _table(plan)
     rows, n = x.shape
-    affine = (0 if p is None else _at(p) for p in (weight, bias))
-    job = packed(*map(_at, (x, out, mean, variance)), n, *affine, np.float64(eps), centred, kernel.address, _at(plan[0]), ctypes.addressof(numbers))
-    cpu_team.run(_norm, rows, max(1, _FEW // n), job, threads)
+    affine = [None if p is None else p.float() for p in (weight, bias)]
+    given = (x, out, mean, variance)
+    at_affine = (0 if p is None else p.data_ptr() for p in affine)
+    job = packed(FORMATS[DTYPES[x.dtype]], *(t.data_ptr() for t in given), n, *at_affine, np.float64(eps), centred, *table)
+    cpu_team.run(_norm, rows, max(1, _FEW // n), job, torch.get_num_threads())

@@ -31,6 +31,7 @@ class LUTSoftmax(rows.RowOperator):
     def along(self, x: torch.Tensor, dim: int) -> torch.Tensor:
         """The softmax along `dim`."""
         rows.check_float(x, "LUTSoftmax")
+        rows.check_device(x, self.words)
         if x.ndim == 0:
             return self.along(x[None], dim)[0]
         moved = x.transpose(dim, -1)

@@ -152,6 +152,8 @@ def test_half_copies_pickles_and_checkpoints_keep_the_table():
         (lambda: LUTRMSNorm(8, -1e-6, rsqrt=LINES), "eps is a number, not negative; given -1e-06"),
         (lambda: LUTRMSNorm(8, math.nan, rsqrt=LINES), "eps is a number, not negative; given nan"),
         (lambda: LUTLayerNorm(8, rsqrt=LINES)(torch.zeros(3, 7)), r"over \(8,\) takes tensors that end in this shape; given \(3, 7\)"),
+        (lambda: LUTLayerNorm(8, rsqrt=LINES, device="meta")(torch.zeros(3, 8)), "input is on cpu, the module's table or parameters on meta"),
+        (lambda: LUTLayerNorm(8, rsqrt=LINES).normalise(torch.zeros(3, 8), (8,), torch.ones(4)), r"weight and bias of this shape; given \(4,\)"),
         (lambda: LUTLayerNorm(8, rsqrt=LINES)(torch.zeros(8, dtype=torch.int8)), "takes float32, float16, bfloat16 and float64 tensors; given int8"),
     ],
 )

@@ -193,3 +193,8 @@ def test_the_operator_takes_any_strides():
     for given in (x.t(), x[:, ::2], x[::2], x[:1].expand(4, 5)):
         torch.library.opcheck(torch.ops.lutc.softmax.default, (given, layer.words, layer.meta, period), test_utils="test_faketensor")
         assert torch.equal(torch.ops.lutc.softmax(given, layer.words, layer.meta, period), layer(given.contiguous()))
+
+
+def test_a_table_elsewhere_than_the_input():
+    with pytest.raises(LutcError, match="the input is on cpu, the module's table or parameters on meta; move it"):
+        LUTSoftmax().to("meta")(torch.zeros(3, 4))
