@@ -82,9 +82,3 @@ def serving_key(source, interval: Interval, keys=None) -> tuple[TableSet, str]:
             f"{errors[best]:.3g} there and {TOLERANCE:g} is allowed; compile it over a range that holds this interval (--range)"
         )
     return tables, best
-
-
-def serving_table(source, interval: Interval) -> Table:
-    """The table of `source` that is best on the interval."""
-    tables, key = serving_key(source, interval)
-    return tables[key]

@@ -17,7 +17,7 @@ import numpy as np
 
 from lutc import formats
 from lutc.errors import LutcError
-from lutc.hardware import signed_bits
+from lutc.hardware import accumulator_bits, signed_bits
 from lutc.integer import integer_lines, requantiser
 from lutc.samples import Inputs
 from lutc.tablefile import TableSet
@@ -30,7 +30,8 @@ class Unit:
     """cuts: (n - 1,) input codes, ascending. slopes, intercepts: (n,). All int64; segments that no code reaches are left out, and the last one
     is repeated behind cuts at the largest code, beyond which lies none, until there are n entries.
 
-    acc: (2^bits,) of every input code, ascending; codes: the output codes, with `out`. requantiser: multiplier and shift to them.
+    acc_bits: width that holds every product, intercept and sum. acc: (2^bits,) of every input code, ascending; codes: the output codes, with
+    `out`. requantiser: multiplier and shift to them.
     """
 
     key: str
@@ -40,6 +41,7 @@ class Unit:
     intercepts: np.ndarray
     slope_bits: int
     intercept_bits: int
+    acc_bits: int
     fraction_bits: int
     intercept_shift: int
     acc: np.ndarray
@@ -55,7 +57,7 @@ class Unit:
             "input_scale": self.inputs.scale,
             "input_zero_point": self.inputs.zero_point,
             "entries": self.slopes.size,
-            **{name: getattr(self, name) for name in ("slope_bits", "intercept_bits", "fraction_bits", "intercept_shift")},
+            **{name: getattr(self, name) for name in ("slope_bits", "intercept_bits", "acc_bits", "fraction_bits", "intercept_shift")},
         }
         if self.out is None:
             return own
@@ -95,10 +97,11 @@ def _unit(tables: TableSet, key: str, cuts, slopes, intercepts, entries: int, ou
     shift = max(0, inputs.power or 0) if intercepts.any() else 0  # t' = t << b at a scale 2^-b; at others t' is stored as it is
     cuts = np.append(cuts, np.full(spare, inputs.maximum))
     slopes, intercepts = (np.append(values, np.repeat(values[-1], spare)) for values in (slopes, intercepts >> shift))
+    acc_bits = accumulator_bits(tables[key], inputs)
     widths = [max(fmt.bits, signed_bits(int(v.min()), int(v.max()))) for v in (slopes, intercepts)]
     to_codes = None if out is None else requantiser(lines.unit / out.scale)
     codes = None if out is None else lines(q, out)
-    return Unit(key, inputs, cuts, slopes, intercepts, *widths, fmt.fraction_bits, shift, lines.accumulate(q), out, to_codes, codes)
+    return Unit(key, inputs, cuts, slopes, intercepts, *widths, acc_bits, fmt.fraction_bits, shift, lines.accumulate(q), out, to_codes, codes)
 
 
 def render(name: str, exported: Sequence[Unit], kind: str) -> dict[str, str]:
@@ -143,7 +146,7 @@ def _memh_files(name: str, unit: Unit) -> dict[str, str]:
         "cuts": (unit.cuts, unit.inputs.bits, "the segment of q is the number of cuts < q"),
         "slopes": (unit.slopes, unit.slope_bits, f"{unit.fraction_bits} fraction bits"),
         "intercepts": (unit.intercepts, unit.intercept_bits, f"to be shifted left by {unit.intercept_shift}"),
-        "acc": (np.roll(unit.acc, half), 32, "golden accumulators by the bits of q"),
+        "acc": (np.roll(unit.acc, half), unit.acc_bits, "golden accumulators by the bits of q"),
     }
     if unit.out:
         arrays["codes"] = (np.roll(unit.codes, half), unit.out.bits, "golden output codes by the bits of q")

@@ -19,6 +19,7 @@ from lutc.samples import Inputs
 from lutc.table import Lines, Table
 from lutc.tablefile import TableSet
 
+PARTS = ("cuts", "slopes", "intercepts", "acc", "codes")
 OUT = Inputs(8, 2.0**-4)
 TABLES = {
     "powers of two": lambda: (load("gelu_8"), OUT),
@@ -47,7 +48,8 @@ def unit(q: int, p: dict, cuts, slopes, intercepts) -> tuple[int, int]:
     """(acc, code) by docs/hardware.md: comparators, a multiplier, an adder; multiplier, rounding shift and saturation."""
     i = sum(cut < q for cut in cuts)
     acc = slopes[i] * (q - p["input_zero_point"]) + (intercepts[i] << p["intercept_shift"])
-    assert -(1 << 31) <= acc < 1 << 31
+    for value in (acc, slopes[i] * (q - p["input_zero_point"]), intercepts[i] << p["intercept_shift"]):
+        assert -(1 << (p["acc_bits"] - 1)) <= value < 1 << (p["acc_bits"] - 1) <= 1 << 31
     product, shift = acc * p["multiplier"], p["shift"]
     code = (product + (1 << (shift - 1)) >> shift if shift > 0 else product << -shift) + p["output_zero_point"]
     largest = (1 << (p["output_bits"] - 1)) - 1
@@ -71,9 +73,9 @@ def test_hex_words(case):
     assert [p["key"] for p in parameters] == list(tables) and len({p["entries"] for p in parameters}) == 1
     for p, key in zip(parameters, tables):
         name = f"t_{export._identifier(key)}"
-        widths = {"cuts": p["input_bits"], "slopes": p["slope_bits"], "intercepts": p["intercept_bits"], "acc": 32, "codes": p["output_bits"]}
+        widths = {part: p[f"{of}_bits"] for part, of in zip(PARTS, ("input", "slope", "intercept", "acc", "output"))}
         arrays = {part: words(files[f"{name}_{part}.memh"], bits) for part, bits in widths.items()}
-        assert [len(arrays[part]) for part in ("cuts", "slopes", "intercepts")] == [p["entries"] - 1, p["entries"], p["entries"]]
+        assert [len(arrays[part]) for part in PARTS[:3]] == [p["entries"] - 1, p["entries"], p["entries"]]
         codes = tables.inputs[key].codes().tolist()
         found = [unit(q, p, arrays["cuts"], arrays["slopes"], arrays["intercepts"]) for q in codes]
         assert found == expected(tables, key, out)

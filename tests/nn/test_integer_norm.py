@@ -6,14 +6,14 @@ import torch
 from handmade import int_tables
 
 from lutc.coverage import RSQRT as RSQRT_INTERVAL
-from lutc.coverage import serving_table, worst_error
+from lutc.coverage import serving_key, worst_error
 from lutc.errors import LutcError
 from lutc.integer import INT32_MAX
 from lutc.integer_models import IntegerNormModel, OutputCodes
 from lutc.nn.integer_norm import IntegerLayerNorm, IntegerRMSNorm
 
 RSQRT = int_tables("rsqrt", 16, range(4, 7))
-TABLE_ERROR = worst_error(serving_table(RSQRT, RSQRT_INTERVAL), RSQRT_INTERVAL)
+TABLE_ERROR = worst_error(RSQRT[serving_key(RSQRT, RSQRT_INTERVAL)[1]], RSQRT_INTERVAL)
 ROOT_ERROR = TABLE_ERROR + 2.0**-12  # plus that of mantissa and root codes
 
 
