@@ -13,6 +13,8 @@ from torch.overrides import TorchFunctionMode
 from lutc.calibration.layer_sums import LayerSums
 from lutc.calibration.observers import EXACT
 from lutc.errors import LutcError
+from lutc.nn.patching.offload import present
+from lutc.nn.patching.recognise import Norm
 from lutc.samples import Inputs
 
 T = torch.Tensor
@@ -112,20 +114,21 @@ class Tracer:
         self.waiting.append(mark)
 
     @torch.no_grad()
-    def before_norm(self, name: str, module: nn.Module, kind: str, eps: float, x: T) -> None:
+    def before_norm(self, name: str, module: nn.Module, norm: Norm, x: T) -> None:
         """A norm over x runs: what entered a linear layer of as many outputs and tokens waits no longer."""
         for mark in [m for m in self.waiting if m.weight.shape[0] == x.shape[-1] and m.shape[:-1].numel() == x.shape[:-1].numel()]:
             self.waiting.remove(mark)
             rows = x.detach().reshape(-1, x.shape[-1])[mark.rows]
             rows, weight = (t.to(torch.promote_types(t.dtype, torch.float32)) for t in (rows, mark.weight))
             spread = rows.square().mean(-1)
-            if kind == "layer_norm":
+            if norm.kind == "layer_norm":
                 spread, weight = rows.var(-1, unbiased=False), weight - weight.mean(0)
-            gain = getattr(module, "weight", None)
-            if gain is not None:
-                weight = weight * gain.detach().to(weight.dtype)[:, None]
+            with present(module):
+                gain = getattr(module, "weight", None)
+                if gain is not None:
+                    weight = weight * (gain.detach().to(weight.dtype) + norm.offset)[:, None]
             mark.site.norm = name
-            mark.site.add(mark, weight, 1.0 / (spread + eps))
+            mark.site.add(mark, weight, 1.0 / (spread + norm.eps))
 
     @torch.no_grad()
     def after_batch(self) -> None:

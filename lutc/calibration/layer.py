@@ -22,7 +22,7 @@ from lutc.errors import LutcError
 from lutc.models.modes import evaluation_mode
 from lutc.nn.patching.apply import Patcher, refuse_patched
 from lutc.nn.patching.choose import Selection, Wanted
-from lutc.nn.patching.recognise import is_norm, norm_of
+from lutc.nn.patching.recognise import Norm, is_norm, norm_of
 from lutc.samples import Inputs
 
 
@@ -55,7 +55,7 @@ def layer_errors(
         for name, module in model.named_modules() if token_weights else ():
             known = norm_of(module) if is_norm(module) else None
             if known is not None:
-                hooks.callback(module.register_forward_pre_hook(_norm_hook(tracer, name, *known), with_kwargs=True).remove)
+                hooks.callback(module.register_forward_pre_hook(_norm_hook(tracer, name, known), with_kwargs=True).remove)
         for batch in batches:
             with Follow(tracer):
                 _, count = run_batch(model, batch, tracer)
@@ -69,8 +69,8 @@ def layer_errors(
     return found
 
 
-def _norm_hook(tracer: Tracer, name: str, kind: str, eps: float):
-    return lambda module, args, kwargs: tracer.before_norm(name, module, kind, eps, [*args, *kwargs.values()][0])
+def _norm_hook(tracer: Tracer, name: str, norm: Norm):
+    return lambda module, args, kwargs: tracer.before_norm(name, module, norm, [*args, *kwargs.values()][0])
 
 
 def _result(site: Site) -> list[LayerError]:

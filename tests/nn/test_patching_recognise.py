@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from lutc.nn.patching.recognise import functions_of, norm_of
+from lutc.nn.patching.recognise import Norm, functions_of, norm_of
 
 
 def test_variants_of_a_function_are_told_apart():
@@ -31,9 +31,9 @@ def test_norms_are_recognised_by_what_they_compute():
             nn.init.normal_(parameter)
         return module
 
-    assert norm_of(trained(nn.LayerNorm(8, eps=1e-3))) == ("layer_norm", 1e-3)
-    assert norm_of(trained(nn.RMSNorm(8))) == ("rms_norm", torch.finfo(torch.float32).eps)
-    assert norm_of(trained(LlamaRMSNorm(8, 1e-5))) == ("rms_norm", 1e-5)
-    assert norm_of(trained(T5LayerNorm(8))) == ("rms_norm", 1e-6)
-    assert norm_of(trained(GemmaRMSNorm(8))) is None  # scales by 1 + weight
+    assert norm_of(trained(nn.LayerNorm(8, eps=1e-3))) == Norm("layer_norm", 1e-3)
+    assert norm_of(trained(nn.RMSNorm(8))) == Norm("rms_norm", torch.finfo(torch.float32).eps)
+    assert norm_of(trained(LlamaRMSNorm(8, 1e-5))) == Norm("rms_norm", 1e-5)
+    assert norm_of(trained(T5LayerNorm(8))) == Norm("rms_norm", 1e-6)
+    assert norm_of(trained(GemmaRMSNorm(8))) == Norm("rms_norm", 1e-6, 1.0)
     assert norm_of(trained(nn.GroupNorm(2, 8))) is None and norm_of(trained(nn.BatchNorm1d(8))) is None

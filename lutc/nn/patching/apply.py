@@ -13,6 +13,7 @@ from lutc.errors import LutcError
 from lutc.nn.patching import attention
 from lutc.nn.patching.calls import ACTIVATION_CALLS, ATTENTION_CALLS, NORM_CALLS, SOFTMAX_CALLS, Answered, Answers, called, uses_registry
 from lutc.nn.patching.choose import Operator, Selection, Wanted, wanted
+from lutc.nn.patching.offload import bring_as
 from lutc.nn.patching.quantised import quantised_function
 from lutc.nn.patching.recognise import functions_of, is_activation, is_norm, norm_of
 from lutc.nn.patching.report import Left, Replaced, Report
@@ -75,6 +76,8 @@ class Patcher:
         shared = tuple(key for key, parameter in held.items() if parameter is not None and parameter is module._parameters.get(key))
         self.changes.append(Child(parent, name, before, shared))
         parent._modules[name] = module
+        if shared:
+            bring_as(module, before)
         self.touched.add(parent_name)
 
     def assign(self, owner: object, name: str, value: object) -> None:
@@ -155,11 +158,12 @@ class Patcher:
         if known is None:
             self.report.left.append(Left(path, type(child).__name__, "computes neither LayerNorm nor RMSNorm over its last dimension"))
             return
-        kind, eps = known
         weight, bias = child._parameters.get("weight"), child._parameters.get("bias")
         shape = tuple(weight.shape) if weight is not None else tuple(child.normalized_shape)
-        self.put(parent, parent_name, name, self.wanted.norm_module(kind, shape, eps, weight, bias, path, child))
-        self.report.replaced.append(Replaced(path, kind, self.wanted.norms[kind].name))
+        module = self.wanted.norm_module(known.kind, shape, known.eps, weight, bias, path, child)
+        module.offset = known.offset
+        self.put(parent, parent_name, name, module)
+        self.report.replaced.append(Replaced(path, known.kind, self.wanted.norms[known.kind].name))
 
     def _function_attributes(self, name: str, module: nn.Module) -> None:
         """Functions held as attributes: `self.activation = F.relu`, partial(F.gelu, approximate="tanh")."""
@@ -204,9 +208,9 @@ class Patcher:
     def _answer(self, name: str, module: nn.Module, answers: Answers) -> None:
         earlier = module.__dict__.get("forward")
         if isinstance(earlier, Answered):  # patched before for something else: one set of answers for both
-            before = earlier.answers
+            before, earlier = earlier.answers, earlier.forward
             answers = Answers({**before.activations, **answers.activations}, answers.softmax or before.softmax, {**before.norms, **answers.norms})
-        self.assign(module, "forward", Answered(module, answers))
+        self.assign(module, "forward", Answered(module, answers, earlier))
         self.answered.add(name)
 
     def _registry(self, modules) -> None:
@@ -241,8 +245,9 @@ class Patcher:
         """Modules that run inside an answered one and are to keep their own functions."""
         for name, module in modules:
             inside = any(name.startswith(f"{outer}." if outer else "") for outer in self.answered - {name})
-            if inside and name not in self.answered and "forward" not in module.__dict__ and called(module):
-                self.assign(module, "forward", Answered(module, Answers({})))
+            forward = module.__dict__.get("forward")
+            if inside and name not in self.answered and not isinstance(forward, Answered) and called(module):
+                self.assign(module, "forward", Answered(module, Answers({}), forward))
 
     def _leave_fast_paths(self, modules) -> None:
         """torch's encoder layer has a fused path that goes around its children, and its encoder packs padded batches for it; flags turn both off."""

@@ -179,16 +179,19 @@ _RUNNING: list[Answers] = []
 
 
 class Answered:
-    """A module's forward under Answers; stands as the attribute `forward` of the instance. Copies and pickles along with the module."""
+    """A module's forward under Answers; stands as the attribute `forward` of the instance. Copies and pickles along with the module.
 
-    def __init__(self, module: nn.Module, answers: Answers):
-        self.module, self.answers = module, answers
+    forward: what stood there as an attribute, as accelerate puts one that brings weights in; None for that of the class.
+    """
+
+    def __init__(self, module: nn.Module, answers: Answers, forward: Callable | None = None):
+        self.module, self.answers, self.forward = module, answers, forward
         self.__signature__ = inspect.signature(type(module).forward.__get__(module))
 
     def __call__(self, *args, **kwargs):
         _RUNNING.append(self.answers)
         try:
             with self.answers:
-                return type(self.module).forward(self.module, *args, **kwargs)
+                return type(self.module).forward(self.module, *args, **kwargs) if self.forward is None else self.forward(*args, **kwargs)
         finally:
             _RUNNING.pop()

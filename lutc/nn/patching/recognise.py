@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from lutc.functions import FUNCTIONS
+from lutc.nn.patching.offload import present
 
 # Far points tell clipped and thresholded variants apart (gelu clipped at 10, relu6), near ones gelu's two forms (4e-4 apart at 2).
 _PROBE = np.concatenate([np.linspace(-12.0, 12.0, 961), [-90.0, -40.0, 25.0, 40.0, 90.0]])
@@ -61,8 +63,21 @@ def is_norm(module: nn.Module) -> bool:
     )
 
 
-def norm_of(module: nn.Module) -> tuple[str, float] | None:
-    """("layer_norm" | "rms_norm", eps) if the module computes exactly that over its last dimension with its `weight` and `bias`."""
+class Norm(NamedTuple):
+    """kind: "layer_norm" or "rms_norm". The gain is `weight` + offset: 1 for Gemma's norms, whose weights are stored so, else 0."""
+
+    kind: str
+    eps: float
+    offset: float = 0.0
+
+
+def norm_of(module: nn.Module) -> Norm | None:
+    """The norm that the module computes over its last dimension with its `weight` and `bias`, if it computes exactly one."""
+    with present(module):
+        return _norm_of(module)
+
+
+def _norm_of(module: nn.Module) -> Norm | None:
     weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
     eps = next((getattr(module, name) for name in ("eps", "variance_epsilon", "epsilon") if hasattr(module, name)), 1e-5)
     shape = getattr(module, "normalized_shape", None)
@@ -72,6 +87,7 @@ def norm_of(module: nn.Module) -> tuple[str, float] | None:
         return None
     eps = torch.finfo(torch.float32).eps if eps is None else float(eps)
     like = sized if sized is not None else torch.empty(0)
+    w, b = (None if p is None else p.detach().double() for p in (weight, bias))
     # Rows from tiny to large tell eps and its place apart.
     generator = torch.Generator().manual_seed(0)
     x = (torch.randn(4, n, generator=generator) + 0.5) * torch.tensor([[1e-3], [0.1], [1.0], [30.0]])
@@ -87,9 +103,10 @@ def norm_of(module: nn.Module) -> tuple[str, float] | None:
     if not isinstance(y, torch.Tensor) or y.shape != x.shape:
         return None
     tolerance = max(_TOLERANCE, 4 * torch.finfo(x.dtype).eps)
-    w, b = (None if p is None else p.detach().double() for p in (weight, bias))
-    wanted = {"layer_norm": F.layer_norm(x.double(), (n,), w, b, eps), "rms_norm": F.rms_norm(x.double(), (n,), w, eps)}
-    for name, exact in wanted.items():
-        if (name == "layer_norm" or b is None) and torch.allclose(y.double(), exact, rtol=tolerance, atol=tolerance):
-            return name, eps
-    return None
+    candidates = {Norm("layer_norm", eps): lambda x: F.layer_norm(x, (n,), w, b, eps)}
+    if b is None:
+        candidates[Norm("rms_norm", eps)] = lambda x: F.rms_norm(x, (n,), w, eps)
+    if b is None and w is not None:
+        candidates[Norm("rms_norm", eps, 1.0)] = lambda x: F.rms_norm(x, (n,), 1.0 + w, eps)
+    found = (norm for norm, exact in candidates.items() if torch.allclose(y.double(), exact(x.double()), rtol=tolerance, atol=tolerance))
+    return next(found, None)
