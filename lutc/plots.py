@@ -220,7 +220,7 @@ def _rules(axes, cuts: np.ndarray) -> None:
 
 
 def _draw_floats(cell, panel: _Panel, title: str, largest: float, first: bool, alone: bool) -> None:
-    """A float table over all fp16 inputs: x logarithmic to both sides of 0; absolute and relative error."""
+    """A float table over all fp16 inputs: x logarithmic, to both sides of 0 if there are inputs; absolute and relative error."""
     x, error, cuts = panel.x, np.abs(panel.error), panel.cuts
     pole = [] if 0.0 in x else [int(np.searchsorted(x, 0.0))]  # nothing joins the two sides of a pole
     curve = [np.insert(values, pole, np.nan) for values in (x, panel.exact, panel.got)]
@@ -240,13 +240,16 @@ def _draw_floats(cell, panel: _Panel, title: str, largest: float, first: bool, a
         axes.set_title(f"{what}: mean {values.mean():.2e}, worst {values[worst]:.2e}{where}", fontsize=8, color=INK, pad=3)
         if first:
             axes.set_ylabel(f"{what} error")
+    positive = x[0] >= 0
     for axes in (upper, middle, lower):
-        _rules(axes, cuts)
-        axes.set_xscale("symlog", linthresh=_NEAR)
-    ticks = {t: label for t, label in _TICKS.items() if x[0] <= t <= x[-1] and (alone or abs(t) != 100)}
-    lower.set_xticks(list(ticks), list(ticks.values()))
+        _rules(axes, cuts[cuts > 0] if positive else cuts)
+        axes.set_xscale("log") if positive else axes.set_xscale("symlog", linthresh=_NEAR)
+    lower.set_xlim(x[x > 0][0] if positive else x[0], x[-1])
+    if not positive:
+        ticks = {t: label for t, label in _TICKS.items() if x[0] <= t <= x[-1] and (alone or abs(t) not in (0.01, 100))}
+        lower.set_xticks(list(ticks), list(ticks.values()))
     lower.minorticks_off()
-    lower.set_xlabel("x, all fp16 values, logarithmic to both sides of 0" if alone else "x (fp16 values)")
+    lower.set_xlabel(("x, all fp16 values, logarithmic" + ("" if positive else " to both sides of 0")) if alone else "x (fp16 values)")
     if first:
         upper.set_ylabel("value (logarithmic beyond \u00b11)" if alone else "value")
 
@@ -301,7 +304,7 @@ def _draw_front(axes, exploration, name: str) -> None:
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0f}")
         _name_designs(axes, [front[at] for at in best], of, baselines)
-    axes.margins(x=0.09)
+    axes.margins(x=0.16 if name == "bits" else 0.09)  # names stand to the left of their designs
     axes.set_xlabel(label)
 
 

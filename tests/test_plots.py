@@ -91,6 +91,12 @@ def test_float_tables_show_relative_error_over_all_fp16_inputs(name):
     assert relative.get_xscale() == "symlog" and relative.get_yscale() == "log"
 
 
+def test_functions_of_positive_numbers_fill_a_logarithmic_axis():
+    tables = compile_fplut("log", formats=("fp32",))
+    ((_, _, relative),) = panels(table_figure(tables, function_of(tables), ["fp32"]))
+    assert relative.get_xscale() == "log" and relative.get_xlim() == (2.0**-24, 65504.0)
+
+
 def test_direct_tables_and_foreign_lines_are_drawn(tmp_path):
     inputs = Inputs(8, 2.0**-4)
     direct = TableSet("gelu", {"4": Table(Direct(functions.get("gelu")(inputs.x()), 8, inputs.scale))}, {"4": inputs}, "gelu")
