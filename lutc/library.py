@@ -25,6 +25,8 @@ def load(name: str | os.PathLike) -> TableSet:
     Text with a folder separator or the suffix .json is a path. A name may begin with any alias of the function ("rsqrt_8" is "sqrt_reci_8").
     Raises LutcError for an unknown name (the nearest is suggested) or a bad file.
     """
+    if not isinstance(name, (str, os.PathLike)):
+        raise LutcError(f"a table is given by name or path, not by {type(name).__name__}")
     text = os.fspath(name)
     if text.endswith(".json") or os.sep in text or Path(text).is_file():
         return read(text)

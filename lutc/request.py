@@ -11,6 +11,7 @@ from lutc import formats, functions
 from lutc.build import Lattice, rounded_tail
 from lutc.calibration.layer_error import LayerError, LayerErrors
 from lutc.calibration.weights import Measured, is_calibration, measured
+from lutc.checks import is_int
 from lutc.costs import Points
 from lutc.domain import Domain
 from lutc.errors import LutcError
@@ -38,7 +39,7 @@ TIES_LIMIT = 1024  # samples; beyond, codes are dense
 class Request:
     """What to compile. Every field has GQA-LUT's default where it has one.
 
-    inputs: a tuple of Inputs (codes), or "fp16" / "bf16" (every finite value), or "grid" (4,096 points). objective: "layer" is the error that a
+    inputs: Inputs (codes) or several, or "fp16" / "bf16" (every finite value), or "grid" (4,096 points). objective: "layer" is the error that a
     table adds to what a model's next layer gives (weights from one layer of a calibration that holds it), "layer-diagonal" its diagonal, a weighted
     squared error, "layer-total" the whole error there, what rounding and clipping the inputs does included. out: the output codes, for the objective
     "codes" and for the certificate. max_error: for the greedy search, which then chooses the entries itself. share: one table per scale, one set of
@@ -77,8 +78,14 @@ class Request:
         ):
             if value not in allowed:
                 raise LutcError(f"unknown {name} {value!r}; choose one of {', '.join(allowed)}")
+        if not is_int(self.entries):
+            raise LutcError(f"entries is a whole number; given {self.entries!r:.40}")
         if self.entries < 2:
             raise LutcError(f"a table has at least 2 entries; given {self.entries}")
+        if not isinstance(self.inputs, str):
+            object.__setattr__(self, "inputs", _codes(self.inputs))
+        if isinstance(self.max_error, (int, float)):
+            object.__setattr__(self, "max_error", repr(float(self.max_error)))
         if isinstance(self.inputs, str) and self.inputs not in FLOAT_INPUTS:
             raise LutcError(f"unknown inputs {self.inputs!r}; choose codes by bits and scale, or one of {', '.join(FLOAT_INPUTS)}")
         if self.objective == "codes" and (self.out is None or isinstance(self.inputs, str)):
@@ -100,6 +107,18 @@ class Request:
                 raise LutcError(f"the objective {self.objective} takes {needs}")
         if self.max_error is not None and self.weights is not None:
             raise LutcError("an error bound (--max-error) holds at every input alike; leave --weights out")
+
+
+def _codes(inputs) -> tuple[Inputs, ...]:
+    """Inputs, or several in any sequence, as a tuple."""
+    try:
+        inputs = (inputs,) if isinstance(inputs, Inputs) else tuple(inputs)
+    except TypeError:
+        inputs = (inputs,)
+    wrong = [given for given in inputs if not isinstance(given, Inputs)]
+    if wrong:
+        raise LutcError(f"inputs are lutc.samples.Inputs(bits, scale, zero_point), one for each scale, or a format's name; given {wrong[0]!r:.40}")
+    return inputs
 
 
 @dataclass(frozen=True, eq=False)

@@ -288,6 +288,10 @@ class Table:
                 if tail is not None and tail != entry:
                     raise LutcError(f"the {side} tail {tail} must be the {'first' if end == 0 else 'last'} entry of the table, which is {entry}")
 
+    def __repr__(self) -> str:
+        kind = "" if self.prologue is None else f" behind {self.prologue.kind}"
+        return f"<Table {self.entries} {'entries' if isinstance(self.body, Lines) else 'values'}, {self.coefficients}{kind}>"
+
     @property
     def entries(self) -> int:
         """Segments of a `Lines` body, values of the others."""

@@ -56,6 +56,9 @@ class TableSet(Mapping):
         if bounded:
             raise LutcError(f"table '{bounded[0]}' has a domain, outside which lies NaN, but codes as inputs, which have none")
 
+    def __repr__(self) -> str:
+        return f"<TableSet {self.name}: {', '.join(f'{key!r}: {table!r}' for key, table in self.tables.items())}>"
+
     def __getitem__(self, key: str) -> Table:
         try:
             return self.tables[str(key)]

@@ -69,6 +69,12 @@ def test_what_is_not_there(tmp_path):
         library.load(tmp_path / "none.json")
 
 
+@pytest.mark.parametrize("name", [3, None, b"gelu_8"])
+def test_neither_name_nor_path(name):
+    with pytest.raises(LutcError, match="by name or path, not by"):
+        library.load(name)
+
+
 def test_a_shipped_name_is_not_a_path(tmp_path, monkeypatch):
     """A file of one's own beside the working directory is found by its path, a shipped one by its name."""
     monkeypatch.chdir(tmp_path)

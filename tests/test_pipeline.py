@@ -69,6 +69,14 @@ def test_every_function_compiles(name):
     assert mean_squared(tables)[min(4, len(tables) - 1)] < 2e-3
 
 
+def test_inputs_alone_or_in_a_list_and_a_bound_as_a_number():
+    plain = pipeline.compile("gelu", 4, search="exact", inputs=GRID4).dumps()
+    assert pipeline.compile("gelu", 4, search="exact", inputs=GRID4[0]).dumps() == plain
+    assert pipeline.compile("gelu", 4, search="exact", inputs=list(GRID4)).dumps() == plain
+    bound = {"search": "greedy", "inputs": GRID4}
+    assert pipeline.compile("gelu", max_error=0.01, **bound).dumps() == pipeline.compile("gelu", max_error="0.01", **bound).dumps()
+
+
 def test_aliases_name_the_file_not_the_function():
     tables = pipeline.compile("swish", 8, inputs=GRID4)
     assert (tables.name, tables.function) == ("swish", "silu")
@@ -191,6 +199,11 @@ def test_a_grid():
         ({"objective": "absolute", "coefficients": "fp16", "inputs": GRID4}, "at most 8 bits"),
         ({"search": "greedy"}, "go together"),
         ({"max_error": "1lsb"}, "go together"),
+        ({"max_error": -1.0, "search": "greedy"}, "positive number"),
+        ({"entries": "8"}, "whole number; given '8'"),
+        ({"entries": 8.0}, "whole number; given 8.0"),
+        ({"inputs": [2.0**-4]}, "one for each scale, or a format's name; given 0.0625"),
+        ({"inputs": 7}, "one for each scale, or a format's name; given 7"),
         ({"search": "greedy", "max_error": "much"}, "positive number"),
         ({"search": "greedy", "max_error": "1e-9"}, "allow more error or a finer format"),
         ({"coefficients": "q8.8.8"}, "unknown format"),

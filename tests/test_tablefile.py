@@ -405,6 +405,10 @@ def test_a_file_may_begin_with_a_byte_order_mark(tmp_path, gelu):
     assert tablefile.read(path).dumps() == gelu.dumps()
 
 
+def test_a_set_prints_on_a_line(gelu):
+    assert repr(gelu).startswith("<TableSet gelu: '0': <Table 8 entries, q1.6>, '1': <Table 8 entries, q1.6>, ") and "\n" not in repr(gelu)
+
+
 def test_files_too_large(tmp_path, monkeypatch):
     monkeypatch.setattr(tablefile, "LARGEST_FILE", 10)
     (tmp_path / "a.json").write_text(" " * 11)
