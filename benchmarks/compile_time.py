@@ -29,7 +29,8 @@ ROW = """
 import json, resource, sys, time
 from lutc import functions, pipeline
 from lutc.costs import DENSE_LIMIT, Points, squared_costs
-from lutc.request import Request, prepare
+from lutc.problem import prepare
+from lutc.request import Request
 from lutc.samples import Inputs
 from lutc.search.exact import exact
 from lutc.search.genetic import genetic

@@ -33,7 +33,8 @@ from lutc.calibration.weights import Measured
 from lutc.models.loading import load
 from lutc.models.texts import document_batches
 from lutc.nn import QuantLUT
-from lutc.request import Request, prepare
+from lutc.problem import prepare
+from lutc.request import Request
 from lutc.samples import Inputs
 from lutc.search.quadratic import local
 from lutc.solve import quadratic_costs

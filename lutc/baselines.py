@@ -12,7 +12,8 @@ from lutc.costs import Points, SegmentCosts
 from lutc.designs import Workbench, places, shared_breakpoint_bits
 from lutc.errors import LutcError
 from lutc.hardware import Cost
-from lutc.request import INT8, scale_key
+from lutc.problem import scale_key
+from lutc.request import INT8
 from lutc.solve import segment_costs
 
 _VALUE_BITS = (8, 16)  # of a direct table where no output codes say it

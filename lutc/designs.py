@@ -14,7 +14,8 @@ from lutc import formats, functions, hardware
 from lutc.costs import Points, SegmentCosts
 from lutc.errors import LutcError
 from lutc.hardware import Cost
-from lutc.request import Problem, Request, Task, prepare
+from lutc.problem import Problem, Task, prepare
+from lutc.request import Request
 from lutc.samples import Inputs
 from lutc.search.exact import exact
 from lutc.sharing import SharedCuts

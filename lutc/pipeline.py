@@ -12,7 +12,8 @@ from lutc.build import build
 from lutc.calibration.weights import Measured
 from lutc.certify import certify, rounded
 from lutc.errors import LutcError
-from lutc.request import Problem, Request, Task, prepare
+from lutc.problem import Problem, Task, prepare
+from lutc.request import Request
 from lutc.sharing import solve_classic, solve_shared
 from lutc.solve import layer_table, learned, one_table, within_bound
 from lutc.table import Table

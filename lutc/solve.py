@@ -11,8 +11,8 @@ from lutc.certify import rounded
 from lutc.costs import DENSE_LIMIT, Points, SegmentCosts, real_costs, squared_costs
 from lutc.errors import LutcError
 from lutc.pair_costs import absolute_objective, codes_objective, cost_of, maximum_objective, pair_costs
+from lutc.problem import Problem, Task
 from lutc.refine import BOUND_CELLS, candidates, lower_bound, refined
-from lutc.request import Problem, Task
 from lutc.search.exact import exact
 from lutc.search.genetic import genetic
 from lutc.search.gradient import gradient
