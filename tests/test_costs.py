@@ -45,6 +45,19 @@ def test_functions_by_brute_force(name, power):
         assert costs.matrix[i, j] == pytest.approx(best, rel=1e-9, abs=1e-18)
 
 
+@pytest.mark.parametrize(("name", "power"), [("gelu", 4), ("silu", 6), ("reciprocal", 5)])
+def test_every_run_by_brute_force(name, power):
+    """All runs of all codes, every slope with its best intercept: the error is a parabola in the intercept, so that is the rounded mean."""
+    samples, costs, fmt = int8_samples(name, power), int8_costs(name, power), formats.get(functions.get(name).coefficients)
+    n, slopes = len(samples), fmt.values()[:, None]
+    for i in range(n):
+        rest, count = samples.y[i:] - slopes * samples.x[i:], np.arange(1, n - i + 1)
+        sums, squares = np.cumsum(rest, axis=1), np.cumsum(rest**2, axis=1)
+        t = np.clip(np.rint(sums / count / fmt.step) * fmt.step, fmt.min, fmt.max)
+        best = (squares - 2 * t * sums + count * t**2).min(axis=0) / n
+        np.testing.assert_allclose(costs.matrix[i, i + 1 :], best, rtol=1e-9, atol=1e-15)
+
+
 def test_relative_error_is_a_matter_of_weights():
     """Weights 1 / y^2 make the squared cost a relative one: checked against the relative error of every line."""
     fn = functions.get("exp")

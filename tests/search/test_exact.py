@@ -54,6 +54,15 @@ def test_lines_against_enumeration(seed):
         assert exact(costs, segments + sum(costs.tails)).cost == pytest.approx(best_table(costs, segments), rel=1e-12, abs=1e-15)
 
 
+def test_the_smallest_gain_counts():
+    """Five segments are better than one by a ten-thousandth."""
+    cells = np.full((6, 6), 10.0)
+    cells[0, 5], cells[np.arange(5), np.arange(1, 6)] = 1.0, 0.2 - 2e-5
+    costs = matrix_costs(cells, (False, False), np.add)
+    for segments in (4, 5):
+        assert exact(costs, segments).cost == pytest.approx(best_table(costs, segments), rel=1e-12)
+
+
 def test_tails_alone():
     """Two entries, two tails: nothing but the place of the one breakpoint is left to choose."""
     costs = int8_costs("gelu", 3)
