@@ -44,7 +44,7 @@ MODEL_OPTIONS = (
     click.option("--batch", type=click.IntRange(1), help="Windows or documents that run together.  [default: 1 window, 16 documents]"),
     click.option("--dtype", type=click.Choice(["fp32", "fp16", "bf16"]), help="Of the model.  [default: fp32 on a CPU, else the checkpoint's]"),
     click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:1."),
-    click.option("--device-map", help="'auto' spreads a large model over GPUs, memory and disk."),
+    click.option("--device-map", help="auto spreads a large model over GPUs, memory and disk; auto:0=20GiB,cpu=8GiB at most so much."),
     click.option("--tokenizer", type=click.Path(exists=True, file_okay=False), help="A folder with the tokenizer, where the model has none."),
     click.option("--task", help="transformers' class that loads the model.  [default: by its config]"),
 )

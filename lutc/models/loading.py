@@ -6,6 +6,7 @@ import contextlib
 import functools
 import io
 import logging
+import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -58,8 +59,9 @@ def load(path, *, dtype: str | None = None, device: str = "cpu", device_map=None
     """The model at `path`, in eval mode.
 
     dtype: "fp32", "fp16", "bf16"; None is fp32 on a CPU and elsewhere the dtype of the checkpoint. device: "cpu", "cuda", "cuda:1". device_map: as
-    from_pretrained takes it ("auto" spreads a model over GPUs, memory and disk); `device` is then unused. task: the class of transformers that loads
-    it, by default chosen from the config. tokenizer: a folder with another tokenizer. Raises LutcError, one line, for whatever cannot be had.
+    from_pretrained takes it ("auto" spreads a model over GPUs, memory and disk), or "auto:0=20GiB,cpu=8GiB" with the most that its weights may take
+    of each, and what is left stays on disk; `device` is then unused. task: the class of transformers that loads it, by default by the config.
+    tokenizer: a folder with another tokenizer. Raises LutcError, one line, for whatever cannot be had.
     """
     source = Path(path).expanduser()
     if not source.exists():
@@ -151,7 +153,7 @@ def _from_pretrained(source: Path, dtype, device_map, task: str | None) -> Loade
     folder = source if file is None else gguf.unpacked(file, dtype)
     if not (folder / "config.json").exists():
         raise LutcError(f"{source} is no Hugging Face model folder (no config.json) and holds no GGUF file; give one, or a Python file")
-    arguments = {"local_files_only": True, "dtype": dtype, **({} if device_map is None else {"device_map": device_map})}
+    arguments = {"local_files_only": True, "dtype": dtype, **_placement(device_map)}
     try:
         with quiet():
             config = transformers.AutoConfig.from_pretrained(str(folder), local_files_only=True)
@@ -163,7 +165,21 @@ def _from_pretrained(source: Path, dtype, device_map, task: str | None) -> Loade
         raise
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise LutcError(f"{source} cannot be loaded: {_first_line(error)}") from error
-    return Loaded(model, kind_of(model), str(source), folder)
+    return Loaded(model, "causal" if name == "AutoModelForCausalLM" else kind_of(model), str(source), folder)
+
+
+def _placement(device_map) -> dict:
+    """A device map as arguments of from_pretrained."""
+    if device_map is None:
+        return {}
+    kind, _, limits = device_map.partition(":") if isinstance(device_map, str) else (device_map, "", "")
+    if "=" not in limits:
+        return {"device_map": device_map}
+    given = [part.partition("=")[::2] for part in limits.split(",")]
+    known = all((place == "cpu" or place.isdecimal()) and re.fullmatch(r"\d+(\.\d+)?(GiB|MiB|GB|MB)", size) for place, size in given)
+    if not known:
+        raise LutcError(f"--device-map {device_map}: limits are of GPUs by number and of cpu, as in auto:0=20GiB,cpu=8GiB")
+    return {"device_map": kind, "max_memory": {int(place) if place.isdecimal() else place: size for place, size in given}}
 
 
 def auto_class(config, source="the model") -> str:

@@ -25,6 +25,15 @@ def test_kinds_dtypes_and_weights(folders):
     assert type(load(folders["llama"], task="AutoModel").model).__name__ == "LlamaModel"
 
 
+def test_a_device_map_with_limits_leaves_the_rest_on_disk(folders):
+    pytest.importorskip("accelerate")
+    whole, spread = load(folders["llama"]), load(folders["llama"], dtype="fp32", device_map="auto:cpu=0.1MB")
+    assert {"cpu", "disk"} == {str(place) for place in spread.model.hf_device_map.values()} and spread.kind == "causal"
+    ids = torch.arange(12)[None]
+    with torch.no_grad():
+        assert torch.equal(spread.model(ids).logits, whole.model(ids).logits)
+
+
 def test_class_by_config():
     def config(model_type, *architectures, **more):
         return SimpleNamespace(model_type=model_type, architectures=list(architectures), **more)
@@ -97,6 +106,7 @@ def test_errors(folders, tmp_path, monkeypatch):
         (lambda: load(folders["llama"], dtype="fp8"), "one of fp32, fp16, bf16; given 'fp8'"),
         (lambda: load(folders["llama"], task="AutoNothing"), "no class 'AutoNothing'"),
         (lambda: load(folders["llama"], device="abacus"), "no device is called"),
+        (lambda: load(folders["llama"], device_map="auto:cpu=2"), "--device-map auto:cpu=2: limits are of GPUs by number and of cpu, as in auto:0="),
         (lambda: batches(llama, text), "3 tokens, less than one window of 512"),
         (lambda: batches(llama, None), "give --text FILE"),
         (lambda: batches(llama, tmp_path / "none.txt"), "cannot be read"),
