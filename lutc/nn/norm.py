@@ -9,10 +9,11 @@ import torch
 
 from lutc.coverage import RSQRT
 from lutc.errors import LutcError
-from lutc.nn import rows
+from lutc.nn import rows, transforms
+from lutc.nn.row_tables import RowOperator, check_device, check_float
 
 
-class _LUTNorm(rows.RowOperator):
+class _LUTNorm(RowOperator):
     centred: bool
 
     def __init__(self, normalized_shape, eps, elementwise_affine, bias, rsqrt, device, dtype):
@@ -31,8 +32,8 @@ class _LUTNorm(rows.RowOperator):
     def normalise(self, input, normalized_shape, weight=None, bias=None, eps=1e-5) -> torch.Tensor:
         """`F.layer_norm` or `F.rms_norm` with the table; same arguments."""
         x, shape = input, tuple(normalized_shape)
-        rows.check_float(x, type(self).__name__)
-        rows.check_device(x, (*self.words, weight, bias))
+        check_float(x, type(self).__name__)
+        check_device(x, (*self.words, weight, bias))
         if x.ndim < len(shape) or tuple(x.shape[x.ndim - len(shape) :]) != shape:
             raise LutcError(f"{type(self).__name__} over {shape} takes tensors that end in this shape; given {tuple(x.shape)}")
         if any(p is not None and tuple(p.shape) != shape for p in (weight, bias)):
@@ -41,7 +42,8 @@ class _LUTNorm(rows.RowOperator):
         n = math.prod(shape)
         eps = torch.finfo(x.dtype).eps if eps is None else float(eps)
         flat = [None if p is None else p.reshape(-1).contiguous() for p in (weight, bias)]
-        return rows.norm(x.reshape(-1, n).contiguous(), *flat, eps, self.centred, self.words, self.meta)[0].view(x.shape)
+        given = x.reshape(-1, n).contiguous(), *flat, eps, self.centred, self.words, self.meta
+        return (transforms.norm(*given) if transforms.active() else rows.norm(*given)[0]).view(x.shape)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.normalise(x, self.normalized_shape, self.weight, self.bias, self.eps)

@@ -15,6 +15,7 @@ import torch
 
 from lutc.errors import LutcError
 from lutc.nn import cpu, exact, plain
+from lutc.nn.batched import is_batched, one_by_one
 from lutc.nn.lowered import DTYPES, has_triton
 from lutc.plans import KIND_CODES
 
@@ -165,6 +166,8 @@ torch.library.register_autograd("lutc::lut_mul", _backward_mul, setup_context=_s
 
 
 def _vmap(info, dims, x, words, meta, grad):
+    if is_batched(dims[1]):
+        return one_by_one(_lut, info, dims, x, words, meta, grad)
     return _lut(x, words, meta, grad), dims[0]
 
 
@@ -174,6 +177,8 @@ def _batched_first(x, dim, size):
 
 def _vmap_pair(operator):
     def rule(info, dims, a, b, words, meta, *grad):
+        if is_batched(dims[2]):
+            return one_by_one(operator, info, dims, a, b, words, meta, *grad)
         a, b = _batched_first(a, dims[0], info.batch_size), _batched_first(b, dims[1], info.batch_size)
         return operator(a, b, words, meta, *grad), 0
 

@@ -7,121 +7,18 @@ inputs and other devices. Arithmetic is float32, or float64 for float64 inputs; 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import NamedTuple
 
-import numpy as np
 import torch
 
-from lutc import tablefile
-from lutc.coverage import Interval, serving_key
-from lutc.errors import LutcError
-from lutc.lower import lower
 from lutc.nn import plain, rows_cpu
+from lutc.nn.batched import is_batched, one_by_one
 from lutc.nn.lowered import has_triton
-from lutc.table import ExponentPrologue, PeriodPrologue, Table
-from lutc.tablefile import TableSet
+from lutc.nn.row_tables import Plans, check_device, plans_of
 
 # exp(-87) is the last above float32's smallest normal number, exp(-708) float64's: below, a softmax weight is 0 whatever the table's tail is,
 # so masked elements weigh nothing.
 EXP_FLOOR = {torch.float32: -87.0, torch.float64: -708.0}
 _CHUNK = 1 << 22  # elements that are worked on in torch operations at a time: temporaries of 16 MiB
-
-
-@dataclass(frozen=True, eq=False)
-class RowTable:
-    """A table without its range reduction, lowered: words by form. `meta`: of each form of FORMS, behind its length. period: of exp, else 0.
-
-    A few segments are compared one by one on a CPU (`vector`), which is as good as vector instructions; more of them take the GPU's plan.
-    """
-
-    words: dict[str, torch.Tensor]
-    meta: tuple[int, ...]
-    period: float
-
-    @classmethod
-    def of(cls, table: Table) -> RowTable:
-        """`table` with an exponent prologue is used on its mantissas, where it is the body; a period prologue is taken over by the operator."""
-        period = table.prologue.period if isinstance(table.prologue, PeriodPrologue) else 0.0
-        if isinstance(table.prologue, (ExponentPrologue, PeriodPrologue)):
-            table = Table(table.body, None, table.left, table.right, table.coefficients)
-        kinds = ("uniform", "cells", "search")
-        plans = lower(table, "fp32", kinds), lower(table, "fp64"), lower(table, "fp32", ("chain", *kinds))
-        words = {form: torch.from_numpy(plan.words().copy()) for form, plan in zip(FORMS, plans)}
-        return cls(words, tuple(number for plan in plans for number in (len(plan.meta), *plan.meta)), period)
-
-
-class Plans(NamedTuple):
-    """(words, meta) of each form of a table."""
-
-    fast: tuple[torch.Tensor, tuple[int, ...]]
-    exact: tuple[torch.Tensor, tuple[int, ...]]
-    vector: tuple[torch.Tensor, tuple[int, ...]]
-
-
-FORMS = Plans._fields
-
-
-def _plans(words, meta) -> list[Plans]:
-    """The plans of each table."""
-    plans, start = [], 0
-    for plan in words:
-        end = start + 1 + meta[start]
-        plans.append((plan, tuple(meta[start + 1 : end])))
-        start = end
-    return [Plans(*plans[i : i + len(FORMS)]) for i in range(0, len(plans), len(FORMS))]
-
-
-class RowOperator(torch.nn.Module):
-    """Holds the tables of an operator over rows: bytes of their files as persistent uint8 buffers, so that a checkpoint carries them, and plans as
-    int32 buffers made at construction."""
-
-    def hold(self, name: str, source, interval: Interval) -> None:
-        """Take the table of `source` that serves the interval best."""
-        tables, key = serving_key(source, interval)
-        inputs = {key: tables.inputs[key]} if key in tables.inputs else {}
-        self._hold_text(name, TableSet(tables.name, {key: tables[key]}, inputs, tables.function).dumps())
-
-    def _hold_text(self, name: str, text: str) -> None:
-        (table,) = tablefile.loads(text).values()
-        held = RowTable.of(table)
-        device = next((buffer.device for buffer in self.buffers()), torch.device("cpu"))
-        self.register_buffer(f"{name}_table", torch.from_numpy(np.frombuffer(text.encode(), np.uint8).copy()).to(device))
-        for form, words in held.words.items():
-            self.register_buffer(f"{name}_{form}", words.to(device), persistent=False)
-        self.tables = {**getattr(self, "tables", {}), name: (held.meta, held.period)}
-
-    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
-        for name in self.tables:
-            data = state_dict.get(f"{prefix}{name}_table")
-            if isinstance(data, torch.Tensor) and data.dtype == torch.uint8:
-                try:
-                    self._hold_text(name, bytes(data.cpu().numpy()).decode())
-                except (UnicodeDecodeError, LutcError) as error:
-                    raise LutcError(f"the checkpoint's entry '{prefix}{name}_table' is no table: {error}") from error
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-
-    @property
-    def words(self) -> list[torch.Tensor]:
-        return [getattr(self, f"{name}_{form}") for name in self.tables for form in FORMS]
-
-    @property
-    def meta(self) -> list[int]:
-        return [number for meta, _ in self.tables.values() for number in meta]
-
-
-def check_float(x, who: str) -> None:
-    """LutcError for anything but a tensor of a float dtype that the operators take."""
-    if not isinstance(x, torch.Tensor) or x.dtype not in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
-        given = str(x.dtype).removeprefix("torch.") if isinstance(x, torch.Tensor) else type(x).__name__
-        raise LutcError(f"{who} takes float32, float16, bfloat16 and float64 tensors; given {given}")
-
-
-def check_device(x: torch.Tensor, others) -> None:
-    """LutcError where a table or a parameter is not where x is: kernels take addresses, and on the meta device nothing would be computed."""
-    for other in others:
-        if other is not None and other.device != x.device:
-            raise LutcError(f"the input is on {x.device}, the module's table or parameters on {other.device}; move it with .to('{x.device}')")
 
 
 def _evaluate(x: torch.Tensor, plans: Plans) -> torch.Tensor:
@@ -204,7 +101,7 @@ def _chunks(x: torch.Tensor):
 def softmax(x: torch.Tensor, words: list[torch.Tensor], meta: list[int], period: float) -> torch.Tensor:
     """Rows of a (rows, n) tensor; the result is contiguous. words, meta: of the exp table and perhaps the reciprocal's, in all their forms."""
     check_device(x, words)
-    x, plans = x.contiguous(), _plans(words, meta)
+    x, plans = x.contiguous(), plans_of(words, meta)
     out = torch.empty_like(x)
     if x.numel() == 0:
         return out
@@ -227,19 +124,30 @@ def _(x, words, meta, period):
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
+def softmax_derivative(y: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+    """The exact softmax's derivative, which is symmetric, at the table's result y, times a gradient or a tangent."""
+    wide, gradient = y.to(_wide(y.dtype)), gradient.to(_wide(gradient.dtype))
+    return (wide * (gradient - (gradient * wide).sum(-1, keepdim=True))).to(y.dtype)
+
+
 def _save_softmax(ctx, inputs, output):
     ctx.plans = len(inputs[1])
     ctx.save_for_backward(output)
 
 
 def _softmax_backward(ctx, gradient):
-    """The exact softmax's derivative at the table's result."""
-    (y,) = ctx.saved_tensors
-    y, gradient = y.to(_wide(y.dtype)), gradient.to(_wide(gradient.dtype))
-    return (y * (gradient - (gradient * y).sum(-1, keepdim=True))).to(ctx.saved_tensors[0].dtype), [None] * ctx.plans, None, None
+    return softmax_derivative(ctx.saved_tensors[0], gradient), [None] * ctx.plans, None, None
+
+
+def _vmap_softmax(info, dims, x, words, meta, period):
+    if is_batched(dims[1]):
+        return one_by_one(softmax, info, dims, x, words, meta, period)
+    x = x.movedim(dims[0], 0)
+    return softmax(x.reshape(-1, x.shape[-1]), words, meta, period).view(x.shape), 0
 
 
 softmax.register_autograd(_softmax_backward, setup_context=_save_softmax)
+softmax.register_vmap(_vmap_softmax)
 
 
 @torch.library.custom_op("lutc::norm", mutates_args=())
@@ -248,7 +156,7 @@ def norm(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """LayerNorm (`centred`) or RMSNorm of the rows of a (rows, n) tensor, contiguous: (y, mean, variance), the latter two (rows, 1)."""
     check_device(x, (*words, weight, bias))
-    x, wide, plans = x.contiguous(), _wide(x.dtype), _plans(words, meta)
+    x, wide, plans = x.contiguous(), _wide(x.dtype), plans_of(words, meta)
     weight, bias = (None if p is None else p.contiguous() for p in (weight, bias))
     out = torch.empty_like(x)
     mean, variance = (torch.empty(x.shape[0], 1, dtype=wide, device=x.device) for _ in range(2))
@@ -283,19 +191,44 @@ def _save_norm(ctx, inputs, output):
     ctx.save_for_backward(x, weight, *output[1:])
 
 
+def normal(x: torch.Tensor, mean: torch.Tensor, variance: torch.Tensor, eps: float, centred: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """(normalised x, 1 / deviation), for derivatives. Where these are to be differentiated again, mean and variance become functions of x."""
+    x = x.to(mean.dtype)
+    if torch.is_grad_enabled():
+        mean = x.mean(-1, keepdim=True) if centred else mean
+        variance = (x - mean).square().mean(-1, keepdim=True)
+    root = torch.rsqrt(variance + eps)
+    return (x - mean) * root, root
+
+
+def across(v: torch.Tensor, normal: torch.Tensor, root: torch.Tensor, centred: bool) -> torch.Tensor:
+    """v times the exact norm's derivative in x, a symmetric matrix, without the weight."""
+    v = v - normal * (v * normal).mean(-1, keepdim=True) - (v.mean(-1, keepdim=True) if centred else 0.0)
+    return v * root
+
+
+def norm_gradients(gradient, x, weight, bias_dtype, mean, variance, eps: float, centred: bool):
+    """Of x, weight and bias (None where there is none): the exact norm's."""
+    y, root = normal(x, mean, variance, eps, centred)
+    gradient = gradient.to(y.dtype)
+    to_x = across(gradient if weight is None else gradient * weight.to(y.dtype), y, root, centred).to(x.dtype)
+    to_weight = None if weight is None else (gradient * y).sum(0).to(weight.dtype)
+    return to_x, to_weight, None if bias_dtype is None else gradient.sum(0).to(bias_dtype)
+
+
 def _norm_backward(ctx, gradient, *_):
-    """The exact norm's derivative."""
     x, weight, mean, variance = ctx.saved_tensors
-    wide, gradient = x.to(mean.dtype), gradient.to(mean.dtype)
-    root = torch.rsqrt(variance + ctx.eps)
-    normal = (wide - mean) * root
-    inner = gradient if weight is None else gradient * weight.to(mean.dtype)
-    to_x = inner - normal * (inner * normal).mean(-1, keepdim=True)
-    to_x = (to_x - inner.mean(-1, keepdim=True) if ctx.centred else to_x) * root
-    to_weight = None if weight is None else (gradient * normal).sum(0).to(weight.dtype)
-    to_bias = None if ctx.bias_dtype is None else gradient.sum(0).to(ctx.bias_dtype)
-    return to_x.to(x.dtype), to_weight, to_bias, None, None, [None] * ctx.plans, None
+    gradients = norm_gradients(gradient, x, weight, ctx.bias_dtype, mean, variance, ctx.eps, ctx.centred)
+    return *gradients, None, None, [None] * ctx.plans, None
+
+
+def _vmap_norm(info, dims, x, weight, bias, eps, centred, words, meta):
+    if is_batched((dims[1], dims[2], dims[5])):
+        return one_by_one(norm, info, dims, x, weight, bias, eps, centred, words, meta)
+    x = x.movedim(dims[0], 0)
+    results = norm(x.reshape(-1, x.shape[-1]), weight, bias, eps, centred, words, meta)
+    return tuple(result.view(*x.shape[:2], -1) for result in results), (0, 0, 0)
 
 
 norm.register_autograd(_norm_backward, setup_context=_save_norm)
-
+norm.register_vmap(_vmap_norm)

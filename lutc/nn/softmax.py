@@ -6,10 +6,11 @@ import torch
 
 from lutc.coverage import EXP, RECIPROCAL
 from lutc.errors import LutcError
-from lutc.nn import rows
+from lutc.nn import rows, transforms
+from lutc.nn.row_tables import RowOperator, check_device, check_float
 
 
-class LUTSoftmax(rows.RowOperator):
+class LUTSoftmax(RowOperator):
     """softmax(x) = w / sum(w), w = exp_table(x - max x), along `dim`.
 
     exp, reciprocal: name, path, TableSet or Table (compare-lines or cells, with or without range reduction). The table of a set that is best on the
@@ -30,14 +31,15 @@ class LUTSoftmax(rows.RowOperator):
 
     def along(self, x: torch.Tensor, dim: int) -> torch.Tensor:
         """The softmax along `dim`."""
-        rows.check_float(x, "LUTSoftmax")
-        rows.check_device(x, self.words)
+        check_float(x, "LUTSoftmax")
+        check_device(x, self.words)
         if x.ndim == 0:
             return self.along(x[None], dim)[0]
         moved = x.transpose(dim, -1)
         flat = moved.reshape(-1, x.shape[dim]).contiguous() if x.numel() else moved.reshape(0, 1)
         _, period = self.tables["exp"]
-        return rows.softmax(flat, self.words, self.meta, period).view(moved.shape).transpose(dim, -1)
+        softmax = transforms.softmax if transforms.active() else rows.softmax
+        return softmax(flat, self.words, self.meta, period).view(moved.shape).transpose(dim, -1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.dim is None:

@@ -16,6 +16,7 @@ pytest.importorskip("triton")
 
 from lutc.functions import FUNCTIONS  # noqa: E402
 from lutc.nn import LUTLayerNorm, LUTRMSNorm, LUTSoftmax, rows  # noqa: E402
+from lutc.nn.row_tables import plans_of  # noqa: E402
 from lutc.table import Cells, PeriodPrologue, Table  # noqa: E402
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -62,7 +63,7 @@ def test_softmax(name, n, dtype):
     if n == 20000 and dtype != torch.float32 and name != "cells":
         pytest.skip("long rows once per dtype")
     module, x = LUTSoftmax(*TABLES[name]), inputs(n, dtype)
-    plans = rows._plans([w.to(DEVICE) for w in module.words], module.meta)
+    plans = plans_of([w.to(DEVICE) for w in module.words], module.meta)
     out = torch.full_like(x, math.nan, device=DEVICE)
     softmax(x.to(DEVICE), out, plans[0].fast, plans[1].fast if len(plans) > 1 else None, module.tables["exp"][1])
     assert close(out.cpu(), module(x))
@@ -86,7 +87,7 @@ def test_norm(name, n, dtype, centred):
     module.weight.data = weight
     if centred:
         module.bias.data = bias
-    plans = rows._plans([w.to(DEVICE) for w in module.words], module.meta)
+    plans = plans_of([w.to(DEVICE) for w in module.words], module.meta)
     out = torch.full_like(x, math.nan, device=DEVICE)
     mean, variance = (torch.full((7, 1), math.nan, device=DEVICE) for _ in range(2))
     norm(x.to(DEVICE), weight.to(DEVICE), bias.to(DEVICE) if centred else None, out, mean, variance, module.eps, centred, plans[0].fast)
@@ -105,7 +106,7 @@ def test_rsqrt_of_every_size(square):
     from lutc.kernels.norm import norm
 
     module = LUTRMSNorm(1, rsqrt=RSQRT["cells"], elementwise_affine=False)
-    plans = rows._plans([w.to(DEVICE) for w in module.words], module.meta)
+    plans = plans_of([w.to(DEVICE) for w in module.words], module.meta)
     x, scratch = torch.zeros(1, 1, device=DEVICE), [torch.empty(1, 1, device=DEVICE) for _ in range(3)]
     # a row of 0 with eps = square: nothing but the root of eps, so x is 0 and a bias carries no root; use x with x^2 = 0 beside eps
     x[0] = 1e-30

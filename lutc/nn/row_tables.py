@@ -1,0 +1,112 @@
+"""What operators over rows (`lutc.nn.rows`) hold of their tables: plans by form, and the modules' buffers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from lutc import tablefile
+from lutc.coverage import Interval, serving_key
+from lutc.errors import LutcError
+from lutc.lower import lower
+from lutc.table import ExponentPrologue, PeriodPrologue, Table
+from lutc.tablefile import TableSet
+
+
+@dataclass(frozen=True, eq=False)
+class RowTable:
+    """A table without its range reduction, lowered: words by form. `meta`: of each form of FORMS, behind its length. period: of exp, else 0.
+
+    A few segments are compared one by one on a CPU (`vector`), which is as good as vector instructions; more of them take the GPU's plan.
+    """
+
+    words: dict[str, torch.Tensor]
+    meta: tuple[int, ...]
+    period: float
+
+    @classmethod
+    def of(cls, table: Table) -> RowTable:
+        """`table` with an exponent prologue is used on its mantissas, where it is the body; a period prologue is taken over by the operator."""
+        period = table.prologue.period if isinstance(table.prologue, PeriodPrologue) else 0.0
+        if isinstance(table.prologue, (ExponentPrologue, PeriodPrologue)):
+            table = Table(table.body, None, table.left, table.right, table.coefficients)
+        kinds = ("uniform", "cells", "search")
+        plans = lower(table, "fp32", kinds), lower(table, "fp64"), lower(table, "fp32", ("chain", *kinds))
+        words = {form: torch.from_numpy(plan.words().copy()) for form, plan in zip(FORMS, plans)}
+        return cls(words, tuple(number for plan in plans for number in (len(plan.meta), *plan.meta)), period)
+
+
+class Plans(NamedTuple):
+    """(words, meta) of each form of a table."""
+
+    fast: tuple[torch.Tensor, tuple[int, ...]]
+    exact: tuple[torch.Tensor, tuple[int, ...]]
+    vector: tuple[torch.Tensor, tuple[int, ...]]
+
+
+FORMS = Plans._fields
+
+
+def plans_of(words, meta) -> list[Plans]:
+    """The plans of each table."""
+    plans, start = [], 0
+    for plan in words:
+        end = start + 1 + meta[start]
+        plans.append((plan, tuple(meta[start + 1 : end])))
+        start = end
+    return [Plans(*plans[i : i + len(FORMS)]) for i in range(0, len(plans), len(FORMS))]
+
+
+class RowOperator(torch.nn.Module):
+    """Holds the tables of an operator over rows: bytes of their files as persistent uint8 buffers, so that a checkpoint carries them, and plans as
+    int32 buffers made at construction."""
+
+    def hold(self, name: str, source, interval: Interval) -> None:
+        """Take the table of `source` that serves the interval best."""
+        tables, key = serving_key(source, interval)
+        inputs = {key: tables.inputs[key]} if key in tables.inputs else {}
+        self._hold_text(name, TableSet(tables.name, {key: tables[key]}, inputs, tables.function).dumps())
+
+    def _hold_text(self, name: str, text: str) -> None:
+        (table,) = tablefile.loads(text).values()
+        held = RowTable.of(table)
+        device = next((buffer.device for buffer in self.buffers()), torch.device("cpu"))
+        self.register_buffer(f"{name}_table", torch.from_numpy(np.frombuffer(text.encode(), np.uint8).copy()).to(device))
+        for form, words in held.words.items():
+            self.register_buffer(f"{name}_{form}", words.to(device), persistent=False)
+        self.tables = {**getattr(self, "tables", {}), name: (held.meta, held.period)}
+
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
+        for name in self.tables:
+            data = state_dict.get(f"{prefix}{name}_table")
+            if isinstance(data, torch.Tensor) and data.dtype == torch.uint8:
+                try:
+                    self._hold_text(name, bytes(data.cpu().numpy()).decode())
+                except (UnicodeDecodeError, LutcError) as error:
+                    raise LutcError(f"the checkpoint's entry '{prefix}{name}_table' is no table: {error}") from error
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    @property
+    def words(self) -> list[torch.Tensor]:
+        return [getattr(self, f"{name}_{form}") for name in self.tables for form in FORMS]
+
+    @property
+    def meta(self) -> list[int]:
+        return [number for meta, _ in self.tables.values() for number in meta]
+
+
+def check_float(x, who: str) -> None:
+    """LutcError for anything but a tensor of a float dtype that the operators take."""
+    if not isinstance(x, torch.Tensor) or x.dtype not in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
+        given = str(x.dtype).removeprefix("torch.") if isinstance(x, torch.Tensor) else type(x).__name__
+        raise LutcError(f"{who} takes float32, float16, bfloat16 and float64 tensors; given {given}")
+
+
+def check_device(x: torch.Tensor, others) -> None:
+    """LutcError where a table or a parameter is not where x is: kernels take addresses, and on the meta device nothing would be computed."""
+    for other in others:
+        if other is not None and other.device != x.device:
+            raise LutcError(f"the input is on {x.device}, the module's table or parameters on {other.device}; move it with .to('{x.device}')")
