@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from lutc.lower import lower
+from lutc.lower import MAX_CHAIN, lower
 from lutc.table import Table
 
 DTYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", torch.float64: "fp64"}
@@ -37,7 +37,7 @@ def plan_kinds(device_type: str, dtype: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True, eq=False)
 class Lowered:
-    """A plan on a device: `words` (int32, 1-d) and `meta` (integers), as `lutc.plans` lays them out."""
+    """A plan on a device: `words` (int32, 1-d) and `meta` (integers), as `lutc.plans` lays them out; `kind` as `lutc.lower.lower` takes it."""
 
     words: torch.Tensor
     meta: tuple[int, ...]
@@ -54,7 +54,8 @@ def lowered(table: Table, digest: str, dtype: torch.dtype, device: torch.device)
     if found is None:
         plan = lower(table, DTYPES[dtype], plan_kinds(device.type, DTYPES[dtype]))
         words = torch.from_numpy(plan.words().copy()).to(device)
-        found = _shared.setdefault(key, Lowered(words, plan.meta, plan.kind))
+        compared = device.type == "cpu" and plan.kind == "search" and plan.slopes.size <= MAX_CHAIN
+        found = _shared.setdefault(key, Lowered(words, plan.meta, "chain" if compared else plan.kind))
     return found
 
 

@@ -9,7 +9,7 @@ import torch
 
 from lutc import library, tablefile
 from lutc.errors import LutcError
-from lutc.nn import exact
+from lutc.nn import exact, transforms
 from lutc.nn import ops as _ops  # noqa: F401  (registers torch.ops.lutc)
 from lutc.nn.lowered import DTYPES, digest, lowered
 from lutc.table import Table
@@ -110,9 +110,11 @@ class LUT(torch.nn.Module):
     def _plan(self, x: torch.Tensor) -> tuple[torch.Tensor, tuple[int, ...]]:
         """(words, meta) for the dtype of x."""
         try:
-            return self._buffers[f"plan_{DTYPES[x.dtype]}"], self._plans[x.dtype].meta
+            if x.layout is torch.strided:
+                return self._buffers[f"plan_{DTYPES[x.dtype]}"], self._plans[x.dtype].meta
         except (KeyError, AttributeError):
-            raise LutcError(self._complaint(x)) from None
+            pass
+        raise LutcError(self._complaint(x))
 
     def _complaint(self, x) -> str:
         allowed = "LUT takes float32, float16, bfloat16 and float64 tensors"
@@ -120,20 +122,26 @@ class LUT(torch.nn.Module):
             return f"{allowed}; given {type(x).__name__}"
         if self.table.is_meta:
             return "this LUT is on the meta device, where nothing is computed; move it with .to_empty(device=...)"
+        if x.layout is not torch.strided:
+            return f"{allowed}; given a {str(x.layout).removeprefix('torch.')} layout: evaluate its values"
         hint = "QuantLUT takes integer codes" if not (x.is_floating_point() or x.is_complex()) else "convert it first"
         return f"{allowed}; given {str(x.dtype).removeprefix('torch.')}: {hint}"
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """table(x), elementwise: shape, strides, dtype and device of x."""
         words, meta = self._plan(x)
+        if transforms.active():
+            return transforms.lut(x, words, meta, self.gradient)
         return torch.ops.lutc.lut(x, words, meta, self.gradient)
 
     def gated(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """table(x) * y for the gate and the value of a gated MLP, in one pass on a GPU; x and y of one shape and dtype."""
         words, meta = self._plan(x)
-        if not isinstance(y, torch.Tensor) or y.shape != x.shape or y.dtype != x.dtype:
-            given = f"{tuple(y.shape)} {y.dtype}" if isinstance(y, torch.Tensor) else type(y).__name__
-            raise LutcError(f"gated takes two tensors of one shape and dtype; given {tuple(x.shape)} {x.dtype} and {given}")
+        if not isinstance(y, torch.Tensor) or (y.shape, y.dtype, y.device) != (x.shape, x.dtype, x.device):
+            given = (f"{tuple(t.shape)} {t.dtype} on {t.device}" if isinstance(t, torch.Tensor) else type(t).__name__ for t in (x, y))
+            raise LutcError(f"gated takes two tensors of one shape, dtype and device; given {' and '.join(given)}")
+        if transforms.active():
+            return transforms.lut(x, words, meta, self.gradient) * y
         return torch.ops.lutc.lut_mul(x, y, words, meta, self.gradient)
 
     def plan_kind(self, dtype: torch.dtype) -> str:

@@ -131,8 +131,13 @@ def test_errors(gelu):
         LUT(7)
     with pytest.raises(LutcError, match="float tables .* have no input scale"):
         LUT(TABLES["floats"], scale=0.5)
-    with pytest.raises(LutcError, match="two tensors of one shape and dtype"):
-        module.gated(torch.zeros(3), torch.zeros(4))
+    for other in (torch.zeros(4), torch.zeros(3, device="meta"), torch.zeros(3).double(), 1.0):
+        with pytest.raises(LutcError, match=r"two tensors of one shape, dtype and device; given \(3,\) torch.float32 on cpu and "):
+            module.gated(torch.zeros(3), other)
+    nested = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged)
+    for bad in (torch.eye(3).to_sparse(), nested):
+        with pytest.raises(LutcError, match=r"takes .* tensors; given a (sparse_coo|jagged) layout: evaluate its values"):
+            module(bad)
 
 
 def test_a_file_by_path(gelu, tmp_path):
@@ -291,4 +296,4 @@ def test_nothing_is_allocated_but_the_output(gelu):
 
 
 def test_repr(gelu):
-    assert repr(LUT(gelu, 0.5)) == "LUT(gelu, key=1, entries=3, grad=gelu, fp32 plan: search)"
+    assert repr(LUT(gelu, 0.5)) == "LUT(gelu, key=1, entries=3, grad=gelu, fp32 plan: chain)"
