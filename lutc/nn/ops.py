@@ -25,15 +25,18 @@ library.define("lut_backward(Tensor gradient, Tensor x, Tensor words, int[] meta
 library.define("lut_mul(Tensor x, Tensor y, Tensor words, int[] meta, str grad) -> Tensor")
 _lut, _lut_backward, _lut_mul = torch.ops.lutc.lut.default, torch.ops.lutc.lut_backward.default, torch.ops.lutc.lut_mul.default
 
-_REFERENCE = KIND_CODES["reference"]
+_REFERENCE, _DIRECT = KIND_CODES["reference"], KIND_CODES["direct"]
 
 
 # --- forward -----------------------------------------------------------------------------------------------------------------------------
 
 
-def _same_device(x: torch.Tensor, words: torch.Tensor) -> None:
+def _check(x: torch.Tensor, words: torch.Tensor, meta) -> None:
     if x.device != words.device:
         raise LutcError(f"the input is on {x.device} and the table on {words.device}; move the module with .to('{x.device}')")
+    kind, bits = meta[0], 8 * x.itemsize
+    if bits not in ((16,) if kind == _DIRECT else (16, 32, 64) if kind == _REFERENCE else (16, 32)):
+        raise LutcError(f"this plan ({next(name for name, code in KIND_CODES.items() if code == kind)}) does not serve {x.dtype}")
 
 
 def _dense(x: torch.Tensor) -> torch.Tensor:
@@ -45,8 +48,10 @@ def _run_cpu(x, words, meta, slope_only, factor=None):
     """The plan's values or slopes; with a factor, laid out as x and the result, times it."""
     if meta[0] == _REFERENCE:
         return _run_plain(x, words, meta, slope_only)
-    _same_device(x, words)
+    _check(x, words, meta)
     out = torch.empty_like(x)
+    if x.itemsize == 2 and meta[0] != _DIRECT:  # a GPU's plan, from a program that was exported there
+        return out.copy_(_run_cpu(x.float(), words, meta, slope_only))
     source = _dense(x)
     target = out if out.stride() == source.stride() else torch.empty_like(source)
     addresses = source.data_ptr(), target.data_ptr(), source.numel(), words.data_ptr()
@@ -57,7 +62,7 @@ def _run_cpu(x, words, meta, slope_only, factor=None):
 def _times_cpu(x, y, words, meta, slope_only):
     """The same times y, in one pass where y lies in memory as x does."""
     alike = (y.dtype, y.device, y.shape, y.stride()) == (x.dtype, x.device, x.shape, x.stride())
-    if alike and meta[0] != _REFERENCE and _dense(x) is x:
+    if alike and meta[0] != _REFERENCE and (meta[0] == _DIRECT or x.itemsize == 4) and _dense(x) is x:
         return _run_cpu(x, words, meta, slope_only, y)
     return _run_cpu(x, words, meta, slope_only).mul_(y)
 
@@ -67,12 +72,12 @@ def _run_cuda(x, words, meta, slope_only):
         return _run_plain(x, words, meta, slope_only)
     from lutc.nn import gpu
 
-    _same_device(x, words)
+    _check(x, words, meta)
     return gpu.slopes(x, words, meta) if slope_only else gpu.values(x, words, meta)
 
 
 def _run_plain(x, words, meta, slope_only):
-    _same_device(x, words)
+    _check(x, words, meta)
     out = torch.empty_like(x)
     return out.copy_(plain.evaluate(x, words, meta, slope_only))
 
@@ -96,7 +101,7 @@ def _cuda_mul(x, y, words, meta, grad):
         return _run_cuda(x, words, meta, False).mul_(y)
     from lutc.nn import gpu
 
-    _same_device(x, words)
+    _check(x, words, meta)
     return gpu.products(x, y, words, meta)
 
 
@@ -105,7 +110,7 @@ def _cuda_backward(gradient, x, words, meta):
         return _run_plain(x, words, meta, True).mul_(gradient)
     from lutc.nn import gpu
 
-    _same_device(x, words)
+    _check(x, words, meta)
     return gpu.gradients(gradient, x, words, meta)
 
 

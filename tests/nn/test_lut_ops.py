@@ -112,10 +112,26 @@ def test_plans_for_triton():
     assert lowered.plan_kinds("mps", "fp32") == ("search", "reference")
 
 
+@pytest.mark.parametrize("kind", ["uniform", "cells", "search"])
+def test_a_plan_for_16_bits_of_a_gpu_runs_on_a_cpu(kind):
+    """As in a program that was exported there: the kernels' float32 is not read from 16-bit memory."""
+    plan, x = lower(TABLES["grid"], "fp16", (kind,)), torch.randn(301).half()
+    words, want = torch.from_numpy(plan.words().copy()), LUT(table_set("grid"))(x)
+    assert torch.equal(torch.ops.lutc.lut(x, words, plan.meta, "table"), want)
+    assert torch.equal(torch.ops.lutc.lut_mul(x, x, words, plan.meta, "table"), want * x)
+
+
+def test_a_plan_of_another_dtype_is_said():
+    for kind, dtype, of in (("direct", torch.float32, "fp16"), ("search", torch.float64, "fp32"), ("direct", torch.float64, "bf16")):
+        plan = lower(TABLES["grid"], of, (kind,))
+        with pytest.raises(LutcError, match=rf"this plan \({kind}\) does not serve {dtype}"):
+            torch.ops.lutc.lut(torch.zeros(4, dtype=dtype), torch.from_numpy(plan.words().copy()), plan.meta, "table")
+
+
 def test_another_device_is_said():
     module = LUT(TABLES["grid"])
     with pytest.raises(LutcError, match=r"input is on cpu and the table on meta; move the module with .to\('cpu'\)"):
-        ops._same_device(torch.zeros(1), module.plan_fp32.to("meta"))
+        ops._check(torch.zeros(1), module.plan_fp32.to("meta"), module._plans[torch.float32].meta)
 
 
 @pytest.mark.gpu
