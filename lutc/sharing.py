@@ -20,13 +20,15 @@ from lutc.table import Table, without_empty_segments
 class SharedCuts:
     """Real cut places p and, per scale, the sample index at which p falls once it is rounded to that scale's grid (half to even).
 
-    Places lie four times as dense as the finest grid, so that every way of rounding occurs; places that no scale can tell apart are merged.
+    Places are those at which some scale's rounding changes and one between each two of them, so that every way of rounding occurs; places that
+    no scale can tell apart are merged.
     """
 
     def __init__(self, tasks, lo: float, hi: float):
         scales = [task.inputs.scale for task in tasks]
-        fine, coarse = min(scales) / 4, max(scales)
-        places = np.arange(np.floor((lo - coarse) / fine), np.ceil(hi / fine) + 1) * fine
+        below = lo - 2 * max(scales)  # from where every scale rounds to below its samples
+        changes = np.unique(np.concatenate([(np.arange(np.floor(below / scale), np.ceil(hi / scale) + 1) + 0.5) * scale for scale in scales]))
+        places = np.sort(np.concatenate([changes, (changes[1:] + changes[:-1]) / 2]))
         self.rounded = [np.rint(places / scale) * scale for scale in scales]
         index = np.stack([np.searchsorted(task.samples.x, at, side="right") for task, at in zip(tasks, self.rounded)])
         new = np.append(True, (np.diff(index, axis=1) != 0).any(axis=0))

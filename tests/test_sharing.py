@@ -5,7 +5,10 @@ import pytest
 
 from lutc import functions, pipeline
 from lutc.errors import LutcError
+from lutc.problem import prepare
+from lutc.request import Request
 from lutc.samples import Inputs
+from lutc.sharing import SharedCuts
 
 
 def mean_squared(tables) -> float:
@@ -50,6 +53,16 @@ def test_arbitrary_scales_share_too(inputs):
     for key, table in tables.items():
         scale = tables.inputs[key].scale
         assert set(table.body.breakpoints) <= set(np.rint(points / scale) * scale)
+
+
+@pytest.mark.parametrize("scales", [[2.0**-b for b in range(7)], [0.3, 0.7], [0.5, 0.11, 0.013]], ids=str)
+def test_every_way_of_rounding_a_breakpoint_occurs(scales):
+    """Whatever real breakpoint is rounded to all scales, the cuts between samples that come of it are among those searched."""
+    _, tasks = prepare(Request("gelu", 4, inputs=tuple(Inputs(8, scale) for scale in scales)))
+    searched = set(map(tuple, SharedCuts(tasks, -4.0, 4.0).index.T))
+    anywhere = np.random.default_rng(0).uniform(-4.0 - max(scales), 4.0, 100_000)
+    cuts = [np.searchsorted(task.samples.x, np.rint(anywhere / s) * s, side="right") for task, s in zip(tasks, scales)]
+    assert set(map(tuple, np.stack(cuts).T)) <= searched
 
 
 @pytest.mark.parametrize("name", ["gelu", "exp"])
