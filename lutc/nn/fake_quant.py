@@ -47,12 +47,12 @@ class FakeQuantize(torch.nn.Module):
         if self.kind != "fixed" and zero_point:
             raise LutcError(f"a {self.kind} scale is symmetric, with zero point 0; given {zero_point}")
         self._number = positive_number("scale", scale, f"or {', '.join(KINDS)}") if self.kind == "fixed" else None
-        # NaN until the first batch: a checkpoint carries that too.
+        # NaN until the first batch: a checkpoint carries that, and it reaches all processes that share a model.
         if self.kind == "learned":
             self.log2_scale = torch.nn.Parameter(torch.tensor(math.nan))
         elif self.kind == "observed":
             self.register_buffer("log2_scale", torch.tensor(math.nan))
-        self._started = self.kind in ("fixed", "dynamic")
+        self._started = self.kind in ("fixed", "dynamic")  # known on the host; a scale may have come some other way than by a batch or a checkpoint
 
     @property
     def limits(self) -> tuple[int, int, int]:
@@ -68,9 +68,8 @@ class FakeQuantize(torch.nn.Module):
         """The scale as a number, read on the host; None where every call has its own or none was seen yet."""
         if self.kind == "fixed":
             return self._number
-        if self.kind == "dynamic" or not self._started:
-            return None
-        return 2.0 ** int(self.log2_scale.detach().float().round().clamp(LOWEST, HIGHEST))
+        power = math.nan if self.kind == "dynamic" else self.log2_scale.item()
+        return None if math.isnan(power) else 2.0 ** min(max(round(power), LOWEST), HIGHEST)
 
     def scale_for(self, x: torch.Tensor) -> tuple[torch.Tensor, float]:
         """The scale for x (0-d, on its device) and the rate by which its gradient is to be multiplied."""
@@ -83,7 +82,9 @@ class FakeQuantize(torch.nn.Module):
         if self.training:
             self._observe(x.detach())
         elif not self._started:
-            raise LutcError(f"this {self.kind} scale has seen no batch yet; run one in training mode, load a checkpoint, or give a number as scale")
+            self._started = not (torch.compiler.is_compiling() or math.isnan(self.log2_scale.item()))
+            if not self._started:
+                raise LutcError(f"this {self.kind} scale has seen no batch yet; run one in training mode, load a checkpoint, or give a number")
         scale = _power_of_two(self.log2_scale.detach().float().round())
         if self.kind == "observed":
             return scale, 1.0
@@ -97,7 +98,8 @@ class FakeQuantize(torch.nn.Module):
         if not x.numel() or self._started and self.kind == "learned":
             return
         power = self._least_squares(x).to(self.log2_scale.dtype)
-        self.log2_scale.copy_(torch.lerp(self.log2_scale, power, self.momentum) if self._started else power)
+        later = self.log2_scale if self.kind == "learned" else torch.lerp(self.log2_scale, power, self.momentum)
+        self.log2_scale.copy_(torch.where(self.log2_scale.isnan(), power, later))
         self._started = True
 
     def _least_squares(self, x: torch.Tensor) -> torch.Tensor:

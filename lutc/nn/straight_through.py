@@ -23,7 +23,8 @@ def nearest_code(x: torch.Tensor, scale: torch.Tensor, limits: Limits) -> torch.
 
 
 def _gradients(gradient, x, scale, limits: Limits, rate: float, wanted) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Of x, the incoming gradient within the codes (0 outside and for NaN); of the scale, eq. 3 of LSQ (arXiv:1902.08153) times rate."""
+    """Of x, the incoming gradient within the codes (0 outside and for NaN); of the scale, eq. 3 of LSQ (arXiv:1902.08153) times rate. Within is what
+    rounds to a code without being clamped, as torch's own fake quantisation has it; LSQ's ends half a step earlier."""
     lowest, highest, zero_point = limits
     dtype = wide_dtype(x)
     steps = x.to(dtype) / scale.to(dtype)

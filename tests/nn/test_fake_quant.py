@@ -109,6 +109,21 @@ def test_observed_is_a_moving_average_of_powers_and_rests_in_eval_mode():
     assert module.log2_scale.item() == pytest.approx(average)
 
 
+@pytest.mark.parametrize("kind", ["learned", "observed"])
+def test_a_scale_that_came_from_another_process(kind):
+    """Written into the parameter or buffer, as a broadcast does: no first batch begins it anew."""
+    x = samples(2000, 9.0)
+    for training in (False, True):
+        module = FakeQuantize(kind).train(training)
+        assert module.scale is None
+        with torch.no_grad():
+            module.log2_scale.fill_(-6.0)
+        assert module.scale == 2.0**-6
+        got = module(x)
+        average = -6.0 if kind == "learned" or not training else 0.9 * -6 + 0.1 * best_power(x, 8)
+        assert module.log2_scale.item() == pytest.approx(average) and torch.equal(got, FakeQuantize(2.0 ** round(average))(x))
+
+
 # --- gradients ---------------------------------------------------------------------------------------------------------------------------
 
 
@@ -117,7 +132,6 @@ def test_gradients_are_those_of_lsq():
     weights = torch.linspace(-1, 2, x.numel(), dtype=torch.float64).view_as(x)
     module = FakeQuantize("learned", bits=4)
     module.log2_scale.data.fill_(-1.3)  # rounds to 2^-1
-    module._started = True
     (weights * module(x)).sum().backward()
     to_scale = 0.0
     for value, weight, got in zip(*(t.flatten().tolist() for t in (x, weights, x.grad)), strict=True):
@@ -133,7 +147,6 @@ def test_learning_finds_the_best_power():
     x = samples(spread=1.0)
     module = FakeQuantize("learned", bits=4)
     module.log2_scale.data.fill_(1.4)
-    module._started = True
     optimiser = torch.optim.Adam(module.parameters(), 0.05)
     for _ in range(200):
         optimiser.zero_grad()

@@ -43,6 +43,8 @@ class Scales:
             return copy.deepcopy(as_quantiser(known[path]))
         from lutc.calibration.scales import for_layer
 
+        if not known[path].histogram.count:
+            raise LutcError(f"the calibration never reached '{path}', so it has no scale for it; calibrate on other data, or leave it out by skip=")
         return as_quantiser(for_layer(known[path]))
 
     def __str__(self) -> str:
