@@ -14,7 +14,7 @@ import numpy as np
 from lutc import formats
 from lutc.errors import LutcError
 from lutc.formats import Format
-from lutc.integer import integer_lines
+from lutc.integer import integer_lines, scaled_intercepts
 from lutc.samples import Inputs
 from lutc.table import AbsPrologue, Direct, Lines, Table
 
@@ -66,8 +66,22 @@ def lines_cost(entries: int, fmt: Format, inputs: Inputs, half: bool = False, br
         breakpoint_bits = centred - 1 if half else inputs.bits
     shift = max(0, int(np.ceil(-np.log2(inputs.scale))))
     stored = entries * (2 * fmt.bits + (0 if inputs.power is not None else shift)) + (entries - 1) * breakpoint_bits
-    terms = [fmt.bits + centred, fmt.bits + shift, *([1 + fmt.fraction_bits + centred] if half else [])]
-    return Cost(entries, stored, entries - 1, breakpoint_bits, (fmt.bits, centred), max(terms) + 1 + half)
+    return Cost(entries, stored, entries - 1, breakpoint_bits, (fmt.bits, centred), _adder(fmt, inputs, half))
+
+
+def _adder(fmt: Format, inputs: Inputs, half: bool) -> int:
+    """Width of every product, intercept and sum of any coefficients of the format; half: and of the identity, which adds x or 1."""
+    low, high = inputs.minimum - inputs.zero_point, inputs.maximum - inputs.zero_point
+    codes = (0, max(-low, high)) if half else (low, high)
+    least, most = -(1 << (fmt.bits - 1)), (1 << (fmt.bits - 1)) - 1
+    products = [k * q for k in (least, most) for q in codes]
+    intercepts = [int(t) for t in scaled_intercepts([least, most], inputs)]
+    sums = [min(products) + intercepts[0], max(products) + intercepts[1]]
+    if half:
+        added = [low << fmt.fraction_bits, max(high << fmt.fraction_bits, int(scaled_intercepts(1 << fmt.fraction_bits, inputs)))]
+        sums += [sign * total + x for sign in (1, -1) for total in sums for x in added]
+    every = [*products, *intercepts, *sums]
+    return signed_bits(min(every), max(every))
 
 
 def uniform_cost(entries: int, fmt: Format, inputs: Inputs, half: bool, tails: int) -> Cost:

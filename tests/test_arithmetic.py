@@ -6,6 +6,7 @@ import pytest
 from lutc import formats, functions
 from lutc.arithmetic import in_arithmetic
 from lutc.certify_float import certify_float, float_certificate
+from lutc.domain import Domain
 from lutc.errors import LutcError
 from lutc.functions import Line
 from lutc.table import AbsPrologue, Cells, Direct, ExponentPrologue, Exponents, Lines, PeriodPrologue, Table
@@ -149,6 +150,13 @@ def test_figures_against_their_definition(dtype):
     nan_and_infinities = (1 << 16) - x.size
     assert figures["undefined"]["inputs"] + figures["overflow"]["inputs"] == nan_and_infinities
     assert figures["undefined"]["agree"] + figures["overflow"]["agree"] == nan_and_infinities
+
+
+def test_an_answer_that_is_no_number_counts_as_wrong_by_the_largest():
+    table = Table(Lines([], [1.0], [0.0]), domain=Domain(low=0.0))
+    figures = certify_float(table, functions.get("relu"), "fp16")["domain"]
+    assert figures["worst_absolute"]["error"] == 65504 and figures["worst_absolute"]["x"] < 0
+    assert figures["correct"] == pytest.approx(np.mean(X[np.isfinite(X)] >= 0), rel=1e-5)
 
 
 def test_overflow_and_undefined_inputs_are_counted_apart():

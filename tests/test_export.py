@@ -21,13 +21,20 @@ from lutc.tablefile import TableSet
 
 PARTS = ("cuts", "slopes", "intercepts", "acc", "codes")
 OUT = Inputs(8, 2.0**-4)
+
+
+def one(key: str, body: Lines, inputs: Inputs) -> TableSet:
+    return TableSet("one", {key: Table(body, coefficients="q1.6")}, {key: inputs})
+
+
 TABLES = {
     "powers of two": lambda: (load("gelu_8"), OUT),
     "q2.5, outputs wider than sums": lambda: (load("reci_8"), Inputs(16, 2.0**-13, -5)),
     "any scale": lambda: (pipeline.compile("silu", 8, search="exact", inputs=(Inputs(8, 0.05, 3), Inputs(8, 0.013, -100))), Inputs(7, 0.03, 9)),
     "half stored": lambda: (pipeline.compile("sigmoid", 6, search="exact", symmetry=True), OUT),
     "wide inputs": lambda: (pipeline.compile("exp", 6, search="exact", inputs=(Inputs(11, 2.0**-7),)), Inputs(8, 2.0**-7)),
-    "coarse, one line": lambda: (TableSet("one", {"x/*": Table(Lines([], [1.5], [-0.25]), coefficients="q1.6")}, {"x/*": Inputs(4, 8.0)}), OUT),
+    "no intercepts, at a scale beyond 32 bits": lambda: (one("40", Lines([0.0], [0.0, 1.0], [0.0, 0.0]), Inputs(8, 2.0**-40)), OUT),
+    "coarse, one line": lambda: (one("x/*", Lines([], [1.5], [-0.25]), Inputs(4, 8.0)), OUT),
 }
 
 

@@ -79,6 +79,12 @@ def test_the_adder_holds_every_sum_of_a_compiled_table(function, half, inputs):
     assert used <= cost.adder
 
 
+@pytest.mark.parametrize("inputs, width", [(Inputs(8, 2.0**-4), 16), (Inputs(8, 2.0**-9), 18), (Inputs(12, 1.0), 20), (Inputs(8, 2.0**-4, -127), 17)])
+def test_the_adder_is_as_wide_as_the_largest_sum_of_any_coefficients(inputs, width):
+    sums = [k * (q - inputs.zero_point) + (t << inputs.power) for k in (-128, 127) for q in inputs.codes().tolist() for t in (-128, 127)]
+    assert hardware.signed_bits(min(sums), max(sums)) == hardware.lines_cost(8, Q16, inputs).adder == width
+
+
 def test_cost_of_a_direct_table_counts_its_values():
     table = Table(Direct(np.zeros(256), 8, 2.0**-4), coefficients="fp16")
     assert hardware.cost(table, Inputs(8, 2.0**-4)).stored_bits == 256 * 16

@@ -150,6 +150,14 @@ def test_weights_shift_the_error():
     assert weighted(lambda v: np.exp(-2 * v**2)) == weighted("gauss:0.5")
 
 
+def test_a_stored_half_answers_for_the_weights_of_both_signs():
+    weights = lambda x: np.where(x < 0, 5.0, 1.0) * np.exp(-np.abs(x + 1.0))  # noqa: E731
+    tables = pipeline.compile("gelu", 5, symmetry=True, inputs=GRID4, weights=weights)
+    x = np.arange(-64, 65) / 16
+    error = (tables["4"](x) - functions.get("gelu")(x)) ** 2
+    assert tables.meta["search"]["cost"]["4"] == pytest.approx(np.average(error, weights=weights(x)), rel=1e-5)
+
+
 def test_zero_points_and_scales():
     inputs = (Inputs(8, 0.05, -30), Inputs(6, 0.25), Inputs(8, 2.0**-4, 3))
     tables = pipeline.compile("gelu", 8, inputs=inputs)
