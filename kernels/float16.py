@@ -3,6 +3,7 @@
     c = float16_add(a, b, TRUNCATE)      # a, b, c: blocks of float16; TRUNCATE: a compile-time flag, 0 for nearest even
 """
 
+import torch
 import triton
 import triton.language as tl
 
@@ -95,5 +96,5 @@ def arithmetic_kernel(a, b, sums, products, n_elements, TRUNCATE: tl.constexpr, 
 def launch(a, b, sums, products, truncate: bool, block: int = 1024) -> None:
     """Sums and products of contiguous float16 tensors of one size, into given ones."""
     n = a.numel()
-    if n:
+    with torch.cuda.device_of(a):
         arithmetic_kernel[(triton.cdiv(n, block),)](a, b, sums, products, n, TRUNCATE=truncate, BLOCK=block)

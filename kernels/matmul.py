@@ -18,7 +18,8 @@ def _matmul(
 ):  # fmt: skip
     rows = tl.program_id(0).to(tl.int64) * M + tl.arange(0, M)
     columns = tl.program_id(1).to(tl.int64) * N + tl.arange(0, N)
-    inner = tl.arange(0, K)
+    inner = tl.arange(0, K).to(tl.int64)
+    step = tl.full((), K, tl.int64)  # strides of 32 bits times it may need more
     row_inside, column_inside = rows < m, columns < n
     a_block = a_ptr + rows[:, None] * a_row + inner[None, :] * a_column
     b_block = b_ptr + inner[:, None] * b_row + columns[None, :] * b_column
@@ -28,8 +29,8 @@ def _matmul(
         a = tl.load(a_block, mask=row_inside[:, None] & inside[None, :], other=0.0)
         b = tl.load(b_block, mask=inside[:, None] & column_inside[None, :], other=0.0)
         total = tl.dot(a, b, total, input_precision="ieee")
-        a_block += K * a_column
-        b_block += K * b_row
+        a_block += step * a_column
+        b_block += step * b_row
     total += tl.load(bias_ptr + columns, mask=column_inside, other=0.0).to(tl.float32)[None, :]
     value = pwl.evaluate(total, words, p0, p1, p2, p3, p4, p5, KIND, FLAGS)
     out = out_ptr + rows[:, None] * n + columns[None, :]
@@ -43,5 +44,6 @@ def linear_lut(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor, words: torc
     block = {"M": 64, "N": 64, "K": 32}
     grid = (triton.cdiv(m, block["M"]), triton.cdiv(n, block["N"]))
     options = {"num_warps": 4, "enable_fp_fusion": True}  # the product gains by it; the table's own multiply-adds are fused anyway
-    _matmul[grid](a, b, bias, out, m, n, k, *a.stride(), *b.stride(), words, **pwl.arguments(meta), **block, **options)
+    with torch.cuda.device_of(a):
+        _matmul[grid](a, b, bias, out, m, n, k, *a.stride(), *b.stride(), words, **pwl.arguments(meta), **block, **options)
     return out

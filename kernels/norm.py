@@ -3,6 +3,7 @@
 Arithmetic is float32; the mean comes first, then the mean square of deviations. Longer rows take a pass for each.
 """
 
+import torch
 import triton
 import triton.language as tl
 from lutc.kernels import pwl
@@ -104,4 +105,5 @@ def norm(x, weight, bias, out, mean, variance, eps: float, centred: bool, plan) 
     given = {"CENTRED": centred, "WEIGHT": weight is not None, "BIAS": bias is not None}
     pointers = (x, x if weight is None else weight, x if bias is None else bias, out, mean, variance)
     grid = (triton.cdiv(rows, shape["ROWS"]),)
-    kernel[grid](*pointers, rows, n, float(eps), **plan_arguments("s", plan, "S"), **given, **shape, enable_fp_fusion=False)
+    with torch.cuda.device_of(x):
+        kernel[grid](*pointers, rows, n, float(eps), **plan_arguments("s", plan, "S"), **given, **shape, enable_fp_fusion=False)

@@ -10,6 +10,7 @@ shows in `lutc.kernels.matmul` how a matrix product takes a table into its epilo
 """
 
 import numpy as np
+import torch
 import triton
 import triton.language as tl
 from lutc.kernels import reduced
@@ -230,6 +231,7 @@ def elementwise(
 
 
 BLOCK, WARPS = 2048, 4  # 16 elements a thread: two 16-byte accesses at 16 bits, four at 32, and the entry's instructions are spread thin
+LONGEST_ROW = 65535 * BLOCK  # of several: CUDA's limit of a grid's second dimension
 # Where a multiply-add is to be fused, the code says so: fp fusion by the compiler would add others.
 OPTIONS = {"num_warps": WARPS, "enable_fp_fusion": False}
 
@@ -241,7 +243,8 @@ def launch(x, y, out, words, meta, mode: str, rows: int, columns: int, x_stride:
     """
     blocks = triton.cdiv(columns, BLOCK)
     grid = (blocks,) if rows == 1 else (rows, blocks)
-    elementwise[grid](
-        x, x if y is None else y, out, columns, x_stride, y_stride, words, scale=float(scale), zero_point=float(zero_point),
-        MODE=mode, ROWS=rows != 1, BLOCK=BLOCK, **OPTIONS, **arguments(meta),
-    )  # fmt: skip
+    with torch.cuda.device_of(x):
+        elementwise[grid](
+            x, x if y is None else y, out, columns, x_stride, y_stride, words, scale=float(scale), zero_point=float(zero_point),
+            MODE=mode, ROWS=rows != 1, BLOCK=BLOCK, **OPTIONS, **arguments(meta),
+        )  # fmt: skip

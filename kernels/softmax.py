@@ -5,6 +5,7 @@ Arithmetic is float32. Rows are dense; several short ones share a program. Longe
 
 import math
 
+import torch
 import triton
 import triton.language as tl
 from lutc.kernels import pwl
@@ -128,4 +129,5 @@ def softmax(x, out, exp, reciprocal_plan, period: float) -> None:
     shape = tile(n)
     kernel = softmax_long_rows if n > LONGEST else softmax_rows
     grid = (triton.cdiv(rows, shape["ROWS"]),)
-    kernel[grid](x, out, rows, n, **plan_arguments("e", exp, "E"), **by, **period_arguments(period), **shape, enable_fp_fusion=False)
+    with torch.cuda.device_of(x):
+        kernel[grid](x, out, rows, n, **plan_arguments("e", exp, "E"), **by, **period_arguments(period), **shape, enable_fp_fusion=False)

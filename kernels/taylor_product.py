@@ -69,10 +69,11 @@ def product(z: Tensor, owner: Tensor, slopes: Tensor, scales: Tensor | None, bia
     sequence = torch.argsort(owner)
     centre, first, end = tiles(owner, k)
     grid = (len(first), triton.cdiv(o, BLOCK_O))
-    taylor_product_kernel[grid](
-        z, sequence, centre, first, end, slopes, bias if scales is None else scales, bias, y,
-        o, p, z.stride(0), *slopes.stride(), scales is not None, BLOCK_N, BLOCK_O, BLOCK_P,
-    )  # fmt: skip
+    with torch.cuda.device_of(z):
+        taylor_product_kernel[grid](
+            z, sequence, centre, first, end, slopes, bias if scales is None else scales, bias, y,
+            o, p, z.stride(0), *slopes.stride(), scales is not None, BLOCK_N, BLOCK_O, BLOCK_P,
+        )  # fmt: skip
     return y
 
 

@@ -55,5 +55,6 @@ def route(x: Tensor, centres: Tensor, half_norms: Tensor) -> Tensor:
     owner = torch.empty(len(x), dtype=torch.int64, device=x.device)
     if len(x):
         grid = (triton.cdiv(len(x), BLOCK_N),)
-        taylor_route_kernel[grid](x, centres, half_norms, owner, len(x), len(centres), x.shape[1], x.stride(0), BLOCK_N, BLOCK_K, BLOCK_D)
+        with torch.cuda.device_of(x):
+            taylor_route_kernel[grid](x, centres, half_norms, owner, len(x), len(centres), x.shape[1], x.stride(0), BLOCK_N, BLOCK_K, BLOCK_D)
     return owner

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import statistics
 import time
@@ -54,7 +55,7 @@ def _percentiles(samples: Sequence[float]) -> tuple[float, float, float]:
 
 def time_calls(calls: dict[str, Callable[[], object]], device: torch.device, seconds: float) -> dict[str, list[float]]:
     """Seconds per call of each contender, sampled in turn so that all of them meet the same machine; at least 5 samples each."""
-    synchronize = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    synchronize = functools.partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
 
     def sample(call, count: int) -> float:
         synchronize()

@@ -15,6 +15,8 @@ def _rows(x: torch.Tensor) -> tuple[int, int, int] | None:
         view = x.view(-1, x.shape[-1])
     except RuntimeError:  # no one distance
         return None
+    if view.shape[1] > pwl.LONGEST_ROW:
+        return None
     return view.shape[0], view.shape[1], view.stride(0)
 
 
@@ -28,20 +30,19 @@ def _run(x, y, words, meta, mode: str) -> torch.Tensor:
     out = torch.empty_like(x)
     if not x.numel():
         return out
-    with torch.cuda.device_of(x):
-        others = () if y is None else (y,)
-        if _flat(x, out, *others):
-            pwl.launch(x, y, out, words, meta, mode, 1, x.numel(), 0, 0)
-            return out
-        layouts = [_rows(t) for t in (x, *others)]
-        if not out.is_contiguous() or None in layouts:
-            x, y = x.contiguous(), None if y is None else y.contiguous()
-            dense = out if out.is_contiguous() else torch.empty_like(x)
-            pwl.launch(x, y, dense, words, meta, mode, 1, x.numel(), 0, 0)
-            return out if dense is out else out.copy_(dense)
-        rows, columns, stride = layouts[0]
-        pwl.launch(x, y, out, words, meta, mode, rows, columns, stride, layouts[-1][2])
+    others = () if y is None else (y,)
+    if _flat(x, out, *others):
+        pwl.launch(x, y, out, words, meta, mode, 1, x.numel(), 0, 0)
         return out
+    layouts = [_rows(t) for t in (x, *others)]
+    if not out.is_contiguous() or None in layouts:
+        x, y = x.contiguous(), None if y is None else y.contiguous()
+        dense = out if out.is_contiguous() else torch.empty_like(x)
+        pwl.launch(x, y, dense, words, meta, mode, 1, x.numel(), 0, 0)
+        return out if dense is out else out.copy_(dense)
+    rows, columns, stride = layouts[0]
+    pwl.launch(x, y, out, words, meta, mode, rows, columns, stride, layouts[-1][2])
+    return out
 
 
 def values(x: torch.Tensor, words: torch.Tensor, meta) -> torch.Tensor:
@@ -68,6 +69,5 @@ def values_of_codes(codes: torch.Tensor, words: torch.Tensor, meta, scale: float
     """float32 values at scale * (code - zero_point) for contiguous int8 codes, from a float32 plan."""
     out = torch.empty(codes.shape, dtype=torch.float32, device=codes.device)
     if codes.numel():
-        with torch.cuda.device_of(codes):
-            pwl.launch(codes.contiguous(), None, out, words, meta, "value", 1, codes.numel(), 0, 0, scale, zero_point)
+        pwl.launch(codes.contiguous(), None, out, words, meta, "value", 1, codes.numel(), 0, 0, scale, zero_point)
     return out

@@ -108,8 +108,7 @@ def softmax(x: torch.Tensor, words: list[torch.Tensor], meta: list[int], period:
     if _fused(x):
         from lutc.kernels.softmax import softmax as launch
 
-        with torch.cuda.device_of(x):
-            launch(x, out, plans[0].fast, plans[1].fast if len(plans) > 1 else None, period)
+        launch(x, out, plans[0].fast, plans[1].fast if len(plans) > 1 else None, period)
         return out
     if _compiled(x):
         rows_cpu.softmax(x, out, plans[0].vector, plans[1].vector if len(plans) > 1 else None, period)
@@ -165,8 +164,7 @@ def norm(
     if _fused(x):
         from lutc.kernels.norm import norm as launch
 
-        with torch.cuda.device_of(x):
-            launch(x, weight, bias, out, mean, variance, eps, centred, plans[0].fast)
+        launch(x, weight, bias, out, mean, variance, eps, centred, plans[0].fast)
         return out, mean, variance
     if _compiled(x):
         rows_cpu.norm(x, weight, bias, out, mean, variance, eps, centred, plans[0].vector)

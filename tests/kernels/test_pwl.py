@@ -1,5 +1,6 @@
 """The Triton kernels against the plans' numpy models, in Triton's interpreter where there is no GPU."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -162,6 +163,27 @@ def test_epilogue_of_a_matrix_product(kind):
     # beside a cut the product's own rounding may choose the other segment
     close = np.abs(array(linear_lut(a, b, bias, words(plan), plan.meta)) - want) < 1e-4
     assert close.mean() > 0.999
+
+
+def test_launches_are_on_the_device_of_the_input(gpu, monkeypatch):
+    """A kernel otherwise goes to the current device, where memory of another one is not to be reached."""
+    from lutc.kernels.matmul import linear_lut
+
+    plan, x, where = lower(TABLES["grid"]), torch.randn(16, 16, device=DEVICE), []
+    monkeypatch.setattr(torch.cuda, "device_of", lambda tensor: where.append(tensor) or contextlib.nullcontext())
+    gpu.values(x, words(plan), plan.meta)
+    linear_lut(x, x, x[0], words(plan), plan.meta)
+    assert len(where) == 2 and all(tensor is x for tensor in where)
+
+
+def test_rows_beyond_a_grid_s_second_dimension_are_copied(gpu, monkeypatch):
+    from lutc.kernels import pwl
+
+    plan, (x, _) = lower(TABLES["grid"]), torch.randn(3, 100, device=DEVICE).chunk(2, -1)
+    assert gpu._rows(x) == (3, 50, 100)
+    monkeypatch.setattr(pwl, "LONGEST_ROW", 49)
+    assert gpu._rows(x) is None
+    assert same(array(gpu.values(x, words(plan), plan.meta)), array(gpu.values(x.contiguous(), words(plan), plan.meta))).all()
 
 
 def test_one_compiled_kernel_serves_all_tables_of_a_kind():
