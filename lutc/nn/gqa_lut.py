@@ -50,8 +50,9 @@ class gqa_lut_pwl(torch.nn.Module):  # noqa: N801  (the name is its users')
         return min(max(-int(math.log2(scale)), 0), self.decimal_bit)
 
     def forward(self, input: torch.Tensor, scale) -> torch.Tensor:
-        if not input.is_floating_point():
-            raise LutcError(f"gqa_lut_pwl takes integers in a float tensor; given {input.dtype}")
+        if not isinstance(input, torch.Tensor) or not input.is_floating_point():
+            given = input.dtype if isinstance(input, torch.Tensor) else type(input).__name__
+            raise LutcError(f"gqa_lut_pwl takes integers in a float tensor; given {given}")
         number = float(scale.detach()) if isinstance(scale, torch.Tensor) and scale.numel() == 1 else scale
         if not isinstance(number, (int, float)) or not (math.isfinite(number) and number > 0):
             raise LutcError(f"scale is one positive finite number; given {scale}")

@@ -129,8 +129,20 @@ class QuantLUT(torch.nn.Module):
         outputs, values, slopes = (self.all_outputs, self.all_values, self.all_slopes) if fixed else self._responses(scale.detach().to(torch.float64))
         if codes:
             outputs = outputs.view(torch.float32) if self.out is None else outputs
-            return outputs[x.to(torch.int32) - self.limits[0]]
+            return outputs[self._index(x)]
         return look_up(x, scale, values.view(torch.float64), slopes.view(torch.float64), self.limits, rate)
+
+    def _index(self, codes: torch.Tensor) -> torch.Tensor:
+        """Places of codes among all. Those beyond the width, which only a wider dtype holds, are an error; in a compiled graph, and where telling
+        would mean to wait for a GPU, they saturate."""
+        index = codes.to(torch.int32) - self.minimum
+        if self.bits == 8 * codes.itemsize:
+            return index
+        if codes.device.type == "cpu" and codes.numel() and not torch.compiler.is_compiling():
+            least, most = map(int, codes.aminmax())
+            if least < self.minimum or most > self.maximum:
+                raise LutcError(f"codes of {self.bits} bits are {self.minimum} to {self.maximum}; given {least} to {most}")
+        return index.clamp(0, self.maximum - self.minimum)
 
     def _scale_for(self, x: torch.Tensor, scale, codes: bool) -> tuple[torch.Tensor, float, bool]:
         """(scale as a 0-d tensor on the device of x, rate of its gradient, whether it is the fixed one)."""

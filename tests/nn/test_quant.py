@@ -200,3 +200,12 @@ def test_bad_input():
         QuantLUT(GELU, 1.0, out_scale=-1.0)
     with pytest.raises(LutcError, match="no shipped table 'gelu_9999'"):
         QuantLUT("gelu_9999", 1.0)
+
+
+def test_codes_beyond_the_width():
+    module = QuantLUT("gelu_8", 2.0**-1, bits=4)
+    for code in (-9, 8, 100):
+        with pytest.raises(LutcError, match=rf"codes of 4 bits are -8 to 7; given .*{code}"):
+            module(torch.tensor([0, code], dtype=torch.int8))
+    beyond, ends = (torch.tensor(codes, dtype=torch.int8) for codes in ([-9, 100], [-8, 7]))
+    assert torch.equal(torch.compile(module, backend="eager")(beyond), module(ends))
