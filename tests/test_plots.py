@@ -14,11 +14,13 @@ from lutc.designs import Space
 from lutc.errors import LutcError
 from lutc.explore import EvolutionSettings, explore
 from lutc.fplut import compile_fplut
+from lutc.front_plot import front_figure
 from lutc.functions import Line
 from lutc.pipeline import compile
-from lutc.plots import front_figure, save, table_figure
+from lutc.plots import save
 from lutc.samples import Inputs
 from lutc.table import Direct, Lines, Table
+from lutc.table_plot import table_figure
 from lutc.tablefile import TableSet
 
 BRIEF = EvolutionSettings(population=16, generations=4)
@@ -163,12 +165,12 @@ def test_command_writes_a_picture_of_a_file(gelu, tmp_path, monkeypatch):
 def test_drawing_leaves_pyplot_alone_and_importing_leaves_matplotlib_alone(tmp_path):
     program = f"""
 import sys
-import lutc.plots, lutc.commands.plot, lutc.commands.explore, lutc.explore
+import lutc.plots, lutc.table_plot, lutc.front_plot, lutc.commands.plot, lutc.commands.explore, lutc.explore
 assert "matplotlib" not in sys.modules
 from lutc import functions
 from lutc.pipeline import compile
 tables = compile("gelu", 4, search="exact")
-lutc.plots.save(lutc.plots.table_figure(tables, functions.get("gelu")), {str(tmp_path / "x.png")!r})
+lutc.plots.save(lutc.table_plot.table_figure(tables, functions.get("gelu")), {str(tmp_path / "x.png")!r})
 assert "matplotlib" in sys.modules and "matplotlib.pyplot" not in sys.modules and "torch" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", program], check=True)

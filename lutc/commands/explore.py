@@ -59,7 +59,8 @@ def explore(function, picture, index, output, as_json, minimise, seed, populatio
         found = exploring.explore(_space(function, **options), _names(minimise), seed, settings, progress)
     written = _write(found, index, output) if index is not None else None
     if picture is not None:
-        from lutc.plots import front_figure, save
+        from lutc.front_plot import front_figure
+        from lutc.plots import save
 
         save(front_figure(found), picture)
     if as_json:

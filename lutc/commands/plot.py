@@ -21,7 +21,8 @@ def plot(table, keys, output, function) -> None:
     lutc plot gelu_8 --key 4
     lutc plot my/table.json -o table.svg
     """
-    from lutc.plots import save, table_figure
+    from lutc.plots import save
+    from lutc.table_plot import table_figure
 
     tables, fn = load_for(table, function)
     output = output or Path(f"{Path(table).stem}.png")
