@@ -47,11 +47,11 @@ class FakeQuantize(torch.nn.Module):
         if self.kind != "fixed" and zero_point:
             raise LutcError(f"a {self.kind} scale is symmetric, with zero point 0; given {zero_point}")
         self._number = positive_number("scale", scale, f"or {', '.join(KINDS)}") if self.kind == "fixed" else None
-        # NaN until the first batch: a checkpoint carries that, and it reaches all processes that share a model.
+        # NaN until the first batch: a checkpoint carries that too. One element and not 0-d, which FSDP does not take.
         if self.kind == "learned":
-            self.log2_scale = torch.nn.Parameter(torch.tensor(math.nan))
+            self.log2_scale = torch.nn.Parameter(torch.full((1,), math.nan))
         elif self.kind == "observed":
-            self.register_buffer("log2_scale", torch.tensor(math.nan))
+            self.register_buffer("log2_scale", torch.full((1,), math.nan))
         self._started = self.kind in ("fixed", "dynamic")  # known on the host; a scale may have come some other way than by a batch or a checkpoint
 
     @property
@@ -85,12 +85,12 @@ class FakeQuantize(torch.nn.Module):
             self._started = not (torch.compiler.is_compiling() or math.isnan(self.log2_scale.item()))
             if not self._started:
                 raise LutcError(f"this {self.kind} scale has seen no batch yet; run one in training mode, load a checkpoint, or give a number")
-        scale = _power_of_two(self.log2_scale.detach().float().round())
+        scale = _power_of_two(self.log2_scale.detach().float().round()).reshape(())
         if self.kind == "observed":
             return scale, 1.0
         features = x[0].numel() if x.ndim and x.shape[0] else x.numel()
         # A factor of exactly 1 that carries the gradient scale * ln 2 to log2_scale.
-        factor = 1.0 + math.log(2.0) * (self.log2_scale - self.log2_scale.detach()).float()
+        factor = 1.0 + math.log(2.0) * (self.log2_scale - self.log2_scale.detach()).float().reshape(())
         return scale * factor, 1.0 / math.sqrt(max(features, 1) * self.maximum)
 
     @torch.no_grad()

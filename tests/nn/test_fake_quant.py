@@ -332,6 +332,29 @@ def test_copies_pickles_checkpoints(kind):
         assert torch.equal(half(x.half()), module(x.half()))
 
 
+def test_sharded_and_in_parallel():
+    """A learned scale is a parameter that FSDP can shard (it takes none of 0 dimensions) and that DDP keeps alike."""
+    from torch import distributed
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    model, x = network(QuantLUT(GELU, "learned")), torch.randn(16, 8)
+    want = model(x)
+    want.sum().backward()
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        for wrap in (lambda m: fully_shard(m, mesh=init_device_mesh("cpu", (1,))), torch.nn.parallel.DistributedDataParallel):
+            other = copy.deepcopy(model)
+            other.zero_grad()
+            y = wrap(other)(x)
+            y.sum().backward()
+            gradient = other[1].quantise.log2_scale.grad
+            gradient = gradient.full_tensor() if hasattr(gradient, "full_tensor") else gradient
+            assert torch.equal(y, want) and torch.allclose(gradient, model[1].quantise.log2_scale.grad, rtol=1e-5)
+    finally:
+        distributed.destroy_process_group()
+
+
 def test_a_checkpoint_of_exact_functions_serves_tables():
     first, second = network(QuantActivation("gelu")), network(QuantLUT(GELU, "learned"))
     first(torch.randn(4, 8))
