@@ -69,6 +69,8 @@ def load(path, *, dtype: str | None = None, device: str = "cpu", device_map=None
     wanted = _device(device)
     if dtype is not None and dtype not in DTYPES:
         raise LutcError(f"a model's dtype is one of {', '.join(DTYPES)}; given {dtype!r}")
+    if source.suffix == ".py" and device_map is not None:
+        raise LutcError("a Python file places its own model; leave --device-map out, or give --device")
     torch_dtype = DTYPES[dtype] if dtype else torch.float32 if wanted.type == "cpu" and device_map is None else "auto"
     with advised(f"loading {path}"):
         if source.suffix == ".py":

@@ -87,6 +87,8 @@ def test_python_files(tmp_path):
     assert len(batches(loaded, None)) == 4
     with pytest.raises(LutcError, match="leave --text out"):
         batches(loaded, path)
+    with pytest.raises(LutcError, match="leave --device-map out"):
+        load(path, device_map="auto")
     path.write_text("def model(): return 3\n")
     with pytest.raises(LutcError, match="gives a int; it must give a torch.nn.Module"):
         load(path)
