@@ -1,5 +1,8 @@
 """Tables computed in fp32 and fp16: nearest even against numpy's own float16, truncation by what it must do; certificates on every code."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -9,6 +12,7 @@ from lutc.certify_float import certify_float, float_certificate
 from lutc.domain import Domain
 from lutc.errors import LutcError
 from lutc.functions import Line
+from lutc.library import load
 from lutc.table import AbsPrologue, Cells, Direct, ExponentPrologue, Exponents, Lines, PeriodPrologue, Table
 
 X = np.arange(1 << 16).astype(np.uint16).view(np.float16)
@@ -150,6 +154,30 @@ def test_figures_against_their_definition(dtype):
     nan_and_infinities = (1 << 16) - x.size
     assert figures["undefined"]["inputs"] + figures["overflow"]["inputs"] == nan_and_infinities
     assert figures["undefined"]["agree"] + figures["overflow"]["agree"] == nan_and_infinities
+
+
+@pytest.mark.parametrize("name", ["silu", "tanh", "gelu"])
+def test_shipped_tables_in_fp16_by_the_documented_steps(name):
+    """docs/hardware.md in numpy's float16, from the file alone."""
+    data = json.loads((Path(__file__).resolve().parents[1] / f"pretrained/{name}_fplut.json").read_text())
+    table, tails = data[name]["fp16"], data["lutc"]["tails"]
+    cuts, pieces, values = np.array(table["cut_points"]), np.array(table["pieces"]), half(table["values"]).astype(HALF)
+    x = X[np.isfinite(X)]
+
+    def line(tail):
+        return (HALF(tail["slope"]) * x if tail["slope"] else HALF(0) * np.abs(np.sign(x))) + HALF(tail["intercept"])
+
+    with np.errstate(all="ignore"):
+        interval = np.clip((x[:, None] >= cuts).sum(axis=1) - 1, 0, pieces.size - 1)
+        factor = (pieces / np.diff(cuts))[interval]
+        power = np.exp2(np.clip(np.floor(np.log2(factor)), -14, 15))
+        position = (x + (-cuts[interval]).astype(HALF)) * power.astype(HALF) * (factor / power).astype(HALF)
+        whole = np.clip(np.nan_to_num(np.floor(position)), 0, pieces[interval] - 1)
+        n = np.append(0, np.cumsum(pieces))[interval] + whole.astype(int)
+        y = values[n] + (position - whole.astype(HALF)) * (values[n + 1] - values[n])
+        y = np.where(x < cuts[0], line(tails["left"]), np.where(x >= cuts[-1], line(tails["right"]), y))
+    assert y.dtype == HALF
+    np.testing.assert_array_equal(y, in_arithmetic(load(f"{name}_fplut")["fp16"], "fp16_rne")(x.astype(np.float64)))
 
 
 def test_an_answer_that_is_no_number_counts_as_wrong_by_the_largest():
