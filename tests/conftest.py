@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-# The same examples on every run: a failure in CI is one at home. No deadline: CI machines stall.
-settings.register_profile("lutc", deadline=None, derandomize=True, database=None)
+# The same examples on every run: a failure in CI is one at home. No clock: CI machines stall.
+settings.register_profile("lutc", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("lutc")
 
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import click
@@ -213,7 +214,8 @@ def test_interrupting_a_compile_leaves_nothing_half_written(tmp_path):
     path = tmp_path / "table.json"
     path.write_text("old")
     command = [sys.executable, "-m", "lutc", "compile", "gelu", "--search", "classic", "--generations", "100000", "-o", str(path)]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    listening = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # tests that run in the background ignore the signal, and so would this
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=listening)
     time.sleep(3)
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=30)
