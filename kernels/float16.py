@@ -97,4 +97,4 @@ def launch(a, b, sums, products, truncate: bool, block: int = 1024) -> None:
     """Sums and products of contiguous float16 tensors of one size, into given ones."""
     n = a.numel()
     with torch.cuda.device_of(a):
-        arithmetic_kernel[(triton.cdiv(n, block),)](a, b, sums, products, n, TRUNCATE=truncate, BLOCK=block)
+        arithmetic_kernel[(triton.cdiv(n, block),)](a, b, sums, products, n, TRUNCATE=truncate, BLOCK=block, enable_fp_fusion=False)

@@ -72,7 +72,7 @@ def product(z: Tensor, owner: Tensor, slopes: Tensor, scales: Tensor | None, bia
     with torch.cuda.device_of(z):
         taylor_product_kernel[grid](
             z, sequence, centre, first, end, slopes, bias if scales is None else scales, bias, y,
-            o, p, z.stride(0), *slopes.stride(), scales is not None, BLOCK_N, BLOCK_O, BLOCK_P,
+            o, p, z.stride(0), *slopes.stride(), scales is not None, BLOCK_N, BLOCK_O, BLOCK_P, enable_fp_fusion=True,
         )  # fmt: skip
     return y
 

@@ -56,5 +56,6 @@ def route(x: Tensor, centres: Tensor, half_norms: Tensor) -> Tensor:
     if len(x):
         grid = (triton.cdiv(len(x), BLOCK_N),)
         with torch.cuda.device_of(x):
-            taylor_route_kernel[grid](x, centres, half_norms, owner, len(x), len(centres), x.shape[1], x.stride(0), BLOCK_N, BLOCK_K, BLOCK_D)
+            sizes = len(x), len(centres), x.shape[1], x.stride(0)
+            taylor_route_kernel[grid](x, centres, half_norms, owner, *sizes, BLOCK_N, BLOCK_K, BLOCK_D, enable_fp_fusion=True)
     return owner

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch._C import _are_functorch_transforms_active
 from torch.autograd import forward_ad
 
 from lutc.nn import exact, rows
@@ -18,7 +19,7 @@ _ops = torch.ops.lutc
 
 def active() -> bool:
     """Whether a transform of `torch.func` or forward-mode differentiation is under way."""
-    return not torch.compiler.is_compiling() and (torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0)
+    return (_are_functorch_transforms_active() or forward_ad._current_level >= 0) and not torch.compiler.is_compiling()
 
 
 @dataclass(frozen=True)
