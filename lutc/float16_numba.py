@@ -1,12 +1,12 @@
 """float16 addition and multiplication on bits for numba's nopython code; `lutc.float16` says what they do. Imported only where it is used."""
 
 import numpy as np
-from numba import njit
 
 from lutc.float16 import INFINITY, LARGEST, NAN
+from lutc.jit import njit
 
 
-@njit(cache=True)
+@njit
 def _pack(sign, exponent, kept, truncate):
     magnitude = ((exponent - 1) << 10) + kept
     if magnitude >= INFINITY:
@@ -14,7 +14,7 @@ def _pack(sign, exponent, kept, truncate):
     return sign | magnitude
 
 
-@njit(cache=True)
+@njit
 def add(a, b, truncate):
     """a + b; a, b and the result are float16 bits as integers."""
     a, b = np.int64(a), np.int64(b)
@@ -49,7 +49,7 @@ def add(a, b, truncate):
     return _pack(sign, exponent, kept, truncate)
 
 
-@njit(cache=True)
+@njit
 def mul(a, b, truncate):
     """a * b; a, b and the result are float16 bits as integers."""
     a, b = np.int64(a), np.int64(b)

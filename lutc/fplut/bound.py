@@ -10,10 +10,10 @@ the block that holds an end is left out of both pieces, which keeps it a bound.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from lutc.errors import LutcError
 from lutc.interval_costs import IntervalCosts, Targets
+from lutc.jit import njit
 
 _COARSE, _FINE = 32, 8  # samples in a block: while the multiplier is searched, and for the bound
 _STEPS = 6
@@ -37,7 +37,7 @@ def lower_bound(targets: Targets, pieces: int, cost: float) -> float:
     return max(0.0, *bounds)
 
 
-@njit(cache=True)
+@njit
 def _moments(sums, i, j, base):
     """Weight, first moment about base, and weighted sum of f over [i, j)."""
     weight = (sums[j, 0] - sums[i, 0]) + (sums[j, 1] - sums[i, 1])
@@ -45,7 +45,7 @@ def _moments(sums, i, j, base):
     return weight, first - base * weight, (sums[j, 4] - sums[i, 4]) + (sums[j, 5] - sums[i, 5])
 
 
-@njit(cache=True)
+@njit
 def _window(x, sums, p, j, half, base):
     """First moment and sum of f of the window that starts at p and holds `half` of weight, its last sample in part."""
     low, high = p, j - 1
@@ -61,7 +61,7 @@ def _window(x, sums, p, j, half, base):
     return first + share * last_first, f + share * last_f
 
 
-@njit(cache=True)
+@njit
 def line_cost(x, sums, i, j):
     """A bound on the sum of weight * |f - line| over samples [i, j) on which f is convex, or concave, for any line.
 
@@ -92,7 +92,7 @@ def line_cost(x, sums, i, j):
     return abs(f - 2 * (share * f_a + (1 - share) * f_b))
 
 
-@njit(cache=True)
+@njit
 def _cost(x, region, sums, i, j):
     """line_cost, added up over the regions that [i, j) crosses: separate lines cost no more than one."""
     total = 0.0
@@ -103,7 +103,7 @@ def _cost(x, region, sums, i, j):
     return total
 
 
-@njit(cache=True)
+@njit
 def _relaxed(x, region, sums, multiplier, block):
     """(least cost + multiplier * pieces over all partitions, pieces of it); ends lie in blocks, which cost nothing."""
     n = x.size

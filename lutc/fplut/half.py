@@ -8,11 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 
 from lutc.float16 import bits_of, value_of
 from lutc.float16_numba import add, mul
 from lutc.interval_costs import NORMS, IntervalCosts, edges_between
+from lutc.jit import njit
 
 _VALUES = value_of(np.arange(1 << 16).astype(np.uint16))
 _MINUS = bits_of(-np.arange(2048.0)).astype(np.int64)  # bits of -n
@@ -59,7 +59,7 @@ class HalfCosts:
         return (cost * (1 if norm == 2 else self.stride)).reshape(start.shape)
 
 
-@njit(cache=True)
+@njit
 def _intervals(x, y, w, value_of_bits, minus, constants, values, truncate, norm):
     rows, pieces = values.shape[0], values.shape[1] - 1
     result = np.zeros(rows)

@@ -1,20 +1,20 @@
 """Compiled loops over samples (numba; imported only when a table is compiled). What they compute is said where they are called."""
 
 import numpy as np
-from numba import njit
 
 from lutc.interval_costs import PENALTY
+from lutc.jit import njit
 
 L1, L2, MAX = 0, 1, 2  # positions in interval_costs.NORMS
 _DIRECT = 48  # samples up to which a plain sum is quicker than the binary searches
 
 
-@njit(cache=True)
+@njit
 def _error(x, y, k, base, value, slope):
     return y[k] - (value + slope * (x[k] - base))
 
 
-@njit(cache=True)
+@njit
 def direct_cost(x, y, w, i, j, base, value, slope, norm, cap):
     """Cost of the samples [i, j) under value + slope * (x - base). In L1 what exceeds `cap` counts `PENALTY` times more."""
     total = 0.0
@@ -32,7 +32,7 @@ def direct_cost(x, y, w, i, j, base, value, slope, norm, cap):
     return total
 
 
-@njit(cache=True)
+@njit
 def _turn(x, y, i, j, slope):
     """Sample in [i, j) at which f minus a line of that slope is extreme: the first behind which f's own slope has passed it."""
     rising = (y[j - 1] - y[j - 2]) * (x[i + 1] - x[i]) >= (y[i + 1] - y[i]) * (x[j - 1] - x[j - 2])
@@ -46,7 +46,7 @@ def _turn(x, y, i, j, slope):
     return low
 
 
-@njit(cache=True)
+@njit
 def _crossing(x, y, i, j, base, value, slope):
     """First k in [i, j) whose error has not the sign of sample i's, j if there is none; the errors of [i, j) are monotone."""
     positive = _error(x, y, i, base, value, slope) > 0
@@ -60,7 +60,7 @@ def _crossing(x, y, i, j, base, value, slope):
     return low
 
 
-@njit(cache=True)
+@njit
 def _run(sums, i, j, base, value, slope):
     """|sum of weighted errors| over [i, j)."""
     weight = (sums[j, 0] - sums[i, 0]) + (sums[j, 1] - sums[i, 1])
@@ -69,7 +69,7 @@ def _run(sums, i, j, base, value, slope):
     return abs((second - value * weight) - slope * (first - base * weight))
 
 
-@njit(cache=True)
+@njit
 def _piece(x, y, w, region, sums, i, j, base, value, slope, norm, cap):
     """Cost of the samples [i, j): in runs where f is convex or concave, each by the prefix sums between its sign changes.
 
@@ -94,7 +94,7 @@ def _piece(x, y, w, region, sums, i, j, base, value, slope, norm, cap):
     return total
 
 
-@njit(cache=True)
+@njit
 def _first_at_or_above(x, start, bound):
     """First index >= start with x[index] >= bound: strides that double, then halves."""
     low, step = start, 32
@@ -111,7 +111,7 @@ def _first_at_or_above(x, start, bound):
     return low
 
 
-@njit(cache=True)
+@njit
 def interval_costs(x, y, w, region, sums, edges, values, norm, cap):
     """Cost of each row of pieces: edges and values (rows, pieces + 1); inf where two edges coincide."""
     rows, columns = edges.shape
@@ -134,7 +134,7 @@ def interval_costs(x, y, w, region, sums, edges, values, norm, cap):
     return result
 
 
-@njit(cache=True)
+@njit
 def best_values(x, y, w, start, edges, options, norm, cap):
     """Choose one of options[k] (edges, n) for the value at each edge so that the whole costs least: dynamic programming along the chain.
 

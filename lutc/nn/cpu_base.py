@@ -18,17 +18,12 @@ import numba.extending
 import numpy as np
 from llvmlite import ir
 
+from lutc.jit import cached
+
 _int64, _word = numba.types.int64, ir.IntType(64)
 TABLE_KERNEL = numba.types.void(*[_int64] * 5)
 TASK = numba.types.void(*[_int64] * 3)
 _MANY = 1 << 40  # length of arrays of which nobody asks it
-
-
-def _cached(compile):
-    try:
-        return compile(True)
-    except RuntimeError:  # "cannot cache function: no locator available": neither the package nor the user's cache folder is writable
-        return compile(False)
 
 
 def compiled(function=None, *, reorder: bool = False):
@@ -39,7 +34,7 @@ def compiled(function=None, *, reorder: bool = False):
     if function is None:
         return functools.partial(compiled, reorder=reorder)
     options = {"nogil": True, "fastmath": {"contract", "reassoc"} if reorder else {"contract"}}
-    return _cached(lambda cache: numba.njit(cache=cache, **options)(function))
+    return cached(lambda cache: numba.njit(cache=cache, **options)(function))
 
 
 class Native:
@@ -55,7 +50,7 @@ class Native:
             raise AttributeError(name)
         with self._lock:  # a second compilation would replace the first, which may be running
             if "address" not in self.__dict__:
-                self._compiled = _cached(lambda cache: numba.cfunc(self._signature, cache=cache, fastmath={"contract"})(self._function))
+                self._compiled = cached(lambda cache: numba.cfunc(self._signature, cache=cache, fastmath={"contract"})(self._function))
                 self.call, self.address = self._compiled.ctypes, self._compiled.address
         return self.__dict__[name]
 

@@ -8,13 +8,14 @@ nearest values first (Schnorr and Euchner 1994, as in Agrell et al. 2002).
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from lutc.jit import njit
 
 _RIDGE = 1e-11  # relative to the diagonal: a segment without weight must not stop the factorisation
 _SLACK = 1e-4  # relative gain over the best excess below which a branch is not worth a visit
 
 
-@njit(cache=True)
+@njit
 def _factorise(matrix):
     """Lower Cholesky factor of matrix + ridge."""
     n = matrix.shape[0]
@@ -34,7 +35,7 @@ def _factorise(matrix):
     return factor
 
 
-@njit(cache=True)
+@njit
 def _reduced(factor, vector):
     """y with factor y = vector."""
     y = np.empty(vector.size)
@@ -46,7 +47,7 @@ def _reduced(factor, vector):
     return y
 
 
-@njit(cache=True)
+@njit
 def nearest_plane(matrix, vector, low, high):
     """Integers near the minimum: the real solution rounded one by one from the last, the others solved again each time (Babai 1986)."""
     n = vector.size
@@ -61,7 +62,7 @@ def nearest_plane(matrix, vector, low, high):
     return theta
 
 
-@njit(cache=True)
+@njit
 def _centred(matrix, vector):
     """(matrix, vector, shift) for slope and t' = t + shift * slope of each segment, so that the two hardly interact."""
     shift = np.zeros(vector.size // 2)
@@ -76,7 +77,7 @@ def _centred(matrix, vector):
     return matrix, vector, shift
 
 
-@njit(cache=True)
+@njit
 def closest(matrix, vector, start, low, high, nodes):
     """(theta, proven) with every theta in [low, high], no worse than `start`; at most `nodes` nodes of the tree are visited.
 

@@ -8,15 +8,15 @@ Parameters are interleaved: theta[2 s] is the slope of segment s, theta[2 s + 1]
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from lutc.jit import njit
 from lutc.search.closest import closest, nearest_plane
 
 _SWEEPS = 50  # of the descent on lines; it ends by itself long before
 _WINDOW = 4  # slopes tried to each side
 
 
-@njit(cache=True)
+@njit
 def _block(sums, i0, i1, j0, j1, out, row, column, step):
     """The 2 x 2 block of the normal matrix of segments [i0, i1) and [j0, j1), in units of codes."""
     unit = step * step
@@ -30,7 +30,7 @@ def _block(sums, i0, i1, j0, j1, out, row, column, step):
     out[2 * row + 1, 2 * column + 1] = unit * h
 
 
-@njit(cache=True)
+@njit
 def normal_equations(bounds, sums, linear, step):
     """(matrix, vector) of all segments [bounds[s], bounds[s + 1]), tails included, in units of codes."""
     count = bounds.size - 1
@@ -47,7 +47,7 @@ def normal_equations(bounds, sums, linear, step):
     return matrix, vector
 
 
-@njit(cache=True)
+@njit
 def descend_lines(theta, matrix, vector, low, high):
     """Put one segment after the other on its best representable line, the others held, in place, until none gains. A trial costs O(1)."""
     gradient = matrix @ theta - vector
@@ -75,7 +75,7 @@ def descend_lines(theta, matrix, vector, low, high):
             break
 
 
-@njit(cache=True)
+@njit
 def fit(cuts, sums, linear, tails, step, low, high, nodes):
     """(cost without its constant, theta, whether proven best) for cuts (m + 1,); tails: (2, 2) codes of the left and the right one.
 
@@ -100,7 +100,7 @@ def fit(cuts, sums, linear, tails, step, low, high, nodes):
     return fixed + theta @ (inner @ theta) - 2.0 * (right @ theta), theta, proven
 
 
-@njit(cache=True)
+@njit
 def descend_cuts(cuts, offsets, sums, linear, tails, free, step, low, high, nodes, sweeps):
     """In place: each cut moves to the best of `offsets` between its neighbours, until `sweeps` are over or none moves. Returns the cost."""
     size = sums.shape[1] - 1
