@@ -107,9 +107,11 @@ def read(path: str | os.PathLike) -> TableSet:
     """Load and validate a file; LutcError names the file and what is wrong with it."""
     path = Path(path)
     try:
-        if path.stat().st_size > LARGEST_FILE:
+        with open(path, "rb") as file:
+            content = file.read(LARGEST_FILE + 1)
+        if len(content) > LARGEST_FILE:
             raise LutcError(f"{path} is larger than {LARGEST_FILE >> 20} MiB, so it is no table file")
-        text = path.read_text(encoding="utf-8-sig")  # editors on Windows begin a file with a mark
+        text = content.decode("utf-8-sig")  # editors on Windows begin a file with a mark
     except OSError as error:
         raise LutcError(f"cannot read {path}: {error.strerror or error}; give the path of a table file") from error
     except UnicodeDecodeError as error:

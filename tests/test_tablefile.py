@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -407,6 +408,13 @@ def test_a_file_may_begin_with_a_byte_order_mark(tmp_path, gelu):
 
 def test_a_set_prints_on_a_line(gelu):
     assert repr(gelu).startswith("<TableSet gelu: '0': <Table 8 entries, q1.6>, '1': <Table 8 entries, q1.6>, ") and "\n" not in repr(gelu)
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="needs /dev/zero")
+def test_a_file_without_an_end(monkeypatch):
+    monkeypatch.setattr(tablefile, "LARGEST_FILE", 1 << 20)
+    with pytest.raises(LutcError, match="/dev/zero is larger than 1 MiB"):
+        tablefile.read("/dev/zero")
 
 
 def test_files_too_large(tmp_path, monkeypatch):
