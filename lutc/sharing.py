@@ -57,6 +57,7 @@ def solve_shared(problem, tasks, progress) -> tuple[dict[str, Table], dict]:
         result = search_costs(problem, costs, progress=progress)
         lines, lattices, own_cuts = costs.line(result.cuts[:-1], result.cuts[1:]), map(cuts.lattice, range(len(tasks))), [result.cuts] * len(tasks)
         reference = {"cost": rounded(result.cost), "optimum": rounded(best.cost), "gap": relative_gap(result.cost, best.cost)}
+        reference |= {} if costs.exact else {"lines": "rounded"}
         shared = {"breakpoints": cuts.places[result.cuts]}
     else:
         result = shared_coefficients(

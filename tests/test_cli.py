@@ -96,6 +96,16 @@ def test_what_compile_writes_is_what_certify_finds(tmp_path, options):
     assert "certificate holds" in run("certify", tmp_path / "t.json").output
 
 
+def test_a_gap_is_said_to_be_what_it_is(tmp_path):
+    """To the proven optimum; to that of rounded lines; or, where only a bound is known, at most so much."""
+    wide = run("compile", "gelu", "--bits", 16, "--scale", "2^-10", "--generations", 2, "-o", tmp_path / "t.json").output
+    assert " at most " in wide and "rounded" not in wide
+    fine = run("compile", "gelu", "--coefficients", "q1.10", "--scale", "2^-4", "-o", tmp_path / "t.json").output
+    assert " at most " not in fine and "the optimum is that of such lines" in fine
+    shared = run("compile", "gelu", "--coefficients", "q1.10", "--share", "all", "--scale", "2^-4", "-o", tmp_path / "t.json").output
+    assert "the optimum is that of such lines" in shared
+
+
 def test_a_bound_chooses_the_entries_and_the_name_of_the_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert "wrote silu_5.json" in run("compile", "silu", "--max-error", "1lsb", "--out-scale", "2^-4").output

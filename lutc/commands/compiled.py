@@ -20,17 +20,19 @@ def report(tables) -> None:
         inputs, r = tables.inputs[key], c["range"]
         label = f"2^{-inputs.power}" if inputs.power is not None else f"{inputs.scale:g}"
         gap = gaps.get(key) if isinstance(gaps, dict) else gaps
+        most = "at most " if isinstance(search.get("lower_bound"), dict) and key in search["lower_bound"] else ""
         means.append(r["mean_squared"])
         worst = r["worst_absolute"]
         row = [label, c["entries"], r["inputs"], f"{r['mean_squared']:.3e}", figure(worst["error"]), figure(worst["x"])]
-        rows.append(
-            [*row, "-" if gap is None else f"{100 * gap:.1f} %", *([f"{c['output']['wrong']} of {c['output']['inputs']}"] if "output" in c else [])]
-        )
+        row.append("-" if gap is None else f"{most}{100 * gap:.1f} %")
+        rows.append(row + ([f"{c['output']['wrong']} of {c['output']['inputs']}"] if "output" in c else []))
     if any("output" in c for c in certificate.values()):
         header.append("wrong output codes")
     lo, hi = tables.range
     click.echo(f"{tables.name} over [{lo:g}, {hi:g}], {next(iter(tables.values())).coefficients} coefficients, {search['name']} search")
     echo_table(header, rows)
+    if search.get("lines"):
+        click.echo("formats of more than 8 bits: lines rounded from the best real ones; the optimum is that of such lines")
     if len(means) > 1:
         click.echo(f"mean squared error over all {len(means)} scales: {sum(means) / len(means):.3e}")
 
