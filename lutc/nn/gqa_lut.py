@@ -9,10 +9,11 @@ import torch
 from lutc.errors import LutcError
 from lutc.functions import FUNCTIONS, get, known
 from lutc.nn import exact
+from lutc.nn.refilled import Refilled
 from lutc.tablefile import read
 
 
-class gqa_lut_pwl(torch.nn.Module):  # noqa: N801  (the name is its users')
+class gqa_lut_pwl(Refilled):  # noqa: N801  (the name is its users')
     """Piecewise-linear tables per power-of-two scale.
 
     pwl_type: function name, GQA-LUT's spellings included ("gelu", "hswish", "exp", "reci", "sqrt_reci"). pwl_dir: path of the JSON file,
@@ -41,9 +42,15 @@ class gqa_lut_pwl(torch.nn.Module):  # noqa: N801  (the name is its users')
             table = tables[str(power)]
             if table.body.payload != "lines" or table.prologue is not None:
                 raise LutcError(f"{pwl_dir}: gqa_lut_pwl takes plain lines, without a prologue; use lutc.nn.LUT for this file")
+        self._bodies = [tables[str(power)].body for power in range(decimal_bit + 1)]
+        self._fill(torch.device("cpu"))
+
+    def _fill(self, device: torch.device) -> None:
+        for power, body in enumerate(self._bodies):
             for name in ("breakpoints", "slopes", "intercepts"):
                 # Bit patterns: .half() must not round a table.
-                self.register_buffer(f"{name}_{power}", torch.tensor(getattr(table.body, name), dtype=torch.float32).view(torch.int32))
+                values = torch.tensor(getattr(body, name), dtype=torch.float32, device="cpu").view(torch.int32)
+                self.register_buffer(f"{name}_{power}", values.to(device))
 
     def power(self, scale: float) -> int:
         """The power of the table that serves `scale`."""

@@ -6,6 +6,7 @@ import torch
 
 from lutc.errors import LutcError
 from lutc.integer import IntegerLines
+from lutc.nn.refilled import Refilled
 
 
 def requantise(acc: torch.Tensor, multiplier: int, shift: int | torch.Tensor) -> torch.Tensor:
@@ -47,7 +48,7 @@ def check_codes(q: torch.Tensor, dtype: torch.dtype, who: str) -> None:
         raise LutcError(f"{who} takes {dtype} codes; given a tensor of {q.dtype}")
 
 
-class TorchIntegerLines(torch.nn.Module):
+class TorchIntegerLines(Refilled):
     """lutc.integer.IntegerLines as int32 buffers. `accumulate(centred)`: int32 codes less the zero point in, int32 acc out, any shape."""
 
     cuts: torch.Tensor
@@ -56,9 +57,12 @@ class TorchIntegerLines(torch.nn.Module):
 
     def __init__(self, lines: IntegerLines):
         super().__init__()
-        self.unit = lines.unit
+        self.unit, self.lines = lines.unit, lines
+        self._fill(torch.device("cpu"))
+
+    def _fill(self, device: torch.device) -> None:
         for name in ("cuts", "slopes", "intercepts"):
-            self.register_buffer(name, torch.from_numpy(getattr(lines, name)).to(torch.int32))
+            self.register_buffer(name, torch.from_numpy(getattr(self.lines, name)).to(device, torch.int32))
 
     def segment(self, centred: torch.Tensor) -> torch.Tensor:
         return torch.bucketize(centred.contiguous(), self.cuts, out_int32=True)

@@ -8,9 +8,10 @@ from lutc.errors import LutcError
 from lutc.integer import requantiser
 from lutc.integer_models import DEVIATION_BITS, ROOT_BITS, RSQRT_INPUTS, IntegerNormModel, OutputCodes
 from lutc.nn.integer_lines import TorchIntegerLines, check_codes, divide, leading_one, requantise, shift_to
+from lutc.nn.refilled import Refilled
 
 
-class _IntegerNorm(torch.nn.Module):
+class _IntegerNorm(Refilled):
     """Rows (last dimension) of int8 codes x = scale * (q - zero_point); bit for bit `lutc.integer_models.IntegerNormModel` (`self.model`)."""
 
     centred: bool
@@ -26,9 +27,12 @@ class _IntegerNorm(torch.nn.Module):
         out = OutputCodes(out_scale, out_zero_point, -128, 127)
         self.model = IntegerNormModel.build(rsqrt, n, scale, zero_point, eps, weight, bias, self.centred, out)
         self.rsqrt = TorchIntegerLines(self.model.rsqrt)
+        self._fill(torch.device("cpu"))
+
+    def _fill(self, device: torch.device) -> None:
         for name in ("weight", "bias"):
             codes = getattr(self.model, name)
-            self.register_buffer(name, None if codes is None else torch.from_numpy(codes).to(torch.int32))
+            self.register_buffer(name, None if codes is None else torch.from_numpy(codes).to(device, torch.int32))
 
     def forward(self, q: torch.Tensor) -> torch.Tensor:
         check_codes(q, torch.int8, type(self).__name__)

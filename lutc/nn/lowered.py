@@ -53,7 +53,8 @@ def lowered(table: Table, digest: str, dtype: torch.dtype, device: torch.device)
     found = _shared.get(key)
     if found is None:
         plan = lower(table, DTYPES[dtype], plan_kinds(device.type, DTYPES[dtype]))
-        words = torch.from_numpy(plan.words().copy()).to(device)
+        with torch.inference_mode(False):  # autograd saves words, and others may train with them
+            words = torch.from_numpy(plan.words().copy()).to(device)
         compared = device.type == "cpu" and plan.kind == "search" and plan.slopes.size <= MAX_CHAIN
         found = _shared.setdefault(key, Lowered(words, plan.meta, "chain" if compared else plan.kind))
     return found

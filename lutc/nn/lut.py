@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 
 import numpy as np
@@ -75,9 +76,8 @@ class LUT(torch.nn.Module):
             self._plans[dtype] = plan
 
     def _apply(self, fn, recurse=True):
-        empty = self.table.is_meta
         super()._apply(fn, recurse)
-        if empty and not self.table.is_meta:
+        if not self.table.is_meta and hashlib.sha256(self.table.cpu().numpy()).hexdigest() != self._digest:
             self._hold(self.tables.dumps(), self.table.device)  # to_empty() gave memory without the table in it
         else:
             self._lower(self.table.device)  # another device wants its own plans, shared with the other modules there

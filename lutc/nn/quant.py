@@ -14,6 +14,7 @@ from lutc.integer import INT32_MAX, integer_lines, requantiser, unfold
 from lutc.nn import exact
 from lutc.nn.fake_quant import KINDS, FakeQuantize, positive_number
 from lutc.nn.integer_lines import requantise
+from lutc.nn.refilled import Refilled
 from lutc.nn.straight_through import look_up
 from lutc.samples import Inputs
 from lutc.table import Table
@@ -24,7 +25,7 @@ _SIDES = ("scales", "steps", "cuts", "slopes", "intercepts")
 _LARGEST_RATIO = 2.0**30  # of the scale of the accumulator to that of the output, where the scale is a tensor
 
 
-class QuantLUT(torch.nn.Module):
+class QuantLUT(Refilled):
     """Integer-only evaluation of a table over codes q, x = scale * (q - zero_point).
 
     table: name, path or TableSet with fixed-point lines; the table of the scale nearest to `scale` is used, as GQA-LUT does.
@@ -77,7 +78,12 @@ class QuantLUT(torch.nn.Module):
 
     def _hold(self) -> None:
         """The tables of all keys side by side, and with a fixed scale the responses: bit patterns, for .half() must not round them."""
-        device = next((buffer.device for buffer in self.buffers()), torch.device("cpu"))
+        self._fill(next((buffer.device for buffer in self.buffers()), torch.device("cpu")))
+
+    def _lost(self) -> bool:
+        return True  # no telling but by making them
+
+    def _fill(self, device: torch.device) -> None:
         for name, values in _side_by_side(self.tables).items():
             self.register_buffer(f"key_{name}", torch.from_numpy(values).view(torch.int64).to(device), persistent=False)
         responses = self._responses(self._checked(self.scale, device)) if isinstance(self.scale, float) else (None, None, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from lutc import tablefile
 from lutc.coverage import Interval, serving_key
 from lutc.errors import LutcError
 from lutc.lower import lower
+from lutc.nn.refilled import Refilled
 from lutc.table import ExponentPrologue, PeriodPrologue, Table
 from lutc.tablefile import TableSet
 
@@ -60,9 +62,17 @@ def plans_of(words, meta) -> list[Plans]:
     return [Plans(*plans[i : i + len(FORMS)]) for i in range(0, len(plans), len(FORMS))]
 
 
-class RowOperator(torch.nn.Module):
+@functools.lru_cache(maxsize=64)
+def _lowered(text: str) -> RowTable:
+    """The table in the content of a file; equal ones share their memory."""
+    (table,) = tablefile.loads(text).values()
+    with torch.inference_mode(False):  # others may train with it
+        return RowTable.of(table)
+
+
+class RowOperator(Refilled):
     """Holds the tables of an operator over rows: bytes of their files as persistent uint8 buffers, so that a checkpoint carries them, and plans as
-    int32 buffers made at construction."""
+    int32 buffers made at construction, which copies and pickles make again."""
 
     def hold(self, name: str, source, interval: Interval) -> None:
         """Take the table of `source` that serves the interval best."""
@@ -71,8 +81,8 @@ class RowOperator(torch.nn.Module):
         self._hold_text(name, TableSet(tables.name, {key: tables[key]}, inputs, tables.function).dumps())
 
     def _hold_text(self, name: str, text: str) -> None:
-        (table,) = tablefile.loads(text).values()
-        held = RowTable.of(table)
+        self._texts = {**self.__dict__.get("_texts", {}), name: text}
+        held = _lowered(text)
         device = next((buffer.device for buffer in self.buffers()), torch.device("cpu"))
         self.register_buffer(f"{name}_table", torch.from_numpy(np.frombuffer(text.encode(), np.uint8).copy()).to(device))
         for form, words in held.words.items():
@@ -88,6 +98,21 @@ class RowOperator(torch.nn.Module):
                 except (UnicodeDecodeError, LutcError) as error:
                     raise LutcError(f"the checkpoint's entry '{prefix}{name}_table' is no table: {error}") from error
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def _lost(self):
+        return any(bytes(self._buffers[f"{name}_table"].cpu().numpy()) != text.encode() for name, text in self._texts.items())
+
+    def _fill(self, device):
+        for name, text in self._texts.items():
+            self._hold_text(name, text)
+
+    def __getstate__(self):
+        plans = {f"{name}_{form}" for name in self.tables for form in FORMS}
+        return {**self.__dict__, "_buffers": {name: buffer for name, buffer in self._buffers.items() if name not in plans}}
+
+    def __setstate__(self, state):
+        super().__setstate__(state)
+        self._fill(next(self.buffers()).device)
 
     @property
     def words(self) -> list[torch.Tensor]:
