@@ -1,6 +1,7 @@
 """The example of fine-tuning with tables runs from end to end, and its parts do what they say."""
 
 import importlib.util
+import math
 import re
 import sys
 from pathlib import Path
@@ -24,21 +25,26 @@ def test_the_quick_run_prints_every_row(example, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["finetune_tables.py", "--quick", "--seeds", "0"])
     example.main()
     printed = capsys.readouterr().out
-    rows = dict(re.findall(r"^(\S.*?)(?: \[[AB]\])? +([\d.]+) +0.00 ", printed, re.MULTILINE))
-    tables = {f"tables of {n} entries, {how}trained on" for n in (8, 3) for how in ("", "not ")}
-    assert set(rows) == {"float", example.EXACT, example.AS_LONG} | tables
-    assert all(5 < float(value) < 40 for value in rows.values())  # a blank is every sixth letter
+    found = re.findall(r"^(\S.*?)(?: \[[AB]\])? +([\d.]+) +0.000 ", printed, re.MULTILINE)
+    bits, right = (dict(rows) for rows in (found[: len(found) // 2], found[len(found) // 2 :]))
+    tables = {f"tables of {n} entries, {how}trained on" for n in example.ENTRIES for how in ("", "not ")}
+    assert set(bits) == set(right) == {"float", example.EXACT, example.AS_LONG} | tables
+    assert all(3 < float(value) < 6 for value in bits.values())  # 7 bits a letter to begin with
+    assert all(5 < float(value) < 40 for value in right.values())  # a blank is every sixth letter
 
 
-def test_accuracy_counts_letters(example):
+def test_bits_and_accuracy_are_of_letters(example):
     class Next(torch.nn.Module):
+        """Half of the probability on the letter that follows in the alphabet, the rest on all others alike."""
+
         def forward(self, x):
-            return torch.nn.functional.one_hot((x + 1) % 128, 128).float()
+            return torch.where(torch.nn.functional.one_hot((x + 1) % 128, 128).bool(), 0.5, 0.5 / 127).log()
 
     letters = torch.arange(3 * example.CONTEXT + 1) % 128
-    assert example.accuracy(Next(), letters) == 100.0
+    assert example.judge(Next(), letters) == (pytest.approx(1.0, rel=1e-5), 100.0)
     letters[5] = 77  # neither foreseen nor a help
-    assert example.accuracy(Next(), letters) == pytest.approx(100 - 200 / (3 * example.CONTEXT))
+    wrong = 2 / (3 * example.CONTEXT)
+    assert example.judge(Next(), letters) == (pytest.approx(1 + wrong * math.log2(127), rel=1e-5), pytest.approx(100 * (1 - wrong)))
 
 
 def test_topics_are_not_shared(example):
