@@ -225,9 +225,12 @@ def test_interrupting_a_compile_leaves_nothing_half_written(tmp_path):
     path.write_text("old")
     command = [sys.executable, "-m", "lutc", "compile", "gelu", "--search", "classic", "--generations", "100000", "-o", str(path)]
     listening = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # tests that run in the background ignore the signal, and so would this
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=listening)
-    time.sleep(3)
-    process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=30)
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=listening) as process:
+        time.sleep(3)
+        process.send_signal(signal.SIGINT)
+        try:
+            _, stderr = process.communicate(timeout=30)
+        finally:
+            process.kill()
     assert process.returncode == 1 and "Traceback" not in stderr
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["table.json"]
