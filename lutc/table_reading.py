@@ -158,9 +158,11 @@ def _check_meta(meta: dict) -> None:
             raise LutcError(f"'range' is two numbers in ascending order; given {str(ends):.60}")
     if "output" in meta:
         _construct(Inputs, meta["output"], "output")
-    for part in ("certificate", "search"):
+    for part in ("certificate", "search", "exceptions"):
         if part in meta:
             _object(meta[part], f"'{part}'")
+    for where, exception in meta.get("exceptions", {}).items():
+        _object(exception, f"the exception {where:.40}")
 
 
 def _check_format(body, fmt, key: str) -> None:

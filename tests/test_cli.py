@@ -129,6 +129,14 @@ def test_certify_exits_with_1_where_a_claim_does_not_hold(tmp_path):
     assert result.exit_code == 1 and "does not hold: 4.range.mean_squared" in result.stderr
 
 
+def test_certify_tells_floats_in_a_few_lines():
+    output = run("certify", "log_fplut").output
+    assert len(output.splitlines()) < 25 and "fp32, bf16" in output and "all, fp16_trunc" in output
+    certificate = load("log_fplut").meta["certificate"]["fp32"]["fp16"]["domain"]
+    assert f"{certificate['mean_relative']:.3g}" in output and f"{certificate['worst_relative']['x']:g}" in output
+    assert "off by more than 1 %: fp16 values, fp16 inputs: inputs 16, from 0.985352, to 0.999512" in output
+
+
 def test_show_prints_segments_and_json_that_loads(tmp_path):
     output = run("show", "gelu_8", "--key", 4).output
     assert "(-2.4375, -0.71875]" in output and "-0.109375" in output

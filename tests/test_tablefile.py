@@ -282,6 +282,8 @@ CHANGES = [
     (("lutc", "output"), {"bits": 99}, "2 to 16 bits"),
     (("lutc", "certificate"), [], "'certificate' must be an object"),
     (("lutc", "search"), "genetic", "'search' must be an object"),
+    (("lutc", "exceptions"), [1], "'exceptions' must be an object"),
+    (("lutc", "exceptions"), {"fp16": 3}, "the exception fp16 must be an object"),
 ]
 
 

@@ -48,10 +48,7 @@ def _right_rule(tables, fn) -> dict:
 
 def _print(tables, found, right) -> None:
     if not tables.inputs:
-        for key, dtypes in found.items():
-            for dtype, certificate in dtypes.items():
-                click.echo(f"{key} table, {dtype} inputs")
-                _print_nested(certificate, 1)
+        _print_floats(tables, found)
         return
     header = ["scale", "entries", "range: mean squared", "worst", "at x", "domain: mean squared", "worst", "at x", "floats: worst"]
     rows = []
@@ -79,10 +76,29 @@ def _print(tables, found, right) -> None:
         click.echo("codes where the function is undefined or infinite, counted apart: " + ", ".join(f"{n} at {key}" for key, n in undefined.items()))
 
 
-def _print_nested(value: dict, depth: int) -> None:
-    for key, item in value.items():
-        if isinstance(item, dict):
-            click.echo("  " * depth + str(key))
-            _print_nested(item, depth + 1)
-        else:
-            click.echo("  " * depth + f"{key}: {item:g}" if isinstance(item, float) else "  " * depth + f"{key}: {item}")
+def _print_floats(tables, found) -> None:
+    """Over the inputs in the range and over all at which the function is defined; the latter in each arithmetic too."""
+    header = ["table, inputs", "", "number", "mean relative", "worst", "at x", "worst absolute", "at x", "worst ulp", "correctly rounded"]
+    rows, apart = [], []
+    for key, dtypes in found.items():
+        for dtype, c in dtypes.items():
+            label = f"{key}, {dtype}"
+            for where, part in (("range", c["range"]), ("all", c["domain"]), *((f"all, {name}", part) for name, part in c["arithmetic"].items())):
+                rows.append([label, where, part["inputs"], *_figures(part)])
+                label = ""
+            apart += [(f"{key}, {dtype}", name, c[name]) for name in ("undefined", "overflow") if c[name]["inputs"] > c[name]["agree"]]
+    echo_table(header, rows)
+    click.echo(f"inputs at which the function is undefined or too large are counted apart; the table answers {'wrongly' if apart else 'as it does'}")
+    for label, name, count in apart:
+        click.echo(f"  {label}: {count['inputs'] - count['agree']} of {count['inputs']} inputs, {name}")
+    for where, exception in tables.meta.get("exceptions", {}).items():
+        said = ", ".join(f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in exception.items())
+        click.echo(f"off by more than 1 %: {where}: {said}")
+
+
+def _figures(part: dict) -> list[str]:
+    if "worst_relative" not in part:
+        return ["-"] * 7
+    relative, absolute = part["worst_relative"], part["worst_absolute"]
+    worst = [figure(relative["error"]), f"{relative['x']:g}", figure(absolute["error"]), f"{absolute['x']:g}", figure(part["worst_ulp"]["error"])]
+    return [figure(part["mean_relative"]), *worst, f"{100 * part['correct']:.2f} %"]
