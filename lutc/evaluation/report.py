@@ -31,7 +31,7 @@ def echo(found: Evaluation, text: str | None = None) -> None:
     click.echo(f"{found.model}: {found.tokens} tokens{f' of {text}' if text else ''}, {found.dtype} on {found.device}")
     for result in found.results[1:]:
         replaced = ", ".join(f"{count} {what}" for what, count in result.sites.items())
-        click.echo(f"{result.name}: replaced {replaced}")
+        click.echo(f"{result.name}: replaced {replaced}" + (f"; left {', '.join(result.left)}" if result.left else ""))
     echo_table(*comparison(found))
     for line in ranking(found):
         click.echo(line)

@@ -33,7 +33,8 @@ class Result:
     standard errors, None with one window. losses, divergences: of every window the mean loss and KL per token, in nats.
     same: share of tokens (or documents) with the same largest output.
     cosine, worst_cosine: of documents' mean output vectors to the exact ones, for encoders and classifiers. bytes: of the tables that are used.
-    seconds: of the forward passes. sites: replaced functions by kind. failed: why it gave no figures, naming the layer.
+    seconds: of the forward passes. sites: replaced functions by kind. left: what was found and left alone, with its
+    number and the reason. failed: why it gave no figures, naming the layer.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Result:
     losses: list[float] = field(default_factory=list)
     divergences: list[float] = field(default_factory=list)
     sites: dict[str, int] = field(default_factory=dict)
+    left: list[str] = field(default_factory=list)
     layers: list[LayerResult] = field(default_factory=list)
     failed: str | None = None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
@@ -75,6 +76,8 @@ class _Run:
                 for entry in report.replaced:
                     result.sites[entry.what] = result.sites.get(entry.what, 0) + 1
                     sites.append(entry.path)
+                left = Counter(f"{entry.what} ({entry.why})" for entry in report.left)
+                result.left += [f"{count} {told}" for told, count in left.items()]
                 used += [table for _, module in operators(self.model) for table in _tables_of(module)]
         found = find_layers(self.model, sites)
         self.found, self.layers = found, found if layers else []

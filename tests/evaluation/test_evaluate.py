@@ -284,8 +284,18 @@ def test_offloaded_layers(folders, ids, tmp_path):
     assert any(parameter.is_meta for parameter in network.parameters())
     got = evaluate(network.eval(), [{"input_ids": ids}], [variant(ALL)])
     want = evaluate(load(folders["llama"]), [{"input_ids": ids}], [variant(ALL)])
-    assert got["all"].perplexity == pytest.approx(want["all"].perplexity, rel=1e-6)
+    assert got["all"].sites == want["all"].sites and got["all"].perplexity == pytest.approx(want["all"].perplexity, rel=1e-6)
     assert [layer.own for layer in got["all"].layers] == pytest.approx([layer.own for layer in want["all"].layers], rel=1e-2)
+
+
+def test_a_table_that_finds_no_place_is_told(ids, capsys):
+    """A model with the tanh form of gelu takes no table of gelu: its figures are not those of one."""
+    from lutc.evaluation.report import echo
+
+    found = evaluate(tiny_models.llama(hidden_act="gelu_pytorch_tanh"), [{"input_ids": ids}], [variant("gelu_fplut,exp_fplut", "both")])
+    assert found["both"].sites == {"softmax": 3} and found["both"].left == ["3 gelu_tanh (no table of gelu_tanh was given)"]
+    echo(found)
+    assert "both: replaced 3 softmax; left 3 gelu_tanh (no table of gelu_tanh was given)\n" in capsys.readouterr().out
 
 
 def test_a_layer_that_runs_often(ids):
