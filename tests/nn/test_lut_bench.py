@@ -49,7 +49,7 @@ def test_contenders_compute_the_table():
         bench.measure(table_set("floats"), "fp32", 500, seconds=0.0)
     finally:
         bench.time_calls = original
-    torch.testing.assert_close(seen[("module", "search")], seen[("bucketize + gather", "")])
+    torch.testing.assert_close(seen[("module", "chain")], seen[("bucketize + gather", "")])
 
 
 def test_command_appends_rows(path, tmp_path):
