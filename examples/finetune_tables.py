@@ -1,6 +1,6 @@
 """Quantisation-aware training with tables, on a small language model: what tables cost before and after a second round of training.
 
-    python examples/finetune_tables.py              3 seeds, some four minutes on one core
+    python examples/finetune_tables.py              3 seeds, some five minutes on one core
     python examples/finetune_tables.py --quick      a tiny model, seconds: shows the steps; its figures mean nothing
 
 A causal transformer learns Python's own documentation (`pydoc_data.topics`, part of every Python) letter by letter. Then, as GQA-LUT does it:
