@@ -5,7 +5,7 @@ KL is the divergence of the next token's distribution from the exact model's, na
     python benchmarks/verdict.py [--tokens 4096] [--seqlen 512] [--text FILE] [--anchors DIR] [--groups float int8 softmax all]
 
 Measured on the Python language reference that Python carries (pydoc), or on --text. Int8 scales are calibrated on another text, docstrings of the
-standard library: one power of two per layer, of least squared error. --anchors: a folder with other projects' tables (gqa_lut/*.json,
+standard library: one power of two per layer, of least squared error; so are weights. --anchors: a folder with other projects' tables (gqa_lut/*.json,
 nn_lut/*.json); those that fit the model get rows of their own. Tables that are not shipped are compiled on the fly. Some 20 minutes on one core.
 """
 
@@ -14,8 +14,10 @@ from __future__ import annotations
 import argparse
 import importlib.util
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from lm_texts import docstrings, reference
+from per_layer import PerLayer
 
 import lutc
 from lutc.calibration import calibrate
@@ -53,16 +55,25 @@ def float_silu(anchors: Path | None) -> list[Variant]:
     return found
 
 
-def int8_silu(codes) -> list[Variant]:
-    found = []
+def int8_silu(calibration) -> list[Variant]:
+    codes, found = codes_of(calibration), []
     for entries in (8, 16):
         found += [
             variant([f"silu_{entries}"], f"lutc, {entries} entries"),
             variant([lutc.compile("silu", entries, range=(-8, 8))], f"lutc, {entries} entries, searched over [-8, 8]"),
             variant([lutc.compile("silu", entries, share="all")], f"lutc, {entries} entries, one set for all scales"),
             variant([lutc.compile("silu", entries, search="classic")], f"GQA-LUT's search, {entries} entries"),
+            PerLayer(f"lutc, {entries} entries, weighed by each layer's inputs", {"silu": None}, each=weighed(calibration, codes, entries)),
         ]
     return on_codes(found, codes)
+
+
+def weighed(calibration, codes, entries: int) -> dict:
+    """A table for every layer, its inputs weighed by how often they were observed."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "calibration.json"
+        calibration.save(path)
+        return {name: lutc.compile("silu", entries, inputs=(inputs,), weights=f"{path}:{name}") for name, inputs in codes.items()}
 
 
 def softmax(anchors: Path | None) -> list[Variant]:
@@ -83,9 +94,9 @@ def everything() -> list[Variant]:
     return found + [variant([f"{part}_nnlut_{entries}" for part in parts], f"NN-LUT, {entries} entries each") for entries in (16, 32)]
 
 
-def calibrated(loaded, options) -> dict:
-    """An int8 scale per layer from a text that is not measured."""
-    return codes_of(calibrate(loaded.model, _batches(loaded, docstrings(16 * options.tokens), options), only="*.mlp"))
+def calibrated(loaded, options):
+    """What each SiLU is fed with on a text that is not measured: int8 scales and weights."""
+    return calibrate(loaded.model, _batches(loaded, docstrings(16 * options.tokens), options), name="SmolLM2-135M", only="*.act_fn")
 
 
 def _batches(loaded, text: str, options) -> list[dict]:

@@ -7,6 +7,7 @@ Calibrated on 4,096 tokens of the standard library's docstrings, measured on ano
 packages below --texts, see lm_texts.py), or `own`, which the exact model writes itself. There the expected change of the loss *is* the KL divergence,
 so perplexity has no direction to drift in. Every layer's inputs are int8 codes at its own scale, the power of two of least squared error.
 
+"moves" is how far the perplexity of one window moves, either way: the root mean square over windows of its change, which luck does not cancel.
 "KL" is the divergence of the next token's distribution from the exact model's (nats, mean over tokens), "own" the error that a layer adds to its
 output on the exact model's input (mean of |y' - y| / |y| of tokens, mean over layers, on the first 4 windows). "against" compares with equal weights
 over the same range, window by window. ± is one standard error over windows. With --folder what is done is kept: run it again to go on.
@@ -17,14 +18,15 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import lm_texts
 import torch
+from per_layer import PerLayer
 
 import lutc
 from lutc import functions
@@ -36,24 +38,9 @@ from lutc.evaluation.variants import codes_of
 from lutc.files import atomic_write
 from lutc.models.loading import load
 from lutc.models.texts import windows
-from lutc.nn.patching import Report
 
 CALIBRATED, LAYER_WINDOWS, CHUNK, SEQLEN = 4096, 4, 4, 512
 EVEN = "{} entries, equal weights, the layer's range"
-
-
-@dataclass(frozen=True)
-class PerLayer(Variant):
-    """A table of its own for every activation, by the layer's name."""
-
-    each: Mapping = field(default_factory=dict)
-
-    def patch(self, model, only=None, skip=None) -> Report:
-        whole = Report()
-        for path, tables in self.each.items():
-            if only is None or path.startswith(f"{only}."):
-                whole.replaced.extend(lutc.patch(model, tables, only=path, quantise=self.codes[path]).replaced)
-        return whole
 
 
 def variants(folder: Path, codes: Mapping, entries: int, shares: list[float]) -> Iterator[Variant]:
@@ -135,20 +122,26 @@ def measure(loaded, given: torch.Tensor, tried: list[Variant], path: Path, end: 
 def table(found: dict) -> Iterator[str]:
     """Markdown rows."""
     exact = found["exact"]
-    yield "| SiLU | perplexity | to exact | KL | own | against equal weights: perplexity | KL |\n|---|---|---|---|---|---|---|"
+    yield "| SiLU | perplexity | to exact | moves | KL | own | against equal weights: perplexity | KL |\n|---|---|---|---|---|---|---|---|"
     for name, row in found.items():
         n = len(row["losses"])
         tokens, change = exact["tokens"][:n], relative(row["losses"], exact["losses"][:n], exact["tokens"][:n])
         if row is exact:
-            yield f"| exact | {perplexity(row['losses'], tokens):.4f} | | | | | |"
+            yield f"| exact | {perplexity(row['losses'], tokens):.4f} | | | | | | |"
             continue
         even = found.get(EVEN.format(name.split()[0]))
         against = ["", ""]
         if even is not None and even is not row and len(even["losses"]) == n:
             against = [percent(relative(row["losses"], even["losses"], tokens))]
             against += [nats(difference(row["divergences"], even["divergences"], tokens), "+")]
-        cells = [f"{perplexity(row['losses'], tokens):.4f}", percent(change), nats(per_token(row["divergences"], tokens)), own(row), *against]
+        cells = [f"{perplexity(row['losses'], tokens):.4f}", percent(change), f"{100 * moves(row['losses'], exact['losses']):.3f} %"]
+        cells += [nats(per_token(row["divergences"], tokens)), own(row), *against]
         yield f"| {name} | {' | '.join(cells)} |"
+
+
+def moves(losses: list[float], exact: list[float]) -> float:
+    """Root mean square over windows of the relative change of a window's perplexity."""
+    return math.sqrt(sum(math.expm1(one - other) ** 2 for one, other in zip(losses, exact)) / len(losses))
 
 
 def percent(change) -> str:
