@@ -14,6 +14,7 @@ JOBS ?= 2
 # GQA-LUT's settings of each function: the interval, and the format of slopes and intercepts.
 SETTINGS_gelu := --range -4 4 --coefficients q1.6
 SETTINGS_gelu_tanh := --range -4 4 --coefficients q1.6
+SETTINGS_quick_gelu := --range -4 4 --coefficients q1.6
 SETTINGS_silu := --range -4 4 --coefficients q1.6
 SETTINGS_sigmoid := --range -8 8 --coefficients q1.6
 SETTINGS_tanh := --range -4 4 --coefficients q1.6
@@ -32,10 +33,10 @@ SETTINGS_reci := --range 0.5 4 --coefficients q2.5
 SETTINGS_sqrt_reci := --range 0.25 4 --coefficients q2.5
 SETTINGS_sqrt := --range 0.25 4 --coefficients q1.6
 
-FUNCTIONS := gelu gelu_tanh silu sigmoid tanh hswish hardsigmoid mish softplus elu selu erf exp log sin cos reci sqrt_reci sqrt
+FUNCTIONS := gelu gelu_tanh quick_gelu silu sigmoid tanh hswish hardsigmoid mish softplus elu selu erf exp log sin cos reci sqrt_reci sqrt
 TABLES := $(foreach f,$(FUNCTIONS),$(f)_8 $(f)_16 $(f)_32)
 
-FPLUT := silu gelu gelu_tanh sigmoid tanh relu leaky_relu elu selu celu hardswish hardsigmoid mish softplus
+FPLUT := silu gelu gelu_tanh quick_gelu sigmoid tanh relu leaky_relu elu selu celu hardswish hardsigmoid mish softplus
 FPLUT += exp log sin cos reciprocal rsqrt sqrt square inverse_sigmoid erf
 TABLES += $(FPLUT:%=%_fplut)
 

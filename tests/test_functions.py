@@ -27,6 +27,7 @@ SELU_SCALE, SELU_ALPHA = mpf("1.0507009873554804934193349852946"), mpf("1.673263
 ORACLES = {
     "gelu": lambda x: x * mpmath.ncdf(x),
     "gelu_tanh": lambda x: x / 2 * (1 + mpmath.tanh(mpmath.sqrt(2 / mp.pi) * (x + mpf("0.044715") * x**3))),
+    "quick_gelu": lambda x: x / (1 + mpmath.exp(mpf("-1.702") * x)),
     "silu": lambda x: x / (1 + mpmath.exp(-x)),
     "sigmoid": lambda x: 1 / (1 + mpmath.exp(-x)),
     "tanh": mpmath.tanh,
@@ -233,7 +234,7 @@ def test_at_the_edges_as_torch_does():
         "hardsigmoid": f.hardsigmoid, "gelu": f.gelu, "silu": f.silu, "sigmoid": torch.sigmoid, "tanh": torch.tanh, "softplus": f.softplus,
         "gelu_tanh": lambda x: f.gelu(x, approximate="tanh"), "exp": torch.exp, "log": torch.log, "sin": torch.sin, "cos": torch.cos,
         "reciprocal": torch.reciprocal, "rsqrt": torch.rsqrt, "sqrt": torch.sqrt, "square": torch.square, "erf": torch.erf,
-        "inverse_sigmoid": torch.logit,
+        "inverse_sigmoid": torch.logit, "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
     }  # fmt: skip
     assert set(theirs) == set(FUNCTIONS)
     kinks = torch.tensor([-3.0, 3.0, 0.0, -0.0, 1.0, 0.5, 2.0, -2.0], dtype=torch.float64)

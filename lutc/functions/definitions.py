@@ -15,6 +15,7 @@ LEAKY_SLOPE = 0.01
 # sqrt(8 / pi) as the sum of two doubles: gelu_tanh(x) = x * sigmoid(sqrt(8 / pi) * (x + 0.044715 x^3)).
 _TANH_SCALE, _TANH_SCALE_LOW = 1.5957691216057308, -9.96930880911092e-17
 _TANH_CUBE, _TANH_CUBE_LOW = 0.044715, 2.1960211427085595e-18
+_QUICK, _QUICK_LOW = 1.702, 4.263256414560601e-17
 
 
 def silent(f):
@@ -144,6 +145,36 @@ def gelu_tanh_derivative(x):
 @silent
 def gelu_tanh_half(u):
     return -np.minimum(u, 1e4) * _tanh_upper(u)
+
+
+# gelu with the sigmoid approximation, x * sigmoid(1.702 x), as CLIP uses it
+
+
+def _quick_upper(u):
+    """sigmoid(-1.702 u), u >= 0."""
+    u = np.minimum(u, 1e4)
+    high, low = _two_product(u, _QUICK)
+    z = np.exp(-high) * np.exp(-(low + u * _QUICK_LOW))
+    return z / (1.0 + z)
+
+
+@silent
+def quick_gelu(x):
+    return _gate(x, _quick_upper)
+
+
+@silent
+def quick_gelu_derivative(x):
+    def below(u):
+        tail = _quick_upper(u)
+        return tail * (1.0 - _QUICK * np.minimum(u, 1e4) * (1.0 - tail))
+
+    return _mirror(x, below)
+
+
+@silent
+def quick_gelu_half(u):
+    return -np.minimum(u, 1e4) * _quick_upper(u)
 
 
 # silu, sigmoid and tanh

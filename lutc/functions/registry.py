@@ -30,6 +30,8 @@ _ENTRIES = (
              inflections=(-math.sqrt(2.0), math.sqrt(2.0)), aliases=("gelu_erf",)),
     Function("gelu_tanh", d.gelu_tanh, d.gelu_tanh_derivative, _NARROW, **_RECTIFIER,
              symmetry=Symmetry(d.gelu_tanh_half, **_RAMP, right=_ZERO), inflections=(-1.4185040087908284, 1.4185040087908284)),
+    Function("quick_gelu", d.quick_gelu, d.quick_gelu_derivative, _NARROW, **_RECTIFIER,
+             symmetry=Symmetry(d.quick_gelu_half, **_RAMP, right=_ZERO), inflections=(-1.4097281319127307, 1.4097281319127307)),
     Function("silu", d.silu, d.silu_derivative, _NARROW, **_RECTIFIER, symmetry=Symmetry(d.silu_half, **_RAMP, right=_ZERO),
              inflections=(-2.3993572805154677, 2.3993572805154677), aliases=("swish",)),
     Function("sigmoid", d.sigmoid, d.sigmoid_derivative, _WIDE, left=_ZERO, right=_ONE,

@@ -75,13 +75,13 @@ def test_another_function_under_a_known_name_keeps_its_own_tails():
 
 
 def test_a_function_of_ones_own():
-    def quick_gelu(v):
-        return v * torch.sigmoid(1.702 * v)
+    def loose_gelu(v):
+        return v * torch.sigmoid(1.8 * v)
 
-    lut = FPLUT(quick_gelu, "quick_gelu", cut_points=CUTS)
+    lut = FPLUT(loose_gelu, "loose_gelu", cut_points=CUTS)
     x = torch.linspace(-20, 20, 2001)
-    assert (lut(x) - quick_gelu(x)).abs().max() < 6e-3  # in the first and the last interval, which have one piece
-    assert lut.tables.name == "quick_gelu" and lut.gradient == "table"
+    assert (lut(x) - loose_gelu(x)).abs().max() < 6e-3  # in the first and the last interval, which have one piece
+    assert lut.tables.name == "loose_gelu" and lut.gradient == "table"
     assert torch.equal(lut(torch.tensor([-1e6, 1e6])), torch.tensor([0.0, 1e6]))  # its tails were found
 
 
