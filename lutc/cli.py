@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from importlib import import_module
 
 import click
@@ -63,6 +64,10 @@ class LazyGroup(click.Group):
             raise CliError(" ".join(str(error).split())) from error
         except ModuleNotFoundError as error:
             raise _missing(error) from error
+        except OSError as error:  # a full disk, a folder that may not be made; where nobody reads on, click ends without a word
+            if error.errno in (None, errno.EPIPE):
+                raise
+            raise CliError(f"{error.strerror}{'' if error.filename is None else f': {error.filename}'}") from error
 
 
 def _missing(error: ModuleNotFoundError) -> Exception:

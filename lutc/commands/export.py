@@ -18,7 +18,7 @@ from lutc.errors import LutcError
 @click.option("--out-bits", type=int, default=8, show_default=True, help="Width of output codes.")
 @click.option("--out-zero-point", type=int, default=0, show_default=True, help="Zero point of output codes.")
 @click.option(
-    "-o", "--output", default=".", type=click.Path(file_okay=False, path_type=Path), help="Folder to write to.  [default: the current one]"
+    "-o", "--output", default=".", type=click.Path(file_okay=False, path_type=Path), help="Folder, made if need be.  [default: the current one]"
 )
 @json_option
 @click.pass_context
@@ -40,11 +40,10 @@ def export(context, table, kind, keys, out_scale, out_bits, out_zero_point, outp
 
     if out_scale is None and typed(context) & {"out_bits", "out_zero_point"}:
         raise LutcError("--out-bits and --out-zero-point describe output codes; add --out-scale")
-    if not output.is_dir():
-        raise LutcError(f"there is no folder {output} to write to; make it, or give another one")
     out = None if out_scale is None else Inputs(out_bits, out_scale, out_zero_point)
     exported = units(load(table), keys or None, out)
     files = render(Path(table).stem, exported, kind)
+    output.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
         atomic_write(output / name, text)
     written, rows = [str(output / name) for name in files], [unit.parameters() for unit in exported]
