@@ -63,7 +63,7 @@ def by_local_search(function: str, entries: int, errors: LayerErrors, inputs: In
 
 def rows(function: str, entries: int, inputs: dict[str, Inputs], histograms: dict, weighted: dict, plain: dict):
     """(what the tables were made for, {layer: TableSet}); inputs, histograms, weighted and plain errors are by layer."""
-    pooled = Measured(sum(list(histograms.values())[1:], next(iter(histograms.values()))), {})
+    pooled = Measured(sum(list(histograms.values())[1:], next(iter(histograms.values()))), {"layers": len(histograms)})
 
     def each(make):
         return {name: make(name, (inputs[name],)) for name in inputs}

@@ -173,8 +173,11 @@ def _tasks(problem: Problem) -> list[Task]:
 
 
 def _targets_clamped(request: Request) -> bool:
-    """Whether tables are to make up for inputs beyond the codes: for least squares, and where each scale has a whole table of its own."""
-    return isinstance(request.weights, Measured) and request.objective == "squared" and request.share == "none" and not request.symmetry
+    """Whether tables are to make up for inputs beyond the codes: for least squares, of one layer's inputs (others may end elsewhere), and where each
+    scale has a whole table of its own."""
+    if not isinstance(request.weights, Measured) or request.weights.pooled:
+        return False
+    return request.objective == "squared" and request.share == "none" and not request.symmetry
 
 
 def _between(samples: Samples, f: Callable) -> Samples | None:

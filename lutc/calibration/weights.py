@@ -33,6 +33,11 @@ class Measured:
         counts = self.histogram.of_codes(inputs)
         return (1 - EVEN) * counts / counts.sum() + EVEN / counts.size
 
+    @property
+    def pooled(self) -> bool:
+        """Whether these are the inputs of several layers."""
+        return self.record.get("layers", 1) > 1
+
     def targets(self, fn: Callable, inputs: Inputs) -> np.ndarray:
         """What a table should give at every code, ascending, float64 (2**bits,): fn there, but at the first and last code, which inputs beyond are
         clamped to, the mean of fn over all their inputs by weight, the even share being inputs at the code itself. That is what least squares ask
