@@ -15,7 +15,7 @@ LEAKY_SLOPE = 0.01
 # sqrt(8 / pi) as the sum of two doubles: gelu_tanh(x) = x * sigmoid(sqrt(8 / pi) * (x + 0.044715 x^3)).
 _TANH_SCALE, _TANH_SCALE_LOW = 1.5957691216057308, -9.96930880911092e-17
 _TANH_CUBE, _TANH_CUBE_LOW = 0.044715, 2.1960211427085595e-18
-_QUICK, _QUICK_LOW = 1.702, 4.263256414560601e-17
+QUICK_RATE, _QUICK_LOW = 1.702, 4.263256414560601e-17
 
 
 def silent(f):
@@ -106,6 +106,16 @@ def _mirror(x, below):
     return np.where(x < 0, value, 1.0 - value)
 
 
+def _logistic_slope(x, upper, rate=1.0):
+    """Derivative of `_gate(x, upper)` with upper(u) = sigmoid(-rate u)."""
+
+    def below(u):
+        tail = upper(u)
+        return tail * (1.0 - rate * np.minimum(u, 1e4) * (1.0 - tail))
+
+    return _mirror(x, below)
+
+
 # gelu, x * Phi(x)
 
 
@@ -153,7 +163,7 @@ def gelu_tanh_half(u):
 def _quick_upper(u):
     """sigmoid(-1.702 u), u >= 0."""
     u = np.minimum(u, 1e4)
-    high, low = _two_product(u, _QUICK)
+    high, low = _two_product(u, QUICK_RATE)
     z = np.exp(-high) * np.exp(-(low + u * _QUICK_LOW))
     return z / (1.0 + z)
 
@@ -165,11 +175,7 @@ def quick_gelu(x):
 
 @silent
 def quick_gelu_derivative(x):
-    def below(u):
-        tail = _quick_upper(u)
-        return tail * (1.0 - _QUICK * np.minimum(u, 1e4) * (1.0 - tail))
-
-    return _mirror(x, below)
+    return _logistic_slope(x, _quick_upper, QUICK_RATE)
 
 
 @silent
@@ -187,11 +193,7 @@ def silu(x):
 
 @silent
 def silu_derivative(x):
-    def below(u):
-        tail = _logistic_upper(u)
-        return tail * (1.0 - np.minimum(u, 1e4) * (1.0 - tail))
-
-    return _mirror(x, below)
+    return _logistic_slope(x, _logistic_upper)
 
 
 @silent

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import torch
 
-from lutc.functions.definitions import LEAKY_SLOPE, SELU_ALPHA, SELU_SCALE
+from lutc.functions.definitions import LEAKY_SLOPE, QUICK_RATE, SELU_ALPHA, SELU_SCALE
 
 _aten = torch.ops.aten
 
@@ -31,7 +31,7 @@ _KERNELS: dict[str, _Backward] = {
     "softplus": lambda g, x: _aten.softplus_backward(g, x, 1.0, 20.0),
 }
 _FORMULAS: dict[str, _Backward] = {
-    "quick_gelu": lambda g, x: _aten.silu_backward(g, 1.702 * x),
+    "quick_gelu": lambda g, x: _aten.silu_backward(g, QUICK_RATE * x),
     "sigmoid": lambda g, x: _aten.sigmoid_backward(g, torch.sigmoid(x)),
     "tanh": lambda g, x: _aten.tanh_backward(g, torch.tanh(x)),
     "exp": lambda g, x: g * torch.exp(x),
@@ -50,7 +50,7 @@ _BACKWARD = {**_KERNELS, **_FORMULAS}
 _VALUE: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "gelu": _aten.gelu,
     "gelu_tanh": lambda x: _aten.gelu(x, approximate="tanh"),
-    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
+    "quick_gelu": lambda x: x * torch.sigmoid(QUICK_RATE * x),
     "leaky_relu": lambda x: _aten.leaky_relu(x, LEAKY_SLOPE),
     "celu": _aten.elu,
     "inverse_sigmoid": _aten.logit,
