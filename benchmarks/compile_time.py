@@ -27,14 +27,15 @@ REPEATS = 5
 # One row of the scaling table, in a process of its own so that peak memory is its own.
 ROW = """
 import json, resource, sys, time
-from lutc import functions, pipeline
+from lutc import functions
+from lutc.compiler import pipeline
 from lutc.costs import DENSE_LIMIT, Points, squared_costs
-from lutc.problem import prepare
-from lutc.request import Request
-from lutc.samples import Inputs
+from lutc.compiler.problem import prepare
+from lutc.compiler.request import Request
+from lutc.formats import Inputs
 from lutc.search.exact import exact
 from lutc.search.genetic import genetic
-from lutc.solve import GENETIC_LIMIT
+from lutc.compiler.solve import GENETIC_LIMIT
 
 bits, entries, name = json.loads(sys.argv[1])
 fn = functions.get("gelu")

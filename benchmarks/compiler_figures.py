@@ -12,8 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from lutc import certify, functions, pipeline, tablefile
-from lutc.samples import Inputs
+from lutc import certify, functions
+from lutc.compiler import pipeline
+from lutc.formats.codes import Inputs
+from lutc.table import table_set
 
 ANCHORS = Path(__file__).resolve().parents[2] / "shared" / "anchors" / "gqa_lut"
 PUBLISHED = {("gelu", 8): "gelu_pwl_7", ("gelu", 16): "gelu_pwl_15", ("exp", 8): "exp_pwl_7"}
@@ -49,7 +51,7 @@ def errors_table() -> None:
             print(f"{name + ' ' + str(entries):<11}{'share ' + share:<18}{figures(mean_squared(tables))}{proven:>9}")
         path = ANCHORS / f"{PUBLISHED.get((name, entries))}.json"
         if path.is_file():
-            published = tablefile.read(path)
+            published = table_set.read(path)
             print(f"{'':<11}{'GQA-LUT, runtime':<18}{figures(mean_squared(published))}")
             print(f"{'':<11}{'GQA-LUT, search':<18}{figures(mean_squared(published, certify.right_rule))}")
     if not ANCHORS.is_dir():

@@ -15,12 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
-from lutc import formats, functions, library
-from lutc.certify_float import certify_float
+from lutc import formats, functions
+from lutc.certify.floats import certify_float
 from lutc.commands.options import echo_table
-from lutc.fplut import compile_fplut
-from lutc.fplut.bound import lower_bound
+from lutc.fplut.pipeline import compile_fplut
 from lutc.fplut.problem import make_problem
+from lutc.search.cutpoints_bound import lower_bound
+from lutc.table import library
 
 ANCHORS = Path(__file__).resolve().parents[2] / "shared" / "anchors"
 FP16 = formats.get("fp16").values()

@@ -21,8 +21,8 @@ from lutc.kernels import pwl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from lutc import library
-from lutc.lower import lower
+from lutc.lower.lowering import lower
+from lutc.table import library
 
 TARGETS = (80, 90, 100)
 POINTERS = {"fp32": "*fp32", "fp16": "*fp16", "bf16": "*bf16", "int8": "*i8"}

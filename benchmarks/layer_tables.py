@@ -24,21 +24,21 @@ from minilm_cosine import embed, load_model, sentences
 
 import lutc
 from lutc import functions
-from lutc.build import build
 from lutc.calibration import calibrate
-from lutc.calibration.layer import layer_errors
 from lutc.calibration.layer_error import LayerErrors
 from lutc.calibration.scales import for_layer
 from lutc.calibration.weights import Measured
+from lutc.compiler.build import build
+from lutc.compiler.problem import prepare
+from lutc.compiler.request import Request
+from lutc.compiler.solve import quadratic_costs
+from lutc.formats.codes import Inputs
 from lutc.models.loading import load
 from lutc.models.texts import document_batches
 from lutc.nn import QuantLUT
-from lutc.problem import prepare
-from lutc.request import Request
-from lutc.samples import Inputs
+from lutc.observe.next_layer import layer_errors
 from lutc.search.quadratic import local
-from lutc.solve import quadratic_costs
-from lutc.tablefile import TableSet
+from lutc.table.table_set import TableSet
 
 
 class ExactOnCodes(torch.nn.Module):

@@ -15,7 +15,7 @@ import numpy as np
 import lutc
 from lutc import formats, functions
 from lutc.commands.options import echo_table
-from lutc.samples import grid_samples
+from lutc.samples.samples import grid_samples
 from lutc.search.gradient import GradientSettings, train
 
 ANCHORS = Path(__file__).resolve().parents[2] / "shared" / "anchors"

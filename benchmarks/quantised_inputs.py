@@ -16,10 +16,10 @@ from minilm_cosine import embed, load_model, sentences
 
 import lutc
 from lutc.calibration import calibrate
-from lutc.calibration.layer import layer_errors
 from lutc.calibration.scales import choose
+from lutc.formats.codes import Inputs
 from lutc.nn import FakeQuantize
-from lutc.samples import Inputs
+from lutc.observe.next_layer import layer_errors
 
 TABLES = ("gelu", "gelu_8", "gelu_16")  # the first is the exact function
 

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer
 
 from lutc import taylor
-from lutc.nn.taylor import TaylorMLP
 from lutc.taylor.evaluation import evaluate
+from lutc.taylor.module import TaylorMLP
 from lutc.taylor.radius import recalibrate
 
 PATTERN = "encoder.layer.*:intermediate+output.dense"

@@ -21,7 +21,7 @@ from torch import nn
 from transformers import AutoModel
 
 from lutc import taylor
-from lutc.nn.taylor import TaylorMLP
+from lutc.taylor.module import TaylorMLP
 
 # Batch size -> calls in a turn.
 WARM = {1: 100, 32: 30, 1024: 4, 8192: 1}

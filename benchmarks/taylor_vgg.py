@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lutc import taylor
-from lutc.nn.taylor import TaylorMLP
+from lutc.taylor.module import TaylorMLP
 
 CHARACTERS = "".join(chr(code) for code in range(33, 127)) + "éüñçøß"
 WIDTH, HEIGHT, MARGIN, SIZE = 16, 32, 4, 22

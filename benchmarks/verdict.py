@@ -23,12 +23,12 @@ import lutc
 from lutc.calibration import calibrate
 from lutc.errors import LutcError
 from lutc.evaluation import evaluate, on_codes, variant
-from lutc.evaluation.picture import draw
 from lutc.evaluation.results import Result
 from lutc.evaluation.variants import Variant, codes_of
-from lutc.fplut import compile_fplut
+from lutc.fplut.pipeline import compile_fplut
 from lutc.models.loading import load
 from lutc.models.texts import windows
+from lutc.plots.evaluation import draw
 
 LAYER_BATCHES = 2  # windows on which the errors of single layers are measured; perplexity is of all
 TITLES = {

@@ -31,13 +31,13 @@ from per_layer import PerLayer
 import lutc
 from lutc import functions
 from lutc.calibration import calibrate, read, weights
-from lutc.calibration.layer import with_layer_errors
 from lutc.evaluation import Variant, evaluate, on_codes, variant
 from lutc.evaluation.estimates import difference, per_token, perplexity, relative
 from lutc.evaluation.variants import codes_of
 from lutc.files import atomic_write
 from lutc.models.loading import load
 from lutc.models.texts import windows
+from lutc.observe.next_layer import with_layer_errors
 
 CALIBRATED, LAYER_WINDOWS, CHUNK, SEQLEN = 4096, 4, 4, 512
 EVEN = "{} entries, equal weights, the layer's range"

@@ -1,4 +1,4 @@
-"""float16 addition and multiplication on the bit level in Triton; `lutc.float16` says what the two roundings do and is their oracle.
+"""float16 addition and multiplication on the bit level in Triton; `lutc.formats.float16` says what the two roundings do and is their oracle.
 
     c = float16_add(a, b, TRUNCATE)      # a, b, c: blocks of float16; TRUNCATE: a compile-time flag, 0 for nearest even
 """

@@ -1,6 +1,6 @@
 """Piecewise-linear tables in Triton: device functions for any kernel's epilogue, and one-pass elementwise kernels.
 
-A plan (`lutc.plans`) is an int32 vector `words` on the device and up to eight integers `meta`. `arguments(meta)` turns these into what
+A plan (`lutc.lower.plans`) is an int32 vector `words` on the device and up to eight integers `meta`. `arguments(meta)` turns these into what
 the device functions take: KIND and FLAGS, compile-time constants shared by most tables, and p0 ... p5, runtime integers. One compiled
 kernel serves every table of a kind.
 

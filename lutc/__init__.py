@@ -19,11 +19,11 @@ if not os.path.isdir(os.path.join(os.path.dirname(__file__), "kernels")):
     __path__.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 _EXPORTS = {
-    "load": "lutc.library",
-    "compile": "lutc.pipeline",
+    "load": "lutc.table.library",
+    "compile": "lutc.compiler.pipeline",
     "calibrate": "lutc.calibration",
     "Table": "lutc.table",
-    "TableSet": "lutc.tablefile",
+    "TableSet": "lutc.table.table_set",
     "LutcError": "lutc.errors",
     "patch": "lutc.nn",
     "unpatch": "lutc.nn",

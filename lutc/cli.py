@@ -23,8 +23,8 @@ COMMANDS = {
     "formats": ("lutc.commands.formats:formats", "Explain number formats, or show how each stores a number."),
     "evaluate": ("lutc.commands.evaluate:evaluate", "Run a model exactly and with tables; say what they cost."),
     "calibrate": ("lutc.commands.calibrate:calibrate", "Count what a model's functions are fed with, for scales and weights."),
-    "bench": ("lutc.nn.bench:bench", "Time tables in torch against the exact functions."),
-    "taylor": ("lutc.taylor.cli:taylor", "Compile a whole MLP into centres and local maps."),
+    "bench": ("lutc.commands.bench:bench", "Time tables in torch against the exact functions."),
+    "taylor": ("lutc.commands.taylor:taylor", "Compile a whole MLP into centres and local maps."),
 }
 EXTRAS = {"torch": "torch", "triton": "torch", "sklearn": "taylor", "safetensors": "taylor", "transformers": "models"}
 

@@ -10,8 +10,8 @@ from lutc.jit import njit
 ALONE = """
 from numba.core import caching
 caching.FunctionCache._impl_class._locator_classes = []
-import lutc.fplut.bound, lutc.fplut.half, lutc.fplut.kernels, lutc.search.closest, lutc.search.quadratic_kernels
-from lutc.float16_numba import add
+import lutc.costs.half_intervals, lutc.costs.interval_kernels, lutc.search.closest, lutc.search.cutpoints_bound, lutc.search.quadratic_kernels
+from lutc.formats.float16_numba import add
 print(hex(add(0x3C00, 0x4000, False)))
 """
 

@@ -10,4 +10,4 @@ from lutc.calibration.histogram import Histogram
 from lutc.lazy import lazy
 
 __all__ = ["Calibration", "Histogram", "Layer", "calibrate", "model_digest", "read"]
-__getattr__, __dir__ = lazy(__name__, dict.fromkeys(("calibrate", "model_digest"), "lutc.calibration.observe"))  # which imports torch
+__getattr__, __dir__ = lazy(__name__, dict.fromkeys(("calibrate", "model_digest"), "lutc.observe.running"))  # which imports torch

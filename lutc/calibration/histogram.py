@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 
 from lutc.errors import LutcError
-from lutc.samples import Inputs
+from lutc.formats.codes import Inputs
 
 BINS = 1 << 16
 INFINITE = (0x7F80, 0xFF80)  # bins of +inf and -inf; NaN lies in the bins behind each

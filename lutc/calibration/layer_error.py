@@ -16,7 +16,7 @@ import numpy as np
 
 from lutc.calibration.file import Layer
 from lutc.errors import LutcError
-from lutc.samples import Inputs
+from lutc.formats.codes import Inputs
 
 _UNSEEN = 1e-9  # share of the weights that all codes have alike
 _FACTS = "layer_error"

@@ -17,8 +17,8 @@ import numpy as np
 from lutc.calibration.file import Layer
 from lutc.calibration.histogram import Histogram
 from lutc.errors import LutcError
+from lutc.formats.codes import Inputs
 from lutc.functions import FUNCTIONS
-from lutc.samples import Inputs
 
 METHODS = ("min-max", "percentile", "least-squares", "power-of-two")
 PERCENTILE = 99.9

@@ -12,8 +12,8 @@ from lutc.calibration.file import read
 from lutc.calibration.histogram import Histogram
 from lutc.calibration.layer_error import LayerErrors, errors_of
 from lutc.errors import LutcError
+from lutc.formats.codes import Inputs
 from lutc.functions import FUNCTIONS
-from lutc.samples import Inputs
 
 _SLICES = 16  # of a bin, where an error is measured
 EVEN, EVEN_FLOATS = 0.001, 0.01  # share of the weight that all codes (all float inputs) have alike: other data will bring what was not observed

@@ -8,8 +8,15 @@ from pathlib import Path
 
 import click
 
+from lutc.calibration.file import read
+from lutc.calibration.scales import for_layer, loss
+from lutc.calibration.statistics import statistics
 from lutc.commands.options import Number, echo_json, echo_table, figure, json_option, model_options, progress_bar
 from lutc.errors import LutcError
+from lutc.formats.codes import Inputs
+from lutc.functions import FUNCTIONS
+from lutc.plots.calibration import calibration_figure
+from lutc.plots.figure import save
 
 
 class _Scale(Number):
@@ -53,16 +60,15 @@ def calibrate(
         if path is not None and not path.parent.is_dir():
             raise LutcError(f"there is no folder {path.parent} to write {path.name} to; make it, or give another path")
 
-    from lutc.calibration.file import read
 
     earlier = [read(path) for path in merge]
 
     import torch
 
-    from lutc.calibration.observe import calibrate as run
-    from lutc.models.loading import advised, load
-    from lutc.models.memory import PeakMemory
-    from lutc.models.texts import batches
+    from lutc.models.loading import advised, load  # brings torch
+    from lutc.models.memory import PeakMemory  # brings torch
+    from lutc.models.texts import batches  # brings torch
+    from lutc.observe.running import calibrate as run  # brings numba, torch
 
     loaded = load(model, dtype=dtype, device=device, device_map=device_map, task=task, tokenizer=tokenizer)
     given = batches(loaded, text, seqlen=seqlen, max_tokens=max_tokens, batch=batch)
@@ -78,9 +84,6 @@ def calibrate(
         found = found + other
     found.save(output)
     if picture is not None:
-        from lutc.calibration.plot import calibration_figure
-        from lutc.plots import save
-
         save(calibration_figure(found), picture)
     if as_json:
         echo_json({"file": str(output), "seconds": seconds, "bytes_above_the_model": memory.above, **_json(output)})
@@ -95,9 +98,7 @@ def calibrate(
 
 def _with_layer_errors(found, model, batches, scales, bits: int, only, skip, progress):
     """The calibration with layer errors at each of the scales, "auto" being each layer's own."""
-    from lutc.calibration.layer import with_layer_errors
-    from lutc.calibration.scales import for_layer
-    from lutc.samples import Inputs
+    from lutc.observe.next_layer import with_layer_errors  # brings numba, torch
 
     reached = {name: layer for name, layer in found.layers.items() if layer.operator == "activation" and layer.histogram.count}
     inputs = {}
@@ -115,10 +116,6 @@ def _json(path: Path) -> dict:
 
 def report(calibration, bits: int) -> None:
     """A line for each layer: range, quantiles, share outside the range of the function's tables, and scales with their signal-to-noise ratio."""
-    from lutc.calibration.scales import for_layer, loss
-    from lutc.calibration.statistics import statistics
-    from lutc.functions import FUNCTIONS
-
     rows = []
     for name, layer in calibration.layers.items():
         told, row = statistics(layer), [name, layer.function, layer.quantity]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from lutc.certify.certificate import certify as recompute
+from lutc.certify.certificate import check, errors, right_rule
 from lutc.commands.options import echo_json, echo_table, figure, function_option, json_option, load_for
 
 
@@ -18,9 +20,6 @@ def certify(ctx, table, function, as_json) -> None:
     Exits with 1 where the file's own certificate does not hold. A file without one (GQA-LUT's, NN-LUT's) is certified all the same; GQA-LUT's
     tables under both of its rules at a breakpoint, its runtime's (left) and its search's (right).
     """
-    from lutc.certify import certify as recompute
-    from lutc.certify import check
-
     tables, fn = load_for(table, function)
     found = recompute(tables, fn)
     claimed = tables.meta.get("certificate")
@@ -39,8 +38,6 @@ def certify(ctx, table, function, as_json) -> None:
 
 
 def _right_rule(tables, fn) -> dict:
-    from lutc.certify import errors, right_rule
-
     lo, hi = fn.range
     codes = {key: tables.inputs[key].x() for key in tables}
     return {key: errors(right_rule(table), fn, codes[key][(codes[key] >= lo) & (codes[key] <= hi)]) for key, table in tables.items()}

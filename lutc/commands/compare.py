@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from lutc.certify.certificate import certify
 from lutc.commands.options import append_csv, echo_json, echo_table, function_option, json_option, load_for
 
 MEASURES = ["mean_squared", "mean_absolute", "worst_absolute", "mean_relative", "worst_relative"]
@@ -20,8 +21,6 @@ COLUMNS = ["table", "version", "function", "key", "entries", "measure", "value"]
 @json_option
 def compare(tables, function, measure, csv_path, as_json) -> None:
     """Put TABLES (files or names) side by side, scale by scale: errors over the inputs in the range, recomputed from the stored numbers."""
-    from lutc.certify import certify
-
     columns, records = {}, []
     for name in tables:
         loaded, fn = load_for(name, function)

@@ -6,12 +6,16 @@ from pathlib import Path
 
 import click
 
-from lutc.calibration.scales import METHODS
+from lutc import functions
+from lutc.calibration.scales import METHODS, choose
+from lutc.calibration.weights import is_calibration, measured
 from lutc.commands import fplut
 from lutc.commands.compiled import report, report_felt, report_seen
 from lutc.commands.fplut import fplut_options
 from lutc.commands.options import NUMBER, echo_json, json_option, progress_bar, typed
 from lutc.errors import LutcError
+from lutc.formats.codes import Inputs
+from lutc.search.gradient import GradientSettings
 
 
 @click.command("compile")
@@ -82,7 +86,7 @@ def compile_command(context, function, entries, interval, inputs, output, name, 
     lutc compile silu --search cutpoints                       floating-point values over 11 cut points (FPLUT)
     lutc compile silu --weights calibration.json:layers.3.mlp.act_fn --calibrated-scale       for what a model's layer is fed with
     """
-    from lutc.pipeline import compile
+    from lutc.compiler.pipeline import compile  # brings deap
 
     name = name or function.split(":")[-1]
     cutpoints = options["search"] == "cutpoints"
@@ -135,10 +139,6 @@ def _refuse(given: set[str], options: dict) -> None:
 
 def _calibrated(function: str, inputs: str | None, options: dict) -> None:
     """Put the scale that --calibrated-scale asks for in the place of --scale, and with --asymmetric its zero point in that of --zero-point."""
-    from lutc import functions
-    from lutc.calibration.scales import choose
-    from lutc.calibration.weights import is_calibration, measured
-
     method, asymmetric = options.pop("calibrated_scale"), options.pop("asymmetric")
     if method is None:
         if asymmetric:
@@ -157,11 +157,9 @@ def _request(
     inputs, bits, scales, zero_point, search, max_error, out_scale, out_bits, out_zero_point, population, generations,
     prologue, symmetry, init, **same,
 ) -> dict:  # fmt: skip
-    """Options of the command line as fields of `lutc.request.Request`."""
-    from lutc.request import INT8
-    from lutc.samples import Inputs
-    from lutc.search.genetic import GeneticSettings
-    from lutc.search.gradient import GradientSettings
+    """Options of the command line as fields of `lutc.compiler.request.Request`."""
+    from lutc.compiler.request import INT8  # brings deap
+    from lutc.search.genetic import GeneticSettings  # brings deap
 
     search = search or ("greedy" if max_error is not None else "genetic")
     coded = bool(scales or zero_point or bits != 8)
@@ -184,7 +182,7 @@ def _request(
     chosen = {"population": population, "generations": generations}
     chosen = {key: value for key, value in chosen.items() if value is not None}
     if same["objective"] in ("layer", "layer-total"):
-        from lutc.search.quadratic import QuadraticSettings
+        from lutc.search.quadratic import QuadraticSettings  # brings deap
 
         options["quadratic"] = QuadraticSettings(**chosen)
     else:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from lutc import functions
+from lutc.calibration.weights import measured
 from lutc.commands.options import echo_table, figure
 
 
@@ -39,9 +41,7 @@ def report(tables) -> None:
 
 def report_seen(tables, function: str, entries: int, request: dict) -> None:
     """The error that the model sees with these tables, and with tables over the same range that know nothing of it."""
-    from lutc import functions
-    from lutc.calibration.weights import measured
-    from lutc.pipeline import compile
+    from lutc.compiler.pipeline import compile  # brings deap
 
     seen = tables.meta["weights"]
     source, fn = measured(request["weights"], function), functions.load(function, tables.range)

@@ -6,8 +6,11 @@ from pathlib import Path
 
 import click
 
+from lutc.commands import evaluation_report
 from lutc.commands.options import append_csv, echo_json, json_option, model_options, progress_bar
 from lutc.errors import LutcError
+from lutc.evaluation.variants import from_options, int8_scales, on_codes, variant
+from lutc.plots.evaluation import draw
 
 
 @click.command()
@@ -36,19 +39,15 @@ def evaluate(
     lutc evaluate SmolLM2-135M --text book.txt --tables silu_8 --tables silu_16 --tables all=silu_fplut,exp_fplut,rsqrt_fplut
     lutc evaluate SmolLM2-135M --text book.txt --tables silu_16 --int8 calibration.json
     """
-    from lutc.evaluation import report
-    from lutc.evaluation.variants import from_options, variant
-
     variants = [variant(spec) for spec in specs]
     if activation or softmax or norm:
         variants.append(from_options(activation, softmax, norm))
     if not variants:
         raise LutcError("no tables to try; give --activation, --softmax or --norm, or --tables silu_16 (may be repeated)")
 
-    from lutc.evaluation.running import evaluate as run
-    from lutc.evaluation.variants import int8_scales, on_codes
-    from lutc.models.loading import load
-    from lutc.models.texts import batches
+    from lutc.evaluation.running import evaluate as run  # brings numba, torch
+    from lutc.models.loading import load  # brings torch
+    from lutc.models.texts import batches  # brings torch
 
     loaded = load(model, dtype=dtype, device=device, device_map=device_map, task=task, tokenizer=tokenizer)
     given = batches(loaded, text, seqlen=seqlen, max_tokens=max_tokens, batch=batch)
@@ -57,14 +56,12 @@ def evaluate(
     with progress_bar("evaluate", unit="forwards") as progress:
         found = run(loaded, given, variants, layers=not no_layers, each_layer=each_layer, progress=progress)
     if csv_path is not None:
-        append_csv(csv_path, report.COLUMNS, report.records(found))
+        append_csv(csv_path, evaluation_report.COLUMNS, evaluation_report.records(found))
     if picture is not None:
-        from lutc.evaluation.picture import draw
-
         draw(found, picture)
     if as_json:
         echo_json(found.to_json())
         return
-    report.echo(found, text)
+    evaluation_report.echo(found, text)
     if picture is not None:
         click.echo(f"wrote {picture}")

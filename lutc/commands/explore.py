@@ -7,8 +7,12 @@ from pathlib import Path
 
 import click
 
+from lutc import explore as exploring
 from lutc.commands.options import NUMBER, echo_json, echo_table, figure, json_option, progress_bar
 from lutc.errors import LutcError
+from lutc.formats.codes import Inputs
+from lutc.hardware.bits import FIGURES
+from lutc.plots.figure import save
 
 
 @click.command()
@@ -50,8 +54,6 @@ def explore(function, picture, index, output, as_json, minimise, seed, populatio
     lutc explore gelu --minimise bits,comparators,multiplier --plot gelu.png
     lutc explore gelu --write 12 -o gelu.json                  the table of design 12
     """
-    from lutc import explore as exploring
-
     if output is not None and index is None:
         raise LutcError("-o names the file of the table that --write N writes; add --write N, or --plot FILE for a picture")
     settings = exploring.EvolutionSettings(population=population, generations=generations, gain=gain)
@@ -59,8 +61,7 @@ def explore(function, picture, index, output, as_json, minimise, seed, populatio
         found = exploring.explore(_space(function, **options), _names(minimise), seed, settings, progress)
     written = _write(found, index, output) if index is not None else None
     if picture is not None:
-        from lutc.front_plot import front_figure
-        from lutc.plots import save
+        from lutc.plots.front import front_figure  # brings deap
 
         save(front_figure(found), picture)
     if as_json:
@@ -72,9 +73,8 @@ def explore(function, picture, index, output, as_json, minimise, seed, populatio
 
 
 def _space(function, interval, bits, scales, zero_point, objective, out_scale, out_bits, out_zero_point, no_symmetry, **same):
-    """Options of the command line as a `lutc.designs.Space`."""
-    from lutc.designs import Space
-    from lutc.samples import Inputs
+    """Options of the command line as a `lutc.explore.designs.Space`."""
+    from lutc.explore.designs import Space  # brings deap
 
     inputs = tuple(Inputs(bits, scale, zero_point) for scale in scales or [2.0**-4])
     out = Inputs(out_bits, out_scale, out_zero_point) if out_scale is not None else None
@@ -87,7 +87,7 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def _write(found, index: int, output: Path | None) -> str:
-    from lutc.explore import compile_design
+    from lutc.explore.evolution import compile_design  # brings deap
 
     if not 1 <= index <= len(found.front):
         raise LutcError(f"there is no design {index}: the front has designs 1 to {len(found.front)}")
@@ -122,8 +122,7 @@ def _cost(cost) -> dict:
 
 
 def _report(found) -> None:
-    from lutc.designs import OBJECTIVES
-    from lutc.hardware import FIGURES
+    from lutc.explore.designs import OBJECTIVES  # brings deap
 
     space, record = found.space, found.record
     scales, costs = ", ".join(_scale(inputs) for inputs in space.inputs), ", ".join(FIGURES[name][0] for name in found.minimise)

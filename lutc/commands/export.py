@@ -8,6 +8,10 @@ import click
 
 from lutc.commands.options import NUMBER, echo_json, echo_table, json_option, typed
 from lutc.errors import LutcError
+from lutc.files import atomic_write
+from lutc.formats.codes import Inputs
+from lutc.hardware.export import render, units
+from lutc.table.library import load
 
 
 @click.command()
@@ -33,11 +37,6 @@ def export(context, table, kind, keys, out_scale, out_bits, out_zero_point, outp
     lutc export gelu_8 --format memh --key 4 -o rtl                    gelu_8_4_cuts.memh, ..._slopes, ..._intercepts, ..._acc
     lutc export gelu_8 --format csv                                    the same numbers as CSV
     """
-    from lutc.export import render, units
-    from lutc.files import atomic_write
-    from lutc.library import load
-    from lutc.samples import Inputs
-
     if out_scale is None and typed(context) & {"out_bits", "out_zero_point"}:
         raise LutcError("--out-bits and --out-zero-point describe output codes; add --out-scale")
     out = None if out_scale is None else Inputs(out_bits, out_scale, out_zero_point)

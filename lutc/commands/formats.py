@@ -7,6 +7,7 @@ import math
 import click
 
 from lutc.commands.options import NUMBER, echo_json, echo_table, figure, json_option
+from lutc.formats.format import FLOAT_FORMATS, get, nearest, properties
 
 
 # a negative number is no option
@@ -22,8 +23,6 @@ def formats(number, fixed, as_json) -> None:
     lutc formats 0.1                   nearest value, bits and error of 0.1 in each format
     lutc formats -1.5 --format q2.5    among them fixed point: sign, 2 integer and 5 fraction bits, two's complement
     """
-    from lutc.formats import FLOAT_FORMATS, get
-
     chosen = dict.fromkeys([*FLOAT_FORMATS.values(), *map(get, fixed or ("q1.6",))])
     if number is None:
         _list(chosen, as_json)
@@ -32,8 +31,6 @@ def formats(number, fixed, as_json) -> None:
 
 
 def _list(chosen, as_json) -> None:
-    from lutc.formats import properties
-
     listed = [properties(fmt) for fmt in chosen]
     if as_json:
         echo_json(listed)
@@ -55,8 +52,6 @@ def _list(chosen, as_json) -> None:
 
 
 def _show(chosen, number: float, as_json) -> None:
-    from lutc.formats import nearest
-
     stored = {fmt.name: nearest(fmt, number) if fmt.has_nan or not math.isnan(number) else None for fmt in chosen}
     if as_json:  # JSON has no NaN and no infinity: these are spelled out
         plain = {name: entry and {**entry, "value": _plain(entry["value"])} for name, entry in stored.items()}

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import click
 
+from lutc import functions
 from lutc.commands.options import echo_table, figure, typed
 from lutc.errors import LutcError
+from lutc.fplut.pipeline import compile_fplut
 
 # What `lutc compile` has for every search and this one takes too.
 _SHARED = {"function", "interval", "inputs", "search", "objective", "tails", "prologue", "name", "output", "as_json"}
@@ -43,9 +45,6 @@ def refuse(options: dict) -> None:
 
 def compile_float(context: click.Context, function: str, name: str, options: dict):
     """The table set that the command line asks for."""
-    from lutc import functions
-    from lutc.fplut import compile_fplut
-
     given = typed(context)
     foreign = sorted(given - _SHARED - set(FIELDS))
     if foreign:

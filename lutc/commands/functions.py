@@ -5,14 +5,13 @@ from __future__ import annotations
 import click
 
 from lutc.commands.options import echo_json, echo_table, json_option
+from lutc.functions import FUNCTIONS
 
 
 @click.command()
 @json_option
 def functions(as_json) -> None:
     """List the functions that lutc knows, with default range, coefficient format, tails and aliases."""
-    from lutc.functions import FUNCTIONS
-
     rows = []
     for fn in FUNCTIONS.values():
         tails = {

@@ -6,7 +6,6 @@ import contextlib
 import csv
 import io
 import json
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,22 +13,23 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
+from lutc import functions
+from lutc.certify.certificate import function_of
 from lutc.errors import LutcError
+from lutc.formats.codes import parse_number
+from lutc.table.library import load
 
 
 class Number(click.ParamType):
-    """A number, also as a power of two: 0.0625, 2^-4, 2**-4."""
+    """A number, also as a power of two or a fraction: 0.0625, 2^-4, 2**-4, 1/16."""
 
     name = "number"
 
     def convert(self, value, param, ctx) -> float:
-        if isinstance(value, float):
-            return value
-        power = re.fullmatch(r"\s*2(?:\^|\*\*)\s*([+-]?\d{1,4})\s*", str(value))
         try:
-            return 2.0 ** int(power.group(1)) if power else float(value)
-        except (ValueError, OverflowError):
-            self.fail(f"{value!r} is no number; write 0.0625, 2^-4 or 2**-4", param, ctx)
+            return value if isinstance(value, float) else parse_number(value)
+        except LutcError as error:
+            self.fail(str(error), param, ctx)
 
 
 NUMBER = Number()
@@ -114,10 +114,6 @@ def append_csv(path: Path, columns: Sequence[str], rows: Sequence[Sequence]) -> 
 
 def load_for(name: str, function: str | None):
     """(tables, function): a table by name or path, and the function that it is held against."""
-    from lutc import functions
-    from lutc.certify import function_of
-    from lutc.library import load
-
     tables = load(name)
     if function is not None:
         return tables, functions.load(function, tables.range if ":" in function else None)

@@ -7,6 +7,8 @@ from pathlib import Path
 import click
 
 from lutc.commands.options import function_option, load_for
+from lutc.plots.figure import save
+from lutc.plots.table import table_figure
 
 
 @click.command()
@@ -21,9 +23,6 @@ def plot(table, keys, output, function) -> None:
     lutc plot gelu_8 --key 4
     lutc plot my/table.json -o table.svg
     """
-    from lutc.plots import save
-    from lutc.table_plot import table_figure
-
     tables, fn = load_for(table, function)
     output = output or Path(f"{Path(table).stem}.png")
     save(table_figure(tables, fn, keys or None), output)

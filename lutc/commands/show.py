@@ -5,7 +5,9 @@ from __future__ import annotations
 import click
 
 from lutc.commands.options import echo_json, echo_table, json_option
-from lutc.table import Cells, Lines
+from lutc.table.bodies import Cells, Lines
+from lutc.table.library import load
+from lutc.table.table_set import TableSet
 
 
 @click.command()
@@ -16,8 +18,6 @@ def show(table, key, as_json) -> None:
     """Print TABLE, a file or the name of a shipped table, and how it was made."""
     import json
 
-    from lutc.library import load
-    from lutc.tablefile import TableSet
 
     tables = load(table)
     if key is not None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lutc.evaluation.estimates import per_token, perplexity
+from lutc.models.outputs import first_tensor, pooled
 
 _ROWS = 16  # tokens whose distributions are held in float64 at a time
 
@@ -51,24 +52,6 @@ def outputs_of(output, batch, kind: str, mask: Tensor | None, exact: Outputs | N
     vectors = pooled(y, mask)
     tokens = int(mask.sum()) if mask is not None else int(y.shape[0] * (y.shape[1] if y.ndim > 2 else 1))
     return Outputs(tokens, bool(vectors.isfinite().all()), largest=vectors.argmax(-1) if kind == "classifier" else None, vectors=vectors)
-
-
-def first_tensor(output) -> Tensor:
-    """A model's main output: logits, hidden states, or the tensor itself."""
-    if isinstance(output, Tensor):
-        return output
-    logits = getattr(output, "logits", None)
-    return logits if logits is not None else output[0]
-
-
-def pooled(y: Tensor, mask: Tensor | None) -> Tensor:
-    """Outputs (documents, length, width) averaged over the tokens that count; others flattened: (documents, width), float32."""
-    if y.ndim < 3:
-        return y.reshape(len(y), -1).float()
-    if mask is None or mask.shape != y.shape[:2]:
-        return y.float().mean(1)
-    keep = mask.to(y.device)[..., None]
-    return torch.where(keep, y.float(), 0.0).sum(1) / keep.sum(1)
 
 
 def _next_tokens(logits: Tensor, ids: Tensor, mask: Tensor | None, exact: Tensor) -> Outputs:

@@ -18,10 +18,13 @@ from lutc.evaluation.placing import operators
 from lutc.evaluation.results import Evaluation, LayerResult, Result
 from lutc.evaluation.storage import used_bytes
 from lutc.evaluation.variants import EXACT_ON_CODES, Variant
+from lutc.models.hugging_face import kind_of
 from lutc.models.loading import Loaded, advised
 from lutc.models.modes import evaluation_mode
 from lutc.models.texts import to_device
+from lutc.nn.patching import unpatch
 from lutc.nn.patching.apply import refuse_patched
+from lutc.table import table_set
 
 
 def evaluate(
@@ -46,8 +49,6 @@ def evaluate(
     exact model computes NaN (naming the layer), and for a model that is patched already. A variant that computes NaN gets a result that says where.
     """
     if isinstance(loaded, nn.Module):
-        from lutc.models.loading import kind_of
-
         loaded = Loaded(loaded, kind_of(loaded), type(loaded).__name__)
     variants, batches = list(variants), list(batches)
     if not batches:
@@ -95,13 +96,11 @@ class _Run:
 
     @contextlib.contextmanager
     def _patched(self, variant: Variant, **selection):
-        import lutc
-
         report = variant.patch(self.model, **selection)
         try:
             yield report
         finally:
-            lutc.unpatch(self.model)
+            unpatch(self.model)
 
     def batch(self, batch) -> None:
         mask = batch.get("attention_mask") if isinstance(batch, Mapping) else None
@@ -202,10 +201,8 @@ def _share(means: Means, layer: str) -> float | None:
 
 def _tables_of(module: nn.Module) -> list:
     """(set, key) of the tables that a module of lutc holds."""
-    from lutc import tablefile
-
     texts = [bytes(value.cpu().numpy()).decode() for name, value in module.named_buffers() if name.endswith("table") and value.dtype == torch.uint8]
-    found = [(tables, key) for tables in map(tablefile.loads, texts) for key in tables]
+    found = [(tables, key) for tables in map(table_set.loads, texts) for key in tables]
     tables = getattr(module, "tables", None)
     if not found and hasattr(tables, "key_for_scale"):  # QuantLUT: the table of its scale
         scale = getattr(getattr(module, "quantise", None), "scale", None) or getattr(module, "scale", None)

@@ -8,10 +8,11 @@ from collections.abc import Iterable
 import numpy as np
 
 from lutc import formats, hardware
-from lutc.designs import shared_breakpoint_bits
-from lutc.samples import Inputs
-from lutc.table import Cells, Exponents, Lines, Table
-from lutc.tablefile import TableSet
+from lutc.formats.codes import Inputs
+from lutc.hardware.bits import shared_breakpoint_bits
+from lutc.table.bodies import Cells, Exponents, Lines
+from lutc.table.table import Table
+from lutc.table.table_set import TableSet
 
 
 def table_bytes(table: Table, inputs: Inputs | None = None) -> int:

@@ -6,10 +6,12 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from lutc import coverage
+from lutc.calibration.file import read
+from lutc.calibration.scales import for_layer
+from lutc.certify import coverage
 from lutc.errors import LutcError
-from lutc.samples import Inputs
-from lutc.tablefile import TableSet
+from lutc.formats.codes import Inputs, parse_number
+from lutc.table.table_set import TableSet
 
 NORM, SOFTMAX = "rsqrt", ("exp", "reciprocal")
 EXACT_ON_CODES = "exact on int8 inputs"
@@ -29,13 +31,13 @@ class Variant:
 
     def patch(self, model, only=None, skip=None):
         """Put it into `model` (see `lutc.patch`) and the tables on the devices of the layers they serve; gives the report."""
-        import lutc
-        from lutc.evaluation.placing import place
+        from lutc.evaluation.placing import place  # brings torch
+        from lutc.nn.patching import patch  # brings torch, numba
 
         # With quantised inputs a function's name asks for the exact one.
         activation = [name if tables is None else tables for name, tables in self.activations.items()] or None
         quantise = None if self.codes is None or activation is None else self.codes
-        report = lutc.patch(model, activation, self.softmax, self.norm, only=only, skip=skip, quantise=quantise)
+        report = patch(model, activation, self.softmax, self.norm, only=only, skip=skip, quantise=quantise)
         place(model)
         return report
 
@@ -94,16 +96,13 @@ def from_options(activations: Sequence[str], softmax: str | None, norm: str | No
 
 def int8_scales(source: str, model) -> Mapping[str, Inputs] | Inputs:
     """Quantised inputs from "2^-4" (one scale for all layers) or a calibration file: of each layer the power of two of least squared error."""
-    import click
-
-    from lutc.commands.options import NUMBER
-
     if not str(source).endswith(".json"):
         try:
-            return Inputs(8, NUMBER.convert(source, None, None))
-        except click.BadParameter as error:
+            return Inputs(8, parse_number(source))
+        except LutcError as error:
             raise LutcError(f"--int8 is a scale such as 2^-4, or the .json file of `lutc calibrate`; given {source!r}") from error
-    from lutc.calibration import model_digest, read
+
+    from lutc.observe.running import model_digest  # brings torch
 
     calibration = read(source)
     if calibration.model["digest"] != model_digest(model):
@@ -113,7 +112,5 @@ def int8_scales(source: str, model) -> Mapping[str, Inputs] | Inputs:
 
 def codes_of(calibration, method: str = "power-of-two") -> Mapping[str, Inputs]:
     """For each activation of a calibration its int8 scale."""
-    from lutc.calibration.scales import for_layer
-
     sites = {name: layer for name, layer in calibration.layers.items() if layer.operator == "activation" and layer.histogram.count}
     return {name: for_layer(layer, method) for name, layer in sites.items()}

@@ -9,12 +9,13 @@ from __future__ import annotations
 import numpy as np
 
 from lutc import formats
-from lutc.certify import rounded
+from lutc.costs.intervals import IntervalCosts
 from lutc.errors import LutcError
 from lutc.fplut.problem import Problem
 from lutc.fplut.values import STORE, fitted
-from lutc.interval_costs import IntervalCosts
-from lutc.table import Exponents, Table, binades
+from lutc.measures import rounded
+from lutc.table.bodies import Exponents, binades
+from lutc.table.table import Table
 
 
 def build_exponents(problem: Problem, settings, key: str) -> tuple[Table, dict]:

@@ -8,17 +8,18 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from lutc import formats
-from lutc.certify_float import RELATIVE_FLOOR
+from lutc.compiler.prologue import _reduced_range, make_prologue
+from lutc.costs.targets import Targets
 from lutc.errors import LutcError
-from lutc.functions import FUNCTIONS, Function, Line
+from lutc.functions import Function, Line
 from lutc.functions.registry import checked_range
-from lutc.interval_costs import Targets
-from lutc.table import AbsPrologue, Domain, ExponentPrologue, PeriodPrologue
+from lutc.measures import RELATIVE_FLOOR
+from lutc.table.domain import Domain
+from lutc.table.prologues import AbsPrologue, ExponentPrologue, PeriodPrologue
 
 RELATIVE_CAP = 0.009  # relative error of one input beyond which a small mean no longer pays; tables promise 1 %
 OBJECTIVES = {"relative": "l1", "absolute": "l1", "squared": "l2", "ulp": "l1", "maximum": "max"}
 _KINK, _KINK_RATIO, _MOST_ANCHORS = 1e-3, 4.0, 16
-PROLOGUES = ("auto", "none", "reduce", "abs")
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,28 +67,6 @@ class Problem:
     def mean(self, cost: float) -> float:
         """A cost as the objective's figure: the mean over inputs, or the largest."""
         return cost if self.norm == "max" else cost / self.count
-
-
-def make_prologue(fn: Function, choice: str):
-    """The prologue that is meant: "auto", range reduction where the function has one, or |x| if it is even; "none"; "reduce"; "abs"."""
-    if choice not in PROLOGUES:
-        raise LutcError(f"unknown prologue {choice!r}; choose one of {', '.join(PROLOGUES)}")
-    if choice == "abs":
-        if fn.symmetry is None:
-            known = ", ".join(name for name, other in FUNCTIONS.items() if other.symmetry is not None)
-            raise LutcError(f"{fn.name} has no symmetry to store half of; functions that have: {known}")
-        return AbsPrologue(fn.symmetry.positive, fn.symmetry.negative)
-    if choice == "reduce" and fn.reduction is None:
-        known = ", ".join(name for name, other in FUNCTIONS.items() if other.reduction is not None)
-        raise LutcError(f"{fn.name} has no range reduction; functions that have: {known}")
-    if choice == "auto" and fn.reduction is None and fn.symmetry is not None and fn.symmetry.positive == fn.symmetry.negative:
-        return AbsPrologue(fn.symmetry.positive, fn.symmetry.negative)  # an even function: nothing but its half is needed
-    if choice == "none" or fn.reduction is None:
-        return None
-    reduction = fn.reduction
-    if reduction.kind == "period":
-        return PeriodPrologue(reduction.period, reduction.growth)
-    return ExponentPrologue(reduction.step, reduction.growth, reduction.offset, reduction.odd, reduction.even)
 
 
 def finite_range(fn: Function, fmt: formats.Format) -> tuple[float, float]:
@@ -186,12 +165,6 @@ def _merged(r, weight, norm: str):
     total = np.zeros_like(unique)
     (np.maximum if norm == "max" else np.add).at(total, inverse, weight)
     return unique, total
-
-
-def _reduced_range(prologue, r) -> tuple[float, float]:
-    if prologue.kind == "exponent":
-        return 1.0, 2.0**prologue.step
-    return (0.0, prologue.period) if prologue.kind == "period" else (float(r[0]), float(r[-1]))
 
 
 def _places(fmt: formats.Format, low: float, high: float) -> np.ndarray:

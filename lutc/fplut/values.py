@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from lutc import formats
+from lutc.costs.targets import NORMS, Targets
 from lutc.fplut.problem import Problem
-from lutc.interval_costs import NORMS, Targets
 
 
 def _cast(dtype):
@@ -50,10 +50,10 @@ class _Chain:
 
     def improve(self, options: np.ndarray) -> tuple[np.ndarray, float]:
         """The best of options (edges, n) and its cost."""
-        from lutc.fplut import kernels
+        from lutc.costs import interval_kernels  # brings numba
 
         t = self.targets
-        choice, cost = kernels.best_values(t.x, t.y, t.weight, self.start, self.edges, options, self.kind, t.cap)
+        choice, cost = interval_kernels.best_values(t.x, t.y, t.weight, self.start, self.edges, options, self.kind, t.cap)
         return options[np.arange(self.edges.size), choice], cost
 
     def relaxed(self, values: np.ndarray) -> np.ndarray:

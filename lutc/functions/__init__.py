@@ -9,6 +9,7 @@ import dataclasses
 from lutc.errors import LutcError
 from lutc.functions.kinds import Function, Line, Reduction, Symmetry
 from lutc.functions.registry import FUNCTIONS, checked_range, get, known
+from lutc.functions.user import load_user
 
 __all__ = ["FUNCTIONS", "Function", "Line", "Reduction", "Symmetry", "checked_range", "get", "known", "load"]
 
@@ -20,8 +21,6 @@ def load(spec: str, range: tuple[float, float] | None = None) -> Function:
     imported, raises, or is not finite over the range; the message names the input where it fails.
     """
     if isinstance(spec, str) and ":" in spec:
-        from lutc.functions.user import load_user
-
         return load_user(spec, range)
     fn = get(spec)
     if range is None:

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 
 from lutc.errors import LutcError
-from lutc.formats import get as get_format
+from lutc.formats.format import get as get_format
 from lutc.functions.kinds import Function
 from lutc.functions.registry import checked_range
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from lutc.errors import LutcError
+from lutc.models.hugging_face import auto_class, load_tokenizer, quiet
 
 _HEAD = 1 << 20  # bytes at the start of a file that go into its key; they hold its metadata
 
@@ -74,7 +75,6 @@ def unpacked(file: Path, dtype) -> Path:
 def _unpack(file: Path, dtype, target: Path) -> None:
     import transformers
 
-    from lutc.models.loading import auto_class, load_tokenizer, quiet
 
     if sys.stderr.isatty():
         print(f"unpacking {file.name}, once; this takes a minute", file=sys.stderr)

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import io
-import logging
 import re
-import sys
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +14,10 @@ from torch import nn
 
 from lutc.errors import LutcError
 from lutc.models import gguf
+from lutc.models.hugging_face import auto_class, first_line, kind_of, load_tokenizer, quiet
 from lutc.models.python_file import call
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-KINDS = ("causal", "encoder", "classifier", "other")
-# What a tokenizer's vocabulary is stored as; without one transformers makes up a tokenizer of five tokens for some models.
-_VOCABULARIES = ("tokenizer.json", "vocab*", "*.model", "*.tiktoken", "tekken.json", "*.gguf")
 
 
 @dataclass(frozen=True)
@@ -85,22 +79,6 @@ def load(path, *, dtype: str | None = None, device: str = "cpu", device_map=None
     return loaded
 
 
-def load_tokenizer(folder: Path, **options):
-    """The tokenizer in `folder`, with a padding token."""
-    from transformers import AutoTokenizer
-
-    if not any(next(Path(folder).glob(pattern), None) for pattern in _VOCABULARIES):
-        raise LutcError(f"{folder} holds no tokenizer (no tokenizer.json or vocabulary); give a folder that has one with --tokenizer")
-    try:
-        with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, **options)
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-        raise LutcError(f"the tokenizer in {folder} cannot be loaded: {_first_line(error)}; give another with --tokenizer") from error
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
-    return tokenizer
-
-
 @contextlib.contextmanager
 def advised(doing: str) -> Iterator[None]:
     """Running out of memory becomes one line with advice."""
@@ -112,21 +90,6 @@ def advised(doing: str) -> Iterator[None]:
         where = "GPU memory" if isinstance(error, torch.OutOfMemoryError) else "memory"
         advice = "take --dtype bf16, a smaller --batch or --seqlen, or --device-map auto"
         raise LutcError(f"out of {where} while {doing}; {advice}") from error
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """transformers' warnings and reports stay out of a command's output, and its progress bars too where there is no terminal."""
-    logger = logging.getLogger("transformers")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    bars = contextlib.nullcontext() if sys.stderr.isatty() else contextlib.redirect_stderr(io.StringIO())
-    try:
-        with warnings.catch_warnings(), bars:
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 def _device(name: str) -> torch.device:
@@ -166,7 +129,7 @@ def _from_pretrained(source: Path, dtype, device_map, task: str | None) -> Loade
     except LutcError:
         raise
     except (OSError, ValueError, KeyError, ImportError) as error:
-        raise LutcError(f"{source} cannot be loaded: {_first_line(error)}") from error
+        raise LutcError(f"{source} cannot be loaded: {first_line(error)}") from error
     return Loaded(model, "causal" if name == "AutoModelForCausalLM" else kind_of(model), str(source), folder)
 
 
@@ -184,30 +147,3 @@ def _placement(device_map) -> dict:
     return {"device_map": kind, "max_memory": {int(place) if place.isdecimal() else place: size for place, size in given}}
 
 
-def auto_class(config, source="the model") -> str:
-    """The class of transformers that loads a checkpoint for what it does: next tokens, classes, or hidden states."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
-
-    architecture = next(iter(config.architectures or []), "")
-    if "ForSequenceClassification" in architecture:
-        return "AutoModelForSequenceClassification"
-    if getattr(config, "is_encoder_decoder", False):
-        raise LutcError(f"{source} is an encoder-decoder ({architecture or config.model_type}); give a causal LM, an encoder or a classifier")
-    causal = config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and config.model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
-    if kind_of(architecture) == "causal" or causal and not architecture.endswith("Model"):
-        return "AutoModelForCausalLM"
-    return "AutoModel"
-
-
-def kind_of(model: nn.Module | str) -> str:
-    """What a model of a class is for, by the name of the class."""
-    name = model if isinstance(model, str) else type(model).__name__
-    if name.endswith(("ForCausalLM", "LMHeadModel")):
-        return "causal"
-    if "ForSequenceClassification" in name:
-        return "classifier"
-    return "encoder" if name.endswith("Model") else "other"
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -14,7 +14,7 @@ _EXPORTS = {
     "IntegerLayerNorm": "lutc.nn.integer_norm",
     "IntegerRMSNorm": "lutc.nn.integer_norm",
     "FPLUT": "lutc.nn.fplut",
-    "TaylorMLP": "lutc.nn.taylor",
+    "TaylorMLP": "lutc.taylor.module",
     "gqa_lut_pwl": "lutc.nn.gqa_lut",
     "patch": "lutc.nn.patching",
     "unpatch": "lutc.nn.patching",

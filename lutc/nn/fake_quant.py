@@ -9,9 +9,9 @@ from collections.abc import Callable
 import torch
 
 from lutc.errors import LutcError
-from lutc.nn import exact
+from lutc.formats.codes import Inputs
+from lutc.functions import in_torch
 from lutc.nn.straight_through import nearest_code, quantise_and_return
-from lutc.samples import Inputs
 
 KINDS = ("learned", "observed", "dynamic")
 LOWEST, HIGHEST = -20, 15  # powers of two that a scale can be: a table's int32 accumulator holds 8-bit codes at all of them
@@ -142,14 +142,14 @@ class QuantActivation(torch.nn.Module):
 
     def __init__(self, function: str | torch.nn.Module, quantise: FakeQuantize | Inputs | str | float = "learned"):
         super().__init__()
-        if not isinstance(function, (str, Callable)) or isinstance(function, str) and not exact.known(function):
-            raise LutcError(f"function is a module, or the name of a function that torch knows: {', '.join(exact.names())}; given {function!r}")
+        if not isinstance(function, (str, Callable)) or isinstance(function, str) and not in_torch.known(function):
+            raise LutcError(f"function is a module, or the name of a function that torch knows: {', '.join(in_torch.names())}; given {function!r}")
         self.quantise = as_quantiser(quantise)
         self.function = function
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.quantise(x)
-        return exact.value(self.function, x) if isinstance(self.function, str) else self.function(x)
+        return in_torch.value(self.function, x) if isinstance(self.function, str) else self.function(x)
 
     def extra_repr(self) -> str:
         return repr(self.function) if isinstance(self.function, str) else ""

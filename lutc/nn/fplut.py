@@ -9,15 +9,17 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from lutc import functions, library, plans
-from lutc.arithmetic import in_arithmetic
+from lutc import functions
+from lutc.certify.arithmetic import in_arithmetic
 from lutc.errors import LutcError
-from lutc.fplut import compile_fplut
+from lutc.fplut.pipeline import compile_fplut
 from lutc.functions import Function, Line
+from lutc.lower import plans
+from lutc.lower.segments import slope
 from lutc.nn.lowered import Lowered
 from lutc.nn.lut import LUT
-from lutc.segments import slope
-from lutc.tablefile import TableSet
+from lutc.table import library
+from lutc.table.table_set import TableSet
 
 ARITHMETICS = ("fp32", "fp16_rne", "fp16_trunc")
 _SAME = 1e-5  # largest relative difference of a callable that computes in fp32 from the function it is named after

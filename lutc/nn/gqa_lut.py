@@ -7,10 +7,9 @@ import math
 import torch
 
 from lutc.errors import LutcError
-from lutc.functions import FUNCTIONS, get, known
-from lutc.nn import exact
+from lutc.functions import FUNCTIONS, get, in_torch, known
 from lutc.nn.refilled import Refilled
-from lutc.tablefile import read
+from lutc.table.table_set import read
 
 
 class gqa_lut_pwl(Refilled):  # noqa: N801  (the name is its users')
@@ -72,7 +71,7 @@ class gqa_lut_pwl(Refilled):  # noqa: N801  (the name is its users')
         values = ((slopes[index] * q + intercepts[index] / number) * number).to(input.dtype)
         x = input * scale
         if torch.is_grad_enabled() and x.requires_grad:
-            values = values + (x - x.detach()) * exact.derivative(self._function, x.detach())
+            values = values + (x - x.detach()) * in_torch.derivative(self._function, x.detach())
         return values
 
     def extra_repr(self) -> str:

@@ -1,12 +1,12 @@
-"""A fixed-point table in torch integers: comparators, one multiplication, one addition (lutc.integer is its numpy model)."""
+"""A fixed-point table in torch integers: comparators, one multiplication, one addition (lutc.table.integer is its numpy model)."""
 
 from __future__ import annotations
 
 import torch
 
 from lutc.errors import LutcError
-from lutc.integer import IntegerLines
 from lutc.nn.refilled import Refilled
+from lutc.table.integer import IntegerLines
 
 
 def requantise(acc: torch.Tensor, multiplier: int, shift: int | torch.Tensor) -> torch.Tensor:
@@ -49,7 +49,7 @@ def check_codes(q: torch.Tensor, dtype: torch.dtype, who: str) -> None:
 
 
 class TorchIntegerLines(Refilled):
-    """lutc.integer.IntegerLines as int32 buffers. `accumulate(centred)`: int32 codes less the zero point in, int32 acc out, any shape."""
+    """lutc.table.integer.IntegerLines as int32 buffers. `accumulate(centred)`: int32 codes less the zero point in, int32 acc out, any shape."""
 
     cuts: torch.Tensor
     slopes: torch.Tensor

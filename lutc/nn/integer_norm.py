@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 
 from lutc.errors import LutcError
-from lutc.integer import requantiser
-from lutc.integer_models import DEVIATION_BITS, ROOT_BITS, RSQRT_INPUTS, IntegerNormModel, OutputCodes
+from lutc.formats.requantise import requantiser
+from lutc.hardware.rows import DEVIATION_BITS, ROOT_BITS, RSQRT_INPUTS, IntegerNormModel, OutputCodes
 from lutc.nn.integer_lines import TorchIntegerLines, check_codes, divide, leading_one, requantise, shift_to
 from lutc.nn.refilled import Refilled
 
 
 class _IntegerNorm(Refilled):
-    """Rows (last dimension) of int8 codes x = scale * (q - zero_point); bit for bit `lutc.integer_models.IntegerNormModel` (`self.model`)."""
+    """Rows (last dimension) of int8 codes x = scale * (q - zero_point); bit for bit `lutc.hardware.rows.IntegerNormModel` (`self.model`)."""
 
     centred: bool
     weight: torch.Tensor | None

@@ -6,13 +6,13 @@ import numpy as np
 import torch
 
 from lutc.errors import LutcError
-from lutc.integer import requantiser
-from lutc.integer_models import EXP_BITS, RECIPROCAL_INPUTS, ROOT_BITS, IntegerSoftmaxModel, OutputCodes
+from lutc.formats.requantise import requantiser
+from lutc.hardware.rows import EXP_BITS, RECIPROCAL_INPUTS, ROOT_BITS, IntegerSoftmaxModel, OutputCodes
 from lutc.nn.integer_lines import TorchIntegerLines, check_codes, leading_one, requantise, shift_to
 
 
 class IntegerSoftmax(torch.nn.Module):
-    """Softmax of int8 codes x = scale * (q - z); z cancels. Bit for bit `lutc.integer_models.IntegerSoftmaxModel` (`self.model`).
+    """Softmax of int8 codes x = scale * (q - z); z cancels. Bit for bit `lutc.hardware.rows.IntegerSoftmaxModel` (`self.model`).
 
     exp, reciprocal: tables over codes, by name, path or TableSet; exp of the scale nearest to `scale`, the reciprocal best on [1, 2).
     out_dtype uint8 (default: codes 0..255) or int8 (zero point -128 by default): a code stands for out_scale * (code - out_zero_point).

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
-from lutc.lower import MAX_CHAIN, lower
-from lutc.table import Table
+from lutc.lower.lowering import MAX_CHAIN, lower
+from lutc.table.table import Table
 
 DTYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", torch.float64: "fp64"}
 
@@ -37,7 +37,7 @@ def plan_kinds(device_type: str, dtype: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True, eq=False)
 class Lowered:
-    """A plan on a device: `words` (int32, 1-d) and `meta` (integers), as `lutc.plans` lays them out; `kind` as `lutc.lower.lower` takes it."""
+    """A plan on a device: `words` (int32, 1-d) and `meta` (integers), as `lutc.lower.plans` lays them out; `kind` as `lutc.lower.lower` takes it."""
 
     words: torch.Tensor
     meta: tuple[int, ...]

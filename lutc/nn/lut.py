@@ -8,13 +8,14 @@ import os
 import numpy as np
 import torch
 
-from lutc import library, tablefile
 from lutc.errors import LutcError
-from lutc.nn import exact, transforms
+from lutc.functions import in_torch
 from lutc.nn import ops as _ops  # noqa: F401  (registers torch.ops.lutc)
+from lutc.nn import transforms
 from lutc.nn.lowered import DTYPES, digest, lowered
-from lutc.table import Table
-from lutc.tablefile import TableSet
+from lutc.table import library, table_set
+from lutc.table.table import Table
+from lutc.table.table_set import TableSet
 
 GRADIENTS = ("function", "table")
 
@@ -61,9 +62,9 @@ class LUT(torch.nn.Module):
 
     def _hold(self, text: str, device: torch.device) -> None:
         """Take the table in `text` (a file's content): as the persistent buffer, and as a plan for every dtype on `device`."""
-        self.tables = tablefile.loads(text)
+        self.tables = table_set.loads(text)
         self._digest = digest(text)
-        self.gradient = self.tables.function if self.grad == "function" and exact.known(self.tables.function) else "table"
+        self.gradient = self.tables.function if self.grad == "function" and in_torch.known(self.tables.function) else "table"
         data = torch.from_numpy(np.frombuffer(text.encode(), np.uint8).copy())
         self.register_buffer("table", data.to(device))
         self._lower(device)
@@ -102,7 +103,7 @@ class LUT(torch.nn.Module):
         super().__setstate__(state)
         text = bytes(self.table.cpu().numpy()).decode()
         device = self.table.device
-        self.tables = tablefile.loads(text)
+        self.tables = table_set.loads(text)
         self._lower(device)
 
     # --- evaluation --------------------------------------------------------------------------------------------------------------------
@@ -145,7 +146,7 @@ class LUT(torch.nn.Module):
         return torch.ops.lutc.lut_mul(x, y, words, meta, self.gradient)
 
     def plan_kind(self, dtype: torch.dtype) -> str:
-        """Name of the plan that serves inputs of `dtype` on the module's device (`lutc.plans`); "none" on the meta device."""
+        """Name of the plan that serves inputs of `dtype` on the module's device (`lutc.lower.plans`); "none" on the meta device."""
         return self._plans[dtype].kind if dtype in self._plans else "none"
 
     def extra_repr(self) -> str:

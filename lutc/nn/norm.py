@@ -7,7 +7,7 @@ import numbers
 
 import torch
 
-from lutc.coverage import RSQRT
+from lutc.certify.coverage import RSQRT
 from lutc.errors import LutcError
 from lutc.nn import rows, transforms
 from lutc.nn.row_tables import RowOperator, check_device, check_float

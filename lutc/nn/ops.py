@@ -4,7 +4,7 @@
     lut_backward(gradient, x, words, meta)   gradient * slope of the segment of x
     lut_mul(x, y, words, meta, grad)     table(x) * y, equal bit for bit to the product of the two steps
 
-`words` and `meta` are a plan (`lutc.plans`); `grad` is "table" or the name of a function known to `lutc.nn.exact`. Outputs have the
+`words` and `meta` are a plan (`lutc.lower.plans`); `grad` is "table" or the name of a function known to `lutc.functions.in_torch`. Outputs have the
 shape, strides, dtype and device of x. The operators are registered with `torch.library`, kernels per dispatch key, since the Python
 layer of `torch.library.custom_op` alone takes as long as a small table.
 """
@@ -14,10 +14,11 @@ from __future__ import annotations
 import torch
 
 from lutc.errors import LutcError
-from lutc.nn import cpu, exact, plain
+from lutc.functions import in_torch
+from lutc.lower.plans import KIND_CODES
+from lutc.nn import cpu, plain
 from lutc.nn.batched import is_batched, one_by_one
 from lutc.nn.lowered import DTYPES, has_triton
-from lutc.plans import KIND_CODES
 
 library = torch.library.Library("lutc", "DEF")
 library.define("lut(Tensor x, Tensor words, int[] meta, str grad) -> Tensor")
@@ -70,7 +71,7 @@ def _times_cpu(x, y, words, meta, slope_only):
 def _run_cuda(x, words, meta, slope_only):
     if meta[0] == _REFERENCE or not has_triton():
         return _run_plain(x, words, meta, slope_only)
-    from lutc.nn import gpu
+    from lutc.nn import gpu  # brings triton
 
     _check(x, words, meta)
     return gpu.slopes(x, words, meta) if slope_only else gpu.values(x, words, meta)
@@ -99,7 +100,7 @@ _register(_run_plain, _times_plain, "CompositeExplicitAutograd")
 def _cuda_mul(x, y, words, meta, grad):
     if meta[0] == _REFERENCE or not has_triton() or y.shape != x.shape or y.dtype != x.dtype:
         return _run_cuda(x, words, meta, False).mul_(y)
-    from lutc.nn import gpu
+    from lutc.nn import gpu  # brings triton
 
     _check(x, words, meta)
     return gpu.products(x, y, words, meta)
@@ -108,7 +109,7 @@ def _cuda_mul(x, y, words, meta, grad):
 def _cuda_backward(gradient, x, words, meta):
     if meta[0] == _REFERENCE or not has_triton():
         return _run_plain(x, words, meta, True).mul_(gradient)
-    from lutc.nn import gpu
+    from lutc.nn import gpu  # brings triton
 
     _check(x, words, meta)
     return gpu.gradients(gradient, x, words, meta)
@@ -126,7 +127,7 @@ torch.library.register_fake("lutc::lut_mul", lambda x, y, words, meta, grad: tor
 
 
 def _times_derivative(gradient, x, words, meta, grad):
-    return _lut_backward(gradient, x, words, meta) if grad == "table" else exact.backward(grad, gradient, x)
+    return _lut_backward(gradient, x, words, meta) if grad == "table" else in_torch.backward(grad, gradient, x)
 
 
 def _save(ctx, inputs, output):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from lutc.plans import KIND_CODES, LARGEST
-from lutc.reduced_plans import EVEN, ODD
+from lutc.lower.plans import KIND_CODES, LARGEST
+from lutc.lower.reduced_plans import EVEN, ODD
 
 _REDUCTIONS = {1: "exponent", 2: "period"}
 

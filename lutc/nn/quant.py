@@ -1,4 +1,4 @@
-"""A table over quantised inputs: integer codes in, integer codes or real values out, by the integer rule of `lutc.integer`."""
+"""A table over quantised inputs: integer codes in, integer codes or real values out, by the integer rule of `lutc.table.integer`."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from lutc.coverage import as_table_set
 from lutc.errors import LutcError
-from lutc.integer import INT32_MAX, integer_lines, requantiser, unfold
-from lutc.nn import exact
+from lutc.formats.codes import Inputs
+from lutc.formats.requantise import INT32_MAX, requantiser
+from lutc.functions import in_torch
 from lutc.nn.fake_quant import KINDS, FakeQuantize, positive_number
 from lutc.nn.integer_lines import requantise
 from lutc.nn.refilled import Refilled
 from lutc.nn.straight_through import look_up
-from lutc.samples import Inputs
-from lutc.table import Table
-from lutc.tablefile import TableSet
+from lutc.table.integer import integer_lines, unfold
+from lutc.table.library import as_table_set
+from lutc.table.table import Table
+from lutc.table.table_set import TableSet, loads
 
 _DTYPES = {8: torch.int8, 16: torch.int16}
 _SIDES = ("scales", "steps", "cuts", "slopes", "intercepts")
@@ -101,7 +102,7 @@ class QuantLUT(Refilled):
 
     def _responses(self, scale: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Of all codes, ascending, at `scale` (float64, 0-d): outputs (codes of `self.dtype` with an output scale, else float32), and, with one more
-        element for NaN, their real values and the derivatives (float64). `lutc.integer` in tensors; its integers are exact in float64."""
+        element for NaN, their real values and the derivatives (float64). `lutc.table.integer` in tensors; its integers are exact in float64."""
         scales, steps, cuts, slopes, intercepts = (getattr(self, f"key_{name}").view(torch.float64) for name in _SIDES)
         lowest, highest, zero_point = self.limits
         key = (scales - torch.log2(scale)).abs().argmin(0, keepdim=True)  # an index of one element, for a 0-d one would be read on the host
@@ -112,7 +113,7 @@ class QuantLUT(Refilled):
         segment = (cuts < x[:, None]).sum(-1)
         acc, unit = slopes[segment] * centred + intercepts[segment], scale * step
         held = (scale > 0) & ((slopes.abs() * centred.abs().max() + intercepts.abs()).max() <= INT32_MAX)
-        derivative = exact.derivative(self.tables.function, x) if exact.known(self.tables.function) else slopes[segment] * step
+        derivative = in_torch.derivative(self.tables.function, x) if in_torch.known(self.tables.function) else slopes[segment] * step
         if self.out is None:
             values = acc * unit
             outputs = values.to(torch.float32)
@@ -170,8 +171,6 @@ class QuantLUT(Refilled):
         return torch.frombuffer(bytearray(self.tables.dumps().encode()), dtype=torch.uint8)
 
     def set_extra_state(self, state: torch.Tensor) -> None:
-        from lutc.tablefile import loads
-
         self.tables = loads(bytes(state.cpu().tolist()).decode())
         self._hold()
 
@@ -201,7 +200,7 @@ def _line_codes(table: Table) -> tuple[float, np.ndarray, np.ndarray, np.ndarray
 
 
 def _requantised(acc: torch.Tensor, ratio: torch.Tensor) -> torch.Tensor:
-    """round(acc * ratio) as the integer rule has it, int64: `lutc.integer.requantise` by a ratio, 0 < ratio < _LARGEST_RATIO, that is a tensor."""
+    """round(acc * ratio) by the integer rule (`lutc.formats.requantise`), int64; ratio: a tensor, 0 < ratio < 2^31."""
     mantissa, exponent = torch.frexp(ratio)
     multiplier, shift = torch.round(mantissa * 2.0**31).to(torch.int64), 31 - exponent.to(torch.int64)
     return torch.where(shift > 62, 0, requantise(acc.to(torch.int64), multiplier, shift.clamp(min=1)))

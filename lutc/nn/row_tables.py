@@ -9,13 +9,14 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from lutc import tablefile
-from lutc.coverage import Interval, serving_key
+from lutc.certify.coverage import Interval, serving_key
 from lutc.errors import LutcError
-from lutc.lower import lower
+from lutc.lower.lowering import lower
 from lutc.nn.refilled import Refilled
-from lutc.table import ExponentPrologue, PeriodPrologue, Table
-from lutc.tablefile import TableSet
+from lutc.table import table_set
+from lutc.table.prologues import ExponentPrologue, PeriodPrologue
+from lutc.table.table import Table
+from lutc.table.table_set import TableSet
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +66,7 @@ def plans_of(words, meta) -> list[Plans]:
 @functools.lru_cache(maxsize=64)
 def _lowered(text: str) -> RowTable:
     """The table in the content of a file; equal ones share their memory."""
-    (table,) = tablefile.loads(text).values()
+    (table,) = table_set.loads(text).values()
     with torch.inference_mode(False):  # others may train with it
         return RowTable.of(table)
 

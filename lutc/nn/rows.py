@@ -10,8 +10,9 @@ import math
 
 import torch
 
-from lutc.nn import plain, rows_cpu
+from lutc.nn import plain
 from lutc.nn.batched import is_batched, one_by_one
+from lutc.nn.cpu import rows as rows_cpu
 from lutc.nn.lowered import has_triton
 from lutc.nn.row_tables import Plans, check_device, plans_of
 
@@ -106,7 +107,7 @@ def softmax(x: torch.Tensor, words: list[torch.Tensor], meta: list[int], period:
     if x.numel() == 0:
         return out
     if _fused(x):
-        from lutc.kernels.softmax import softmax as launch
+        from lutc.kernels.softmax import softmax as launch  # brings triton
 
         launch(x, out, plans[0].fast, plans[1].fast if len(plans) > 1 else None, period)
         return out
@@ -162,7 +163,7 @@ def norm(
     if x.numel() == 0:
         return out, mean.fill_(torch.nan), variance.fill_(torch.nan)
     if _fused(x):
-        from lutc.kernels.norm import norm as launch
+        from lutc.kernels.norm import norm as launch  # brings triton
 
         launch(x, weight, bias, out, mean, variance, eps, centred, plans[0].fast)
         return out, mean, variance

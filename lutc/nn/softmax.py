@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from lutc.coverage import EXP, RECIPROCAL
+from lutc.certify.coverage import EXP, RECIPROCAL
 from lutc.errors import LutcError
 from lutc.nn import rows, transforms
 from lutc.nn.row_tables import RowOperator, check_device, check_float

@@ -12,7 +12,8 @@ import torch
 from torch._C import _are_functorch_transforms_active
 from torch.autograd import forward_ad
 
-from lutc.nn import exact, rows
+from lutc.functions import in_torch
+from lutc.nn import rows
 
 _ops = torch.ops.lutc
 
@@ -81,7 +82,7 @@ class _Slope(torch.autograd.Function):
 
 
 def _times_derivative(gradient, x, words, plain):
-    return _Slope.apply(gradient, x, words, plain) if plain.grad == "table" else exact.backward(plain.grad, gradient, x)
+    return _Slope.apply(gradient, x, words, plain) if plain.grad == "table" else in_torch.backward(plain.grad, gradient, x)
 
 
 def lut(x: torch.Tensor, words: torch.Tensor, meta, grad: str) -> torch.Tensor:

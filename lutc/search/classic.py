@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from deap import tools
 
-from lutc.formats import Format
+from lutc.formats.format import Format
 from lutc.functions import Line
 from lutc.search.genetic import creator, seeded
 

@@ -1,6 +1,6 @@
 """Cut points for tables of intervals with equal pieces (FPLUT): dynamic programming over candidates, refined to single positions.
 
-A search sees costs only, an object such as `lutc.interval_costs.IntervalCosts`: positions 0..size - 1 where a cut may stand,
+A search sees costs only, an object such as `lutc.costs.intervals.IntervalCosts`: positions 0..size - 1 where a cut may stand,
 `interval(start, end, pieces)`, `outside_left(position)`, `outside_right(position)` and `combine` (np.add or np.maximum).
 """
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lutc.costs import SegmentCosts
+from lutc.costs.segments import SegmentCosts
 from lutc.search.result import SearchResult
 
 _BLOCK = 128  # columns handled at once

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 from deap import base, creator, tools
 
-from lutc.costs import SegmentCosts
+from lutc.costs.segments import SegmentCosts
 from lutc.errors import LutcError
 from lutc.search.result import SearchResult
 

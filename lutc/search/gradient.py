@@ -13,13 +13,14 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from lutc.costs import Moments, Ordinals, Points, best_lines
+from lutc.costs.lines import Moments, Ordinals, best_lines
+from lutc.costs.points import Points
 from lutc.errors import LutcError
-from lutc.formats import Format
+from lutc.formats.format import Format
 from lutc.functions import Line
-from lutc.samples import Samples
+from lutc.samples.samples import Samples
 from lutc.search.result import SearchResult
-from lutc.table import Lines, without_empty_segments
+from lutc.table.bodies import Lines, without_empty_segments
 
 OBJECTIVES = ("squared", "relative", "absolute")
 INITIALISATIONS = ("curvature", "random")

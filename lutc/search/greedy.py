@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from lutc.costs import Ordinals
+from lutc.costs.lines import Ordinals
 from lutc.errors import LutcError
-from lutc.formats import Format
+from lutc.formats.format import Format
 from lutc.functions import Line
 from lutc.search.result import SearchResult
 

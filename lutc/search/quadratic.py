@@ -13,11 +13,12 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from lutc.costs import Points, squared_costs
+from lutc.costs.points import Points
+from lutc.costs.segments import squared_costs
 from lutc.errors import LutcError
-from lutc.formats import Format
+from lutc.formats.format import Format
 from lutc.functions import Line
-from lutc.samples import Samples
+from lutc.samples.samples import Samples
 from lutc.search.exact import exact
 from lutc.search.genetic import check_budget, creator, evolve, seeded
 from lutc.search.result import SearchResult
@@ -116,7 +117,7 @@ class QuadraticCosts:
 
     def lines(self, cuts: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
         """Slopes, intercepts (representable, (m,) each) and cost of the best lines found for ascending cuts (m + 1,)."""
-        from lutc.search.quadratic_kernels import fit
+        from lutc.search.quadratic_kernels import fit  # brings numba
 
         cost, theta, _ = fit(np.ascontiguousarray(cuts, np.int64), *self._problem, _THOROUGH)
         return theta[::2] * self.format.step + 0.0, theta[1::2] * self.format.step + 0.0, cost + self._rest
@@ -128,7 +129,7 @@ class QuadraticCosts:
 
     def descend(self, cuts: np.ndarray, steps, sweeps: int) -> float:
         """Move cuts (int64, in place) by any of `steps`, each to the best place between its neighbours; the cost."""
-        from lutc.search.quadratic_kernels import descend_cuts
+        from lutc.search.quadratic_kernels import descend_cuts  # brings numba
 
         offsets = np.array(sorted({-s for s in steps} | set(steps)), np.int64)
         sums, linear, tails, *rest = self._problem

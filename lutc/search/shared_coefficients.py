@@ -13,10 +13,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lutc.costs import Moments, Ordinals, Points, best_lines, tail_costs
-from lutc.formats import Format
+from lutc.costs.lines import Moments, Ordinals, best_lines
+from lutc.costs.points import Points
+from lutc.costs.segments import tail_costs
+from lutc.formats.format import Format
 from lutc.functions import Line
-from lutc.samples import Samples
+from lutc.samples.samples import Samples
 from lutc.search.genetic import creator, evolve, seeded
 from lutc.search.result import SearchResult
 

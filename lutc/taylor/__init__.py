@@ -31,8 +31,8 @@ _EXPORTS = {
     "distil": "lutc.taylor.distillation",
     "recalibrate": "lutc.taylor.radius",
     "TaylorTable": "lutc.taylor.table",
-    "load": "lutc.taylor.artefact",
-    "save": "lutc.taylor.artefact",
+    "load": "lutc.taylor.reading",
+    "save": "lutc.taylor.reading",
     "sweep": "lutc.taylor.sweeping",
     "account": "lutc.taylor.accounting",
 }

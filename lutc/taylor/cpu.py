@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lutc.functions.in_torch import value
+
 # Up to this many rows one numba call both routes and multiplies; beyond, torch's matrix product routes.
 SMALL_BATCH = 64
 # The numba product runs on one thread. From this many rows per centre and thread on, a matrix product of torch's per centre uses all threads better.
@@ -70,8 +72,6 @@ class Bound:
         return torch.from_numpy(y.reshape(*x.shape[:-1], self.outputs) if x.ndim != 2 else y)
 
     def _with_neurons(self, rows: np.ndarray) -> np.ndarray:
-        from lutc.nn.exact import value
-
         weights, offsets = self.neurons
         z = np.empty((len(rows), self.width + len(weights)), np.float32)
         _kernels().joined(rows, weights, offsets, z)
@@ -114,6 +114,6 @@ def product(z: Tensor, owner: Tensor, slopes: Tensor, scales: Tensor | None, bia
 
 def _kernels():
     """The jitted functions; numba is imported on first use."""
-    from lutc.taylor import cpu_kernels
+    from lutc.taylor import cpu_kernels  # brings numba
 
     return cpu_kernels

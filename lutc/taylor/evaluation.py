@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from lutc.errors import LutcError
-from lutc.evaluation.outputs import first_tensor, pooled
+from lutc.models.outputs import first_tensor, pooled
+from lutc.taylor import ops
 from lutc.taylor.accounting import exact_multiply_adds
 from lutc.taylor.blocks import find_blocks, replace, restore
 
@@ -75,8 +76,6 @@ def _counter(count: list[int], mask: Tensor | None):
     """Counts far rows and all rows; padding is left out."""
 
     def counted(mlp, arguments):
-        from lutc.taylor import ops
-
         x = arguments[0]
         rows = (x[mask.bool()] if mask is not None and mask.shape == x.shape[:-1] else x).reshape(-1, mlp.in_features).float()
         count[0] += int(mlp.far(rows, ops.route(rows, mlp.centres, mlp.half_norms)).sum())

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from lutc.errors import LutcError
+from lutc.functions.in_torch import known
+from lutc.functions.recognise import functions_of
 from lutc.taylor.blocks import Block
 
 # Of the mean square of an input feature; only keeps the regression solvable.
@@ -65,7 +67,4 @@ def choose_neurons(block: Block, x: Tensor, weight: Tensor, n: int, dtype: torch
 
 def activation_name(module: nn.Module) -> str | None:
     """The registry's name of the elementwise function that `module` computes and torch can differentiate; None where it is none."""
-    from lutc.nn.exact import known
-    from lutc.nn.patching.recognise import functions_of
-
     return next((name for name in functions_of(module) if known(name)), None)

@@ -17,7 +17,7 @@ def _route(x: Tensor, centres: Tensor, half_norms: Tensor) -> Tensor:
     if len(centres) == 1:
         return torch.zeros(len(x), dtype=torch.int64, device=x.device)
     if x.is_cuda:
-        from lutc.kernels.taylor_route import route
+        from lutc.kernels.taylor_route import route  # brings triton
 
         return route(x, centres, half_norms)
     if len(x) <= cpu.SMALL_BATCH:
@@ -27,7 +27,7 @@ def _route(x: Tensor, centres: Tensor, half_norms: Tensor) -> Tensor:
 
 def _grouped_linear(z: Tensor, owner: Tensor, slopes: Tensor, scales: Tensor | None, bias: Tensor) -> Tensor:
     if z.is_cuda:
-        from lutc.kernels.taylor_product import product
+        from lutc.kernels.taylor_product import product  # brings triton
 
         return product(z, owner, slopes, scales, bias)
     if z.dtype != torch.float32:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lutc.errors import LutcError
+from lutc.taylor.blocks import replace, restore
 from lutc.taylor.cluster import nearest
 from lutc.taylor.table import TaylorTable
 
@@ -46,8 +47,6 @@ def recalibrate(model, mlps, batches, share: float, *, mask: str = "attention_ma
     What earlier replaced blocks get wrong moves the inputs of later ones away from their centres, so radii found on the exact model's inputs
     fire too often. Block after block, with those before already scaled; `batches` must be documents that no fit has seen. In place.
     """
-    from lutc.taylor.blocks import replace, restore
-
     batches = list(batches)
     for mlp in mlps.values():
         ratios: list[Tensor] = []

@@ -13,6 +13,8 @@ from lutc.taylor.blocks import find_blocks, replace, restore
 from lutc.taylor.collector import collect
 from lutc.taylor.fitting import Settings, fit
 from lutc.taylor.inputs import Inputs
+from lutc.taylor.module import TaylorMLP
+from lutc.taylor.reading import load
 from lutc.taylor.table import TaylorTable
 
 
@@ -35,7 +37,6 @@ def fit_sequential(
     """
     if iter(batches) is batches:
         raise LutcError("batches can be run only once; give a list or a DataLoader that starts anew each time")
-    from lutc.nn.taylor import TaylorMLP
 
     settings = settings or Settings()
     folder = Path(folder)
@@ -47,8 +48,6 @@ def fit_sequential(
         for number, block in enumerate(blocks):
             path = folder / f"table-{number}"
             if path.with_suffix(".json").exists():
-                from lutc.taylor.artefact import load
-
                 table = load(path)
                 if table.info.get("settings") != _plain(settings):
                     raise LutcError(f"{path}.json was fitted with other settings; give the same ones to resume, or an empty folder")

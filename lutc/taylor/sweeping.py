@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import sys
 import time
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from lutc.taylor.blocks import Block
 from lutc.taylor.cluster import SAMPLES_LEAST
 from lutc.taylor.fitting import Samples, Settings, fit
 from lutc.taylor.inputs import Inputs
+from lutc.taylor.module import TaylorMLP
 from lutc.taylor.neurons import activation_name, two_layers
 
 _REPEATS = 30
@@ -52,8 +52,6 @@ def sweep(
     the block is a two-layer MLP. A point is on the front where no other one has at most its error, multiply-adds and bytes. Returns the
     points by falling multiply-adds.
     """
-    from lutc.nn.taylor import TaylorMLP
-
     settings = settings or Settings()
     if not ks or not orders or not formats:
         raise LutcError("nothing to sweep: give at least one k, one order and one format")
@@ -123,44 +121,6 @@ def _times(module: nn.Module, rows: Tensor, batches: Sequence[int]) -> dict[int,
 
 def _speedup(exact: dict[int, float], times: dict[int, float]) -> dict[int, float]:
     return {batch: exact[batch] / times[batch] for batch in exact}
-
-
-def plot(points: list[Point], path: str) -> None:
-    """Draw error over multiply-adds, megabytes and measured speed at the smallest batch to `path` (PNG, SVG or PDF by its ending)."""
-    from matplotlib.ticker import LogLocator, NullLocator
-
-    from lutc import plots
-
-    exact = next(point for point in points if point.name == "exact")
-    batch = min(exact.speedup)
-    costs = {
-        "million multiply-adds an input": lambda point: point.multiply_adds / 1e6,
-        "megabytes": lambda point: point.bytes / 1e6,
-        f"times faster at batch {batch}, measured": lambda point: point.speedup[batch],
-    }
-    lines: dict[str, list[Point]] = {}
-    for point in sorted(points, key=lambda point: point.error):
-        if point.error > 0:
-            tables = point.name.startswith("k=")
-            lines.setdefault(point.name.partition(" ")[2] if tables else point.name, []).append(point)
-    styles = itertools.cycle(itertools.product("osD^v", (plots.BLUE, plots.ORANGE, plots.GREEN, plots.RED, plots.INK)))
-    with plots.new_figure(12, 4.4) as figure:
-        panels = figure.subplots(1, len(costs), sharey=True)
-        for (name, line), (marker, colour) in zip(lines.items(), styles):
-            for axes, cost in zip(panels, costs.values()):
-                axes.plot([cost(point) for point in line], [point.error for point in line], marker + "-", color=colour, ms=4, lw=1, label=name)
-                for point in line if len(line) > 1 else ():
-                    axes.annotate(point.name.split()[0], (cost(point), point.error), (4, 4), textcoords="offset points", fontsize=7, color=colour)
-        for axes, (label, cost) in zip(panels, costs.items()):
-            axes.axvline(cost(exact), ls=":", color=plots.GREY, label="exact")
-            axes.set(xlabel=label, xscale="log", yscale="log")
-            for axis in (axes.xaxis, axes.yaxis):
-                axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-                axis.set_major_formatter("{x:g}")
-                axis.set_minor_locator(NullLocator())
-        panels[0].set_ylabel("relative squared error, held out")
-        panels[0].legend(fontsize=7)
-        plots.save(figure, path)
 
 
 def _progress(items: list):

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from lutc.errors import LutcError
+from lutc.functions.in_torch import known, names, value
 from lutc.taylor.cluster import nearest
+from lutc.taylor.writing import save
 
 # Storage format -> dtype of the slopes, dtype of centres and values. int8 slopes have one fp32 scale per row (one output of one centre).
 FORMATS = {
@@ -150,8 +152,6 @@ class TaylorTable:
 
     def save(self, name: str | os.PathLike) -> None:
         """Write `name.json` beside `name.safetensors`."""
-        from lutc.taylor.artefact import save
-
         save(self, name)
 
 
@@ -161,16 +161,12 @@ def features(z: Tensor, order: int) -> Tensor:
 
 
 def _check_activation(name: str) -> None:
-    from lutc.nn.exact import known, names
-
     if not known(name):
         raise LutcError(f"activation {name!r} of the kept neurons is unknown; known: {', '.join(names())}")
 
 
 def hidden(x: Tensor, weights: Tensor, offsets: Tensor, activation: str) -> Tensor:
     """The kept neurons: activation(x @ weights^T + offsets), x [..., d] -> [..., n] in x's dtype."""
-    from lutc.nn.exact import value
-
     return value(activation, torch.nn.functional.linear(x, weights.to(x), offsets.to(x)))
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from lutc.calibration import Histogram
 from lutc.errors import LutcError
-from lutc.samples import Inputs
+from lutc.formats.codes import Inputs
 
 RNG = np.random.default_rng(5)
 X = np.concatenate([RNG.normal(size=20_000) * 3, RNG.normal(size=500) * 1e-6, [0.0, -0.0, 61.5, -3e38, 1e-42, 2.0**-126]]).astype(np.float32)

@@ -6,8 +6,8 @@ import pytest
 from lutc.calibration import Histogram, Layer
 from lutc.calibration.scales import METHODS, choose, for_layer, from_range, loss, per_channel, quantise, restore
 from lutc.errors import LutcError
+from lutc.formats.codes import Inputs
 from lutc.functions import FUNCTIONS
-from lutc.samples import Inputs
 
 RNG = np.random.default_rng(11)
 DATA = {

@@ -14,8 +14,9 @@ from lutc.calibration.scales import for_layer
 from lutc.calibration.weights import EVEN, is_calibration, measured
 from lutc.cli import main
 from lutc.errors import LutcError
+from lutc.formats.codes import Inputs
 from lutc.functions import FUNCTIONS
-from lutc.samples import Inputs, code_samples
+from lutc.samples.samples import code_samples
 
 RNG = np.random.default_rng(8)
 FED = {"a.act": RNG.normal(-0.4, 0.6, 20_000).astype(np.float32), "b.act": RNG.normal(2.0, 1.5, 9_000).astype(np.float32)}

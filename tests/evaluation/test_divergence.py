@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 import pytest
-import tiny_models
 import torch
 from click.testing import CliRunner
 
@@ -16,7 +15,8 @@ from lutc.errors import LutcError
 from lutc.evaluation import evaluate, on_codes, variant
 from lutc.evaluation.estimates import difference, per_token, perplexity, relative
 from lutc.evaluation.outputs import outputs_of
-from lutc.samples import Inputs
+from lutc.formats.codes import Inputs
+from tests.helpers import tiny_models
 
 
 @pytest.fixture(scope="module")

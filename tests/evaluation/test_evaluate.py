@@ -3,13 +3,13 @@
 import math
 
 import pytest
-import tiny_models
 import torch
 
 import lutc
 from lutc.errors import LutcError
 from lutc.evaluation import evaluate, int8_scales, on_codes, variant
-from lutc.samples import Inputs
+from lutc.formats.codes import Inputs
+from tests.helpers import tiny_models
 
 COARSE = "silu_8"
 ALL = "all=silu_fplut,exp_fplut,rsqrt_fplut"
@@ -290,7 +290,7 @@ def test_offloaded_layers(folders, ids, tmp_path):
 
 def test_a_table_that_finds_no_place_is_told(ids, capsys):
     """A model with the tanh form of gelu takes no table of gelu: its figures are not those of one."""
-    from lutc.evaluation.report import echo
+    from lutc.commands.evaluation_report import echo
 
     found = evaluate(tiny_models.llama(hidden_act="gelu_pytorch_tanh"), [{"input_ids": ids}], [variant("gelu_fplut,exp_fplut", "both")])
     assert found["both"].sites == {"softmax": 3} and found["both"].left == ["3 gelu_tanh (no table of gelu_tanh was given)"]

@@ -9,18 +9,19 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import plan_tables
 import pytest
-from plan_tables import TABLES, same
+
+from tests.helpers import plan_tables
+from tests.helpers.plan_tables import TABLES, same
 
 torch = pytest.importorskip("torch")
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 pytest.importorskip("triton", reason="Triton is not installed here")
 
-from lutc import plans  # noqa: E402
 from lutc.errors import LutcError  # noqa: E402
-from lutc.lower import lower  # noqa: E402
+from lutc.lower import plans  # noqa: E402
+from lutc.lower.lowering import lower  # noqa: E402
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 INTERPRETED = DEVICE == "cpu"

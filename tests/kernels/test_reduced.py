@@ -3,20 +3,23 @@
 import os
 
 import numpy as np
-import plan_tables
 import pytest
-from plan_tables import TABLES, same
+
+from tests.helpers import plan_tables
+from tests.helpers.plan_tables import TABLES, same
 
 torch = pytest.importorskip("torch")
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-from lutc import library, plans  # noqa: E402
 from lutc.errors import LutcError  # noqa: E402
-from lutc.lower import lower  # noqa: E402
+from lutc.lower import plans  # noqa: E402
+from lutc.lower.lowering import lower  # noqa: E402
 from lutc.nn import LUT, cpu  # noqa: E402
-from lutc.prologues import ExponentPrologue  # noqa: E402
-from lutc.table import Lines, Table  # noqa: E402
+from lutc.table import library  # noqa: E402
+from lutc.table.bodies import Lines  # noqa: E402
+from lutc.table.prologues import ExponentPrologue  # noqa: E402
+from lutc.table.table import Table  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # the interpreter computes in numpy, which warns where a GPU does not
 BY_HAND = ("reciprocal", "logarithm", "sine", "square", "two steps", "exponential")

@@ -7,13 +7,14 @@ import pickle
 
 import pytest
 import torch
-from handmade import float_tables, int_tables
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lutc.errors import LutcError
-from lutc.nn import LUT, FakeQuantize, QuantActivation, QuantLUT, exact
-from lutc.samples import Inputs
+from lutc.formats.codes import Inputs
+from lutc.functions import in_torch
+from lutc.nn import LUT, FakeQuantize, QuantActivation, QuantLUT
+from tests.helpers.handmade import float_tables, int_tables
 
 GELU = int_tables("gelu")
 compiled = pytest.mark.filterwarnings("ignore:.*autograd.function.Function.*:DeprecationWarning")  # torch's own, while it traces
@@ -157,15 +158,15 @@ def test_learning_finds_the_best_power():
     assert module.scale == best.scale
 
 
-@pytest.mark.parametrize("function", exact.names())
+@pytest.mark.parametrize("function", in_torch.names())
 def test_exact_values_and_gradients(function):
     x = torch.linspace(0.3, 0.7, 60, dtype=torch.float64, requires_grad=True)
     module = QuantActivation(function, 2.0**-8)
     y = module(x)
     quantised = (torch.round(x.detach() * 256).clamp(-128, 127) / 256).requires_grad_()
-    assert torch.equal(y, exact.value(function, quantised))
+    assert torch.equal(y, in_torch.value(function, quantised))
     (got,) = torch.autograd.grad(y.sum(), x)
-    want = exact.derivative(function, quantised.detach()) * (x.detach() * 256 <= 127.5)
+    want = in_torch.derivative(function, quantised.detach()) * (x.detach() * 256 <= 127.5)
     assert torch.allclose(got, want, rtol=1e-10)
     from lutc.functions import get
 

@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from lutc import formats, library
-from lutc.arithmetic import in_arithmetic
+from lutc import formats
+from lutc.certify.arithmetic import in_arithmetic
 from lutc.errors import LutcError
 from lutc.nn import FPLUT, LUT, LUTRMSNorm, LUTSoftmax
+from lutc.table import library
 
 CODES = torch.arange(-(1 << 15), 1 << 15).to(torch.int16)
 CUTS = (-8.0, -4.0, -1.0, -0.25, 0.0, 0.25, 1.0, 4.0, 8.0)

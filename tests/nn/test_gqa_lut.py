@@ -6,11 +6,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from handmade import int_tables
 from torch.nn import functional as F
 
 from lutc.errors import LutcError
 from lutc.nn import gqa_lut_pwl
+from tests.helpers.handmade import int_tables
 
 
 def foreign(tmp_path, tables):

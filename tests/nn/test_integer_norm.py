@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 import torch
-from handmade import int_tables
 
-from lutc.coverage import RSQRT as RSQRT_INTERVAL
-from lutc.coverage import serving_key, worst_error
+from lutc.certify.coverage import RSQRT as RSQRT_INTERVAL
+from lutc.certify.coverage import serving_key, worst_error
 from lutc.errors import LutcError
-from lutc.integer import INT32_MAX
-from lutc.integer_models import IntegerNormModel, OutputCodes
+from lutc.formats.requantise import INT32_MAX
+from lutc.hardware.rows import IntegerNormModel, OutputCodes
 from lutc.nn.integer_norm import IntegerLayerNorm, IntegerRMSNorm
+from tests.helpers.handmade import int_tables
 
 RSQRT = int_tables("rsqrt", 16, range(4, 7))
 TABLE_ERROR = worst_error(RSQRT[serving_key(RSQRT, RSQRT_INTERVAL)[1]], RSQRT_INTERVAL)

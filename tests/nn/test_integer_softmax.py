@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from handmade import float_tables, int_tables
 
 from lutc.errors import LutcError
-from lutc.integer_models import EXP_BITS, ROOT_BITS, leading_one, row_requantise, shift_to
+from lutc.hardware.rows import EXP_BITS, ROOT_BITS, leading_one, row_requantise, shift_to
 from lutc.nn.integer_softmax import IntegerSoftmax
+from tests.helpers.handmade import float_tables, int_tables
 
 EXP, RECI = int_tables("exp"), int_tables("reciprocal", 8, range(3, 7))
 SCALES = [2.0**-b for b in range(7)] + [0.07, 0.031, 1.7]

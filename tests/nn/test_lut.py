@@ -5,19 +5,21 @@ import io
 import pickle
 
 import numpy as np
-import plan_tables
 import pytest
-from plan_tables import TABLES, same, table_set
+
+from tests.helpers import plan_tables
+from tests.helpers.plan_tables import TABLES, same, table_set
 
 torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
-from lutc import plans  # noqa: E402
 from lutc.errors import LutcError  # noqa: E402
+from lutc.formats.codes import Inputs  # noqa: E402
+from lutc.lower import plans  # noqa: E402
 from lutc.nn import LUT  # noqa: E402
-from lutc.samples import Inputs  # noqa: E402
-from lutc.table import Lines, Table  # noqa: E402
-from lutc.tablefile import TableSet  # noqa: E402
+from lutc.table.bodies import Lines  # noqa: E402
+from lutc.table.table import Table  # noqa: E402
+from lutc.table.table_set import TableSet  # noqa: E402
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32, "fp64": torch.float64}
 
@@ -172,7 +174,7 @@ def test_gradient_of_the_table(name, dtype):
     upstream = torch.randn(500).to(DTYPES[dtype])
     module = LUT(table_set(name), grad="table")
     (found,) = torch.autograd.grad(module(x), x, upstream)
-    from lutc.segments import slope
+    from lutc.lower.segments import slope
 
     want = plans.rounded(slope(TABLES[name], x.detach().double().numpy()), dtype)
     want = torch.from_numpy(plans.widened(want)).to(DTYPES[dtype]) * upstream

@@ -1,17 +1,18 @@
 """The operators in torch's machinery: schemas, fake tensors, autograd, compile, export, vmap; devices without a kernel of their own."""
 
 import numpy as np
-import plan_tables
 import pytest
-from plan_tables import TABLES, table_set
+
+from tests.helpers import plan_tables
+from tests.helpers.plan_tables import TABLES, table_set
 
 torch = pytest.importorskip("torch")
 
-from lutc import plans  # noqa: E402
 from lutc.errors import LutcError  # noqa: E402
-from lutc.lower import lower  # noqa: E402
+from lutc.lower import plans  # noqa: E402
+from lutc.lower.lowering import lower  # noqa: E402
 from lutc.nn import LUT, lowered, ops  # noqa: E402
-from lutc.tablefile import TableSet  # noqa: E402
+from lutc.table.table_set import TableSet  # noqa: E402
 
 NAMES = ("grid", "floats", "cells", "reciprocal")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)

@@ -7,12 +7,13 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from handmade import cell_tables, float_tables, int_tables
 from torch.nn import functional as F
 
 from lutc.errors import LutcError
 from lutc.nn import LUTLayerNorm, LUTRMSNorm
-from lutc.table import ExponentPrologue, Table
+from lutc.table.prologues import ExponentPrologue
+from lutc.table.table import Table
+from tests.helpers.handmade import cell_tables, float_tables, int_tables
 
 FINE = float_tables("rsqrt", 1, 4, 1000)
 LINES = float_tables("rsqrt", 1, 4, 16)

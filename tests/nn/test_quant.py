@@ -7,14 +7,14 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from handmade import float_tables, int_tables
 from torch.nn import functional as F
 
-from lutc import library
 from lutc.errors import LutcError
-from lutc.integer import evaluate
+from lutc.formats.codes import Inputs
 from lutc.nn import QuantLUT
-from lutc.samples import Inputs
+from lutc.table import library
+from lutc.table.integer import evaluate
+from tests.helpers.handmade import float_tables, int_tables
 
 GELU = int_tables("gelu")
 SETS = {name: int_tables(name) for name in ("gelu", "silu", "hardswish", "exp", "tanh", "sigmoid")}

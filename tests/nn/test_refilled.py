@@ -5,9 +5,9 @@ import pickle
 
 import pytest
 import torch
-from handmade import int_tables
 
 from lutc.nn import LUT, IntegerLayerNorm, IntegerSoftmax, LUTLayerNorm, LUTRMSNorm, LUTSoftmax, QuantLUT, gqa_lut_pwl
+from tests.helpers.handmade import int_tables
 
 GELU = int_tables("gelu")
 FLOATS, CODES = torch.linspace(-3, 3, 24).view(3, 8), torch.arange(-12, 12, dtype=torch.int8).view(3, 8)

@@ -7,13 +7,15 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from handmade import cell_tables, float_tables, int_tables
 
 from lutc.errors import LutcError
 from lutc.functions import FUNCTIONS, Line
 from lutc.nn import LUTSoftmax
-from lutc.table import Cells, Lines, PeriodPrologue, Table
-from lutc.tablefile import TableSet
+from lutc.table.bodies import Cells, Lines
+from lutc.table.prologues import PeriodPrologue
+from lutc.table.table import Table
+from lutc.table.table_set import TableSet
+from tests.helpers.handmade import cell_tables, float_tables, int_tables
 
 FINE_EXP, FINE_RECI = float_tables("exp", -30, 0, 4000), float_tables("reciprocal", 1, 2, 500)
 EXP, RECI = float_tables("exp", -10, 0, 24), float_tables("reciprocal", 1, 2, 8)

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from handmade import float_tables
 from torch.autograd import forward_ad
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, stack_module_state, vjp, vmap
 from torch.nn import functional as F
 
 from lutc.nn import LUT, LUTLayerNorm, LUTRMSNorm, LUTSoftmax
+from tests.helpers.handmade import float_tables
 
 # torch's own jvp compiles its decompositions with torch.jit
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")

@@ -5,9 +5,10 @@ import itertools
 import numpy as np
 import pytest
 
+from lutc.costs.intervals import IntervalCosts
+from lutc.costs.targets import Targets
 from lutc.errors import LutcError
 from lutc.functions import Line
-from lutc.interval_costs import IntervalCosts, Targets
 from lutc.search import cutpoints
 
 

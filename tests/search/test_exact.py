@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from oracles import best_table, int8_costs, random_samples
 
 from lutc import formats
-from lutc.costs import Points, SegmentCosts, squared_costs
+from lutc.costs.points import Points
+from lutc.costs.segments import SegmentCosts, squared_costs
 from lutc.functions import Line
 from lutc.search.exact import exact
+from tests.helpers.oracles import best_table, int8_costs, random_samples
 
 TAILS = (None, Line(0.0, 0.25), Line(-0.5, 0.0))
 

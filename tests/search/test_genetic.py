@@ -5,16 +5,16 @@ from functools import lru_cache
 
 import numpy as np
 import pytest
-from oracles import int8_costs
 
 from lutc import functions
-from lutc.costs import Points
+from lutc.compiler.solve import relative_gap
+from lutc.costs.pairs import maximum_objective, pair_costs
+from lutc.costs.points import Points
 from lutc.errors import LutcError
-from lutc.formats import get
-from lutc.pair_costs import maximum_objective, pair_costs
+from lutc.formats.format import get
 from lutc.search.exact import exact
 from lutc.search.genetic import GeneticSettings, _relocate, genetic, seeded
-from lutc.solve import relative_gap
+from tests.helpers.oracles import int8_costs
 
 costs_of = lru_cache(maxsize=4)(int8_costs)  # tests of one function follow each other
 
@@ -42,7 +42,7 @@ def test_twenty_of_twenty_seeds_are_within_a_percent(name, entries):
 def test_reaches_the_largest_error_too():
     """The maximum of segment costs in place of their sum."""
     fn = functions.get("gelu")
-    from oracles import int8_samples, tails_of
+    from tests.helpers.oracles import int8_samples, tails_of
 
     points = Points.of(int8_samples("gelu", 3))
     costs = pair_costs(points, get("q1.6"), *tails_of(fn, "q1.6"), maximum_objective(points))

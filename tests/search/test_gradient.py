@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from oracles import grid
 
 import lutc
 from lutc import certify, formats, functions
 from lutc.errors import LutcError
 from lutc.functions import Line
-from lutc.samples import Samples, grid_samples
+from lutc.samples.samples import Samples, grid_samples
 from lutc.search.gradient import GradientSettings, Network, _table, _tail_ends, gradient, train
-from lutc.tablefile import loads
+from lutc.table.table_set import loads
+from tests.helpers.oracles import grid
 
 FP32 = formats.get("fp32")
 QUICK = GradientSettings(restarts=2, steps=60)
@@ -180,10 +180,10 @@ def test_shipped_tables(name, entries):
 
 
 def test_codes_and_fixed_point_coefficients():
-    tables = lutc.compile("gelu", 8, search="gradient", gradient=QUICK, inputs=(lutc.samples.Inputs(8, 2.0**-5),))
+    tables = lutc.compile("gelu", 8, search="gradient", gradient=QUICK, inputs=(lutc.formats.Inputs(8, 2.0**-5),))
     table = tables["5"]
     assert formats.get("q1.6").holds(np.concatenate([table.body.slopes, table.body.intercepts])).all()
-    optimum = lutc.compile("gelu", 8, search="exact", inputs=(lutc.samples.Inputs(8, 2.0**-5),)).meta["search"]["optimum"]["5"]
+    optimum = lutc.compile("gelu", 8, search="exact", inputs=(lutc.formats.Inputs(8, 2.0**-5),)).meta["search"]["optimum"]["5"]
     assert optimum <= tables.meta["search"]["cost"]["5"] < 6 * optimum
     assert tables.meta["search"]["lower_bound"]["5"] <= optimum
 
@@ -203,10 +203,10 @@ def test_half_the_error_of_a_published_table(anchors):
     "options, said",
     [
         ({"objective": "maximum"}, "squared, relative, absolute"),
-        ({"share": "all", "inputs": (lutc.samples.Inputs(8, 0.125),)}, "genetic or the exact"),
+        ({"share": "all", "inputs": (lutc.formats.Inputs(8, 0.125),)}, "genetic or the exact"),
         ({"entries": 1}, "at least 2"),
         ({"prologue": "reduce"}, "no range reduction"),
-        ({"prologue": "reduce", "inputs": (lutc.samples.Inputs(8, 0.125),)}, "float inputs"),
+        ({"prologue": "reduce", "inputs": (lutc.formats.Inputs(8, 0.125),)}, "float inputs"),
         ({"prologue": "abs"}, "auto, none, reduce"),
     ],
 )

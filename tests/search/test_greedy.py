@@ -6,17 +6,19 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from oracles import grid
 
-from lutc import formats, functions, pipeline
-from lutc.bounds import ErrorBound
-from lutc.costs import Points
+from lutc import formats, functions
+from lutc.compiler import pipeline
+from lutc.costs.pairs import maximum_objective, pair_costs
+from lutc.costs.points import Points
 from lutc.errors import LutcError
+from lutc.formats.codes import Inputs
 from lutc.functions import Line
-from lutc.pair_costs import maximum_objective, pair_costs
-from lutc.samples import Inputs, Samples, code_samples
+from lutc.samples.samples import Samples, code_samples
+from lutc.samples.tolerance import ErrorBound
 from lutc.search.exact import exact
 from lutc.search.greedy import greedy
+from tests.helpers.oracles import grid
 
 Q16 = formats.get("q1.6")
 

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 from lutc import formats, functions
-from lutc.build import rounded_tail
-from lutc.costs import Points, squared_costs
+from lutc.compiler.build import rounded_tail
+from lutc.costs.points import Points
+from lutc.costs.segments import squared_costs
 from lutc.errors import LutcError
+from lutc.formats.codes import Inputs
 from lutc.functions import Line
-from lutc.samples import Inputs, Samples, code_samples
+from lutc.samples.samples import Samples, code_samples
 from lutc.search.closest import closest, nearest_plane
 from lutc.search.exact import exact
 from lutc.search.quadratic import QuadraticCosts, QuadraticSettings, local, quadratic

@@ -5,12 +5,12 @@ from itertools import combinations_with_replacement, product
 
 import numpy as np
 import pytest
-from oracles import grid, int8_samples
 
 from lutc import formats
 from lutc.functions import Line
-from lutc.samples import Samples
+from lutc.samples.samples import Samples
 from lutc.search.shared_coefficients import SharedCosts, SharedSettings, shared_coefficients
+from tests.helpers.oracles import grid, int8_samples
 
 Q16 = formats.get("q1.6")
 ZERO, IDENTITY = Line(0.0, 0.0), Line(1.0, 0.0)

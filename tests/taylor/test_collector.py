@@ -1,13 +1,13 @@
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from taylor_model import PATTERN, Model
 from torch import nn
 
 from lutc.errors import LutcError
 from lutc.taylor.blocks import find_blocks, replace, restore
 from lutc.taylor.collector import collect
 from lutc.taylor.inputs import Inputs
+from tests.helpers.taylor_model import PATTERN, Model
 
 FIRST, SECOND = "layers.0:intermediate+output.dense", "layers.1:intermediate+output.dense"
 

@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 import torch
-from taylor_model import PATTERN
 from torch import nn
 
 from lutc.errors import LutcError
@@ -12,6 +11,7 @@ from lutc.taylor.fitting import Samples, Settings, aligned, fit
 from lutc.taylor.ridge import Moments, choose_strength
 from lutc.taylor.sequential import fit_sequential
 from lutc.taylor.table import TaylorTable
+from tests.helpers.taylor_model import PATTERN
 
 
 @pytest.fixture

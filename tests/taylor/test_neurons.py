@@ -5,17 +5,17 @@ import json
 import numpy as np
 import pytest
 import torch
-from taylor_model import PATTERN
 from torch import nn
 
 from lutc.errors import LutcError
-from lutc.nn.taylor import TaylorMLP
 from lutc.taylor import distil, evaluate, find_blocks
 from lutc.taylor.blocks import Block
 from lutc.taylor.cluster import nearest
 from lutc.taylor.fitting import Settings, fit
+from lutc.taylor.module import TaylorMLP
 from lutc.taylor.neurons import choose_neurons
 from lutc.taylor.table import TaylorTable
+from tests.helpers.taylor_model import PATTERN
 
 
 @pytest.fixture

@@ -1,16 +1,16 @@
 import pytest
 import torch
-from taylor_model import PATTERN
 
 from lutc.errors import LutcError
-from lutc.nn.taylor import TaylorMLP
 from lutc.taylor.blocks import find_blocks
 from lutc.taylor.cluster import nearest
 from lutc.taylor.collector import collect
 from lutc.taylor.distillation import distil, relative_error
 from lutc.taylor.evaluation import evaluate
 from lutc.taylor.fitting import Settings, fit
+from lutc.taylor.module import TaylorMLP
 from lutc.taylor.radius import recalibrate
+from tests.helpers.taylor_model import PATTERN
 
 
 def compiled(model, batches, folder, **settings):

@@ -10,13 +10,17 @@ from dataclasses import dataclass
 from torch import nn
 
 from lutc.errors import LutcError
+from lutc.functions.recognise import functions_of
 from lutc.nn.patching import attention
 from lutc.nn.patching.calls import ACTIVATION_CALLS, ATTENTION_CALLS, NORM_CALLS, SOFTMAX_CALLS, Answered, Answers, called, uses_registry
 from lutc.nn.patching.choose import Operator, Selection, Wanted, wanted
 from lutc.nn.patching.offload import bring_as
 from lutc.nn.patching.quantised import quantised_function
-from lutc.nn.patching.recognise import functions_of, is_activation, is_norm, norm_of
+from lutc.nn.patching.recognise import is_activation, is_norm, norm_of
 from lutc.nn.patching.report import Left, Replaced, Report
+from lutc.taylor import reading
+from lutc.taylor.blocks import find_blocks, replace
+from lutc.taylor.module import TaylorMLP
 
 _RECORD = "_lutc_patches"
 _MISSING = "lutc: nothing stood here"  # compared by ==, so that it survives copying and pickling
@@ -301,17 +305,13 @@ def patch(model: nn.Module, activation=None, softmax=None, norm=None, mlp=None, 
 
 def _replace_mlps(patcher: Patcher, mlps) -> None:
     """Compiled MLPs in the place of blocks, named as `lutc.taylor.find_blocks` names them; a table with a fallback keeps the exact block."""
-    from lutc.nn.taylor import TaylorMLP
-    from lutc.taylor import artefact
-    from lutc.taylor.blocks import find_blocks, replace
-
     model = patcher.model
     patcher.changes.append(Attribute(model, "_lutc_exact", model.__dict__.get("_lutc_exact", _MISSING)))
     for name, source in mlps.items():
         blocks = find_blocks(model, name)
         module, by = source, type(source).__name__
         if not isinstance(source, nn.Module):
-            table = artefact.load(source)
+            table = reading.load(source)
             module, by = TaylorMLP(table, blocks[0].as_module if table.radii is not None else None), str(source)
         for path in blocks[0].paths:
             parent, _, child = path.rpartition(".")

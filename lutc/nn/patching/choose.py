@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from lutc import functions
-from lutc.coverage import as_table_set
 from lutc.errors import LutcError
 from lutc.nn.lut import LUT
 from lutc.nn.norm import LUTLayerNorm, LUTRMSNorm
 from lutc.nn.patching.quantised import Quantised, Scales, all_functions, behind, named_function, quantised_function
 from lutc.nn.softmax import LUTSoftmax
-from lutc.tablefile import TableSet
+from lutc.table.library import as_table_set
+from lutc.table.table_set import TableSet
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from torch import nn
 
 from lutc import functions
+from lutc.calibration.file import read
+from lutc.calibration.scales import for_layer
 from lutc.errors import LutcError
-from lutc.nn import exact
+from lutc.functions import in_torch
 from lutc.nn.fake_quant import KINDS, FakeQuantize, QuantActivation, as_quantiser
 from lutc.nn.lut import LUT
 from lutc.nn.quant import QuantLUT
-from lutc.tablefile import TableSet
+from lutc.table.table_set import TableSet
 
 
 class Scales:
@@ -24,8 +26,6 @@ class Scales:
 
     def __init__(self, source):
         if isinstance(source, os.PathLike) or isinstance(source, str) and source not in KINDS:
-            from lutc.calibration.file import read
-
             if not str(source).endswith(".json"):
                 raise LutcError(f"quantise= is {', '.join(KINDS)}, a number, a calibration (.json), {{path: one of these}}; given {str(source)!r}")
             source = read(source)
@@ -41,7 +41,6 @@ class Scales:
             raise LutcError(f"quantise= says nothing of '{path}'; it has {', '.join(list(known)[:4]) or 'nothing'}: add it, or leave it out by skip=")
         if self.layers is None:
             return copy.deepcopy(as_quantiser(known[path]))
-        from lutc.calibration.scales import for_layer
 
         if not known[path].histogram.count:
             raise LutcError(f"the calibration never reached '{path}', so it has no scale for it; calibrate on other data, or leave it out by skip=")
@@ -90,11 +89,11 @@ class Quantised:
 
 def all_functions(scales: Scales) -> dict[str, Quantised]:
     """Every function that torch knows, exact, behind quantisers."""
-    return {name: Quantised(name, scales, f"exact {name}") for name in exact.names()}
+    return {name: Quantised(name, scales, f"exact {name}") for name in in_torch.names()}
 
 
 def named_function(source) -> str | None:
     """The registry's name, if `source` is the name of a function that torch knows."""
     known = isinstance(source, str) and functions.known(source)
     name = functions.get(source).name if known else None
-    return name if exact.known(name) else None
+    return name if in_torch.known(name) else None

@@ -1,0 +1,199 @@
+"""A request as a problem with one task per input scale, ready for a search."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from lutc import formats, functions
+from lutc.calibration.layer_error import LayerError, LayerErrors
+from lutc.calibration.weights import Measured, is_calibration, measured
+from lutc.compiler.build import Lattice, rounded_tail
+from lutc.compiler.prologue import make_prologue
+from lutc.compiler.request import FLOAT_INPUTS, INT8, LAYER_OBJECTIVES, Request
+from lutc.costs.points import Points
+from lutc.errors import LutcError
+from lutc.formats.codes import Inputs
+from lutc.formats.format import Format
+from lutc.functions import Function, Line
+from lutc.measures import RELATIVE_FLOOR
+from lutc.samples.samples import Samples, code_samples, format_samples, grid_samples
+from lutc.table.domain import Domain
+from lutc.table.prologues import AbsPrologue, Prologue
+
+TIE_WEIGHT, TIE_POINTS = 1e-9, 8  # of all points between two codes together, against a code; how many there are
+TIES_LIMIT = 1024  # samples; beyond, codes are dense
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """One scale (or float input) of a request, ready for a search. Behind a symmetry f, samples, tails and range are those of the stored half."""
+
+    key: str
+    samples: Samples
+    inputs: Inputs | None
+    lattice: Lattice
+    between: Samples | None = None
+    error: LayerError | None = None
+
+    def points(self, positions=None) -> Points:
+        """Samples in cells, ties between tables broken by the error of float inputs between the codes."""
+        return Points.of(self.samples, positions, self.between)
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """What all tasks of a request share."""
+
+    request: Request
+    function: Function
+    f: Callable
+    range: tuple[float, float]
+    left: Line | None
+    right: Line | None
+    format: Format
+    prologue: Prologue | None
+
+    @property
+    def domain(self) -> Domain | None:
+        """Of a table of float inputs; codes go through integer arithmetic, which has no NaN, and range reduction has a domain of its own."""
+        return Domain.of(self.function) if isinstance(self.request.inputs, str) and not _reduced(self.prologue) else None
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Where the samples lie, before a symmetry folds them: the function's range, or what range reduction leaves of every x."""
+        return self.range if _reduced(self.prologue) else self.function.range
+
+
+def _reduced(prologue: Prologue | None) -> bool:
+    """Whether the prologue reduces every x to a short interval, unlike a symmetry."""
+    return prologue is not None and not isinstance(prologue, AbsPrologue)
+
+
+def prepare(request: Request) -> tuple[Problem, list[Task]]:
+    """The problem that a request stands for, and a task per input scale."""
+    problem = _problem(_weighed(request))
+    return problem, _tasks(problem)
+
+
+def _weighed(request: Request) -> Request:
+    """The request with its calibration read, and the range that follows from it."""
+    weights = measured(request.weights, request.function) if is_calibration(request.weights) else request.weights
+    request = replace(request, weights=weights)
+    errors = _layer_errors(request)
+    if errors is not None and errors.errors and request.inputs == INT8:
+        request = replace(request, inputs=tuple(error.inputs for error in errors.errors))
+    if isinstance(weights, Measured) and request.range is None:
+        fn = functions.load(request.function, None)
+        inputs = None if isinstance(request.inputs, str) else request.inputs
+        request = replace(request, range=weights.range(fn, fn.range, inputs))
+    return request
+
+
+def _layer_errors(request: Request) -> LayerErrors | None:
+    """What the next layer feels, where the objective asks for it."""
+    if request.objective not in LAYER_OBJECTIVES:
+        return None
+    errors = request.weights.errors if isinstance(request.weights, Measured) else request.weights
+    if not isinstance(errors, LayerErrors):
+        raise LutcError(f"the objective {request.objective} needs a layer of a calibration (--weights calibration.json:LAYER); given {errors!s:.40}")
+    return errors
+
+
+def _problem(request: Request) -> Problem:
+    fn = functions.load(request.function, request.range)
+    default = FLOAT_INPUTS[request.inputs] if isinstance(request.inputs, str) else fn.coefficients
+    fmt = formats.get(request.coefficients or default)
+    f, (lo, hi), left, right, prologue = fn, fn.range, fn.left, fn.right, None
+    if request.symmetry:
+        if fn.symmetry is None:
+            known = ", ".join(name for name, other in functions.FUNCTIONS.items() if other.symmetry is not None)
+            raise LutcError(f"{fn.name} has no symmetry to store half of; functions that have: {known}")
+        f, left, right = fn.symmetry.h, None, fn.symmetry.right
+        lo, hi = 0.0 if lo <= 0.0 <= hi else min(abs(lo), abs(hi)), max(abs(lo), abs(hi))
+        prologue = AbsPrologue(fn.symmetry.positive, fn.symmetry.negative)
+    elif _reduces(request, fn):
+        prologue, left, right = make_prologue(fn, "reduce"), None, None
+        lo, hi = (1.0, 2.0**prologue.step) if prologue.kind == "exponent" else (0.0, prologue.period)
+    if request.tails == "free":
+        left = right = None
+    left, right = (rounded_tail(tail, fmt, fn.name) for tail in (left, right))
+    return Problem(request, fn, f, (lo, hi), left, right, fmt, prologue)
+
+
+def _reduces(request: Request, fn: Function) -> bool:
+    if request.prologue != "auto":
+        return request.prologue == "reduce"
+    return request.search == "gradient" and isinstance(request.inputs, str) and fn.reduction is not None and request.weights is None
+
+
+def scale_key(inputs: Inputs) -> str:
+    """GQA-LUT's key b for a scale 2**-b without zero point, else a label that tells scale and zero point."""
+    if inputs.power is not None and inputs.zero_point == 0:
+        return str(inputs.power)
+    return f"{inputs.scale:.9g}" + (f"z{inputs.zero_point}" if inputs.zero_point else "")
+
+
+def _tasks(problem: Problem) -> list[Task]:
+    request, fn = problem.request, problem.function
+    tasks, errors = [], _layer_errors(request)
+    for inputs in ("float",) if isinstance(request.inputs, str) else request.inputs:
+        if request.inputs == "grid":
+            samples = grid_samples(fn, *problem.interval, weight=request.weights)
+        elif isinstance(request.inputs, str):
+            samples = format_samples(fn, request.inputs, *problem.interval, weight=request.weights)
+        else:
+            if request.inputs == INT8 and not ((inputs.x() >= fn.range[0]) & (inputs.x() <= fn.range[1])).any():
+                continue  # of the default scales those count that have a code in the range
+            lo, hi = fn.range if errors is None else (-np.inf, np.inf)
+            samples = code_samples(fn, inputs, lo, hi, weight=request.weights if errors is None else errors)
+            if _targets_clamped(request):
+                samples = replace(samples, y=request.weights.targets(fn, inputs)[np.isin(inputs.x(), samples.x)])
+        if isinstance(problem.prologue, AbsPrologue):
+            samples = _folded(samples, problem.f)
+        if request.objective == "relative":
+            samples = replace(samples, weight=samples.weight / np.maximum(np.abs(fn(samples.x)), RELATIVE_FLOOR) ** 2)
+        codes = not isinstance(request.inputs, str)
+        error = None if errors is None else errors.at(inputs)
+        key = scale_key(inputs) if codes else problem.format.name
+        ties = codes and request.objective in ("squared", "relative", *LAYER_OBJECTIVES) and len(samples) <= TIES_LIMIT
+        even = samples if error is None else replace(samples, weight=np.ones(len(samples)))  # a layer may feel nothing at many codes
+        between = _between(even, problem.f) if ties else None
+        lattice = Lattice(samples.x, problem.f, *problem.range, halves=codes)
+        tasks.append(Task(key, samples, inputs if codes else None, lattice, between, error))
+    if not tasks:
+        raise LutcError(f"no code at the default scales lies in [{fn.range[0]:g}, {fn.range[1]:g}]; give scales or another range")
+    if len({task.key for task in tasks}) < len(tasks):
+        raise LutcError(f"each input scale may stand once; given {', '.join(task.key for task in tasks)}")
+    most = max(len(task.samples) for task in tasks)
+    if request.max_error is None and request.entries > most:
+        raise LutcError(f"{request.entries} entries are more than the {most} samples of the finest scale in the range; use at most {most}")
+    return tasks
+
+
+def _targets_clamped(request: Request) -> bool:
+    """Whether tables are to make up for inputs beyond the codes: for least squares, of one layer's inputs (others may end elsewhere), and where each
+    scale has a whole table of its own."""
+    if not isinstance(request.weights, Measured) or request.weights.pooled:
+        return False
+    return request.objective == "squared" and request.share == "none" and not request.symmetry
+
+
+def _between(samples: Samples, f: Callable) -> Samples | None:
+    """Points between the codes with next to no weight. At coarse scales many tables are equally good on the codes, most of them absurd
+    between them; these points choose among the best, and change nothing else."""
+    gaps = np.diff(samples.x)
+    share = (np.arange(TIE_POINTS) + 0.5) / TIE_POINTS
+    x = (samples.x[:-1, None] + gaps[:, None] * share).ravel()
+    y = np.asarray(f(x), np.float64)
+    weight = np.repeat(samples.weight[1:], TIE_POINTS) * (TIE_WEIGHT / TIE_POINTS)
+    finite = np.isfinite(y)
+    return Samples(x[finite], y[finite], weight[finite]) if finite.any() else None
+
+
+def _folded(samples: Samples, half: Callable) -> Samples:
+    """Samples of |x|: the stored half answers for both signs, so weights of x and -x add up."""
+    x, index = np.unique(np.abs(samples.x), return_inverse=True)
+    return Samples(x, np.asarray(half(x), np.float64), np.bincount(index, samples.weight, x.size))

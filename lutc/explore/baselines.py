@@ -1,0 +1,147 @@
+"""What searched tables are held against: direct tables, uniform ones, and one set for all scales as GQA-LUT stores it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from lutc import formats, hardware
+from lutc.compiler import pipeline
+from lutc.compiler.problem import scale_key
+from lutc.compiler.request import INT8
+from lutc.compiler.solve import segment_costs
+from lutc.costs.points import Points
+from lutc.costs.segments import SegmentCosts
+from lutc.errors import LutcError
+from lutc.explore.designs import Workbench, places
+from lutc.hardware.bits import Cost, shared_breakpoint_bits
+
+_VALUE_BITS = (8, 16)  # of a direct table where no output codes say it
+_SHARED_ENTRIES = (8, 16, 32)
+_CELLS = 64  # most segments of a uniform table
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """kind: "direct", "uniform" or "shared". error and cost as in `Design`.
+
+    coefficients: format of the lines or values. half: stored for |x|. share: "all" where one table serves several scales.
+    """
+
+    kind: str
+    coefficients: str
+    half: bool
+    error: float
+    cost: Cost
+    share: str = "none"
+
+
+def baselines(bench: Workbench) -> list[Baseline]:
+    """All that make sense in the bench's space; of the uniform ones those that no other beats in error and stored bits."""
+    return [*_direct(bench), *_best(_uniform(bench)), *_shared(bench)]
+
+
+def _best(found: Iterator[Baseline]) -> list[Baseline]:
+    best, lowest = [], np.inf
+    for baseline in sorted(found, key=lambda b: (b.cost.stored_bits, b.error)):
+        if baseline.error < lowest * (1 - 1e-9):
+            best.append(baseline)
+            lowest = baseline.error
+    return best
+
+
+def _direct(bench: Workbench) -> Iterator[Baseline]:
+    space, out = bench.space, bench.space.out
+    x = [bench.x(at) for at in range(len(space.inputs))]
+    y = [np.asarray(bench.function(part), np.float64) for part in x]
+    if out is not None:
+        values = [out.scale * (out.quantise(part) - out.zero_point) for part in y]
+        choices = [(f"int{out.bits}", out.bits, float(np.mean([_error(space.objective, *pair) for pair in zip(values, y)])))]
+    else:
+        choices = []
+        for bits in _VALUE_BITS:
+            fixed = [formats.get(f"q{i}.{bits - 1 - i}") for i in range(bits)]
+            errors = [float(np.mean([_error(space.objective, fmt.round(part), part) for part in y])) for fmt in fixed]
+            choices.append((fixed[int(np.argmin(errors))].name, bits, min(errors)))
+    for name, bits, error in choices:
+        yield Baseline("direct", name, False, error, hardware.together(hardware.direct_cost(inputs, bits) for inputs in space.inputs))
+
+
+def _error(objective: str, value: np.ndarray, y: np.ndarray) -> float:
+    """Error of values in the objective's unit; stored output codes are the rounded exact function, so none of them is wrong."""
+    difference = value - y
+    if objective == "codes":
+        return 0.0
+    if objective == "squared":
+        return float(np.mean(difference**2))
+    return float(np.max(np.abs(difference)) if objective == "maximum" else np.mean(np.abs(difference)))
+
+
+def _uniform(bench: Workbench) -> Iterator[Baseline]:
+    """Equal segments of a power of two of codes; with several scales they have the same width in x, and are also shared by all of them."""
+    inputs = bench.space.inputs
+    finest = min(i.scale for i in inputs)
+    for half, names in bench.formats.items():
+        for name in names:
+            fmt, own = formats.get(name), bench.costs(name, half, "none")
+            tails = sum(own[0].tails)
+            for shift in range(max(i.bits for i in inputs)):
+                width = finest * 2.0**shift
+                found = [_equal_segments(bench, costs, half, at, width) for at, costs in enumerate(own)]
+                if all(found):
+                    cost = hardware.together(hardware.uniform_cost(n, fmt, i, half, tails) for (n, _), i in zip(found, inputs))
+                    yield Baseline("uniform", name, half, bench.error([error for _, error in found]), cost)
+                if "all" in bench.sharing and (one := _equal_shared_segments(bench, name, half, width)):
+                    cost = hardware.uniform_cost(one[0], fmt, inputs[0], half, tails)
+                    yield Baseline("uniform", name, half, bench.error([one[1]]), cost, "all")
+
+
+def _equal_segments(bench: Workbench, costs: SegmentCosts, half: bool, at: int, width: float) -> tuple[int, float] | None:
+    """(entries, cost) of segments of `width`, or of one code where codes are wider. None where there are too many."""
+    x, inputs = bench.x(at), bench.space.inputs[at]
+    x = np.unique(np.abs(x)) if half else x
+    # the bench's places may be coarser than the codes; wider segments end at some of them
+    cuts = np.flatnonzero(np.isin(places(x, inputs), places(x, inputs, max(0, round(np.log2(width / inputs.scale))))))
+    return _trimmed(costs, cuts)
+
+
+def _equal_shared_segments(bench: Workbench, name: str, half: bool, width: float) -> tuple[int, float] | None:
+    """(entries, cost) of segments [n width, (n + 1) width) that all scales share."""
+    problem, tasks = bench.tasks(name, half)
+    first, last = (round_(end / width) for round_, end in zip((np.floor, np.ceil), problem.range))
+    edges = width * np.arange(first, last + 1)
+    if edges.size > _CELLS + 1:
+        return None
+    positions = [np.searchsorted(task.samples.x, [*edges, np.inf]) for task in tasks]  # a code at the range's end is a cell of its own
+    costs = segment_costs(problem, tasks[0], Points.shared([task.samples for task in tasks], positions))
+    return _trimmed(costs, np.arange(costs.size + 1))
+
+
+def _trimmed(costs: SegmentCosts, cuts: np.ndarray) -> tuple[int, float] | None:
+    """(entries, cost) of a table with these cuts; tails take the end segments where that costs nothing. None where there are too many."""
+    while cuts.size > 1 and costs.tails[0] and costs.total(cuts[1:]) <= costs.total(cuts):
+        cuts = cuts[1:]
+    while cuts.size > 1 and costs.tails[1] and costs.total(cuts[:-1]) <= costs.total(cuts):
+        cuts = cuts[:-1]
+    entries = cuts.size - 1 + sum(costs.tails)
+    return (entries, float(costs.total(cuts))) if 2 <= entries <= _CELLS else None
+
+
+def _shared(bench: Workbench) -> Iterator[Baseline]:
+    """The best set of breakpoints and lines for all of GQA-LUT's scales, judged at the one scale explored."""
+    space = bench.space
+    if len(space.inputs) > 1 or space.inputs[0] not in INT8 or space.objective not in ("squared", "codes"):
+        return  # several scales: sharing is a choice of its own
+    key, inputs, fmt = scale_key(space.inputs[0]), space.inputs[0], formats.get(bench.function.coefficients)
+    for entries in _SHARED_ENTRIES:
+        try:
+            tables = pipeline.compile(space.function, entries, share="all", search="exact", range=space.range, tails=space.tails, out=space.out)
+        except LutcError:  # the function has too few codes at some scale, or does not fit its default format over this range
+            return
+        cost = hardware.lines_cost(entries, fmt, inputs, breakpoint_bits=shared_breakpoint_bits(bench.function.range, INT8))
+        certificate = tables.meta["certificate"][key]
+        codes = space.objective == "codes"
+        error = float(certificate["output"]["squared"]) if codes else certificate["range"]["mean_squared"]
+        yield Baseline("shared", fmt.name, False, error, cost, "all")

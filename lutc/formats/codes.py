@@ -1,0 +1,68 @@
+"""Integer codes and the real numbers they stand for."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+from lutc.errors import LutcError
+
+
+def parse_number(text: str) -> float:
+    """A finite or infinite number as a person writes a scale: 0.0625, 2^-4, 2**-4 or 1/16. LutcError for anything else."""
+    power = re.fullmatch(r"\s*2(?:\^|\*\*)\s*([+-]?\d{1,4})\s*", str(text))
+    try:
+        if power:
+            return 2.0 ** int(power.group(1))
+        numerator, slash, denominator = str(text).partition("/")
+        return float(numerator) / float(denominator) if slash else float(numerator)
+    except (ValueError, OverflowError, ZeroDivisionError):
+        raise LutcError(f"{text!r} is no number; write 0.0625, 2^-4, 2**-4 or 1/16") from None
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Codes q of a quantised input stand for x = scale * (q - zero_point), q signed with 2 to 16 bits."""
+
+    bits: int = 8
+    scale: float = 1.0
+    zero_point: int = 0
+
+    def __post_init__(self):
+        if not (isinstance(self.bits, (int, np.integer)) and 2 <= self.bits <= 16):
+            raise LutcError(f"input codes have 2 to 16 bits; given {self.bits!r:.40}")
+        if not (isinstance(self.scale, (int, float, np.number)) and 2.0**-64 <= self.scale <= 2.0**64):
+            raise LutcError(f"the scale of codes is a positive finite number, from 2^-64 to 2^64; given {self.scale!r:.40}")
+        whole = isinstance(self.zero_point, (int, np.integer)) and not isinstance(self.zero_point, bool)
+        if not (whole and self.minimum <= self.zero_point <= self.maximum):
+            raise LutcError(f"the zero point of {self.bits}-bit codes lies in {self.minimum}..{self.maximum}; given {str(self.zero_point):.40}")
+
+    @property
+    def minimum(self) -> int:
+        return -(1 << (self.bits - 1))
+
+    @property
+    def maximum(self) -> int:
+        return (1 << (self.bits - 1)) - 1
+
+    @property
+    def power(self) -> int | None:
+        """b where the scale is 2**-b, else None."""
+        mantissa, exponent = np.frexp(self.scale)
+        return int(1 - exponent) if mantissa == 0.5 else None
+
+    def codes(self) -> np.ndarray:
+        """All codes, ascending, int64."""
+        return np.arange(self.minimum, self.maximum + 1)
+
+    def x(self) -> np.ndarray:
+        """The real values of all codes, float64."""
+        return self.scale * (self.codes() - self.zero_point)
+
+    def quantise(self, x) -> np.ndarray:
+        """Codes (int64) of real x: rounded half to even, clamped; NaN becomes the zero point."""
+        with np.errstate(over="ignore"):
+            q = np.rint(np.asarray(x, np.float64) / self.scale) + self.zero_point
+        return np.clip(np.nan_to_num(q, nan=self.zero_point, posinf=self.maximum, neginf=self.minimum), self.minimum, self.maximum).astype(np.int64)

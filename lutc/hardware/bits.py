@@ -1,0 +1,141 @@
+"""What a table costs in hardware: bits stored, comparators, multiplier and accumulator widths. Counts, not gates or nanoseconds.
+
+The unit counted compares the input code with every breakpoint at once, picks one slope and one intercept, multiplies and adds:
+acc = k (q - z) + t' (see `lutc.table.integer`). A direct table is addressed by the code and needs none of these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lutc import formats, hardware
+from lutc.errors import LutcError
+from lutc.formats.codes import Inputs
+from lutc.formats.format import Format
+from lutc.formats.requantise import scaled_intercepts
+from lutc.table.bodies import Direct, Lines
+from lutc.table.integer import integer_lines
+from lutc.table.prologues import AbsPrologue
+from lutc.table.table import Table
+
+
+@dataclass(frozen=True)
+class Cost:
+    """entries: segments, or values of a direct table. stored_bits: all memory. comparators: as many as breakpoints, each `comparator_bits` wide.
+
+    multiplier: widths of its two operands in bits, slope and centred input. adder: width in which no coefficients of the format overflow.
+    A unit that needs none of them has 0.
+    """
+
+    entries: int
+    stored_bits: int
+    comparators: int
+    comparator_bits: int
+    multiplier: tuple[int, int]
+    adder: int
+
+    @property
+    def multiplier_bits(self) -> int:
+        """Partial products, one AND gate each: what a multiplier's area grows with."""
+        return self.multiplier[0] * self.multiplier[1]
+
+
+# what an exploration can minimise: name -> (what it is called, its figure)
+FIGURES = {
+    "bits": ("stored bits", lambda cost: cost.stored_bits),
+    "comparators": ("comparators", lambda cost: cost.comparators),
+    "multiplier": ("partial products of the multiplier", lambda cost: cost.multiplier_bits),
+    "entries": ("entries", lambda cost: cost.entries),
+}
+
+
+def signed_bits(low: int, high: int) -> int:
+    """Width of the two's complement numbers that hold low..high."""
+    return 1 + max(int(high).bit_length(), (-int(low) - 1).bit_length() if low < 0 else 0)
+
+
+def lines_cost(entries: int, fmt: Format, inputs: Inputs, half: bool = False, breakpoint_bits: int | None = None) -> Cost:
+    """Cost of `entries` lines with fixed-point coefficients over codes.
+
+    half: stored for |x|, an identity (one more addition) gives the other side. breakpoint_bits: by default those of a code, one less for
+    |code|: a breakpoint between codes is stored as the code to its left. An intercept is stored in the coefficients' format where the
+    scale is a power of two (t' = t << b is wiring), else as the wider t'.
+    """
+    centred = signed_bits(inputs.minimum - inputs.zero_point, inputs.maximum - inputs.zero_point)
+    if breakpoint_bits is None:
+        breakpoint_bits = centred - 1 if half else inputs.bits
+    shift = max(0, int(np.ceil(-np.log2(inputs.scale))))
+    stored = entries * (2 * fmt.bits + (0 if inputs.power is not None else shift)) + (entries - 1) * breakpoint_bits
+    return Cost(entries, stored, entries - 1, breakpoint_bits, (fmt.bits, centred), _adder(fmt, inputs, half))
+
+
+def _adder(fmt: Format, inputs: Inputs, half: bool) -> int:
+    """Width of every product, intercept and sum of any coefficients of the format; half: and of the identity, which adds x or 1."""
+    low, high = inputs.minimum - inputs.zero_point, inputs.maximum - inputs.zero_point
+    codes = (0, max(-low, high)) if half else (low, high)
+    least, most = -(1 << (fmt.bits - 1)), (1 << (fmt.bits - 1)) - 1
+    products = [k * q for k in (least, most) for q in codes]
+    intercepts = [int(t) for t in scaled_intercepts([least, most], inputs)]
+    sums = [min(products) + intercepts[0], max(products) + intercepts[1]]
+    if half:
+        added = [low << fmt.fraction_bits, max(high << fmt.fraction_bits, int(scaled_intercepts(1 << fmt.fraction_bits, inputs)))]
+        sums += [sign * total + x for sign in (1, -1) for total in sums for x in added]
+    every = [*products, *intercepts, *sums]
+    return signed_bits(min(every), max(every))
+
+
+def uniform_cost(entries: int, fmt: Format, inputs: Inputs, half: bool, tails: int) -> Cost:
+    """Cost of equal segments of a power of two of codes: the top bits of the code address them, comparators are needed for the tails alone."""
+    searched = lines_cost(entries, fmt, inputs, half)
+    stored = searched.stored_bits - (entries - 1) * searched.comparator_bits
+    return Cost(entries, stored, tails, searched.comparator_bits if tails else 0, searched.multiplier, searched.adder)
+
+
+def direct_cost(inputs: Inputs, value_bits: int) -> Cost:
+    """Cost of one value per input code."""
+    return Cost(1 << inputs.bits, value_bits << inputs.bits, 0, 0, (0, 0), 0)
+
+
+def cost(table: Table, inputs: Inputs) -> Cost:
+    """Cost of a table of lines, whole or stored by symmetry, or of a direct table, over codes of `inputs`. LutcError for others."""
+    fmt = formats.get(table.coefficients)
+    if isinstance(table.body, Direct):
+        return direct_cost(inputs, fmt.bits)
+    if not isinstance(table.body, Lines) or not isinstance(table.prologue, (AbsPrologue, type(None))):
+        kind = f"{table.body.addressing} x {table.body.payload}" + (f" behind a prologue {table.prologue.kind}" if table.prologue else "")
+        raise LutcError(f"hardware figures are for tables of lines over codes, whole or stored by symmetry, and direct ones; given {kind}")
+    if not fmt.is_fixed:
+        raise LutcError(f"hardware figures are for fixed-point coefficients (q1.6, ...); given {fmt.name}")
+    return lines_cost(table.entries, fmt, inputs, half=table.prologue is not None)
+
+
+def accumulator_bits(table: Table, inputs: Inputs) -> int:
+    """Width that holds every product, intercept and sum of a fixed-point table over all codes of `inputs`."""
+    lines, q = integer_lines(table, inputs), inputs.codes()
+    total = lines.accumulate(q)
+    index = np.searchsorted(lines.cuts, q - inputs.zero_point, side="left")
+    values = np.concatenate([total, lines.intercepts[index], total - lines.intercepts[index]])
+    return signed_bits(int(values.min()), int(values.max()))
+
+
+def together(costs: Iterable[Cost]) -> Cost:
+    """Several tables in one unit, one in use at a time: memory adds up, comparators and multiplier are those of the largest."""
+    costs = list(costs)
+    return Cost(
+        max(c.entries for c in costs),
+        sum(c.stored_bits for c in costs),
+        max(c.comparators for c in costs),
+        max(c.comparator_bits for c in costs),
+        max((c.multiplier for c in costs), key=lambda m: m[0] * m[1]),
+        max(c.adder for c in costs),
+    )
+
+
+def shared_breakpoint_bits(interval: tuple[float, float], inputs: Sequence[Inputs], half: bool = False) -> int:
+    """Breakpoints shared by scales are stored once, in steps of a quarter of the finest scale, and rounded to the scale in use."""
+    step = min(i.scale for i in inputs) / 4
+    lo, hi = (int(np.floor(interval[0] / step)), int(np.ceil(interval[1] / step)))
+    return hardware.signed_bits(0, max(-lo, hi)) - 1 if half else hardware.signed_bits(lo, hi)

@@ -1,0 +1,155 @@
+"""`patch(quantise=...)`: from exact functions on quantised inputs to tables behind the same quantisers, in models of every shape."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import lutc
+from lutc.calibration import calibrate
+from lutc.errors import LutcError
+from lutc.nn import LUT, FakeQuantize, QuantActivation, QuantLUT
+from tests.helpers.handmade import float_tables, int_tables
+
+GELU, SILU = int_tables("gelu"), int_tables("silu")
+
+
+class Called(nn.Module):
+    """GELU called in a forward, SiLU held as a function, another GELU as a module."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 6)
+        self.held, self.module = F.silu, nn.GELU()
+
+    def forward(self, x):
+        return self.module(self.c(self.held(self.b(F.gelu(self.a(x))))))
+
+
+class Whole(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(3)
+        self.first, self.second = Called(), Called()
+
+    def forward(self, x):
+        return self.second(self.first(x))
+
+
+PATHS = [f"{part}{site}" for part in ("first", "second") for site in (".module", ".held", " (gelu)")]
+
+
+def places(model):
+    return {name: module for name, module in model.named_modules() if isinstance(getattr(module, "quantise", None), FakeQuantize)}
+
+
+def by_hand(model, x, scales, functions):
+    """The model's own formula with a function at each site, quantised by hand."""
+    at = iter(scales)
+
+    def site(function, x):
+        return functions[function](torch.round(x / (s := next(at))).clamp(-128, 127) * s)
+
+    for part in (model.first, model.second):
+        x = site("gelu", part.c(site("silu", part.b(site("gelu", part.a(x))))))
+    return x
+
+
+def test_exact_then_trained_then_tables_then_back():
+    model, x = Whole(), torch.randn(32, 6)
+    exact = model(x)
+    report = lutc.patch(model, quantise="learned")
+    assert sorted(r.path for r in report.replaced) == sorted(PATHS) and not report.left
+    assert {r.by for r in report.replaced} == {"exact gelu on 8 bits, learned scale", "exact silu on 8 bits, learned scale"}
+    assert len(places(model)) == 6 and all(type(m) is QuantActivation for m in places(model).values())
+    model(x)
+    order = [p for part in ("first", "second") for p in (f"{part}.lutc_gelu", f"{part}.held", f"{part}.module")]
+    scales = [places(model)[path].quantise.scale for path in order]
+    want = by_hand(model, x, scales, {"gelu": F.gelu, "silu": F.silu})
+    assert torch.allclose(model(x), want, atol=1e-6) and not torch.allclose(want, exact, atol=1e-6)
+
+    optimiser = torch.optim.Adam(model.parameters(), 0.1)
+    for _ in range(4):
+        optimiser.zero_grad()
+        model(x).square().mean().backward()
+        optimiser.step()
+    learned = [m.quantise.log2_scale for m in places(model).values()]
+    assert len({p.item() for p in learned} - {float(round(p.item())) for p in learned}) == 6  # all moved
+
+    report = lutc.patch(model, activation=[GELU, SILU])
+    assert sorted(r.path for r in report.replaced) == sorted(PATHS) and {r.by for r in report.replaced} == {"gelu", "silu"}
+    assert all(type(m) is QuantLUT for m in places(model).values())
+    assert [m.quantise.log2_scale for m in places(model).values()] == learned  # the very parameters, so an optimiser goes on
+    scales = [places(model)[path].quantise.scale for path in order]
+    tables = {name: (lambda v, t=t: t(v)) for name, t in (("gelu", F.gelu), ("silu", F.silu))}
+    got, near = model(x), by_hand(model, x, scales, tables)
+    assert 1e-4 < (got - near).abs().max() < 0.5
+    loss = got.square().mean()
+    loss.backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+
+    again = copy.deepcopy(model)
+    assert torch.equal(again(x), model(x))
+    assert torch.equal(lutc.unpatch(again)(x), lutc.unpatch(model)(x))
+    assert not places(model) and model.first.held is F.silu and type(model.first.module) is nn.GELU
+
+
+def test_tables_at_once_and_one_function_alone():
+    model, x = Whole(), torch.randn(8, 6)
+    report = lutc.patch(model, activation=GELU, quantise=2.0**-4)
+    assert {r.by for r in report.replaced} == {"gelu on 8 bits, scale 0.0625"} and {e.what for e in report.left} == {"silu"}
+    other = Whole()
+    lutc.patch(other, activation=QuantLUT(GELU, 2.0**-4))
+    assert torch.equal(model(x), other(x))
+    model = Whole()
+    lutc.patch(model, activation="swish", quantise="dynamic")
+    assert {m.function for m in places(model).values()} == {"silu"} and len(places(model)) == 2
+    lutc.patch(model, activation="gelu", quantise=FakeQuantize("observed", bits=4))
+    assert {(m.function, m.quantise.bits) for m in places(model).values()} == {("silu", 8), ("gelu", 4)}
+    lutc.patch(model, activation=[float_tables("gelu", -4, 4), SILU])
+    kinds = {type(m) if isinstance(m, QuantLUT) else type(m.function) for m in places(model).values()}
+    assert kinds == {QuantLUT, LUT}
+    model(x)
+
+
+def test_scales_per_layer_and_of_a_calibration(tmp_path):
+    model, x = Whole(), torch.randn(64, 6)
+    scales = {path: 2.0 ** -(i % 5) for i, path in enumerate(PATHS)}
+    lutc.patch(model, quantise=scales)
+    got = {name.replace(".lutc_gelu", " (gelu)"): m.quantise.scale for name, m in places(model).items()}
+    assert got == scales
+    model = Whole()
+    calibration = calibrate(model, [x])
+    assert set(calibration.layers) == set(PATHS)
+    calibration.save(tmp_path / "c.json")
+    other = copy.deepcopy(model)
+    lutc.patch(model, activation=[GELU, SILU], quantise=calibration)
+    lutc.patch(other, activation=[GELU, SILU], quantise=tmp_path / "c.json")
+    assert torch.equal(model(x), other(x))
+    seen = []
+    model.first.module.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    model(x)
+    learned = FakeQuantize("learned")  # starts at least squared error too
+    learned(seen[0])
+    quantise = model.first.module.quantise
+    assert quantise.kind == "fixed" and quantise.scale in (learned.scale / 2, learned.scale, learned.scale * 2)
+
+
+def test_bad_input_leaves_the_model_alone():
+    model, x = Whole(), torch.randn(4, 6)
+    want = model(x)
+    for arguments, message in (
+        ({"quantise": "learnt"}, "quantise= is learned, observed, dynamic, a number, a calibration"),
+        ({"quantise": -1.0}, "scale is one positive finite number"),
+        ({"quantise": {"first.module": 0.1}}, "quantise= says nothing of 'first.held'; it has first.module: add it, or leave it out by skip="),
+        ({"quantise": "missing.json"}, "cannot read missing.json"),
+        ({"activation": QuantLUT(GELU, 0.1), "quantise": 0.1}, "quantise= goes with tables and names of functions; a QuantLUT"),
+        ({"activation": "gelv", "quantise": 0.1}, "no shipped table 'gelv'"),
+        ({"activation": "tanh", "quantise": 0.1}, "nothing was replaced"),
+        ({}, "nothing to patch: give activation=, softmax=, norm=, mlp= or quantise="),
+    ):
+        with pytest.raises(LutcError, match=message.replace("(", r"\(")):
+            lutc.patch(model, **arguments)
+        assert torch.equal(model(x), want) and not places(model)
