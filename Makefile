@@ -110,6 +110,7 @@ test-models: $(DEV)
 
 lint: $(DEV)
 	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
 
 bench: $(DEV)
 	$(VENV)/bin/python benchmarks/compile_time.py

@@ -1,10 +1,11 @@
-"""How long the compiler takes, as whole processes in one run, and how its costs and searches grow with samples and entries.
+"""How long the compiler takes, as whole processes in one run, and how its costs and searches grow with samples and
+entries.
 
     python benchmarks/compile_time.py [--quick]
 
-Prints three tables: one `lutc compile`, `import numpy` and `import lutc` beside it; all shipped int8 tables, two at a time; and, one child
-process per row, the seconds of building costs and of each search and the child's peak memory. --quick leaves out the shipped tables and
-everything beyond 4,096 samples.
+Prints three tables: one `lutc compile`, `import numpy` and `import lutc` beside it; all shipped int8 tables, two at a
+time; and, one child process per row, the seconds of building costs and of each search and the child's peak memory.
+--quick leaves out the shipped tables and everything beyond 4,096 samples.
 """
 
 from __future__ import annotations
@@ -57,11 +58,14 @@ if len(task.samples) <= DENSE_LIMIT:
     if len(task.samples) <= GENETIC_LIMIT:  # beyond, the compiler takes it over candidates
         timed("genetic", lambda: genetic(costs, entries))
 record = {}
-for search in ("exact", "genetic") if entries <= 64 else ("exact",):  # a genome of 255 cuts takes the genetic search minutes
-    tables = timed("compile " + search, lambda: pipeline.compile("gelu", entries, inputs=inputs, coefficients=coefficients, search=search))
+# A genome of 255 cuts takes the genetic search minutes.
+for search in ("exact", "genetic") if entries <= 64 else ("exact",):
+    settings = {"inputs": inputs, "coefficients": coefficients, "search": search}
+    tables = timed("compile " + search, lambda: pipeline.compile("gelu", entries, **settings))
     record[search] = next(iter(tables.meta["search"]["gap"].values()))
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-print(json.dumps({"samples": len(task.samples), "seconds": seconds, "gap": record, "MiB": peak, "proven": "optimum" in tables.meta["search"]}))
+proven = "optimum" in tables.meta["search"]
+print(json.dumps({"samples": len(task.samples), "seconds": seconds, "gap": record, "MiB": peak, "proven": proven}))
 """
 
 
@@ -76,8 +80,30 @@ def one_table(folder: str) -> None:
     commands = {
         "python -c 'import numpy'": [sys.executable, "-c", "import numpy"],
         "python -c 'import lutc'": [sys.executable, "-c", "import lutc"],
-        "lutc compile gelu --entries 8": [sys.executable, "-m", "lutc", "compile", "gelu", "--entries", "8", "-o", f"{folder}/gelu_8.json"],
-        "... --search exact": [sys.executable, "-m", "lutc", "compile", "gelu", "--entries", "8", "--search", "exact", "-o", f"{folder}/gelu_8.json"],
+        "lutc compile gelu --entries 8": [
+            sys.executable,
+            "-m",
+            "lutc",
+            "compile",
+            "gelu",
+            "--entries",
+            "8",
+            "-o",
+            f"{folder}/gelu_8.json",
+        ],
+        "... --search exact": [
+            sys.executable,
+            "-m",
+            "lutc",
+            "compile",
+            "gelu",
+            "--entries",
+            "8",
+            "--search",
+            "exact",
+            "-o",
+            f"{folder}/gelu_8.json",
+        ],
     }
     times = {name: [] for name in commands}
     for _ in range(REPEATS):
@@ -90,7 +116,9 @@ def one_table(folder: str) -> None:
 
 def shipped_commands(folder: str) -> list[list[str]]:
     """The commands that `make -n pretrained` shows for the int8 tables, writing to `folder`."""
-    shown = subprocess.run(["make", "-n", "pretrained", f"OUT={folder}"], check=True, capture_output=True, text=True, cwd=ROOT).stdout
+    shown = subprocess.run(
+        ["make", "-n", "pretrained", f"OUT={folder}"], check=True, capture_output=True, text=True, cwd=ROOT
+    ).stdout
     lines = {line.strip() for line in shown.splitlines() if re.search(r"lutc compile .*--search genetic", line)}
     return [[sys.executable, "-m", "lutc", *line.split()[1:]] for line in sorted(lines)]
 
@@ -108,11 +136,21 @@ def scaling(quick: bool) -> None:
     rows += [(bits, 8, "codes") for bits in (8, 9, 10, 11, 12, 14, 16)] + [(16, 8, "bf16"), (16, 8, "fp16")]
     rows += [(12, entries, "codes") for entries in (16, 32, 64, 128, 256)] + [(16, 64, "fp16"), (16, 256, "fp16")]
     columns = ("costs", "exact", "genetic", "compile exact", "compile genetic")
-    print(f"\n{'gelu':<8}{'bits':>5}{'samples':>9}{'entries':>9}" + "".join(f"{c:>17}" for c in columns) + f"{'gap':>18}{'peak MiB':>10}")
+    print(
+        f"\n{'gelu':<8}{'bits':>5}{'samples':>9}{'entries':>9}"
+        + "".join(f"{c:>17}" for c in columns)
+        + f"{'gap':>18}{'peak MiB':>10}"
+    )
     for bits, entries, name in rows:
         if quick and (bits > 12 or entries > 64):
             continue
-        shown = subprocess.run([sys.executable, "-c", ROW, json.dumps([bits, entries, name])], check=True, capture_output=True, text=True, cwd=ROOT)
+        shown = subprocess.run(
+            [sys.executable, "-c", ROW, json.dumps([bits, entries, name])],
+            check=True,
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+        )
         row = json.loads(shown.stdout)
         times = "".join(f"{row['seconds'][c]:>15.2f} s" if c in row["seconds"] else f"{'-':>17}" for c in columns)
         gap = f"{100 * list(row['gap'].values())[-1]:.2f} %" + ("" if row["proven"] else " of bound")

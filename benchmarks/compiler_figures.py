@@ -2,8 +2,9 @@
 
     python benchmarks/compiler_figures.py
 
-Every table is compiled with the defaults (genetic search, int8 codes at scales 2^0 .. 2^-6) and evaluated here, over the codes in the range.
-GQA-LUT's published tables are read from ../shared/anchors/gqa_lut where that folder exists, and evaluated the same way.
+Every table is compiled with the defaults (genetic search, int8 codes at scales 2^0 .. 2^-6) and evaluated here, over
+the codes in the range. GQA-LUT's published tables are read from ../shared/anchors/gqa_lut where that folder exists, and
+evaluated the same way.
 """
 
 from __future__ import annotations
@@ -66,7 +67,9 @@ def codes_table() -> None:
         for entries in (8, 16):
             cells = []
             for objective in ("squared", "codes"):
-                output = pipeline.compile(name, entries, inputs=(scale,), out=scale, objective=objective).meta["certificate"]["4"]["output"]
+                output = pipeline.compile(name, entries, inputs=(scale,), out=scale, objective=objective).meta[
+                    "certificate"
+                ]["4"]["output"]
                 cells.append(f"{output['wrong']:>10}{output['squared']:>14}")
             print(f"{name + ' ' + str(entries):<43}{''.join(cells)}{output['inputs']:>10}")
 
@@ -80,7 +83,10 @@ def gaps_table() -> None:
             if entries <= ((x >= fn.range[0]) & (x <= fn.range[1])).sum():
                 worst[name] = worst_gap(pipeline.compile(name, entries).meta["search"]["gap"])
         name = max(worst, key=worst.get)
-        print(f"{entries:>3} entries, {len(worst)} functions: {100 * worst[name]:.4f} % ({name if worst[name] else 'none above 0'})")
+        print(
+            f"{entries:>3} entries, {len(worst)} functions: {100 * worst[name]:.4f} % "
+            f"({name if worst[name] else 'none above 0'})"
+        )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,12 @@
-"""Figures of floating-point tables: against published ones, against a lower bound, over every 16-bit input, and how long a search takes.
+"""Figures of floating-point tables: against published ones, against a lower bound, over every 16-bit input, and how
+long a search takes.
 
     python benchmarks/fplut_figures.py [published] [exponent] [shipped] [time]
 
-Published figures are read from ../shared/anchors where that folder exists; their columns are left out elsewhere. Errors are means of
-|error| / max(|f|, 2^-14) over all fp16 inputs between the first and the last cut point, f exact, 259 values. `bound`: no 258 pieces,
+Published figures are read from ../shared/anchors where that folder exists; their columns are left out elsewhere. Errors
+are means of
+|error| / max(|f|, 2^-14) over all fp16 inputs between the first and the last cut point, f exact, 259 values.
+`bound`: no 258 pieces,
 joined or not, err less (dynamic programming without continuity).
 """
 
@@ -25,7 +28,8 @@ from lutc.table import library
 
 ANCHORS = Path(__file__).resolve().parents[2] / "shared" / "anchors"
 FP16 = formats.get("fp16").values()
-# The interval between the first and the last published cut point, and the errors that fitted fp32 and fp16 values should not exceed.
+# The interval between the first and the last published cut point, and the errors that fitted fp32 and fp16 values
+# should not exceed.
 INTERVALS = {
     "silu": ((-20.359375, 65504.0), 9e-5, 1.5e-4),
     "gelu": ((-5.5390625, 65504.0), 6.2e-5, 1.25e-4),
@@ -61,43 +65,82 @@ def published() -> None:
         row = [name]
         if cuts:
             theirs = tuple(cuts[{"gelu": "gelu_standard"}.get(name, name)])
-            old = compile_fplut(name, cut_points=theirs, values="sampled", tails=False, range=interval, formats=("fp32",))["fp32"]
-            row += [three(mean_relative(old, fn, interval)), f"{mean_relative(sampled, fn, interval) / mean_relative(old, fn, interval):.3f}"]
+            old = compile_fplut(
+                name, cut_points=theirs, values="sampled", tails=False, range=interval, formats=("fp32",)
+            )["fp32"]
+            row += [
+                three(mean_relative(old, fn, interval)),
+                f"{mean_relative(sampled, fn, interval) / mean_relative(old, fn, interval):.3f}",
+            ]
         cost = mean_relative(fitted["fp32"], fn, interval) * len(FP16)
         targets = make_problem(fn, "relative", "none", "fp16", interval, False).targets
         row += [three(mean_relative(t, fn, interval)) for t in (sampled, fitted["fp32"])] + [three(asked32)]
-        row += [three(mean_relative(fitted["fp16"], fn, interval)), three(asked16), three(lower_bound(targets, 258, cost) / len(targets))]
+        row += [
+            three(mean_relative(fitted["fp16"], fn, interval)),
+            three(asked16),
+            three(lower_bound(targets, 258, cost) / len(targets)),
+        ]
         rows.append(row)
     ratio = ["published", "ours / published"] if cuts else []
-    echo_table(["mean relative error", *ratio, "sampled", "fitted fp32", "asked", "fitted fp16", "asked", "bound"], rows)
+    echo_table(
+        ["mean relative error", *ratio, "sampled", "fitted fp32", "asked", "fitted fp16", "asked", "bound"], rows
+    )
 
 
 def exponent() -> None:
     """Exponent addressing, at most 259 fp32 values, over every fp16 input."""
     readme = ANCHORS / "README.md"
-    listed = re.search(r"over all fp16 inputs, x 1e-4: (.*?)\. ", readme.read_text(), re.S) if readme.is_file() else None
-    xda = {n: (float(a) * 1e-4, float(b) * 1e-4) for n, a, b in re.findall(r"(\w+) ([\d.]+)/([\d.]+)", listed.group(1))} if listed else {}
+    listed = (
+        re.search(r"over all fp16 inputs, x 1e-4: (.*?)\. ", readme.read_text(), re.S) if readme.is_file() else None
+    )
+    xda = (
+        {n: (float(a) * 1e-4, float(b) * 1e-4) for n, a, b in re.findall(r"(\w+) ([\d.]+)/([\d.]+)", listed.group(1))}
+        if listed
+        else {}
+    )
     rows = []
     for name in "silu gelu exp sigmoid tanh hardswish mish rsqrt reciprocal".split():
-        tables = compile_fplut(name, addressing="exponent", prologue="none" if name == "exp" else "auto", formats=("fp32",))
+        tables = compile_fplut(
+            name, addressing="exponent", prologue="none" if name == "exp" else "auto", formats=("fp32",)
+        )
         figures = tables.meta["certificate"]["fp32"]["fp16"]["domain"]
         theirs = [three(v) for v in xda[name]] if xda else []
         worst = figures["worst_relative"]
-        rows.append([name, tables["fp32"].entries, *theirs, three(figures["mean_relative"]), three(worst["error"]), three(worst["x"])])
+        rows.append(
+            [
+                name,
+                tables["fp32"].entries,
+                *theirs,
+                three(figures["mean_relative"]),
+                three(worst["error"]),
+                three(worst["x"]),
+            ]
+        )
     other = ["XDA mean", "XDA worst"] if xda else []
     echo_table(["exponent-addressed", "values", *other, "mean", "worst", "at x"], rows)
 
 
 def shipped() -> None:
-    """The tables in the package: relative errors over every fp16 and bf16 input, correctly rounded results, and fp16 arithmetic."""
+    """The tables in the package: relative errors over every fp16 and bf16 input, correctly rounded results, and fp16
+    arithmetic.
+    """
     rows = []
     for label in [name for name in library.names() if name.endswith("_fplut")]:
         tables = library.load(label)
         fn = functions.get(tables.function)
         half, brain = (certify_float(tables["fp32"], fn, dtype)["domain"] for dtype in ("fp16", "bf16"))
-        worst = max(certify_float(tables[key], fn, dtype)["domain"]["worst_relative"]["error"] for key in tables for dtype in ("fp16", "bf16"))
-        cheap = [certify_float(tables["fp16"], fn, "fp16", name)["domain"]["mean_relative"] for name in ("float64", "fp16_rne", "fp16_trunc")]
-        promised = ("yes" if worst <= 0.01 else "NO") if tables.function in PROMISED else "-" if worst <= 0.01 else "see file"
+        worst = max(
+            certify_float(tables[key], fn, dtype)["domain"]["worst_relative"]["error"]
+            for key in tables
+            for dtype in ("fp16", "bf16")
+        )
+        cheap = [
+            certify_float(tables["fp16"], fn, "fp16", name)["domain"]["mean_relative"]
+            for name in ("float64", "fp16_rne", "fp16_trunc")
+        ]
+        promised = (
+            ("yes" if worst <= 0.01 else "NO") if tables.function in PROMISED else "-" if worst <= 0.01 else "see file"
+        )
         row = [label, three(half["mean_relative"]), three(brain["mean_relative"]), three(worst), promised]
         rows.append([*row, f"{100 * half['correct']:.2f} %", *map(three, cheap)])
     header = ["shipped table", "fp16 inputs", "bf16 inputs", "worst of all", "within 1 %", "correctly rounded fp16"]

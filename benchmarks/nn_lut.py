@@ -1,10 +1,12 @@
-"""Figures of learned tables (NN-LUT): against a published one, against the optimum, by initialisation, outside the range, and training time.
+"""Figures of learned tables (NN-LUT): against a published one, against the optimum, by initialisation, outside the
+range, and training time.
 
     python benchmarks/nn_lut.py
 
-The published table is read from ../shared/anchors where that folder exists; its row is left out elsewhere. Mean squared errors are over
-20,001 points of the range; `as learned`: the best network itself; `ours`: its breakpoints with the best lines and exact tails; `optimum`: no
-table with that many entries errs less on the 4,096 samples (dynamic programming over all cuts, real coefficients).
+The published table is read from ../shared/anchors where that folder exists; its row is left out elsewhere. Mean squared
+errors are over 20,001 points of the range; `as learned`: the best network itself; `ours`: its breakpoints with the best
+lines and exact tails; `optimum`: no table with that many entries errs less on the 4,096 samples (dynamic programming
+over all cuts, real coefficients).
 """
 
 import time
@@ -36,14 +38,29 @@ def worst(table, fn, dtype: str) -> float:
 
 def row(label, table, fn, interval, optimum, baseline) -> list:
     error = mean_squared(table, fn, interval)
-    figures = [label, table.entries, f"{error:.3e}", f"{error / baseline:.3f}" if baseline else "-", f"{error / optimum:.2f}" if optimum else "-"]
+    figures = [
+        label,
+        table.entries,
+        f"{error:.3e}",
+        f"{error / baseline:.3f}" if baseline else "-",
+        f"{error / optimum:.2f}" if optimum else "-",
+    ]
     return [*figures, *(f"{worst(table, fn, dtype):.3g}" for dtype in ("fp16", "bf16"))]
 
 
 def main() -> None:
     path = ANCHORS / "nn_lut" / "lut_details_silu_H16_sub.json"
     published = lutc.load(path)["fp32"] if path.is_file() else None
-    header = ["", "entries", "mean squared", "/ published", "/ optimum", "worst, fp16 codes", "worst, bf16 codes", "training s"]
+    header = [
+        "",
+        "entries",
+        "mean squared",
+        "/ published",
+        "/ optimum",
+        "worst, fp16 codes",
+        "worst, bf16 codes",
+        "training s",
+    ]
     rows = []
     for name, interval in RANGES.items():
         fn = functions.get(name)
@@ -57,10 +74,19 @@ def main() -> None:
                 start = time.perf_counter()
                 networks = train(samples, entries - 1, fn.left, fn.right, "squared", SEED, settings)
                 seconds = time.perf_counter() - start
-                tables = lutc.compile(name, entries, search="gradient", inputs="grid", range=interval, seed=SEED, gradient=settings)
+                tables = lutc.compile(
+                    name, entries, search="gradient", inputs="grid", range=interval, seed=SEED, gradient=settings
+                )
                 optimum = tables.meta["search"]["lower_bound"]["fp32"]
-                learned = min((network.read_off() for network in networks), key=lambda lines: mean_squared(lines, fn, interval))
-                rows.append([*row(f"{name}, {init} start, as learned", learned, fn, interval, optimum, baseline), f"{seconds:.1f}"])
+                learned = min(
+                    (network.read_off() for network in networks), key=lambda lines: mean_squared(lines, fn, interval)
+                )
+                rows.append(
+                    [
+                        *row(f"{name}, {init} start, as learned", learned, fn, interval, optimum, baseline),
+                        f"{seconds:.1f}",
+                    ]
+                )
                 rows.append([*row(f"{name}, {init} start, ours", tables["fp32"], fn, interval, optimum, baseline), ""])
     echo_table(header, rows)
 

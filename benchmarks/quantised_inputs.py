@@ -1,9 +1,11 @@
-"""all-MiniLM-L6-v2 with int8 inputs to every GELU: static, dynamic, observed and learned scales, with the exact function and with tables.
+"""all-MiniLM-L6-v2 with int8 inputs to every GELU: static, dynamic, observed and learned scales, with the exact
+function and with tables.
 
     python benchmarks/quantised_inputs.py [--sentences 128] [--only "next layer"]
 
-Scales are observed, calibrated or learned on every other sentence; the cosine to the exact model's embedding is of the sentences between them. What
-is learned are the six scales alone, by 30 steps of Adam towards the exact embeddings of the first half. Some ten minutes on one core.
+Scales are observed, calibrated or learned on every other sentence; the cosine to the exact model's embedding is of the
+sentences between them. What is learned are the six scales alone, by 30 steps of Adam towards the exact embeddings of
+the first half. Some ten minutes on one core.
 """
 
 from __future__ import annotations
@@ -65,7 +67,9 @@ def learn(model, exact, tokenizer, texts, steps=30) -> None:
 
 
 def for_the_next_layer(model, tokenizer, texts) -> dict[str, Inputs]:
-    """Of each layer the power of two at which the exact function on the codes errs least behind the next linear layer, tokens weighed by the norm."""
+    """Of each layer the power of two at which the exact function on the codes errs least behind the next linear layer,
+    tokens weighed by the norm.
+    """
     tried = [Inputs(8, 2.0**-b) for b in range(1, 7)]
     found = layer_errors(model, batches(tokenizer, texts), tried, tokens=512, only="encoder")
     return {path: min(errors, key=lambda error: error.floor).inputs for path, errors in found.items()}
@@ -81,8 +85,13 @@ def main() -> None:
     fit, judged = texts[::2], texts[1::2]
     exact = embed(model, tokenizer, judged)
     calibration = calibrate(model, batches(tokenizer, fit), only="encoder")
-    of_x = {path: choose(layer.histogram) for path, layer in calibration.layers.items() if layer.operator == "activation"}
-    print(f"{len(judged)} sentences; mean cosine to the exact model's embeddings (worst), int8 inputs of every GELU; scales of {len(fit)} others")
+    of_x = {
+        path: choose(layer.histogram) for path, layer in calibration.layers.items() if layer.operator == "activation"
+    }
+    print(
+        f"{len(judged)} sentences; mean cosine to the exact model's embeddings (worst), int8 inputs of every GELU; "
+        f"scales of {len(fit)} others"
+    )
     print(f"{'scale':34s}{'exact function':>20s}{'gelu_8':>20s}{'gelu_16':>20s}   scales of the layers, log2")
     rows = {
         "static, 2^-3 everywhere": 2.0**-3,

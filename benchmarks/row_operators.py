@@ -1,6 +1,7 @@
-"""Softmax and LayerNorm with tables against torch's own, on the CPU and, where there is one, on a GPU: times and ratios of one run.
+"""Softmax and LayerNorm with tables against torch's own, on the CPU and, where there is one, on a GPU: times and ratios
+of one run.
 
-    python benchmarks/row_operators.py
+python benchmarks/row_operators.py
 """
 
 from __future__ import annotations
@@ -38,14 +39,21 @@ def main() -> None:
                 operators = {
                     "softmax exp_8, reci_8": (LUTSoftmax("exp_8", "reci_8"), lambda x=x: torch.softmax(x, -1)),
                     "softmax exp_fplut": (LUTSoftmax("exp_fplut"), lambda x=x: torch.softmax(x, -1)),
-                    "layer norm rsqrt_fplut": (LUTLayerNorm(n, rsqrt="rsqrt_fplut", dtype=dtype), lambda x=x, n=n: torch.layer_norm(x, (n,))),
+                    "layer norm rsqrt_fplut": (
+                        LUTLayerNorm(n, rsqrt="rsqrt_fplut", dtype=dtype),
+                        lambda x=x, n=n: torch.layer_norm(x, (n,)),
+                    ),
                 }
                 with torch.inference_mode():
                     for name, (module, plain) in operators.items():
                         module = module.to(device)
                         ours, theirs = (milliseconds(call, device) for call in (lambda m=module, x=x: m(x), plain))
                         kind = str(dtype).removeprefix("torch.")
-                        print(f"{device:8s}{kind:10s}{f'{rows} x {n}':>15s}{name:>30s}{ours:10.3f}{theirs:10.3f}{ours / theirs:8.2f}", flush=True)
+                        print(
+                            f"{device:8s}{kind:10s}{f'{rows} x {n}':>15s}{name:>30s}"
+                            f"{ours:10.3f}{theirs:10.3f}{ours / theirs:8.2f}",
+                            flush=True,
+                        )
 
 
 if __name__ == "__main__":

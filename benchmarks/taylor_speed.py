@@ -1,10 +1,12 @@
-"""Speed on the CPU of a Taylor table against the exact MLP of all-MiniLM-L6-v2's second layer (384-1536-384, GELU), on real inputs.
+"""Speed on the CPU of a Taylor table against the exact MLP of all-MiniLM-L6-v2's second layer (384-1536-384, GELU), on
+real inputs.
 
     python benchmarks/taylor_speed.py INPUTS [--threads 1]
 
-INPUTS is a folder written by `lutc taylor collect`, benchmarks/taylor_minilm.py or taylor_costs.py. Medians of interleaved calls on different
-rows, one run. Warm: calls of one design follow each other, as in a loop over tokens, so what of it fits into the caches is there. Cold: before
-each call 256 MB of other memory are written, as after the rest of a large model. `*`: at least 5 times faster at batches 1 and 8,192, twice at 32.
+INPUTS is a folder written by `lutc taylor collect`, benchmarks/taylor_minilm.py or taylor_costs.py. Medians of
+interleaved calls on different rows, one run. Warm: calls of one design follow each other, as in a loop over tokens, so
+what of it fits into the caches is there. Cold: before each call 256 MB of other memory are written, as after the rest
+of a large model. `*`: at least 5 times faster at batches 1 and 8,192, twice at 32.
 """
 
 from __future__ import annotations
@@ -47,7 +49,9 @@ def main() -> None:
         for format in ("fp32", "fp16", "int8"):
             designs[f"k={k} {format}"] = TaylorMLP(table.stored(format))
     for kind, batches in (("warm", WARM), ("cold", COLD)):
-        print(f"{kind:12}" + "".join(f"{f'batch {batch}':>20}" for batch in batches) + f"   {arguments.threads} thread(s)")
+        print(
+            f"{kind:12}" + "".join(f"{f'batch {batch}':>20}" for batch in batches) + f"   {arguments.threads} thread(s)"
+        )
         found = {batch: measure(designs, rows, batch, repeats, kind == "cold") for batch, repeats in batches.items()}
         for name in designs:
             cells = ((batch, found[batch][name], found[batch]["exact"] / found[batch][name]) for batch in batches)
@@ -58,8 +62,12 @@ def cell(batch: int, seconds: float, times: float) -> str:
     return f"{seconds * 1e6:10.0f} us {times:5.1f}x{'*' if times >= WANTED.get(batch, 1e9) else ' '}"
 
 
-def measure(designs: dict[str, nn.Module], rows: torch.Tensor, batch: int, repeats: int, cold: bool) -> dict[str, float]:
-    """Median seconds of a call, per design; designs take turns of `repeats` calls, so that a slow moment of the machine meets all of them."""
+def measure(
+    designs: dict[str, nn.Module], rows: torch.Tensor, batch: int, repeats: int, cold: bool
+) -> dict[str, float]:
+    """Median seconds of a call, per design; designs take turns of `repeats` calls, so that a slow moment of the machine
+    meets all of them.
+    """
     seconds = {name: [] for name in designs}
     other = torch.zeros((256 << 20) // 4 if cold else 0)
     with torch.inference_mode():

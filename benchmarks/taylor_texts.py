@@ -1,10 +1,10 @@
 """English text that can be had offline, as lists of documents (paragraphs), for fitting and measuring.
 
-Debian packages (installed, or unpacked anywhere with `dpkg -x`; `root` is their /usr/share): wordnet-base (glosses), anarchism (essays),
-dict-foldoc (a dictionary of computing), dict-gcide (Webster's of 1913, with quotations), perl-doc and debian-handbook (manuals), fortunes
-(quotations). From the Python installation: docstrings and READMEs of installed packages, and the language reference (`pydoc_data.topics`).
-Fitted on: essays, glosses, both dictionaries, manuals, docstrings. Measured on: documents of these held out, the language reference,
-fortunes, sentences of READMEs.
+Debian packages (installed, or unpacked anywhere with `dpkg -x`; `root` is their /usr/share): wordnet-base (glosses),
+anarchism (essays), dict-foldoc (a dictionary of computing), dict-gcide (Webster's of 1913, with quotations), perl-doc
+and debian-handbook (manuals), fortunes (quotations). From the Python installation: docstrings and READMEs of installed
+packages, and the language reference (`pydoc_data.topics`). Fitted on: essays, glosses, both dictionaries, manuals,
+docstrings. Measured on: documents of these held out, the language reference, fortunes, sentences of READMEs.
 """
 
 from __future__ import annotations
@@ -21,14 +21,18 @@ LEAST = 120
 
 
 def fit_documents(root: Path, measured: list[str] = (), seed: int = 0) -> list[str]:
-    """At most 9,000 documents of each kind, shuffled; every fourth is cut to one sentence. None shares 8 words in a row with `measured`."""
+    """At most 9,000 documents of each kind, shuffled; every fourth is cut to one sentence. None shares 8 words in a row
+    with `measured`.
+    """
     parts = [essays(root), glosses(root), foldoc(root), docstrings(), webster(root), manuals(root)]
     shuffler = random.Random(seed)
     for part in parts:
         shuffler.shuffle(part)
     documents = sorted({document for part in parts for document in part[:9000]})
     shuffler.shuffle(documents)
-    documents = [_sentence(document, shuffler) if number % 4 == 3 else document for number, document in enumerate(documents)]
+    documents = [
+        _sentence(document, shuffler) if number % 4 == 3 else document for number, document in enumerate(documents)
+    ]
     return unlike(documents, measured)
 
 

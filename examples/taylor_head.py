@@ -1,8 +1,8 @@
 """A model for `lutc taylor`: a small classifier of scikit-learn's digits whose head is compiled.
 
-    lutc taylor collect examples/taylor_head.py inputs --modules 1
-    lutc taylor fit     examples/taylor_head.py inputs -o head -k 30 --format fp16
-    lutc taylor evaluate examples/taylor_head.py head-0
+lutc taylor collect examples/taylor_head.py inputs --modules 1
+lutc taylor fit     examples/taylor_head.py inputs -o head -k 30 --format fp16
+lutc taylor evaluate examples/taylor_head.py head-0
 """
 
 import torch

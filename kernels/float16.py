@@ -1,6 +1,7 @@
-"""float16 addition and multiplication on the bit level in Triton; `lutc.formats.float16` says what the two roundings do and is their oracle.
+"""float16 addition and multiplication on the bit level in Triton; `lutc.formats.float16` says what the two roundings do
+and is their oracle.
 
-    c = float16_add(a, b, TRUNCATE)      # a, b, c: blocks of float16; TRUNCATE: a compile-time flag, 0 for nearest even
+c = float16_add(a, b, TRUNCATE)      # a, b, c: blocks of float16; TRUNCATE: a compile-time flag, 0 for nearest even
 """
 
 import torch
@@ -97,4 +98,6 @@ def launch(a, b, sums, products, truncate: bool, block: int = 1024) -> None:
     """Sums and products of contiguous float16 tensors of one size, into given ones."""
     n = a.numel()
     with torch.cuda.device_of(a):
-        arithmetic_kernel[(triton.cdiv(n, block),)](a, b, sums, products, n, TRUNCATE=truncate, BLOCK=block, enable_fp_fusion=False)
+        arithmetic_kernel[(triton.cdiv(n, block),)](
+            a, b, sums, products, n, TRUNCATE=truncate, BLOCK=block, enable_fp_fusion=False
+        )

@@ -2,7 +2,8 @@
 
     out = table(a @ b + bias)
 
-The accumulator is float32, and so is the table's input: the product is not rounded before the table, unlike table(a @ b) in two steps.
+The accumulator is float32, and so is the table's input: the product is not rounded before the table, unlike table(a @
+b) in two steps.
 """
 
 import torch
@@ -38,12 +39,19 @@ def _matmul(
 
 
 def linear_lut(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor, words: torch.Tensor, meta) -> torch.Tensor:
-    """table(a @ b + bias): a (m, k), b (k, n), bias (n,), one dtype of float32, float16, bfloat16; a float32 plan. Returns (m, n)."""
+    """table(a @ b + bias): a (m, k), b (k, n), bias (n,), one dtype of float32, float16, bfloat16; a float32 plan.
+    Returns (m, n).
+    """
     (m, k), n = a.shape, b.shape[1]
     out = torch.empty(m, n, dtype=a.dtype, device=a.device)
     block = {"M": 64, "N": 64, "K": 32}
     grid = (triton.cdiv(m, block["M"]), triton.cdiv(n, block["N"]))
-    options = {"num_warps": 4, "enable_fp_fusion": True}  # the product gains by it; the table's own multiply-adds are fused anyway
+    options = {
+        "num_warps": 4,
+        "enable_fp_fusion": True,
+    }  # the product gains by it; the table's own multiply-adds are fused anyway
     with torch.cuda.device_of(a):
-        _matmul[grid](a, b, bias, out, m, n, k, *a.stride(), *b.stride(), words, **pwl.arguments(meta), **block, **options)
+        _matmul[grid](
+            a, b, bias, out, m, n, k, *a.stride(), *b.stride(), words, **pwl.arguments(meta), **block, **options
+        )
     return out

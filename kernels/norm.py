@@ -12,7 +12,9 @@ from lutc.kernels.softmax import LONGEST, plan_arguments, tile
 
 @triton.jit
 def rsqrt(v, words, p0, p1, p2, p3, p4, p5, KIND: tl.constexpr, FLAGS: tl.constexpr):
-    """1 / sqrt(v) for a float32 block: the table at the mantissa in [1, 4), half the exponent negated. 0 gives inf, inf 0, below 0 NaN."""
+    """1 / sqrt(v) for a float32 block: the table at the mantissa in [1, 4), half the exponent negated. 0 gives inf, inf
+    0, below 0 NaN.
+    """
     regular = (v > 0) & (v < float("inf"))
     subnormal = v < 1.1754943508222875e-38
     bits = tl.where(subnormal, v * 16777216.0, v).to(tl.int32, bitcast=True)
@@ -95,7 +97,8 @@ def norm_long_rows(
 
 
 def norm(x, weight, bias, out, mean, variance, eps: float, centred: bool, plan) -> None:
-    """out = LayerNorm (`centred`) or RMSNorm of the rows of x, dense (rows, n), 16 or 32 bits; mean, variance: float32 (rows, 1).
+    """out = LayerNorm (`centred`) or RMSNorm of the rows of x, dense (rows, n), 16 or 32 bits; mean, variance: float32
+    (rows, 1).
 
     weight, bias: (n,) of any float dtype, or None. plan: (words, meta) of an rsqrt table on [1, 4).
     """
@@ -106,4 +109,6 @@ def norm(x, weight, bias, out, mean, variance, eps: float, centred: bool, plan) 
     pointers = (x, x if weight is None else weight, x if bias is None else bias, out, mean, variance)
     grid = (triton.cdiv(rows, shape["ROWS"]),)
     with torch.cuda.device_of(x):
-        kernel[grid](*pointers, rows, n, float(eps), **plan_arguments("s", plan, "S"), **given, **shape, enable_fp_fusion=False)
+        kernel[grid](
+            *pointers, rows, n, float(eps), **plan_arguments("s", plan, "S"), **given, **shape, enable_fp_fusion=False
+        )

@@ -1,8 +1,8 @@
 """Piecewise-linear tables in Triton: device functions for any kernel's epilogue, and one-pass elementwise kernels.
 
-A plan (`lutc.lower.plans`) is an int32 vector `words` on the device and up to eight integers `meta`. `arguments(meta)` turns these into what
-the device functions take: KIND and FLAGS, compile-time constants shared by most tables, and p0 ... p5, runtime integers. One compiled
-kernel serves every table of a kind.
+A plan (`lutc.lower.plans`) is an int32 vector `words` on the device and up to eight integers `meta`. `arguments(meta)`
+turns these into what the device functions take: KIND and FLAGS, compile-time constants shared by most tables, and p0
+... p5, runtime integers. One compiled kernel serves every table of a kind.
 
     value = evaluate(x, words, p0, p1, p2, p3, p4, p5, KIND, FLAGS)      # x: a block of any float dtype; value: float32
 
@@ -29,17 +29,31 @@ def _bits(value: float) -> int:
 
 
 def arguments(meta) -> dict:
-    """Keyword arguments of `evaluate` and `slope`, but for x and words. What is constant in a table is computed here, not per thread."""
+    """Keyword arguments of `evaluate` and `slope`, but for x and words. What is constant in a table is computed here,
+    not per thread.
+    """
     kind, flags, *numbers = meta
     if kind == REDUCED.value:
         return reduced.arguments(meta)
     if kind == UNIFORM.value:
         cells, bits, first = numbers
         bottom, top, step = first + 1, first + cells, 2.0**-bits
-        numbers = [bottom, _bits(2.0**bits), _bits((bottom - 0.5) * step), _bits((top - 0.5) * step), _bits(bottom), _bits(top)]
+        numbers = [
+            bottom,
+            _bits(2.0**bits),
+            _bits((bottom - 0.5) * step),
+            _bits((top - 0.5) * step),
+            _bits(bottom),
+            _bits(top),
+        ]
     elif kind == CELLS.value:
         segments, shift, first, positive, negative = numbers
-        numbers = [segments + 1 - first, shift, positive - first + 1, *(key << shift for key in (first, positive, negative))]
+        numbers = [
+            segments + 1 - first,
+            shift,
+            positive - first + 1,
+            *(key << shift for key in (first, positive, negative)),
+        ]
     numbers += [0] * (6 - len(numbers))
     return {**{f"p{i}": number for i, number in enumerate(numbers)}, "KIND": kind, "FLAGS": flags}
 
@@ -59,7 +73,8 @@ def _ceil(x):
     """ceil(x) as int32, saturating; 0 for NaN."""
     if _INTERPRETED:
         return tl.ceil(tl.where(x == x, x, 0.0)).to(tl.int32)
-    # tl.ceil flushes subnormals to 0, which would put them on the wrong side of a breakpoint at 0, and takes an instruction more.
+    # tl.ceil flushes subnormals to 0, which would put them on the wrong side of a breakpoint at 0, and takes an
+    # instruction more.
     return tl.inline_asm_elementwise("cvt.rpi.s32.f32 $0, $1;", "=r,f", [x], dtype=tl.int32, is_pure=True, pack=1)
 
 
@@ -82,7 +97,8 @@ def _pair(pointer):
 
 @triton.jit
 def _uniform(x, words, bottom, scale, low, high, bottom_float, top_float, FLAGS: tl.constexpr):
-    """Cell ceil(x * scale) - 1. Where an end is flat, x is clamped into its cell, which spares the clamp of the cell's number.
+    """Cell ceil(x * scale) - 1. Where an end is flat, x is clamped into its cell, which spares the clamp of the cell's
+    number.
 
     scale, low, high, bottom_float and top_float are float32 as bits.
     """
@@ -99,7 +115,9 @@ def _uniform(x, words, bottom, scale, low, high, bottom_float, top_float, FLAGS:
 
 @triton.jit
 def _cells(x, words, cells, shift, behind, smallest, largest_positive, largest_negative, FLAGS: tl.constexpr):
-    """Cell by sign and top bits, then one comparison. The last three are float32 as bits: values in the outermost cells, to clamp to."""
+    """Cell by sign and top bits, then one comparison. The last three are float32 as bits: values in the outermost
+    cells, to clamp to.
+    """
     bottom = -largest_negative.to(tl.float32, bitcast=True)
     top = largest_positive.to(tl.float32, bitcast=True)
     x = _finite(x, bottom, top, FLAGS)
@@ -135,7 +153,9 @@ def _search(x, words, size, steps, FLAGS: tl.constexpr):
 
 @triton.jit
 def locate(x, words, p0, p1, p2, p3, p4, p5, KIND: tl.constexpr, FLAGS: tl.constexpr):
-    """(x made finite where its segment is flat, slope, intercept), float32, for a float32 block; not for `direct` plans."""
+    """(x made finite where its segment is flat, slope, intercept), float32, for a float32 block; not for `direct`
+    plans.
+    """
     tl.static_assert(KIND == UNIFORM or KIND == CELLS or KIND == SEARCH, "unknown plan")
     if KIND == UNIFORM:
         return _uniform(x, words, p0, p1, p2, p3, p4, p5, FLAGS)
@@ -154,7 +174,9 @@ def _entry(x, words, offset):
 
 @triton.jit
 def evaluate(x, words, p0, p1, p2, p3, p4, p5, KIND: tl.constexpr, FLAGS: tl.constexpr):
-    """table(x) in float32 for a block x of the plan's dtype (`direct`: 16 bits; else any float up to 32 bits). NaN gives NaN."""
+    """table(x) in float32 for a block x of the plan's dtype (`direct`: 16 bits; else any float up to 32 bits). NaN
+    gives NaN.
+    """
     if KIND == DIRECT:
         return _entry(x, words, 0).to(tl.float32)
     elif KIND == REDUCED:
@@ -177,7 +199,9 @@ def slope(x, words, p0, p1, p2, p3, p4, p5, KIND: tl.constexpr, FLAGS: tl.conste
 
 
 @triton.jit
-def _one(x, y, words, p0, p1, p2, p3, p4, p5, KIND: tl.constexpr, FLAGS: tl.constexpr, MODE: tl.constexpr, OUT: tl.constexpr):
+def _one(
+    x, y, words, p0, p1, p2, p3, p4, p5, KIND: tl.constexpr, FLAGS: tl.constexpr, MODE: tl.constexpr, OUT: tl.constexpr
+):
     SLOPE: tl.constexpr = MODE == "slope" or MODE == "gradient"
     if KIND == DIRECT:
         value = _entry(x, words, p0 if SLOPE else 0)
@@ -196,10 +220,11 @@ def elementwise(
     x_ptr, y_ptr, out_ptr, n, x_stride, y_stride, words, p0, p1, p2, p3, p4, p5, scale, zero_point,
     KIND: tl.constexpr, FLAGS: tl.constexpr, MODE: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """out = table(x), its slope, or either times y. `n` elements in a row; rows of x and y are `*_stride` apart, those of out n.
+    """out = table(x), its slope, or either times y. `n` elements in a row; rows of x and y are `*_stride` apart, those
+    of out n.
 
-    Grid: (blocks,), or with ROWS (rows, blocks). int8 x are codes: x = scale * (code - zero_point). Full blocks run without masks, which
-    leaves 16-byte accesses to the compiler whatever n is.
+    Grid: (blocks,), or with ROWS (rows, blocks). int8 x are codes: x = scale * (code - zero_point). Full blocks run
+    without masks, which leaves 16-byte accesses to the compiler whatever n is.
     """
     offsets = tl.arange(0, BLOCK)
     if ROWS:
@@ -230,14 +255,20 @@ def elementwise(
         tl.store(out_ptr + offsets, _one(x, y, words, p0, p1, p2, p3, p4, p5, KIND, FLAGS, MODE, OUT), mask=inside)
 
 
-BLOCK, WARPS = 2048, 4  # 16 elements a thread: two 16-byte accesses at 16 bits, four at 32, and the entry's instructions are spread thin
+BLOCK, WARPS = (
+    2048,
+    4,
+)  # 16 elements a thread: two 16-byte accesses at 16 bits, four at 32, and the entry's instructions are spread thin
 LONGEST_ROW = 65535 * BLOCK  # of several: CUDA's limit of a grid's second dimension
 # Where a multiply-add is to be fused, the code says so: fp fusion by the compiler would add others.
 OPTIONS = {"num_warps": WARPS, "enable_fp_fusion": False}
 
 
-def launch(x, y, out, words, meta, mode: str, rows: int, columns: int, x_stride: int, y_stride: int, scale=1.0, zero_point=0.0) -> None:
-    """Run `elementwise` over `rows` rows of `columns` elements. mode: "value", "slope", "product" or "gradient" (the last two with y).
+def launch(
+    x, y, out, words, meta, mode: str, rows: int, columns: int, x_stride: int, y_stride: int, scale=1.0, zero_point=0.0
+) -> None:
+    """Run `elementwise` over `rows` rows of `columns` elements. mode: "value", "slope", "product" or "gradient" (the
+    last two with y).
 
     With one row the three tensors are read as flat memory. `out` is dense. Strides are in elements, from row to row.
     """
@@ -245,6 +276,18 @@ def launch(x, y, out, words, meta, mode: str, rows: int, columns: int, x_stride:
     grid = (blocks,) if rows == 1 else (rows, blocks)
     with torch.cuda.device_of(x):
         elementwise[grid](
-            x, x if y is None else y, out, columns, x_stride, y_stride, words, scale=float(scale), zero_point=float(zero_point),
-            MODE=mode, ROWS=rows != 1, BLOCK=BLOCK, **OPTIONS, **arguments(meta),
-        )  # fmt: skip
+            x,
+            x if y is None else y,
+            out,
+            columns,
+            x_stride,
+            y_stride,
+            words,
+            scale=float(scale),
+            zero_point=float(zero_point),
+            MODE=mode,
+            ROWS=rows != 1,
+            BLOCK=BLOCK,
+            **OPTIONS,
+            **arguments(meta),
+        )

@@ -1,7 +1,8 @@
-"""Range reduction in Triton: the `reduced` plans (lutc.lower.reduced_plans) as device functions, float32 in, float64 in between, float32 out.
+"""Range reduction in Triton: the `reduced` plans (lutc.lower.reduced_plans) as device functions, float32 in, float64 in
+between, float32 out.
 
-FLAGS holds what is constant in a function's reduction: bits 0-1 its kind (1 exponent, 2 period), 2-3 the sign (0 positive x only, 1 odd, 2 even),
-4 step - 1, 5 up: growth + 2. p0 ... p3: segments, cells, shift, first cell.
+FLAGS holds what is constant in a function's reduction: bits 0-1 its kind (1 exponent, 2 period), 2-3 the sign (0
+positive x only, 1 odd, 2 even), 4 step - 1, 5 up: growth + 2. p0 ... p3: segments, cells, shift, first cell.
 """
 
 import triton

@@ -1,6 +1,8 @@
-"""Softmax of rows with an exp table, and a reciprocal table or a division: one read and one write of a row of up to LONGEST elements.
+"""Softmax of rows with an exp table, and a reciprocal table or a division: one read and one write of a row of up to
+LONGEST elements.
 
-Arithmetic is float32. Rows are dense; several short ones share a program. Longer rows take three passes, the latter two from the cache.
+Arithmetic is float32. Rows are dense; several short ones share a program. Longer rows take three passes, the latter two
+from the cache.
 """
 
 import math
@@ -10,14 +12,34 @@ import triton
 import triton.language as tl
 from lutc.kernels import pwl
 
-LONGEST = 16384  # elements of a row that stay in registers: 32 warps of 32 lanes hold 16 each; twice as many would spill
+LONGEST = (
+    16384  # elements of a row that stay in registers: 32 warps of 32 lanes hold 16 each; twice as many would spill
+)
 TILE = 4096  # elements at a time of longer rows
 FLOOR = tl.constexpr(-87.0)  # exp(-87) is above the smallest normal number; below, a weight is 0
 
 
 @triton.jit
-def _exp(d, words, p0, p1, p2, p3, p4, p5, high, low, inverse, last, KIND: tl.constexpr, FLAGS: tl.constexpr, PERIOD: tl.constexpr):
-    """Weights of d <= 0: the table, never negative, 0 below the floor; NaN stays. With PERIOD, d = k * (high + low) + r and 2^k T(r)."""
+def _exp(
+    d,
+    words,
+    p0,
+    p1,
+    p2,
+    p3,
+    p4,
+    p5,
+    high,
+    low,
+    inverse,
+    last,
+    KIND: tl.constexpr,
+    FLAGS: tl.constexpr,
+    PERIOD: tl.constexpr,
+):
+    """Weights of d <= 0: the table, never negative, 0 below the floor; NaN stays. With PERIOD, d = k * (high + low) + r
+    and 2^k T(r).
+    """
     if PERIOD:
         inside = tl.maximum(d, FLOOR)
         k = tl.floor(inside * inverse)
@@ -32,7 +54,9 @@ def _exp(d, words, p0, p1, p2, p3, p4, p5, high, low, inverse, last, KIND: tl.co
 
 @triton.jit
 def reciprocal(s, words, p0, p1, p2, p3, p4, p5, KIND: tl.constexpr, FLAGS: tl.constexpr):
-    """1 / s for a block of positive normal float32: the table at the mantissa in [1, 2), the exponent negated. NaN stays."""
+    """1 / s for a block of positive normal float32: the table at the mantissa in [1, 2), the exponent negated. NaN
+    stays.
+    """
     bits = s.to(tl.int32, bitcast=True)
     mantissa = ((bits & 0x7FFFFF) | 0x3F800000).to(tl.float32, bitcast=True)
     power = ((254 - ((bits >> 23) & 0xFF)) << 23).to(tl.float32, bitcast=True)
@@ -48,7 +72,8 @@ def _share(weights, total, words, p0, p1, p2, p3, p4, p5, KIND: tl.constexpr, FL
         return weights * reciprocal(total, words, p0, p1, p2, p3, p4, p5, KIND, FLAGS)
 
 
-# n is specialised on its divisibility by 16, which makes 16-byte accesses; tables and numbers of rows compile nothing anew.
+# n is specialised on its divisibility by 16, which makes 16-byte accesses; tables and numbers of rows compile nothing
+# anew.
 _RUNTIME = ["rows", *(f"{table}{i}" for table in "er" for i in range(6)), "high", "low", "inverse", "last"]
 
 
@@ -99,7 +124,9 @@ def softmax_long_rows(
 
 
 def plan_arguments(prefix: str, plan, kind: str) -> dict:
-    """A plan's (words, meta) as keyword arguments: `prefix`_words and prefix0 ... prefix5, and `kind`_KIND, `kind`_FLAGS."""
+    """A plan's (words, meta) as keyword arguments: `prefix`_words and prefix0 ... prefix5, and `kind`_KIND,
+    `kind`_FLAGS.
+    """
     words, meta = plan
     numbers = pwl.arguments(meta)
     named = {f"{prefix}{i}": numbers[f"p{i}"] for i in range(6)}
@@ -107,13 +134,23 @@ def plan_arguments(prefix: str, plan, kind: str) -> dict:
 
 
 def period_arguments(period: float) -> dict:
-    """The period in two parts, the first short enough for an exact product with |k| < 128, its inverse, and the last number below it."""
+    """The period in two parts, the first short enough for an exact product with |k| < 128, its inverse, and the last
+    number below it.
+    """
     high = math.ldexp(round(math.ldexp(period, 14)), -14)
-    return {"high": high, "low": period - high, "inverse": 1 / period if period else 0.0, "last": period * (1 - 2.0**-24), "PERIOD": period != 0}
+    return {
+        "high": high,
+        "low": period - high,
+        "inverse": 1 / period if period else 0.0,
+        "last": period * (1 - 2.0**-24),
+        "PERIOD": period != 0,
+    }
 
 
 def tile(n: int) -> dict:
-    """ROWS, BLOCK and warps for rows of n: about 2,048 elements to a program of short rows, 16 elements to a lane of long ones."""
+    """ROWS, BLOCK and warps for rows of n: about 2,048 elements to a program of short rows, 16 elements to a lane of
+    long ones.
+    """
     if n > LONGEST:
         return {"ROWS": 1, "BLOCK": TILE, "num_warps": 16}
     block = triton.next_power_of_2(max(n, 16))
@@ -122,7 +159,9 @@ def tile(n: int) -> dict:
 
 
 def softmax(x, out, exp, reciprocal_plan, period: float) -> None:
-    """out = softmax of the rows of x, both dense (rows, n), 16 or 32 bits. exp, reciprocal_plan: (words, meta); the latter None to divide."""
+    """out = softmax of the rows of x, both dense (rows, n), 16 or 32 bits. exp, reciprocal_plan: (words, meta); the
+    latter None to divide.
+    """
     rows, n = x.shape
     divide = {"r_words": exp[0], **{f"r{i}": 0 for i in range(6)}, "R_KIND": 0, "R_FLAGS": 0}
     by = divide if reciprocal_plan is None else plan_arguments("r", reciprocal_plan, "R")
@@ -130,4 +169,14 @@ def softmax(x, out, exp, reciprocal_plan, period: float) -> None:
     kernel = softmax_long_rows if n > LONGEST else softmax_rows
     grid = (triton.cdiv(rows, shape["ROWS"]),)
     with torch.cuda.device_of(x):
-        kernel[grid](x, out, rows, n, **plan_arguments("e", exp, "E"), **by, **period_arguments(period), **shape, enable_fp_fusion=False)
+        kernel[grid](
+            x,
+            out,
+            rows,
+            n,
+            **plan_arguments("e", exp, "E"),
+            **by,
+            **period_arguments(period),
+            **shape,
+            enable_fp_fusion=False,
+        )

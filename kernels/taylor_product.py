@@ -1,4 +1,6 @@
-"""The grouped product of Taylor-MLP: each row times its own centre's matrix, gathered and scattered inside the kernel."""
+"""The grouped product of Taylor-MLP: each row times its own centre's matrix, gathered and scattered
+inside the kernel.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ def taylor_product_kernel(
     BLOCK_O: tl.constexpr,
     BLOCK_P: tl.constexpr,
 ):
-    """One tile: rows sequence[first:end] of one centre times BLOCK_O of its outputs. A tile with first >= end is empty."""
+    """One tile: rows sequence[first:end] of one centre times BLOCK_O of its outputs. A tile with first
+    >= end is empty.
+    """
     tile = tl.program_id(0)
     first = tl.load(tile_first_ptr + tile)
     end = tl.load(tile_end_ptr + tile)
@@ -46,7 +50,11 @@ def taylor_product_kernel(
         total = tl.zeros([BLOCK_N, BLOCK_O], tl.float32)
         for start in range(0, p, BLOCK_P):
             depth = start + tl.arange(0, BLOCK_P)
-            z = tl.load(z_ptr + rows[:, None] * z_stride + depth[None, :], mask=inside[:, None] & (depth[None, :] < p), other=0.0)
+            z = tl.load(
+                z_ptr + rows[:, None] * z_stride + depth[None, :],
+                mask=inside[:, None] & (depth[None, :] < p),
+                other=0.0,
+            )
             s = tl.load(
                 matrix + outputs[None, :] * slopes_stride_o + depth[:, None] * slopes_stride_p,
                 mask=(outputs[None, :] < o) & (depth[:, None] < p),
@@ -60,7 +68,9 @@ def taylor_product_kernel(
 
 
 def product(z: Tensor, owner: Tensor, slopes: Tensor, scales: Tensor | None, bias: Tensor) -> Tensor:
-    """y[n] = bias[a] + scales[a] * (slopes[a] @ z[n]), a = owner[n]: z [n, p] float32, slopes [k, o, p] of any strides -> [n, o] float32."""
+    """y[n] = bias[a] + scales[a] * (slopes[a] @ z[n]), a = owner[n]: z [n, p] float32, slopes [k, o, p] of any strides
+    -> [n, o] float32.
+    """
     z = z if z.stride(1) == 1 else z.contiguous()
     k, o, p = slopes.shape
     y = torch.empty(len(z), o, device=z.device)
@@ -80,7 +90,8 @@ def product(z: Tensor, owner: Tensor, slopes: Tensor, scales: Tensor | None, bia
 def tiles(owner: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
     """Centre, first and end place (in the sorted order) of each tile of at most BLOCK_N rows of one centre.
 
-    Their number, n / BLOCK_N + k, is an upper bound that needs no synchronisation with the device; tiles past the last are empty.
+    Their number, n / BLOCK_N + k, is an upper bound that needs no synchronisation with the device; tiles past the last
+    are empty.
     """
     # Not bincount: it waits for the device to learn the largest index.
     counts = torch.zeros(k, dtype=torch.int64, device=owner.device).index_add_(0, owner, torch.ones_like(owner))

@@ -14,7 +14,8 @@ from lutc.lazy import lazy
 
 __version__ = "0.1.0"
 
-# In a plain checkout `kernels/` and `pretrained/` lie beside this folder, not in it; installed, setup.cfg maps them here.
+# In a plain checkout `kernels/` and `pretrained/` lie beside this folder, not in it; installed, setup.cfg maps them
+# here.
 if not os.path.isdir(os.path.join(os.path.dirname(__file__), "kernels")):
     __path__.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 

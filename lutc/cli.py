@@ -14,7 +14,10 @@ from lutc.errors import LutcError
 COMMANDS = {
     "compile": ("lutc.commands.compile:compile_command", "Compile a function into a table and write it as JSON."),
     "show": ("lutc.commands.show:show", "Print a table and how it was made."),
-    "certify": ("lutc.commands.certify:certify", "Recompute a table's errors over all inputs; fail where the file claims otherwise."),
+    "certify": (
+        "lutc.commands.certify:certify",
+        "Recompute a table's errors over all inputs; fail where the file claims otherwise.",
+    ),
     "compare": ("lutc.commands.compare:compare", "Put tables side by side, scale by scale."),
     "plot": ("lutc.commands.plot:plot", "Draw function, segments and errors of a table."),
     "export": ("lutc.commands.export:export", "Write a table's integers and golden vectors for a hardware flow."),
@@ -22,7 +25,10 @@ COMMANDS = {
     "functions": ("lutc.commands.functions:functions", "List the functions that lutc knows."),
     "formats": ("lutc.commands.formats:formats", "Explain number formats, or show how each stores a number."),
     "evaluate": ("lutc.commands.evaluate:evaluate", "Run a model exactly and with tables; say what they cost."),
-    "calibrate": ("lutc.commands.calibrate:calibrate", "Count what a model's functions are fed with, for scales and weights."),
+    "calibrate": (
+        "lutc.commands.calibrate:calibrate",
+        "Count what a model's functions are fed with, for scales and weights.",
+    ),
     "bench": ("lutc.commands.bench:bench", "Time tables in torch against the exact functions."),
     "taylor": ("lutc.commands.taylor:taylor", "Compile a whole MLP into centres and local maps."),
 }
@@ -64,14 +70,18 @@ class LazyGroup(click.Group):
             raise CliError(" ".join(str(error).split())) from error
         except ModuleNotFoundError as error:
             raise _missing(error) from error
-        except OSError as error:  # a full disk, a folder that may not be made; where nobody reads on, click ends without a word
+        except (
+            OSError
+        ) as error:  # a full disk, a folder that may not be made; where nobody reads on, click ends without a word
             if error.errno in (None, errno.EPIPE):
                 raise
             raise CliError(f"{error.strerror}{'' if error.filename is None else f': {error.filename}'}") from error
 
 
 def _missing(error: ModuleNotFoundError) -> Exception:
-    """A clear line for a package of an extra that is not installed; any other missing module is a bug and stays a traceback."""
+    """A clear line for a package of an extra that is not installed; any other missing module is a bug and stays a
+    traceback.
+    """
     package = (error.name or "").split(".")[0]
     if package not in EXTRAS:
         return error

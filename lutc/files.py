@@ -12,8 +12,8 @@ from lutc.errors import LutcError
 def atomic_write(path: str | os.PathLike, data: str | bytes) -> None:
     """Replace `path` by `data` in one step: the old file stays until the new one is complete.
 
-    Text is written as UTF-8. A link stays a link, what it points to is replaced; a device or a pipe (/dev/stdout) stays one and is written to.
-    Raises LutcError where the folder is missing or not writable; the old file is then untouched.
+    Text is written as UTF-8. A link stays a link, what it points to is replaced; a device or a pipe (/dev/stdout) stays
+    one and is written to. Raises LutcError where the folder is missing or not writable; the old file is then untouched.
     """
     path = Path(path)
     temporary = None
@@ -30,9 +30,13 @@ def atomic_write(path: str | os.PathLike, data: str | bytes) -> None:
         os.chmod(temporary, mode)
         os.replace(temporary, target)
     except UnicodeEncodeError as error:
-        raise LutcError(f"cannot write {path}: the text has a character that is none of Unicode's ({error.object[error.start]!a})") from error
+        raise LutcError(
+            f"cannot write {path}: the text has a character that is none of Unicode's ({error.object[error.start]!a})"
+        ) from error
     except OSError as error:
-        raise LutcError(f"cannot write {path}: {error.strerror or error}; give a path in an existing, writable folder") from error
+        raise LutcError(
+            f"cannot write {path}: {error.strerror or error}; give a path in an existing, writable folder"
+        ) from error
     finally:
         if temporary is not None and os.path.exists(temporary):
             os.unlink(temporary)

@@ -1,4 +1,6 @@
-"""Compiling with numba, cached on disk where there is a folder for it: beside the package or in the user's cache; a container may have none."""
+"""Compiling with numba, cached on disk where there is a folder for it: beside the package or in the user's cache; a
+container may have none.
+"""
 
 from __future__ import annotations
 

@@ -8,7 +8,9 @@ from importlib import import_module
 
 
 def lazy(package: str, exports: Mapping[str, str]) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
-    """`__getattr__` and `__dir__` (PEP 562) of the package of this name. exports: name -> the module that defines it."""
+    """`__getattr__` and `__dir__` (PEP 562) of the package of this name. exports: name -> the module
+    that defines it.
+    """
     own = vars(sys.modules[package])
 
     def __getattr__(name: str):

@@ -39,7 +39,10 @@ def test_the_mode_of_a_file_is_kept(tmp_path, mode):
     assert stat.S_IMODE(path.stat().st_mode) == mode and path.read_text() == "new"
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError, OSError(28, "No space left on device"), PermissionError(13, "Permission denied")])
+@pytest.mark.parametrize(
+    "error",
+    [KeyboardInterrupt, MemoryError, OSError(28, "No space left on device"), PermissionError(13, "Permission denied")],
+)
 @pytest.mark.parametrize("step", ["chmod", "replace"])
 def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch, step, error):
     path = tmp_path / "a"
@@ -96,7 +99,9 @@ def test_a_pipe_is_written_to_and_stays(tmp_path):
 
 
 def test_text_that_utf8_cannot_hold(tmp_path):
-    with pytest.raises(LutcError, match=r"cannot write .*a: the text has a character that is none of Unicode's \('.udcff'\)"):
+    with pytest.raises(
+        LutcError, match=r"cannot write .*a: the text has a character that is none of Unicode's \('.udcff'\)"
+    ):
         atomic_write(tmp_path / "a", "g\udcff")
     assert list(tmp_path.iterdir()) == []
 

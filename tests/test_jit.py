@@ -6,18 +6,22 @@ from pathlib import Path
 
 from lutc.jit import njit
 
-# numba as in a package that is read-only, for a user whose cache folder cannot be made: it then refuses to cache, where a function is decorated
+# numba as in a package that is read-only, for a user whose cache folder cannot be made: it then refuses to cache, where
+# a function is decorated
 ALONE = """
 from numba.core import caching
 caching.FunctionCache._impl_class._locator_classes = []
-import lutc.costs.half_intervals, lutc.costs.interval_kernels, lutc.search.closest, lutc.search.cutpoints_bound, lutc.search.quadratic_kernels
+import lutc.costs.half_intervals, lutc.costs.interval_kernels
+import lutc.search.closest, lutc.search.cutpoints_bound, lutc.search.quadratic_kernels
 from lutc.formats.float16_numba import add
 print(hex(add(0x3C00, 0x4000, False)))
 """
 
 
 def test_kernels_compile_without_a_cache():
-    run = subprocess.run([sys.executable, "-c", ALONE], cwd=Path(__file__).resolve().parents[1], capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, "-c", ALONE], cwd=Path(__file__).resolve().parents[1], capture_output=True, text=True
+    )
     assert run.stdout.strip() == "0x4200", run.stderr
 
 

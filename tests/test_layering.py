@@ -1,4 +1,6 @@
-"""Imports run down the house, in no circle; those inside functions are there to keep a heavy library away until it is used."""
+"""Imports run down the house, in no circle; those inside functions are there to keep a heavy library away until it is
+used.
+"""
 
 import re
 

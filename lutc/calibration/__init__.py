@@ -1,4 +1,5 @@
-"""What a model's activations, softmaxes and norms are fed with, and what follows from it: scales, and weights for the compiler.
+"""What a model's activations, softmaxes and norms are fed with, and what follows from it: scales, and weights for the
+compiler.
 
 >>> from lutc.calibration import calibrate, read
 >>> calibrate(model, batches).save("calibration.json")     # needs torch
@@ -10,4 +11,6 @@ from lutc.calibration.histogram import Histogram
 from lutc.lazy import lazy
 
 __all__ = ["Calibration", "Histogram", "Layer", "calibrate", "model_digest", "read"]
-__getattr__, __dir__ = lazy(__name__, dict.fromkeys(("calibrate", "model_digest"), "lutc.observe.running"))  # which imports torch
+__getattr__, __dir__ = lazy(
+    __name__, dict.fromkeys(("calibrate", "model_digest"), "lutc.observe.running")
+)  # which imports torch

@@ -1,7 +1,8 @@
-"""What a calibration holds, and its files: NAME.json with everything a person reads, and NAME.npz beside it with the histograms and other arrays.
+"""What a calibration holds, and its files: NAME.json with everything a person reads, and NAME.npz beside it with the
+histograms and other arrays.
 
-Importing this imports no torch. Reading checks both files against the digests they carry: one that was altered, cut off or put beside another's is an
-error, never a wrong number.
+Importing this imports no torch. Reading checks both files against the digests they carry: one that was altered, cut off
+or put beside another's is an error, never a wrong number.
 """
 
 from __future__ import annotations
@@ -25,19 +26,27 @@ from lutc.errors import LutcError
 from lutc.files import atomic_write
 
 SCHEMA = 1
-_OWN = ("codes", "counts", "residues", "range", "channel_low", "channel_high")  # arrays that every layer has, or may have
+_OWN = (
+    "codes",
+    "counts",
+    "residues",
+    "range",
+    "channel_low",
+    "channel_high",
+)  # arrays that every layer has, or may have
 
 
 @dataclass(frozen=True, eq=False)
 class Layer:
     """What one site of a model was fed with.
 
-    function: the registry's name of the function that a table would stand for there ("silu"; "exp" of a softmax; "rsqrt" of a norm). operator:
-    "activation", "softmax", "layer_norm" or "rms_norm". quantity: what the histogram is of, the very number that a table sees: "x", "x - max(x)",
-    "mean(x^2) + eps" or "variance(x) + eps". masked, infinite: inputs left out of the histogram (-inf or finfo.min from an attention mask; infinite).
-    channel_low, channel_high: float32 (channels,), range of each channel of the last dimension of an activation's input, else None.
-    arrays: further sums over what was observed, any shape, so that merging adds them; facts: JSON values that say what they are, equal in all that
-    merge.
+    function: the registry's name of the function that a table would stand for there ("silu"; "exp" of a softmax;
+    "rsqrt" of a norm). operator: "activation", "softmax", "layer_norm" or "rms_norm". quantity: what the histogram is
+    of, the very number that a table sees: "x", "x - max(x)", "mean(x^2) + eps" or "variance(x) + eps". masked,
+    infinite: inputs left out of the histogram (-inf or finfo.min from an attention mask; infinite). channel_low,
+    channel_high: float32 (channels,), range of each channel of the last dimension of an activation's input, else None.
+    arrays: further sums over what was observed, any shape, so that merging adds them; facts: JSON values that say what
+    they are, equal in all that merge.
     """
 
     function: str
@@ -53,21 +62,34 @@ class Layer:
 
     def __add__(self, other: Layer) -> Layer:
         """Of both sets of inputs; LutcError where they are of different sites."""
-        kinds = [(a.function, a.operator, a.quantity, dict(a.facts), {k: v.shape for k, v in a.arrays.items()}) for a in (self, other)]
+        kinds = [
+            (a.function, a.operator, a.quantity, dict(a.facts), {k: v.shape for k, v in a.arrays.items()})
+            for a in (self, other)
+        ]
         if kinds[0] != kinds[1]:
-            raise LutcError(f"calibrations of one site merge; given {kinds[0][:3]} and {kinds[1][:3]}, or arrays of different settings")
+            raise LutcError(
+                f"calibrations of one site merge; given {kinds[0][:3]} and {kinds[1][:3]}, or arrays of different "
+                "settings"
+            )
         ends = ((self.channel_low, other.channel_low, np.minimum), (self.channel_high, other.channel_high, np.maximum))
         low, high = (b if a is None else a if b is None else pick(a, b) for a, b, pick in ends)
         return replace(
-            self, histogram=self.histogram + other.histogram, masked=self.masked + other.masked, infinite=self.infinite + other.infinite,
-            channel_low=low, channel_high=high, arrays={key: value + other.arrays[key] for key, value in self.arrays.items()},
-        )  # fmt: skip
+            self,
+            histogram=self.histogram + other.histogram,
+            masked=self.masked + other.masked,
+            infinite=self.infinite + other.infinite,
+            channel_low=low,
+            channel_high=high,
+            arrays={key: value + other.arrays[key] for key, value in self.arrays.items()},
+        )
 
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """layers by the dotted name that `lutc.patch` reports, in the order in which the model runs them. model: {"name", "class", "digest"}; data:
-    {"tokens", "batches", ...}, JSON values; the sums of whole numbers in it add up when calibrations merge."""
+    """layers by the dotted name that `lutc.patch` reports, in the order in which the model runs them. model: {"name",
+    "class", "digest"}; data: {"tokens", "batches", ...}, JSON values; the sums of whole numbers in it add up when
+    calibrations merge.
+    """
 
     model: Mapping
     data: Mapping
@@ -76,16 +98,22 @@ class Calibration:
     left: tuple[str, ...] = ()  # what was found in the model and not observed, and why
 
     def layer(self, name: str) -> tuple[str, Layer]:
-        """(full name, layer) by name or by its unmistakable end: `layers.3.mlp.act_fn` finds `model.layers.3.mlp.act_fn`."""
+        """(full name, layer) by name or by its unmistakable end: `layers.3.mlp.act_fn` finds
+        `model.layers.3.mlp.act_fn`.
+        """
         if name in self.layers:
             return name, self.layers[name]
         found = [full for full in self.layers if full.endswith(f".{name}")]
         if len(found) == 1:
             return found[0], self.layers[found[0]]
         if found:
-            raise LutcError(f"'{name}' is the end of {len(found)} layers: {', '.join(found[:4])}; give more of the name")
+            raise LutcError(
+                f"'{name}' is the end of {len(found)} layers: {', '.join(found[:4])}; give more of the name"
+            )
         near = difflib.get_close_matches(name, self.layers, 3, 0.3) or list(self.layers)[:3]
-        raise LutcError(f"the calibration has no layer '{name}'; there are {len(self.layers)}, such as {', '.join(near)}")
+        raise LutcError(
+            f"the calibration has no layer '{name}'; there are {len(self.layers)}, such as {', '.join(near)}"
+        )
 
     def of_function(self, function: str) -> dict[str, Layer]:
         """The layers of one function by name; LutcError where there is none."""
@@ -101,28 +129,56 @@ class Calibration:
             names = [f"{c.model['name']} ({c.model['digest'][:12]})" for c in (self, other)]
             raise LutcError(f"calibrations of one model merge; given {' and '.join(names)}")
         if set(self.layers) != set(other.layers):
-            raise LutcError(f"calibrations of the same layers merge; {sorted(set(self.layers) ^ set(other.layers))[0]} is in one only")
+            raise LutcError(
+                f"calibrations of the same layers merge; {sorted(set(self.layers) ^ set(other.layers))[0]} is in one "
+                "only"
+            )
         whole = {key: value + other.data.get(key, 0) for key, value in self.data.items() if isinstance(value, int)}
         data = {key: value for key, value in self.data.items() if other.data.get(key) == value} | whole
-        return Calibration(self.model, data, {name: layer + other.layers[name] for name, layer in self.layers.items()}, left=self.left)
+        return Calibration(
+            self.model, data, {name: layer + other.layers[name] for name, layer in self.layers.items()}, left=self.left
+        )
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write NAME.json and NAME.npz, each in one step, the arrays first. The same calibration gives the same bytes."""
+        """Write NAME.json and NAME.npz, each in one step, the arrays first. The same calibration gives
+        the same bytes.
+        """
         path = Path(path)
         if path.suffix != ".json":
-            raise LutcError(f"a calibration is written to a .json file (arrays go to the .npz beside it); given {path.name}")
+            raise LutcError(
+                f"a calibration is written to a .json file (arrays go to the .npz beside it); given {path.name}"
+            )
         arrays, layers = {}, {}
         for index, (name, layer) in enumerate(self.layers.items()):
             own = _arrays_of(layer)
             arrays |= {f"{index}/{key}": value for key, value in own.items()}
-            layers[name] = {"function": layer.function, "operator": layer.operator, "quantity": layer.quantity, **statistics(layer)}
-            layers[name] |= {"masked": layer.masked, "infinite": layer.infinite, "arrays": sorted(layer.arrays), "facts": dict(layer.facts)}
+            layers[name] = {
+                "function": layer.function,
+                "operator": layer.operator,
+                "quantity": layer.quantity,
+                **statistics(layer),
+            }
+            layers[name] |= {
+                "masked": layer.masked,
+                "infinite": layer.infinite,
+                "arrays": sorted(layer.arrays),
+                "facts": dict(layer.facts),
+            }
         packed = io.BytesIO()
         np.savez_compressed(packed, **arrays)
         packed = packed.getvalue()
-        data = {"schema": SCHEMA, "kind": "calibration", "model": dict(self.model), "data": dict(self.data), "left": list(self.left)}
+        data = {
+            "schema": SCHEMA,
+            "kind": "calibration",
+            "model": dict(self.model),
+            "data": dict(self.data),
+            "left": list(self.left),
+        }
         data["layers"] = layers
-        data |= {"arrays": {"file": path.with_suffix(".npz").name, "sha256": hashlib.sha256(packed).hexdigest()}, "version": lutc.__version__}
+        data |= {
+            "arrays": {"file": path.with_suffix(".npz").name, "sha256": hashlib.sha256(packed).hexdigest()},
+            "version": lutc.__version__,
+        }
         try:
             data["sha256"] = _digest(data)
             text = json.dumps(data, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
@@ -155,20 +211,27 @@ def read(path: str | os.PathLike) -> Calibration:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise LutcError(f"cannot read {path}: {error.strerror or error}; give the JSON file that `lutc calibrate` wrote") from error
+        raise LutcError(
+            f"cannot read {path}: {error.strerror or error}; give the JSON file that `lutc calibrate` wrote"
+        ) from error
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise LutcError(f"{path} is no calibration: not valid JSON; it is broken or cut off") from error
     if not isinstance(data, dict) or data.get("kind") != "calibration":
         raise LutcError(f"{path} is no calibration; `lutc calibrate MODEL --text FILE -o calibration.json` writes one")
     if data.get("schema") != SCHEMA:
-        raise LutcError(f"{path}: schema {data.get('schema')!r} is not known here; this version reads {SCHEMA}: update lutc or calibrate again")
+        raise LutcError(
+            f"{path}: schema {data.get('schema')!r} is not known here; this version reads {SCHEMA}: update lutc or "
+            "calibrate again"
+        )
     try:
         if data["sha256"] != _digest(data):
             raise LutcError(f"{path} was altered after it was written: its digest does not hold; calibrate again")
         beside = path.with_name(Path(data["arrays"]["file"]).name)
         packed = _bytes(beside, path)
         if hashlib.sha256(packed).hexdigest() != data["arrays"]["sha256"]:
-            raise LutcError(f"{beside} is not the one that was written with {path.name}: the digests differ; calibrate again")
+            raise LutcError(
+                f"{beside} is not the one that was written with {path.name}: the digests differ; calibrate again"
+            )
         with np.load(io.BytesIO(packed), allow_pickle=False) as arrays:
             layers = {name: _layer(entry, index, arrays) for index, (name, entry) in enumerate(data["layers"].items())}
         return Calibration(data["model"], data["data"], layers, data["sha256"], tuple(data.get("left", ())))
@@ -182,7 +245,9 @@ def _bytes(beside: Path, path: Path) -> bytes:
     try:
         return beside.read_bytes()
     except OSError as error:
-        raise LutcError(f"{path.name} needs its arrays: cannot read {beside} ({error.strerror or error}); move both files together") from error
+        raise LutcError(
+            f"{path.name} needs its arrays: cannot read {beside} ({error.strerror or error}); move both files together"
+        ) from error
 
 
 def _layer(entry: dict, index: int, arrays) -> Layer:

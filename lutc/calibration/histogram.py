@@ -1,8 +1,8 @@
 """A histogram of any float32 values in fixed memory, without a range known beforehand, that merges exactly.
 
-A bin holds the values whose float32 bit patterns agree in the upper 16 bits (sign, exponent, 7 mantissa bits: a bf16 value and what lies between it
-and the next one away from zero). Beside its count a bin has the sum of the lower 16 bits, an integer, so that its mean is exact and adding histograms
-loses nothing.
+A bin holds the values whose float32 bit patterns agree in the upper 16 bits (sign, exponent, 7 mantissa bits: a bf16
+value and what lies between it and the next one away from zero). Beside its count a bin has the sum of the lower 16
+bits, an integer, so that its mean is exact and adding histograms loses nothing.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ INFINITE = (0x7F80, 0xFF80)  # bins of +inf and -inf; NaN lies in the bins behin
 
 @dataclass(frozen=True, eq=False)
 class Histogram:
-    """Finite values by bin. codes: uint16 (n,), strictly increasing, the bins that occur; counts: int64 (n,), positive; residues: int64 (n,), sums of
-    the lower 16 bits of the values of a bin. low, high: smallest and largest value, exact (0 and 0 where there is none).
+    """Finite values by bin. codes: uint16 (n,), strictly increasing, the bins that occur; counts: int64 (n,), positive;
+    residues: int64 (n,), sums of the lower 16 bits of the values of a bin. low, high: smallest and largest value, exact
+    (0 and 0 where there is none).
     """
 
     codes: np.ndarray
@@ -34,13 +35,25 @@ class Histogram:
     def __post_init__(self):
         codes, counts, residues = (np.asarray(a) for a in (self.codes, self.counts, self.residues))
         if codes.dtype != np.uint16 or counts.dtype != np.int64 or residues.dtype != np.int64 or codes.ndim != 1:
-            raise LutcError(f"a histogram is uint16 codes with int64 counts and residues; given {codes.dtype}, {counts.dtype}, {residues.dtype}")
+            raise LutcError(
+                f"a histogram is uint16 codes with int64 counts and residues; given {codes.dtype}, {counts.dtype}, "
+                f"{residues.dtype}"
+            )
         if not codes.shape == counts.shape == residues.shape or (np.diff(codes.astype(np.int64)) <= 0).any():
             raise LutcError("codes, counts and residues of a histogram have one length, and codes increase")
-        if (counts <= 0).any() or (residues < 0).any() or (residues > counts * 0xFFFF).any() or ((codes & 0x7F80) == 0x7F80).any():
-            raise LutcError("counts of a histogram are positive, residues lie in [0, 65535 count], codes are of finite values")
+        if (
+            (counts <= 0).any()
+            or (residues < 0).any()
+            or (residues > counts * 0xFFFF).any()
+            or ((codes & 0x7F80) == 0x7F80).any()
+        ):
+            raise LutcError(
+                "counts of a histogram are positive, residues lie in [0, 65535 count], codes are of finite values"
+            )
         if not self.low <= self.high or not np.isfinite([self.low, self.high]).all():
-            raise LutcError(f"a histogram reaches from its smallest to its largest value; given {self.low} and {self.high}")
+            raise LutcError(
+                f"a histogram reaches from its smallest to its largest value; given {self.low} and {self.high}"
+            )
 
     @classmethod
     def of(cls, x) -> Histogram:
@@ -93,7 +106,9 @@ class Histogram:
 
     @property
     def points(self) -> tuple[np.ndarray, np.ndarray]:
-        """(x, n): mean value of every bin that occurs, float64, ascending, and its count, int64. A bin is at most 2^-7 of its value wide."""
+        """(x, n): mean value of every bin that occurs, float64, ascending, and its count, int64. A bin is at most 2^-7
+        of its value wide.
+        """
         return self._bins[2], self._bins[3]
 
     @property
@@ -104,7 +119,9 @@ class Histogram:
 
     @cached_property
     def spread(self) -> np.ndarray:
-        """Variance inside every bin of `points`, float64: that of an even density; 0 where all values of a bin are its bf16 value."""
+        """Variance inside every bin of `points`, float64: that of an even density; 0 where all values of a bin are its
+        bf16 value.
+        """
         lower, upper, mean, _ = self._bins
         return np.where((mean == lower) | (mean == upper), 0.0, (upper - lower) ** 2 / 12)
 
@@ -147,8 +164,8 @@ class Histogram:
     def of_codes(self, inputs: Inputs) -> np.ndarray:
         """How many values quantise to each code, clamped ones at the ends included: int64 (2**bits,), ascending codes.
 
-        Each bin goes to the code of its mean. With bf16 values that is exact. With float32 values and a scale 2**-b it is exact for codes of up to 8
-        bits, but for values midway between two codes: edges of codes are edges of bins.
+        Each bin goes to the code of its mean. With bf16 values that is exact. With float32 values and a scale 2**-b it
+        is exact for codes of up to 8 bits, but for values midway between two codes: edges of codes are edges of bins.
         """
         x, n = self.points
         counts = np.zeros(inputs.maximum - inputs.minimum + 1, np.int64)
@@ -156,15 +173,18 @@ class Histogram:
         return counts
 
     def on(self, x: np.ndarray) -> np.ndarray:
-        """How many values each x of an ascending grid stands for, float64, shape of x: a bin is shared evenly by the x inside it, or goes to the
-        nearest one where none is. Values beyond the ends of the grid are left out."""
+        """How many values each x of an ascending grid stands for, float64, shape of x: a bin is shared evenly by the x
+        inside it, or goes to the nearest one where none is. Values beyond the ends of the grid are left out.
+        """
         lower, upper, mean, n = self._bins
         inside = (mean >= x[0]) & (mean <= x[-1])
         lower, upper, mean, n = lower[inside], upper[inside], mean[inside], n[inside]
         first, last = np.searchsorted(x, lower, "left"), np.searchsorted(x, upper, "left")
         alone = first == last
         right = np.clip(np.searchsorted(x, mean), 1, max(x.size - 1, 1))
-        nearest = np.where(mean - x[right - 1] <= x[np.minimum(right, x.size - 1)] - mean, right - 1, np.minimum(right, x.size - 1))
+        nearest = np.where(
+            mean - x[right - 1] <= x[np.minimum(right, x.size - 1)] - mean, right - 1, np.minimum(right, x.size - 1)
+        )
         first, last = np.where(alone, nearest, first), np.where(alone, nearest + 1, last)
         share = n / (last - first)
         steps = np.zeros(x.size + 1)

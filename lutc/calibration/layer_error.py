@@ -1,9 +1,11 @@
-"""The error that a model's next layer feels, as a quadratic form of a table's error at every input code, and its place in a calibration file.
+"""The error that a model's next layer feels, as a quadratic form of a table's error at every input code, and its place
+in a calibration file.
 
-Of a token with inputs x_c (channels c), gates g_c (1 without a gated MLP) and input codes q_c, the next linear layer W gives sum_c W_c g_c f(x_c).
-With a table it gives that plus U e + n: e is the table's error at every code, U (outputs, codes) holds the columns of W, scaled by the gates and
-summed by input code, and n is what rounding the inputs to codes does already. The mean of |U e + n|^2 over tokens is e' H e + 2 b' e + c. Calibration
-sums the whole of it, the matrix (codes + 1, codes + 1) of [U n]' [U n], so that merging adds. Importing this imports no torch.
+Of a token with inputs x_c (channels c), gates g_c (1 without a gated MLP) and input codes q_c, the next linear layer W
+gives sum_c W_c g_c f(x_c). With a table it gives that plus U e + n: e is the table's error at every code, U (outputs,
+codes) holds the columns of W, scaled by the gates and summed by input code, and n is what rounding the inputs to codes
+does already. The mean of |U e + n|^2 over tokens is e' H e + 2 b' e + c. Calibration sums the whole of it, the matrix
+(codes + 1, codes + 1) of [U n]' [U n], so that merging adds. Importing this imports no torch.
 """
 
 from __future__ import annotations
@@ -25,10 +27,11 @@ _TOKENS = "layer_error tokens"
 
 @dataclass(frozen=True, eq=False)
 class LayerError:
-    """form: float64 (n + 1, n + 1), the sum over `tokens` tokens of w [U n]' [U n] at the input codes `inputs`, w the weight of a token.
+    """form: float64 (n + 1, n + 1), the sum over `tokens` tokens of w [U n]' [U n] at the input codes `inputs`, w the
+    weight of a token.
 
-    facts: {"linear": name of the next layer, "norm": name of the norm that follows it or None}: with a norm, w is 1 / variance of what enters it and
-    W is what the norm makes of it (centred by a LayerNorm, times its gain).
+    facts: {"linear": name of the next layer, "norm": name of the norm that follows it or None}: with a norm, w is 1 /
+    variance of what enters it and W is what the norm makes of it (centred by a LayerNorm, times its gain).
     """
 
     function: str
@@ -40,12 +43,17 @@ class LayerError:
     def __post_init__(self):
         n = self.inputs.maximum - self.inputs.minimum + 2
         if self.form.shape != (n, n) or not np.isfinite(self.form).all() or self.tokens < 1:
-            raise LutcError(f"a layer's error at {self.inputs.bits}-bit codes is a finite {n} x {n} matrix of some tokens; given {self.form.shape}")
+            raise LutcError(
+                f"a layer's error at {self.inputs.bits}-bit codes is a finite {n} x {n} matrix of some tokens; given "
+                f"{self.form.shape}"
+            )
 
     @property
     def record(self) -> dict:
         """What a table's file tells of it; the digest is of the sums and their tokens."""
-        digest = hashlib.sha256(np.ascontiguousarray(self.form, "<f8").tobytes() + str(self.tokens).encode()).hexdigest()
+        digest = hashlib.sha256(
+            np.ascontiguousarray(self.form, "<f8").tobytes() + str(self.tokens).encode()
+        ).hexdigest()
         return {**self.facts, "tokens": self.tokens, "sha256": digest}
 
     @property
@@ -64,7 +72,9 @@ class LayerError:
         return float(self.form[-1, -1] / self.tokens)
 
     def error(self, values, exact) -> float:
-        """Mean squared error of the layer's output that a table with `values` (n,) adds to that of the `exact` function (n,) on the codes: e' H e."""
+        """Mean squared error of the layer's output that a table with `values` (n,) adds to that of the `exact` function
+        (n,) on the codes: e' H e.
+        """
         e = np.asarray(values, np.float64) - exact
         return float(e @ self.matrix @ e)
 
@@ -76,7 +86,9 @@ class LayerError:
 
 @dataclass(frozen=True, eq=False)
 class LayerErrors:
-    """Of one layer, at each of the input codes it was calibrated for; maybe none, and without a name of no layer. Stands as weights of a request."""
+    """Of one layer, at each of the input codes it was calibrated for; maybe none, and without a name of no layer.
+    Stands as weights of a request.
+    """
 
     name: str
     errors: tuple[LayerError, ...]
@@ -86,18 +98,29 @@ class LayerErrors:
         if not self.name:
             raise LutcError("a layer error is that of one layer; name it: --weights calibration.json:LAYER")
         if not self.errors:
-            raise LutcError(f"the calibration holds no layer error of {self.name}; make it with `lutc calibrate ... --layer-error auto`")
+            raise LutcError(
+                f"the calibration holds no layer error of {self.name}; make it with `lutc calibrate ... --layer-error "
+                "auto`"
+            )
         for error in self.errors:
             if error.inputs == inputs:
                 return error
         known = ", ".join(_told(error.inputs) for error in self.errors)
-        raise LutcError(f"the layer error of {self.name} was calibrated for {known}; given {_told(inputs)}: take one of those or calibrate at this")
+        raise LutcError(
+            f"the layer error of {self.name} was calibrated for {known}; given {_told(inputs)}: take one of those or "
+            "calibrate at this"
+        )
 
     def of_codes(self, inputs: Inputs) -> np.ndarray:
-        """The diagonal of H as weights of the codes, float64 (n,), ascending, sum 1; a little for codes that did not occur."""
+        """The diagonal of H as weights of the codes, float64 (n,), ascending, sum 1; a little for codes that did not
+        occur.
+        """
         diagonal = np.diag(self.at(inputs).matrix)
         if not diagonal.sum() > 0:
-            raise LutcError(f"the layer error of {self.name} is 0 at every code: the layer's output does not depend on it; choose another layer")
+            raise LutcError(
+                f"the layer error of {self.name} is 0 at every code: the layer's output does not depend on it; choose "
+                "another layer"
+            )
         return (1 - _UNSEEN) * diagonal / diagonal.sum() + _UNSEEN / diagonal.size
 
 
@@ -110,7 +133,11 @@ def with_errors(layer: Layer, errors: Iterable[LayerError]) -> Layer:
     errors = list(errors)
     facts = {**errors[0].facts, "inputs": [[e.inputs.bits, float(e.inputs.scale), e.inputs.zero_point] for e in errors]}
     arrays = {_name(e.inputs): e.form for e in errors}
-    return replace(layer, arrays={**layer.arrays, **arrays, _TOKENS: np.array(errors[0].tokens)}, facts={**layer.facts, _FACTS: facts})
+    return replace(
+        layer,
+        arrays={**layer.arrays, **arrays, _TOKENS: np.array(errors[0].tokens)},
+        facts={**layer.facts, _FACTS: facts},
+    )
 
 
 def errors_of(name: str, layer: Layer) -> LayerErrors:
@@ -120,9 +147,14 @@ def errors_of(name: str, layer: Layer) -> LayerErrors:
         return LayerErrors(name, ())
     told = {key: value for key, value in facts.items() if key != "inputs"}
     inputs = [Inputs(*given) for given in facts["inputs"]]
-    return LayerErrors(name, tuple(LayerError(layer.function, i, layer.arrays[_name(i)], int(layer.arrays[_TOKENS]), told) for i in inputs))
+    return LayerErrors(
+        name,
+        tuple(LayerError(layer.function, i, layer.arrays[_name(i)], int(layer.arrays[_TOKENS]), told) for i in inputs),
+    )
 
 
 def _told(inputs: Inputs) -> str:
     scale = f"2^{-inputs.power}" if inputs.power is not None else f"{inputs.scale:g}"
-    return f"{inputs.bits} bits at scale {scale}" + (f" with zero point {inputs.zero_point}" if inputs.zero_point else "")
+    return f"{inputs.bits} bits at scale {scale}" + (
+        f" with zero point {inputs.zero_point}" if inputs.zero_point else ""
+    )

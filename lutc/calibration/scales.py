@@ -1,10 +1,12 @@
 """Scale and zero point of a quantised input from what was observed, and what is lost by them.
 
-The mapping is y = x / scale + zero_point, rounded half to even and clamped to the codes; its inverse is x' = scale * (y - zero_point). What comes
-back differs from x by at most scale / 2 where y was not clamped (rounding) and by more beyond (clipping); `loss` says by how much on what was seen.
+The mapping is y = x / scale + zero_point, rounded half to even and clamped to the codes; its inverse is x' = scale * (y
+- zero_point). What comes back differs from x by at most scale / 2 where y was not clamped (rounding) and by more beyond
+(clipping); `loss` says by how much on what was seen.
 
-What a model feels is not the difference of x but that of f(x), f being the function that is fed with it: clipping large inputs of SiLU costs much,
-clipping very negative ones nothing. `for_layer` therefore measures behind the layer's function.
+What a model feels is not the difference of x but that of f(x), f being the function that is fed with it: clipping large
+inputs of SiLU costs much, clipping very negative ones nothing. `for_layer` therefore measures behind the layer's
+function.
 """
 
 from __future__ import annotations
@@ -22,16 +24,22 @@ from lutc.functions import FUNCTIONS
 
 METHODS = ("min-max", "percentile", "least-squares", "power-of-two")
 PERCENTILE = 99.9
-_COARSE, _FINE, _ROUNDS = 256, 16, 2  # scales tried by least squares: over all sizes, then around the best, again and again
+_COARSE, _FINE, _ROUNDS = (
+    256,
+    16,
+    2,
+)  # scales tried by least squares: over all sizes, then around the best, again and again
 _SLICES = 4  # of a bin, when a loss is measured
 _OCTAVES = 6  # scales go down to 2^-(bits + 6) of the one that clips nothing
 
 
 @dataclass(frozen=True)
 class Loss:
-    """What quantising and restoring loses, of x or of f(x). clipped: share of values beyond the codes by more than half a step. rounding, clipping:
-    mean squared error of the others and of these, both over all values. signal_to_noise: 10 log10(mean(f(x)^2) / mean squared error) in dB; None
-    where nothing is lost, -inf where f is infinite at a code that is used."""
+    """What quantising and restoring loses, of x or of f(x). clipped: share of values beyond the codes by more than half
+    a step. rounding, clipping: mean squared error of the others and of these, both over all values. signal_to_noise: 10
+    log10(mean(f(x)^2) / mean squared error) in dB; None where nothing is lost, -inf where f is infinite at a code that
+    is used.
+    """
 
     clipped: float
     rounding: float
@@ -54,7 +62,9 @@ def restore(codes, inputs: Inputs) -> np.ndarray:
 
 
 def loss(histogram: Histogram, inputs: Inputs, function: Callable | None = None) -> Loss:
-    """What is lost on the values of a histogram, taken as even inside a bin: within a few percent. function: behind which to measure, on float64."""
+    """What is lost on the values of a histogram, taken as even inside a bin: within a few percent. function: behind
+    which to measure, on float64.
+    """
     means, n = _points(histogram)
     width = np.sqrt(12 * histogram.spread)
     x = (means[:, None] + width[:, None] * ((np.arange(_SLICES) + 0.5) / _SLICES - 0.5)).ravel()
@@ -78,15 +88,20 @@ def for_layer(layer: Layer, method: str = "power-of-two", bits: int = 8, symmetr
 
 
 def choose(
-    histogram: Histogram, method: str = "power-of-two", bits: int = 8, symmetric: bool = True, percentile: float = PERCENTILE,
+    histogram: Histogram,
+    method: str = "power-of-two",
+    bits: int = 8,
+    symmetric: bool = True,
+    percentile: float = PERCENTILE,
     function: Callable | None = None,
-) -> Inputs:  # fmt: skip
+) -> Inputs:
     """Bits, scale and zero point for the values of a histogram.
 
-    min-max: nothing is clipped. percentile: what lies beyond the central `percentile` % is clipped. least-squares: the least mean squared difference
-    between x and what comes back, over all scales. power-of-two: likewise over the scales 2^-b. function: these two compare its values of x and of
-    what comes back (unless it is not finite at codes that every scale needs). symmetric: zero point 0; else the codes cover [low, high], widened to
-    hold 0, so that 0 is a code. Raises LutcError for unknown methods and where nothing but 0 was observed.
+    min-max: nothing is clipped. percentile: what lies beyond the central `percentile` % is clipped. least-squares: the
+    least mean squared difference between x and what comes back, over all scales. power-of-two: likewise over the scales
+    2^-b. function: these two compare its values of x and of what comes back (unless it is not finite at codes that
+    every scale needs). symmetric: zero point 0; else the codes cover [low, high], widened to hold 0, so that 0 is a
+    code. Raises LutcError for unknown methods and where nothing but 0 was observed.
     """
     if method not in METHODS:
         raise LutcError(f"unknown method {method!r} for a scale; choose one of {', '.join(METHODS)}")
@@ -119,9 +134,12 @@ def from_range(low: float, high: float, bits: int = 8, symmetric: bool = True) -
     return Inputs(bits, scale, int(np.clip(np.rint(-half - low / scale), -half, half - 1)))
 
 
-def per_channel(low: np.ndarray, high: np.ndarray, method: str = "min-max", bits: int = 8, symmetric: bool = True) -> list[Inputs]:
-    """One for each channel from its range, float (channels,): "min-max", or "power-of-two", the finest 2^-b that clips nothing. A channel that was
-    always 0 gets scale 1."""
+def per_channel(
+    low: np.ndarray, high: np.ndarray, method: str = "min-max", bits: int = 8, symmetric: bool = True
+) -> list[Inputs]:
+    """One for each channel from its range, float (channels,): "min-max", or "power-of-two", the finest 2^-b that clips
+    nothing. A channel that was always 0 gets scale 1.
+    """
     if method not in ("min-max", "power-of-two"):
         raise LutcError(f"of a channel its range is known: choose min-max or power-of-two, not {method!r}")
     found = []
@@ -158,7 +176,10 @@ def _cost(x: np.ndarray, n: np.ndarray, function: Callable | None = None) -> Cal
     exact = x if function is None else function(x)
 
     def cost(inputs: Inputs) -> float:
-        back = np.clip(np.rint(x / inputs.scale), inputs.minimum - inputs.zero_point, inputs.maximum - inputs.zero_point) * inputs.scale
+        back = (
+            np.clip(np.rint(x / inputs.scale), inputs.minimum - inputs.zero_point, inputs.maximum - inputs.zero_point)
+            * inputs.scale
+        )
         found = float(n @ ((back if function is None else function(back)) - exact) ** 2)
         return found if np.isfinite(found) else np.inf
 
@@ -172,7 +193,9 @@ def _zero_at(scale: float, bits: int, symmetric: bool, low: float) -> Inputs:
 
 
 def _best_at(cost: Callable, scale: float, bits: int, symmetric: bool) -> Inputs:
-    """Of one scale, with the best zero point: a grid of them, then ever smaller steps. Moving it changes only what is clipped at either end."""
+    """Of one scale, with the best zero point: a grid of them, then ever smaller steps. Moving it changes only what is
+    clipped at either end.
+    """
     scale, half = _held(scale), 1 << (bits - 1)
     if symmetric:
         return Inputs(bits, scale)

@@ -12,23 +12,30 @@ _CHANNELS = 3  # that are named
 
 
 def statistics(layer) -> dict:
-    """Count, range, mean, standard deviation, quantiles, outliers and the share outside the default range of the function's tables, as JSON values.
+    """Count, range, mean, standard deviation, quantiles, outliers and the share outside the default range of the
+    function's tables, as JSON values.
 
-    outliers: share of values more than 6 standard deviations from the mean; `tail`: largest |x| over the 99.9 % quantile of |x|; `channels`: those of
-    largest |x| with it, where channels were observed.
+    outliers: share of values more than 6 standard deviations from the mean; `tail`: largest |x| over the 99.9 %
+    quantile of |x|; `channels`: those of largest |x| with it, where channels were observed.
     """
     h = layer.histogram
     told = {"count": h.count}
     if not h.count:
         return told
     usual, largest = h.reach(0.999), max(abs(h.low), abs(h.high))
-    outliers = {"share": h.outside(h.mean - FAR * h.deviation, h.mean + FAR * h.deviation), "tail": largest / usual if usual else None}
+    outliers = {
+        "share": h.outside(h.mean - FAR * h.deviation, h.mean + FAR * h.deviation),
+        "tail": largest / usual if usual else None,
+    }
     if layer.channel_low is not None:
         peak = np.maximum(np.abs(layer.channel_low), np.abs(layer.channel_high)).astype(np.float64)
         top = np.argsort(-peak, kind="stable")[:_CHANNELS]
         outliers["channels"] = {str(int(c)): float(peak[c]) for c in top}
     told |= {"low": h.low, "high": h.high, "mean": h.mean, "deviation": h.deviation}
-    told |= {"quantiles": {f"{p:g}": float(value) for p, value in zip(QUANTILES, h.quantile(QUANTILES), strict=True)}, "outliers": outliers}
+    told |= {
+        "quantiles": {f"{p:g}": float(value) for p, value in zip(QUANTILES, h.quantile(QUANTILES), strict=True)},
+        "outliers": outliers,
+    }
     if layer.function in FUNCTIONS:
         lo, hi = FUNCTIONS[layer.function].range
         told["outside"] = {"range": [lo, hi], "share": h.outside(lo, hi)}

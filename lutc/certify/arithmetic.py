@@ -1,8 +1,9 @@
-"""A float table computed as a machine computes it: in fp32, or in fp16 bit by bit, rounded to nearest even or truncated.
+"""A float table computed as a machine computes it: in fp32, or in fp16 bit by bit, rounded to nearest even or
+truncated.
 
-`in_arithmetic(table, name)` gives the table as a function of float64 inputs, whose error is then measured, not guessed. In fp16 every
-addition and multiplication is one of `lutc.formats.float16`; constants are rounded to nearest; comparisons, powers of two and the bits of an
-exponent cost nothing and are exact. The inputs are rounded to fp16 first.
+`in_arithmetic(table, name)` gives the table as a function of float64 inputs, whose error is then measured, not guessed.
+In fp16 every addition and multiplication is one of `lutc.formats.float16`; constants are rounded to nearest;
+comparisons, powers of two and the bits of an exponent cost nothing and are exact. The inputs are rounded to fp16 first.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ _SIGN = np.uint16(0x8000)
 
 
 def in_arithmetic(table: Table, name: str) -> Callable[[np.ndarray], np.ndarray]:
-    """float64 -> float64, any shape. float64: the table itself. fp32: interpolation in fp32 behind an exact prologue. fp16_rne, fp16_trunc:
-    all of it in fp16."""
+    """float64 -> float64, any shape. float64: the table itself. fp32: interpolation in fp32 behind an exact prologue.
+    fp16_rne, fp16_trunc: all of it in fp16.
+    """
     if name not in ARITHMETICS:
         raise LutcError(f"unknown arithmetic {name!r}; choose one of {', '.join(ARITHMETICS)}")
     if name == "float64":
@@ -84,7 +86,9 @@ class _Half:
         return float16_mul(a, b, self.rounding)
 
     def scaled(self, a, factor):
-        """a * factor for a factor beyond fp16's range or precision at its ends: by a power of two, which is a shift, and by the rest."""
+        """a * factor for a factor beyond fp16's range or precision at its ends: by a power of two, which is a shift,
+        and by the rest.
+        """
         power = np.clip(np.floor(np.log2(factor)), -14, 15)
         return self.mul(self.mul(a, bits_of(np.exp2(power))), bits_of(factor * np.exp2(-power)))
 
@@ -118,7 +122,9 @@ class _Half:
         return result
 
     def cells(self, body: Cells, x):
-        """The piece and where in it x lies: the interval by comparison, then (x - cut) * pieces / width, its integer part and the rest."""
+        """The piece and where in it x lies: the interval by comparison, then (x - cut) * pieces / width, its integer
+        part and the rest.
+        """
         cuts, pieces = body.cut_points, np.asarray(body.pieces)
         value = value_of(x)
         interval = np.clip(np.searchsorted(cuts, value, side="right") - 1, 0, pieces.size - 1)
@@ -156,10 +162,14 @@ class _Half:
         if prologue.offset:
             result = self.add(result, self.mul(bits_of(np.full_like(value, prologue.offset)), bits_of(e)))
         result = np.where(prologue.odd, result | (x & _SIGN), result).astype(np.uint16)
-        return np.where(regular & (prologue.odd | prologue.even | (value_of(x) > 0)), result, bits_of(self.table(value_of(x))))
+        return np.where(
+            regular & (prologue.odd | prologue.even | (value_of(x) > 0)), result, bits_of(self.table(value_of(x)))
+        )
 
     def period(self, prologue, x):
-        """x - n * period with the period in two parts (Cody and Waite), the first of 6 bits, so that its multiples are exact for small n."""
+        """x - n * period with the period in two parts (Cody and Waite), the first of 6 bits, so that its multiples are
+        exact for small n.
+        """
         value = value_of(x)
         finite = np.isfinite(value)
         n = np.floor(np.where(finite, value, 0.0) / prologue.period)

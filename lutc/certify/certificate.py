@@ -1,8 +1,9 @@
 """Errors of the stored, rounded table over every input there is. Nothing here knows how a table was made.
 
-A certificate has, per key of a table over codes: `range` (codes in the default range), `domain` (all codes), `float` (a dense grid over the
-range, for float inputs) and, with an output scale, `output` (codes that differ from the rounded exact function). Tables in float formats are
-certified over all values of fp16 and bf16. Inputs where the function is undefined or infinite are counted apart. Figures have 6 digits.
+A certificate has, per key of a table over codes: `range` (codes in the default range), `domain` (all codes), `float` (a
+dense grid over the range, for float inputs) and, with an output scale, `output` (codes that differ from the rounded
+exact function). Tables in float formats are certified over all values of fp16 and bf16. Inputs where the function is
+undefined or infinite are counted apart. Figures have 6 digits.
 """
 
 from __future__ import annotations
@@ -29,19 +30,28 @@ _AGREE = 1e-5  # a claim holds if it is equal at 5 digits
 
 
 def certify(tables: TableSet, fn: Function | None = None) -> dict:
-    """Certificate of every table in the set, by key. fn: the function it stands for, by default the one that the file names."""
+    """Certificate of every table in the set, by key. fn: the function it stands for, by default the one that the file
+    names.
+    """
     fn = fn or function_of(tables)
     lo, hi = tables.range or fn.range
     output = tables.meta.get("output")
-    return {key: _certificate(table, fn, lo, hi, tables.inputs.get(key), Inputs(**output) if output else None) for key, table in tables.items()}
+    return {
+        key: _certificate(table, fn, lo, hi, tables.inputs.get(key), Inputs(**output) if output else None)
+        for key, table in tables.items()
+    }
 
 
 def function_of(tables: TableSet) -> Function:
-    """The function that a set names; LutcError where it is none of lutc's own: a file must not make its reader import and run code."""
+    """The function that a set names; LutcError where it is none of lutc's own: a file must not make its reader import
+    and run code.
+    """
     known = functions.FUNCTIONS.get(tables.function)
     if known is None:
         named = tables.function or tables.name
-        raise LutcError(f"the table is of {named!r}, no function of lutc's own; say which function it stands for (--function)")
+        raise LutcError(
+            f"the table is of {named!r}, no function of lutc's own; say which function it stands for (--function)"
+        )
     return known
 
 
@@ -49,10 +59,16 @@ def _certificate(table: Table, fn: Function, lo: float, hi: float, inputs: Input
     if inputs is None:
         return float_certificate(table, replace(fn, range=(lo, hi)))
     x = inputs.x()
-    certificate = {"entries": table.entries, "range": errors(table, fn, x[(x >= lo) & (x <= hi)]), "domain": errors(table, fn, x)}
+    certificate = {
+        "entries": table.entries,
+        "range": errors(table, fn, x[(x >= lo) & (x <= hi)]),
+        "domain": errors(table, fn, x),
+    }
     certificate["float"] = errors(table, fn, np.linspace(lo, hi, GRID))
     tails = {
-        side: tail_deviation(tail, exact) for side, tail, exact in (("left", table.left, fn.left), ("right", table.right, fn.right)) if tail and exact
+        side: tail_deviation(tail, exact)
+        for side, tail, exact in (("left", table.left, fn.left), ("right", table.right, fn.right))
+        if tail and exact
     }
     if tails and table.prologue is None:
         certificate["tail_deviation"] = tails
@@ -67,14 +83,19 @@ def tail_deviation(tail, exact) -> dict:
 
 
 def errors(evaluate: Callable, fn: Callable, x: np.ndarray) -> dict:
-    """Mean squared, mean absolute and worst absolute error (with where) over inputs x; `undefined`: inputs where fn is not finite."""
+    """Mean squared, mean absolute and worst absolute error (with where) over inputs x; `undefined`: inputs where fn is
+    not finite.
+    """
     y = np.asarray(fn(x), np.float64)
     finite = np.isfinite(y)
     if not finite.any():
         return {"inputs": 0, "undefined": int(x.size)}
     x, error = x[finite], np.abs(evaluate(x[finite]) - y[finite])
     if not np.isfinite(error).all():
-        raise LutcError(f"the table has no finite value at x = {x[~np.isfinite(error)][0]:g}, where the function has one: it cannot be certified")
+        raise LutcError(
+            f"the table has no finite value at x = {x[~np.isfinite(error)][0]:g}, where the function has one: it "
+            "cannot be certified"
+        )
     worst = int(np.argmax(error))
     return {
         "inputs": int(x.size),
@@ -86,14 +107,21 @@ def errors(evaluate: Callable, fn: Callable, x: np.ndarray) -> dict:
 
 
 def code_errors(table: Table, fn: Callable, inputs: Inputs, out: Inputs, lo: float, hi: float) -> dict:
-    """Output codes of all input codes in [lo, hi] against the rounded exact function: how many are wrong, by how much."""
+    """Output codes of all input codes in [lo, hi] against the rounded exact function: how many are
+    wrong, by how much.
+    """
     q, x = inputs.codes(), inputs.x()
     y = np.asarray(fn(x), np.float64)
     use = (x >= lo) & (x <= hi) & np.isfinite(y)
     fixed = isinstance(table.body, Lines) and formats.get(table.coefficients).kind == "fixed"
     codes = integer_lines(table, inputs)(q[use], out) if fixed else out.quantise(table(x[use]))
     miss = np.abs(codes - out.quantise(y[use]))
-    return {"inputs": int(use.sum()), "wrong": int((miss > 0).sum()), "largest": int(miss.max(initial=0)), "squared": int((miss**2).sum())}
+    return {
+        "inputs": int(use.sum()),
+        "wrong": int((miss > 0).sum()),
+        "largest": int(miss.max(initial=0)),
+        "squared": int((miss**2).sum()),
+    }
 
 
 def right_rule(table: Table) -> Callable:
@@ -118,10 +146,12 @@ def _differences(claimed, found, path: str):
     if isinstance(found, Mapping) and isinstance(claimed, Mapping):
         for key in [*found, *(key for key in claimed if key not in found)]:
             if key == "x" and key in claimed and key in found and claimed[key] in (found[key], -found[key]):
-                continue  # a symmetric table is as wrong at -x: which of the two is found first is up to the last bit of f
+                # a symmetric table is as wrong at -x: which of the two is found first is up to the last bit of f
+                continue
             where = f"{path}.{key}" if path else str(key)
             if key not in claimed or key not in found:
-                yield f"{where}: {'the file does not say' if key not in claimed else 'the file claims what is not there'}"
+                wrong = "the file does not say" if key not in claimed else "the file claims what is not there"
+                yield f"{where}: {wrong}"
             else:
                 yield from _differences(claimed[key], found[key], where)
     elif isinstance(found, (int, float)) and isinstance(claimed, (int, float)) and not isinstance(claimed, bool):

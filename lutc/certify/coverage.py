@@ -1,6 +1,8 @@
-"""Which table of a set serves an interval: composed operators (softmax, norms) need exp on (-inf, 0], 1/x on [1, 2), 1/sqrt(x) on [1, 4).
+"""Which table of a set serves an interval: composed operators (softmax, norms) need exp on (-inf, 0], 1/x on [1, 2),
+1/sqrt(x) on [1, 4).
 
-A table is judged by what it computes, not by what its file claims: the worst error over a dense grid of the interval decides.
+A table is judged by what it computes, not by what its file claims: the worst error over a dense grid of the interval
+decides.
 """
 
 from __future__ import annotations
@@ -55,18 +57,23 @@ def worst_error(table: Table, interval: Interval) -> float:
 def serving_key(source, interval: Interval, keys=None) -> tuple[TableSet, str]:
     """The set and the key of its table that is best on the interval, among `keys` if given.
 
-    Raises LutcError for a table of another function and where no table of the set comes within an eighth of the function everywhere.
+    Raises LutcError for a table of another function and where no table of the set comes within an eighth of the
+    function everywhere.
     """
     tables = as_table_set(source)
     if tables.function not in (None, interval.function):
         needed = interval.function
-        raise LutcError(f"a table of {needed} is needed here; '{tables.name}' is one of {tables.function}: give a table of {needed}")
+        raise LutcError(
+            f"a table of {needed} is needed here; '{tables.name}' is one of {tables.function}: give a table of {needed}"
+        )
     errors = {key: worst_error(tables[key], interval) for key in (tables if keys is None else keys)}
     best = min(errors, key=errors.get)
     if not errors[best] <= TOLERANCE:
         kind = "relative" if interval.relative else "absolute"
         raise LutcError(
-            f"no table in '{tables.name}' covers {interval.function} on {interval}: the best, '{best}', has {kind} error "
-            f"{errors[best]:.3g} there and {TOLERANCE:g} is allowed; compile it over a range that holds this interval (--range)"
+            f"no table in '{tables.name}' covers {interval.function} on {interval}: the best, '{best}', has {kind} "
+            "error "
+            f"{errors[best]:.3g} there and {TOLERANCE:g} is allowed; compile it over a range that holds this interval "
+            "(--range)"
         )
     return tables, best

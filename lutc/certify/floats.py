@@ -1,4 +1,6 @@
-"""Errors of a float table over all 65,536 inputs of a 16-bit format, with the arithmetic it runs in. Usable for any table of a scalar function."""
+"""Errors of a float table over all 65,536 inputs of a 16-bit format, with the arithmetic it runs in. Usable for any
+table of a scalar function.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +15,13 @@ from lutc.table.bodies import Direct
 
 
 def float_certificate(table, fn) -> dict:
-    """Per input dtype, the figures of the stored values, and under `arithmetic` those over the domain in each arithmetic it may run in:
-    fp32 interpolation; and fp16 throughout, for values stored as fp16."""
+    """Per input dtype, the figures of the stored values, and under `arithmetic` those over the domain in each
+    arithmetic it may run in: fp32 interpolation; and fp16 throughout, for values stored as fp16.
+    """
     half = ("fp16_rne", "fp16_trunc") if table.coefficients == "fp16" and not isinstance(table.body, Direct) else ()
     return {
-        dtype: certify_float(table, fn, dtype) | {"arithmetic": {name: certify_float(table, fn, dtype, name)["domain"] for name in names}}
+        dtype: certify_float(table, fn, dtype)
+        | {"arithmetic": {name: certify_float(table, fn, dtype, name)["domain"] for name in names}}
         for dtype, names in (("fp16", ("fp32", *half)), ("bf16", ("fp32",)))
     }
 
@@ -25,11 +29,11 @@ def float_certificate(table, fn) -> dict:
 def certify_float(table, fn, dtype: str = "fp16", arithmetic: str = "float64") -> dict:
     """Figures of `table` against `fn` over every code of `dtype` ("fp16" or "bf16").
 
-    Two sets of finite inputs: `range` (fn.range) and `domain`, wherever fn is defined and does not overflow the dtype. In each the mean and
-    worst relative error |e| / max(|f|, 2^-14), absolute error, and error in units of the last place of the dtype, worst ones with the
-    input; `correct`: share of inputs whose result, rounded to the dtype, is the correctly rounded function. Apart from these, `undefined` and
-    `overflow` (infinities, NaN and inputs where fn is NaN; infinite or too large) count inputs and how many the table answers as fn does
-    once rounded to the dtype.
+    Two sets of finite inputs: `range` (fn.range) and `domain`, wherever fn is defined and does not overflow the dtype.
+    In each the mean and worst relative error |e| / max(|f|, 2^-14), absolute error, and error in units of the last
+    place of the dtype, worst ones with the input; `correct`: share of inputs whose result, rounded to the dtype, is the
+    correctly rounded function. Apart from these, `undefined` and `overflow` (infinities, NaN and inputs where fn is
+    NaN; infinite or too large) count inputs and how many the table answers as fn does once rounded to the dtype.
     """
     if dtype not in ("fp16", "bf16"):
         raise LutcError(f"float tables are certified over fp16 or bf16; given {dtype!r}")
@@ -67,7 +71,9 @@ def _figures(fmt: Format, x, exact, got, agree, use) -> dict:
         return {"inputs": 0}
     with np.errstate(all="ignore"):
         absolute = np.abs(got - exact)
-    absolute = np.where(np.isfinite(absolute), absolute, fmt.max)  # an answer that is not finite counts as wrong by the largest value
+    absolute = np.where(
+        np.isfinite(absolute), absolute, fmt.max
+    )  # an answer that is not finite counts as wrong by the largest value
     figures = {"inputs": int(x.size)}
     # f to fp32 precision: where f nears a power of two, the last bit of this machine's exp must not decide the binade
     units = fmt.ulp(exact.astype(np.float32))
@@ -75,7 +81,8 @@ def _figures(fmt: Format, x, exact, got, agree, use) -> dict:
     for name, scale in scales.items():
         error = absolute / scale
         worst = int(np.argmax(error))
-        figures |= {f"mean_{name}": rounded(np.mean(error)), f"worst_{name}": {"error": rounded(error[worst]), "x": float(x[worst])}}
+        figures |= {
+            f"mean_{name}": rounded(np.mean(error)),
+            f"worst_{name}": {"error": rounded(error[worst]), "x": float(x[worst])},
+        }
     return figures | {"mean_squared": rounded(np.mean(absolute**2)), "correct": rounded(np.mean(agree))}
-
-

@@ -34,7 +34,9 @@ _LINEAR = ("chain", "uniform", "cells", "search")
 
 @dataclass(frozen=True)
 class Row:
-    """One contender: microseconds per call, 20th, 50th and 80th percentile, and the median against the copy's in the same run."""
+    """One contender: microseconds per call, 20th, 50th and 80th percentile, and the median against the copy's in the
+    same run.
+    """
 
     contender: str
     table: str
@@ -55,7 +57,9 @@ def _percentiles(samples: Sequence[float]) -> tuple[float, float, float]:
 
 
 def time_calls(calls: dict[str, Callable[[], object]], device: torch.device, seconds: float) -> dict[str, list[float]]:
-    """Seconds per call of each contender, sampled in turn so that all of them meet the same machine; at least 5 samples each."""
+    """Seconds per call of each contender, sampled in turn so that all of them meet the same machine; at least 5 samples
+    each.
+    """
     synchronize = functools.partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
 
     def sample(call, count: int) -> float:
@@ -86,7 +90,9 @@ def _into(x: torch.Tensor, out: torch.Tensor, words: torch.Tensor, meta) -> Call
         return lambda: pwl.launch(x, None, out, words, meta, "value", 1, x.numel(), 0, 0)
 
     addresses = x.data_ptr(), out.data_ptr(), x.numel(), words.data_ptr()
-    return lambda: (cpu.run(*addresses, meta, False, torch.get_num_threads(), dtype=DTYPES[x.dtype]), words, out)[-1]  # keeps the memory alive
+    return lambda: (cpu.run(*addresses, meta, False, torch.get_num_threads(), dtype=DTYPES[x.dtype]), words, out)[
+        -1
+    ]  # keeps the memory alive
 
 
 def _bucketize(table, x: torch.Tensor) -> Callable[[], object] | None:
@@ -95,7 +101,10 @@ def _bucketize(table, x: torch.Tensor) -> Callable[[], object] | None:
         lines = segments(table)
     except LutcError:
         return None
-    cuts, slopes, intercepts = (torch.tensor(v, dtype=torch.float32, device=x.device) for v in (lines.thresholds, lines.slopes, lines.intercepts))
+    cuts, slopes, intercepts = (
+        torch.tensor(v, dtype=torch.float32, device=x.device)
+        for v in (lines.thresholds, lines.slopes, lines.intercepts)
+    )
 
     def call():
         index = torch.bucketize(x.float(), cuts, right=True)
@@ -106,7 +115,9 @@ def _bucketize(table, x: torch.Tensor) -> Callable[[], object] | None:
 
 def _plans(table, dtype: str, device: torch.device):
     """Every plan that fits and that the device runs, by name."""
-    for kind in dict.fromkeys([*plan_kinds(device.type, dtype), *(_LINEAR if dtype == "fp32" or device.type == "cuda" else ())]):
+    for kind in dict.fromkeys(
+        [*plan_kinds(device.type, dtype), *(_LINEAR if dtype == "fp32" or device.type == "cuda" else ())]
+    ):
         try:
             if kind != "reference" and not (kind == "chain" and device.type == "cuda"):
                 yield kind, lower(table, dtype, (kind,))
@@ -114,11 +125,15 @@ def _plans(table, dtype: str, device: torch.device):
             continue
 
 
-def measure(tables: TableSet, dtype: str, size: int, device: str = "cpu", seconds: float = 2.0, slow: bool = True) -> list[Row]:
-    """Time one table set (its default key) for one dtype ("fp32", "fp16", "bf16") and number of elements, normal inputs.
+def measure(
+    tables: TableSet, dtype: str, size: int, device: str = "cpu", seconds: float = 2.0, slow: bool = True
+) -> list[Row]:
+    """Time one table set (its default key) for one dtype ("fp32", "fp16", "bf16") and number of elements, normal
+    inputs.
 
-    Contenders: a copy, F.gelu and F.silu (all into existing memory), every plan that fits (likewise), the whole module call with its
-    allocation, and with `slow` bucketize + gather. seconds: about how long to sample. Raises LutcError for a device that is not there.
+    Contenders: a copy, F.gelu and F.silu (all into existing memory), every plan that fits (likewise), the whole module
+    call with its allocation, and with `slow` bucketize + gather. seconds: about how long to sample. Raises LutcError
+    for a device that is not there.
     """
     place = _device(device)
     x = torch.randn(size, dtype=torch.float32).to(_DTYPES[dtype]).to(place)
@@ -146,7 +161,21 @@ def measure(tables: TableSet, dtype: str, size: int, device: str = "cpu", second
         name = tables.name if contender not in ("copy", "F.gelu", "F.silu") else ""
         entries = f"{name}[{tables.default_key}] {table.entries}" if name else ""
         label = torch.cuda.get_device_name(place) if place.type == "cuda" else f"cpu x{torch.get_num_threads()}"
-        rows.append(Row(contender, entries, plan, lutc.__version__, label, dtype, str(size), p20, p50, p80, round(p50 / (1e6 * copy), 3)))
+        rows.append(
+            Row(
+                contender,
+                entries,
+                plan,
+                lutc.__version__,
+                label,
+                dtype,
+                str(size),
+                p20,
+                p50,
+                p80,
+                round(p50 / (1e6 * copy), 3),
+            )
+        )
     return rows
 
 
@@ -161,7 +190,9 @@ def _device(name: str) -> torch.device:
 
 
 def append_rows(path: Path, rows: Sequence[Row]) -> None:
-    """Add rows to a CSV file with the fixed columns of `Row`; a new file gets a header. The old content stays until the new is complete."""
+    """Add rows to a CSV file with the fixed columns of `Row`; a new file gets a header. The old content stays until the
+    new is complete.
+    """
     header = [field.name for field in fields(Row)]
     old = path.read_text(encoding="utf-8") if path.exists() else ""
     if old and old.splitlines()[0] != ",".join(header):
@@ -176,18 +207,36 @@ def append_rows(path: Path, rows: Sequence[Row]) -> None:
 
 @click.command()
 @click.argument("tables", nargs=-1)
-@click.option("--dtype", "dtypes", multiple=True, type=click.Choice(sorted(_DTYPES)), help="Inputs and outputs; repeat for several. All by default.")
-@click.option("--size", "sizes", multiple=True, type=click.IntRange(1), help="Elements; repeat for several. 4096 and 16777216 by default.")
+@click.option(
+    "--dtype",
+    "dtypes",
+    multiple=True,
+    type=click.Choice(sorted(_DTYPES)),
+    help="Inputs and outputs; repeat for several. All by default.",
+)
+@click.option(
+    "--size",
+    "sizes",
+    multiple=True,
+    type=click.IntRange(1),
+    help="Elements; repeat for several. 4096 and 16777216 by default.",
+)
 @click.option("--device", "devices", multiple=True, help="cpu, cuda, cuda:1. The CPU, and a GPU where there is one.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads; torch's own number by default.")
-@click.option("--seconds", type=click.FloatRange(0.0), default=2.0, show_default=True, help="Sampling time for each table, dtype and size.")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0.0),
+    default=2.0,
+    show_default=True,
+    help="Sampling time for each table, dtype and size.",
+)
 @click.option("--csv", "path", type=click.Path(dir_okay=False, path_type=Path), help="Append the rows to this file.")
 @json_option
 def bench(tables, dtypes, sizes, devices, threads, seconds, path, as_json) -> None:
     """Time TABLES (names or files; gelu_8 by default) by plan, dtype and size.
 
-    Beside them, in the same run: a plain copy, F.gelu, F.silu, and torch.bucketize + gather. "plan" rows write into existing memory, as do
-    the copy and the exact functions; the "module" row is a whole call with its allocation.
+    Beside them, in the same run: a plain copy, F.gelu, F.silu, and torch.bucketize + gather. "plan" rows write into
+    existing memory, as do the copy and the exact functions; the "module" row is a whole call with its allocation.
     """
     loaded = [lutc.load(name) for name in tables or ("gelu_8",)]
     if threads is not None:
@@ -204,5 +253,10 @@ def bench(tables, dtypes, sizes, devices, threads, seconds, path, as_json) -> No
         echo_json([{field.name: getattr(row, field.name) for field in fields(Row)} for row in rows])
         return
     times = [[f"{time:.1f}" for time in (r.p20, r.p50, r.p80)] for r in rows]
-    shown = [(r.contender, r.table, r.plan, r.device, r.dtype, r.shape, *t, f"{r.copies:.2f}") for r, t in zip(rows, times, strict=True)]
-    echo_table(("contender", "table", "plan", "device", "dtype", "elements", "p20 us", "p50 us", "p80 us", "x copy"), shown)
+    shown = [
+        (r.contender, r.table, r.plan, r.device, r.dtype, r.shape, *t, f"{r.copies:.2f}")
+        for r, t in zip(rows, times, strict=True)
+    ]
+    echo_table(
+        ("contender", "table", "plan", "device", "dtype", "elements", "p20 us", "p50 us", "p80 us", "x copy"), shown
+    )

@@ -30,36 +30,82 @@ class _Scale(Number):
 
 @click.command()
 @model_options
-@click.option("-o", "--output", default="calibration.json", show_default=True, type=click.Path(dir_okay=False, path_type=Path), help="File to write.")
-@click.option("--only", multiple=True, metavar="PATTERN", help="Only layers of this name or pattern, such as *.mlp; may be repeated.")
+@click.option(
+    "-o",
+    "--output",
+    default="calibration.json",
+    show_default=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="File to write.",
+)
+@click.option(
+    "--only",
+    multiple=True,
+    metavar="PATTERN",
+    help="Only layers of this name or pattern, such as *.mlp; may be repeated.",
+)
 @click.option("--skip", multiple=True, metavar="PATTERN", help="No layers of this name or pattern; may be repeated.")
-@click.option("--merge", multiple=True, type=click.Path(dir_okay=False), help="Add an earlier calibration of the same model; may be repeated.")
-@click.option("--bits", default=8, show_default=True, type=click.IntRange(2, 16), help="Width of the codes whose scales are printed.")
+@click.option(
+    "--merge",
+    multiple=True,
+    type=click.Path(dir_okay=False),
+    help="Add an earlier calibration of the same model; may be repeated.",
+)
+@click.option(
+    "--bits",
+    default=8,
+    show_default=True,
+    type=click.IntRange(2, 16),
+    help="Width of the codes whose scales are printed.",
+)
 @click.option(
     "--layer-error", "scales", multiple=True, type=_Scale(),
-    help="Also collect what the layer after each activation feels, at codes of this scale or 'auto', each layer's 2^-b; may be repeated.",
+    help="Also collect what the layer after each activation feels, at codes of this scale or 'auto', each layer's "
+         "2^-b; may be repeated.",
 )  # fmt: skip
-@click.option("--plot", "picture", type=click.Path(dir_okay=False, path_type=Path), help="Draw the histograms to this .png, .svg or .pdf.")
+@click.option(
+    "--plot",
+    "picture",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Draw the histograms to this .png, .svg or .pdf.",
+)
 @json_option
 def calibrate(
-    model, text, output, max_tokens, seqlen, batch, dtype, device, device_map, tokenizer, task, only, skip, merge, bits, scales, picture, as_json
-) -> None:  # fmt: skip
+    model,
+    text,
+    output,
+    max_tokens,
+    seqlen,
+    batch,
+    dtype,
+    device,
+    device_map,
+    tokenizer,
+    task,
+    only,
+    skip,
+    merge,
+    bits,
+    scales,
+    picture,
+    as_json,
+) -> None:
     """Count what the activations, softmaxes and norms of MODEL are fed with, and write it to a file.
 
-    MODEL is a Hugging Face folder, a GGUF file (or a folder with one), or a Python file that defines model() and batches(). The file serves
-    `lutc compile --weights`, which makes tables for a layer, and scales of quantised inputs. Arrays go to a .npz beside it.
+    MODEL is a Hugging Face folder, a GGUF file (or a folder with one), or a Python file that defines model() and
+    batches(). The file serves `lutc compile --weights`, which makes tables for a layer, and scales of quantised inputs.
+    Arrays go to a .npz beside it.
 
     \b
     lutc calibrate SmolLM2-135M --text book.txt --plot calibration.png
     lutc compile silu --weights calibration.json:layers.3.mlp.act_fn --calibrated-scale
-    lutc calibrate SmolLM2-135M --text book.txt --layer-error auto       also collects what `lutc compile --objective layer` needs
+    lutc calibrate SmolLM2-135M --text book.txt --layer-error auto  also collects what --objective layer needs
     """
     if output.suffix != ".json":
         raise LutcError(f"a calibration is written to a .json file; given {output.name}")
     for path in (output, picture):
         if path is not None and not path.parent.is_dir():
             raise LutcError(f"there is no folder {path.parent} to write {path.name} to; make it, or give another path")
-
 
     earlier = [read(path) for path in merge]
 
@@ -72,8 +118,16 @@ def calibrate(
 
     loaded = load(model, dtype=dtype, device=device, device_map=device_map, task=task, tokenizer=tokenizer)
     given = batches(loaded, text, seqlen=seqlen, max_tokens=max_tokens, batch=batch)
-    total = sum(int(b.get("attention_mask", torch.ones_like(b["input_ids"])).sum()) for b in given if isinstance(b, dict) and "input_ids" in b)
-    with PeakMemory(loaded.model) as memory, progress_bar("calibrate", total or None, "tokens") as progress, advised("calibrating"):
+    total = sum(
+        int(b.get("attention_mask", torch.ones_like(b["input_ids"])).sum())
+        for b in given
+        if isinstance(b, dict) and "input_ids" in b
+    )
+    with (
+        PeakMemory(loaded.model) as memory,
+        progress_bar("calibrate", total or None, "tokens") as progress,
+        advised("calibrating"),
+    ):
         start = time.perf_counter()
         found = run(loaded.model, given, name=Path(model).name, only=only or None, skip=skip or None, progress=progress)
         if scales:
@@ -93,14 +147,18 @@ def calibrate(
     click.echo(f"{found.model['name']}: {amount}, {len(found.layers)} layers in {cost}")
     for entry in found.left:
         click.echo(f"not observed: {entry}")
-    click.echo(f"wrote {output} and {output.with_suffix('.npz').name}" + (f", {picture}" if picture is not None else ""))
+    click.echo(
+        f"wrote {output} and {output.with_suffix('.npz').name}" + (f", {picture}" if picture is not None else "")
+    )
 
 
 def _with_layer_errors(found, model, batches, scales, bits: int, only, skip, progress):
     """The calibration with layer errors at each of the scales, "auto" being each layer's own."""
     from lutc.observe.next_layer import with_layer_errors  # brings numba, torch
 
-    reached = {name: layer for name, layer in found.layers.items() if layer.operator == "activation" and layer.histogram.count}
+    reached = {
+        name: layer for name, layer in found.layers.items() if layer.operator == "activation" and layer.histogram.count
+    }
     inputs = {}
     for name, layer in reached.items():
         codes = [for_layer(layer, bits=bits) if scale == "auto" else Inputs(bits, scale) for scale in scales]
@@ -115,7 +173,9 @@ def _json(path: Path) -> dict:
 
 
 def report(calibration, bits: int) -> None:
-    """A line for each layer: range, quantiles, share outside the range of the function's tables, and scales with their signal-to-noise ratio."""
+    """A line for each layer: range, quantiles, share outside the range of the function's tables, and scales with their
+    signal-to-noise ratio.
+    """
     rows = []
     for name, layer in calibration.layers.items():
         told, row = statistics(layer), [name, layer.function, layer.quantity]
@@ -123,7 +183,13 @@ def report(calibration, bits: int) -> None:
             rows.append([*row, "never reached"])
             continue
         quantiles, outside = told["quantiles"], told.get("outside")
-        row += [figure(told["low"]), figure(quantiles["0.001"]), figure(quantiles["0.5"]), figure(quantiles["0.999"]), figure(told["high"])]
+        row += [
+            figure(told["low"]),
+            figure(quantiles["0.001"]),
+            figure(quantiles["0.5"]),
+            figure(quantiles["0.999"]),
+            figure(told["high"]),
+        ]
         row.append("-" if outside is None else f"{figure(100 * outside['share'])} %")
         if told["low"] == told["high"] == 0:
             rows.append([*row, "-", "-", "-", "-"])
@@ -133,9 +199,26 @@ def report(calibration, bits: int) -> None:
         left = [loss(layer.histogram, inputs, FUNCTIONS[layer.function]).signal_to_noise for inputs in (power, free)]
         rows.append([*row, _decibel(left[0]), figure(free.scale), _decibel(left[1])])
     widest = max(map(len, rows))
-    header = ["layer", "table", "of", "low", "0.1 %", "median", "99.9 %", "high", "outside", f"int{bits}: 2^-b", "dB", "least squares", "dB"]
+    header = [
+        "layer",
+        "table",
+        "of",
+        "low",
+        "0.1 %",
+        "median",
+        "99.9 %",
+        "high",
+        "outside",
+        f"int{bits}: 2^-b",
+        "dB",
+        "least squares",
+        "dB",
+    ]
     echo_table(header, [row + [""] * (widest - len(row)) for row in rows])
-    click.echo("outside: share beyond the default range of the function's tables; dB: signal to noise of the function on these codes")
+    click.echo(
+        "outside: share beyond the default range of the function's tables; dB: signal to noise of the function on "
+        "these codes"
+    )
 
 
 def _decibel(ratio: float | None) -> str:

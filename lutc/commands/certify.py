@@ -17,8 +17,9 @@ from lutc.commands.options import echo_json, echo_table, figure, function_option
 def certify(ctx, table, function, as_json) -> None:
     """Recompute the errors of TABLE over every input there is.
 
-    Exits with 1 where the file's own certificate does not hold. A file without one (GQA-LUT's, NN-LUT's) is certified all the same; GQA-LUT's
-    tables under both of its rules at a breakpoint, its runtime's (left) and its search's (right).
+    Exits with 1 where the file's own certificate does not hold. A file without one (GQA-LUT's, NN-LUT's) is certified
+    all the same; GQA-LUT's tables under both of its rules at a breakpoint, its runtime's (left) and its search's
+    (right).
     """
     tables, fn = load_for(table, function)
     found = recompute(tables, fn)
@@ -26,7 +27,14 @@ def certify(ctx, table, function, as_json) -> None:
     wrong = [] if claimed is None else check(claimed, found)
     right = _right_rule(tables, fn) if tables.meta.get("origin") == "gqa-lut" else None
     if as_json:
-        echo_json({"certificate": found, "claimed": claimed is not None, "differences": wrong, **({"right_rule": right} if right else {})})
+        echo_json(
+            {
+                "certificate": found,
+                "claimed": claimed is not None,
+                "differences": wrong,
+                **({"right_rule": right} if right else {}),
+            }
+        )
     else:
         _print(tables, found, right)
         for line in wrong:
@@ -40,14 +48,27 @@ def certify(ctx, table, function, as_json) -> None:
 def _right_rule(tables, fn) -> dict:
     lo, hi = fn.range
     codes = {key: tables.inputs[key].x() for key in tables}
-    return {key: errors(right_rule(table), fn, codes[key][(codes[key] >= lo) & (codes[key] <= hi)]) for key, table in tables.items()}
+    return {
+        key: errors(right_rule(table), fn, codes[key][(codes[key] >= lo) & (codes[key] <= hi)])
+        for key, table in tables.items()
+    }
 
 
 def _print(tables, found, right) -> None:
     if not tables.inputs:
         _print_floats(tables, found)
         return
-    header = ["scale", "entries", "range: mean squared", "worst", "at x", "domain: mean squared", "worst", "at x", "floats: worst"]
+    header = [
+        "scale",
+        "entries",
+        "range: mean squared",
+        "worst",
+        "at x",
+        "domain: mean squared",
+        "worst",
+        "at x",
+        "floats: worst",
+    ]
     rows = []
     for key, c in found.items():
         row = [f"{tables.inputs[key].scale:g}", c["entries"]]
@@ -56,7 +77,11 @@ def _print(tables, found, right) -> None:
             if "worst_absolute" not in part:
                 row += ["-"] * 3
                 continue
-            row += [figure(part["mean_squared"]), figure(part["worst_absolute"]["error"]), figure(part["worst_absolute"]["x"])]
+            row += [
+                figure(part["mean_squared"]),
+                figure(part["worst_absolute"]["error"]),
+                figure(part["worst_absolute"]["x"]),
+            ]
         row.append(figure(c["float"]["worst_absolute"]["error"]) if "worst_absolute" in c["float"] else "-")
         if right:
             row.append(figure(right[key]["mean_squared"]))
@@ -70,26 +95,53 @@ def _print(tables, found, right) -> None:
     echo_table(header, rows)
     undefined = {key: c["domain"]["undefined"] for key, c in found.items() if c["domain"]["undefined"]}
     if undefined:
-        click.echo("codes where the function is undefined or infinite, counted apart: " + ", ".join(f"{n} at {key}" for key, n in undefined.items()))
+        click.echo(
+            "codes where the function is undefined or infinite, counted apart: "
+            + ", ".join(f"{n} at {key}" for key, n in undefined.items())
+        )
 
 
 def _print_floats(tables, found) -> None:
     """Over the inputs in the range and over all at which the function is defined; the latter in each arithmetic too."""
-    header = ["table, inputs", "", "number", "mean relative", "worst", "at x", "worst absolute", "at x", "worst ulp", "correctly rounded"]
+    header = [
+        "table, inputs",
+        "",
+        "number",
+        "mean relative",
+        "worst",
+        "at x",
+        "worst absolute",
+        "at x",
+        "worst ulp",
+        "correctly rounded",
+    ]
     rows, apart = [], []
     for key, dtypes in found.items():
         for dtype, c in dtypes.items():
             label = f"{key}, {dtype}"
-            for where, part in (("range", c["range"]), ("all", c["domain"]), *((f"all, {name}", part) for name, part in c["arithmetic"].items())):
+            for where, part in (
+                ("range", c["range"]),
+                ("all", c["domain"]),
+                *((f"all, {name}", part) for name, part in c["arithmetic"].items()),
+            ):
                 rows.append([label, where, part["inputs"], *_figures(part)])
                 label = ""
-            apart += [(f"{key}, {dtype}", name, c[name]) for name in ("undefined", "overflow") if c[name]["inputs"] > c[name]["agree"]]
+            apart += [
+                (f"{key}, {dtype}", name, c[name])
+                for name in ("undefined", "overflow")
+                if c[name]["inputs"] > c[name]["agree"]
+            ]
     echo_table(header, rows)
-    click.echo(f"inputs at which the function is undefined or too large are counted apart; the table answers {'wrongly' if apart else 'as it does'}")
+    click.echo(
+        "inputs at which the function is undefined or too large are counted apart; the table answers "
+        f"{'wrongly' if apart else 'as it does'}"
+    )
     for label, name, count in apart:
         click.echo(f"  {label}: {count['inputs'] - count['agree']} of {count['inputs']} inputs, {name}")
     for where, exception in tables.meta.get("exceptions", {}).items():
-        said = ", ".join(f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in exception.items())
+        said = ", ".join(
+            f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in exception.items()
+        )
         click.echo(f"off by more than 1 %: {where}: {said}")
 
 
@@ -97,5 +149,11 @@ def _figures(part: dict) -> list[str]:
     if "worst_relative" not in part:
         return ["-"] * 7
     relative, absolute = part["worst_relative"], part["worst_absolute"]
-    worst = [figure(relative["error"]), f"{relative['x']:g}", figure(absolute["error"]), f"{absolute['x']:g}", figure(part["worst_ulp"]["error"])]
+    worst = [
+        figure(relative["error"]),
+        f"{relative['x']:g}",
+        figure(absolute["error"]),
+        f"{absolute['x']:g}",
+        figure(part["worst_ulp"]["error"]),
+    ]
     return [figure(part["mean_relative"]), *worst, f"{100 * part['correct']:.2f} %"]

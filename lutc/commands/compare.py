@@ -17,10 +17,17 @@ COLUMNS = ["table", "version", "function", "key", "entries", "measure", "value"]
 @click.argument("tables", nargs=-1, required=True)
 @function_option
 @click.option("--measure", type=click.Choice(MEASURES), default=MEASURES[0], show_default=True)
-@click.option("--csv", "csv_path", type=click.Path(dir_okay=False, path_type=Path), help="Append one row per table and key to this file.")
+@click.option(
+    "--csv",
+    "csv_path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Append one row per table and key to this file.",
+)
 @json_option
 def compare(tables, function, measure, csv_path, as_json) -> None:
-    """Put TABLES (files or names) side by side, scale by scale: errors over the inputs in the range, recomputed from the stored numbers."""
+    """Put TABLES (files or names) side by side, scale by scale: errors over the inputs in the range, recomputed from
+    the stored numbers.
+    """
     columns, records = {}, []
     for name in tables:
         loaded, fn = load_for(name, function)
@@ -29,7 +36,17 @@ def compare(tables, function, measure, csv_path, as_json) -> None:
             for label, part in _parts(key, certificate):
                 value = part.get(measure)
                 figures[label] = value["error"] if isinstance(value, dict) else value
-                records.append([name, loaded.meta.get("version", "-"), fn.name, label, loaded[key].entries, measure, figures[label]])
+                records.append(
+                    [
+                        name,
+                        loaded.meta.get("version", "-"),
+                        fn.name,
+                        label,
+                        loaded[key].entries,
+                        measure,
+                        figures[label],
+                    ]
+                )
         columns[name] = figures
     if csv_path is not None:
         append_csv(csv_path, COLUMNS, records)

@@ -21,14 +21,30 @@ from lutc.search.gradient import GradientSettings
 @click.command("compile")
 @click.argument("function")
 @click.option("--entries", type=int, default=8, show_default=True, help="Most segments of a table, tails included.")
-@click.option("--range", "interval", type=(NUMBER, NUMBER), metavar="LO HI", help="Interval to fit; by default the function's own.")
 @click.option(
-    "--inputs", type=click.Choice(["codes", "fp16", "bf16", "grid"]), help="What the table is fed with.  [default: codes; grid for gradient]"
+    "--range",
+    "interval",
+    type=(NUMBER, NUMBER),
+    metavar="LO HI",
+    help="Interval to fit; by default the function's own.",
+)
+@click.option(
+    "--inputs",
+    type=click.Choice(["codes", "fp16", "bf16", "grid"]),
+    help="What the table is fed with.  [default: codes; grid for gradient]",
 )
 @click.option("--bits", type=int, default=8, show_default=True, help="Width of input codes, 2 to 16.")
-@click.option("--scale", "scales", type=NUMBER, multiple=True, help="Scale of input codes, may be repeated.  [default: 2^0 .. 2^-6]")
+@click.option(
+    "--scale",
+    "scales",
+    type=NUMBER,
+    multiple=True,
+    help="Scale of input codes, may be repeated.  [default: 2^0 .. 2^-6]",
+)
 @click.option("--zero-point", type=int, default=0, show_default=True, help="Zero point of input codes.")
-@click.option("--coefficients", metavar="FORMAT", help="Format of slopes and intercepts: q1.6, fp16, bf16, fp8_e4m3, fp32, ...")
+@click.option(
+    "--coefficients", metavar="FORMAT", help="Format of slopes and intercepts: q1.6, fp16, bf16, fp8_e4m3, fp32, ..."
+)
 @click.option(
     "--search",
     type=click.Choice(["genetic", "exact", "greedy", "classic", "gradient", "cutpoints"]),
@@ -36,7 +52,9 @@ from lutc.search.gradient import GradientSettings
 )
 @click.option(
     "--objective",
-    type=click.Choice(["squared", "relative", "absolute", "maximum", "codes", "ulp", "layer", "layer-diagonal", "layer-total"]),
+    type=click.Choice(
+        ["squared", "relative", "absolute", "maximum", "codes", "ulp", "layer", "layer-diagonal", "layer-total"]
+    ),
     default="squared",
     help="What to minimise.  [default: squared; relative for cutpoints]",
 )
@@ -44,19 +62,36 @@ from lutc.search.gradient import GradientSettings
 @click.option("--out-scale", type=NUMBER, help="Scale of output codes; the certificate then counts wrong ones.")
 @click.option("--out-bits", type=int, default=8, show_default=True, help="Width of output codes.")
 @click.option("--out-zero-point", type=int, default=0, show_default=True, help="Zero point of output codes.")
-@click.option("--share", type=click.Choice(["none", "all", "coefficients"]), default="none", show_default=True, help="What the scales share.")
 @click.option(
-    "--tails", type=click.Choice(["exact", "free"]), default="exact", show_default=True, help="Keep the first and last entry for the tails."
+    "--share",
+    type=click.Choice(["none", "all", "coefficients"]),
+    default="none",
+    show_default=True,
+    help="What the scales share.",
+)
+@click.option(
+    "--tails",
+    type=click.Choice(["exact", "free"]),
+    default="exact",
+    show_default=True,
+    help="Keep the first and last entry for the tails.",
 )
 @click.option("--symmetry", is_flag=True, help="Store one half; an identity gives the other.")
 @click.option(
     "--prologue",
     type=click.Choice(["auto", "none", "reduce", "abs"]),
-    help="Range reduction for float inputs, so that the table holds for every x.  [default: auto, which is reduce for gradient and cutpoints]",
+    help="Range reduction for float inputs, so that the table holds for every x.  [default: auto, which is reduce for "
+    "gradient and cutpoints]",
 )
-@click.option("--init", type=click.Choice(["curvature", "random"]), help="gradient: where breakpoints begin.  [default: curvature]")
 @click.option(
-    "--weights", metavar="WEIGHTS", help="Of the inputs: uniform, gauss, gauss:SIGMA, or calibration.json:LAYER.  [default: uniform]"
+    "--init",
+    type=click.Choice(["curvature", "random"]),
+    help="gradient: where breakpoints begin.  [default: curvature]",
+)
+@click.option(
+    "--weights",
+    metavar="WEIGHTS",
+    help="Of the inputs: uniform, gauss, gauss:SIGMA, or calibration.json:LAYER.  [default: uniform]",
 )
 @click.option(
     "--calibrated-scale", type=click.Choice(METHODS), is_flag=False, flag_value="power-of-two",
@@ -68,7 +103,12 @@ from lutc.search.gradient import GradientSettings
 @click.option("--generations", type=int, help="Generations.  [default: 40; 500 for classic]")
 @fplut_options
 @click.option("--name", help="Top key of the file.  [default: the function as typed]")
-@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="File to write.  [default: NAME_ENTRIES.json here]")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="File to write.  [default: NAME_ENTRIES.json here]",
+)
 @json_option
 @click.pass_context
 def compile_command(context, function, entries, interval, inputs, output, name, as_json, **options) -> None:
@@ -78,13 +118,13 @@ def compile_command(context, function, entries, interval, inputs, output, name, 
 
     \b
     lutc compile gelu --entries 8                              int8 codes at scales 2^0 .. 2^-6
-    lutc compile gelu --share all                              one set of breakpoints for all scales, as GQA-LUT stores it
+    lutc compile gelu --share all                        one set of breakpoints for all scales, as GQA-LUT stores it
     lutc compile silu --max-error 1lsb --out-scale 2^-4        the fewest entries within a bound
     lutc compile gelu --entries 32 --inputs fp16               every fp16 value, fp16 coefficients
     lutc compile mypackage.activations:snake --range -4 4
-    lutc compile silu --search gradient --entries 16           breakpoints learned by a ReLU network (NN-LUT); needs torch
+    lutc compile silu --search gradient --entries 16     breakpoints learned by a ReLU network (NN-LUT); needs torch
     lutc compile silu --search cutpoints                       floating-point values over 11 cut points (FPLUT)
-    lutc compile silu --weights calibration.json:layers.3.mlp.act_fn --calibrated-scale       for what a model's layer is fed with
+    lutc compile silu --weights calibration.json:layers.3.mlp.act_fn --calibrated-scale   for what a layer is fed with
     """
     from lutc.compiler.pipeline import compile  # brings deap
 
@@ -108,7 +148,11 @@ def compile_command(context, function, entries, interval, inputs, output, name, 
         output = Path(f"{name}_{max(table.entries for table in tables.values())}.json")
     tables.save(output)
     if as_json:
-        told = {key: _plain(tables.meta[key]) for key in ("search", "weights", "layer_error", "certificate") if key in tables.meta}
+        told = {
+            key: _plain(tables.meta[key])
+            for key in ("search", "weights", "layer_error", "certificate")
+            if key in tables.meta
+        }
         echo_json({"file": str(output), **told})
     else:
         if cutpoints:
@@ -138,14 +182,18 @@ def _refuse(given: set[str], options: dict) -> None:
 
 
 def _calibrated(function: str, inputs: str | None, options: dict) -> None:
-    """Put the scale that --calibrated-scale asks for in the place of --scale, and with --asymmetric its zero point in that of --zero-point."""
+    """Put the scale that --calibrated-scale asks for in the place of --scale, and with --asymmetric its zero point in
+    that of --zero-point.
+    """
     method, asymmetric = options.pop("calibrated_scale"), options.pop("asymmetric")
     if method is None:
         if asymmetric:
             raise LutcError("--asymmetric goes with --calibrated-scale; --zero-point gives one by hand")
         return
     if options["scales"] or options["zero_point"] or inputs not in (None, "codes"):
-        raise LutcError("--calibrated-scale gives the scale of input codes; leave out --scale, --zero-point and --inputs")
+        raise LutcError(
+            "--calibrated-scale gives the scale of input codes; leave out --scale, --zero-point and --inputs"
+        )
     if not is_calibration(options["weights"]):
         raise LutcError("--calibrated-scale needs a calibration: give --weights calibration.json:LAYER")
     histogram = measured(options["weights"], function).histogram
@@ -168,7 +216,13 @@ def _request(
         inputs = tuple(Inputs(bits, scale, zero_point) for scale in scales or [i.scale for i in INT8])
     elif coded:
         raise LutcError(f"--scale, --bits and --zero-point describe codes; leave them out with --inputs {inputs}")
-    options = {"inputs": inputs, "search": search, "max_error": max_error, "symmetry": symmetry or prologue == "abs", **same}
+    options = {
+        "inputs": inputs,
+        "search": search,
+        "max_error": max_error,
+        "symmetry": symmetry or prologue == "abs",
+        **same,
+    }
     if prologue is not None:
         options["prologue"] = "none" if prologue == "abs" else prologue
     if init is not None:

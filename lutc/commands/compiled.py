@@ -31,10 +31,15 @@ def report(tables) -> None:
     if any("output" in c for c in certificate.values()):
         header.append("wrong output codes")
     lo, hi = tables.range
-    click.echo(f"{tables.name} over [{lo:g}, {hi:g}], {next(iter(tables.values())).coefficients} coefficients, {search['name']} search")
+    click.echo(
+        f"{tables.name} over [{lo:g}, {hi:g}], {next(iter(tables.values())).coefficients} coefficients, "
+        f"{search['name']} search"
+    )
     echo_table(header, rows)
     if search.get("lines"):
-        click.echo("formats of more than 8 bits: lines rounded from the best real ones; the optimum is that of such lines")
+        click.echo(
+            "formats of more than 8 bits: lines rounded from the best real ones; the optimum is that of such lines"
+        )
     if len(means) > 1:
         click.echo(f"mean squared error over all {len(means)} scales: {sum(means) / len(means):.3e}")
 
@@ -47,7 +52,9 @@ def report_seen(tables, function: str, entries: int, request: dict) -> None:
     source, fn = measured(request["weights"], function), functions.load(function, tables.range)
     objective = "squared" if request["objective"].startswith("layer") else request["objective"]
     inputs = tuple(tables.inputs.values()) or request["inputs"]
-    even = compile(function, entries, range=tables.range, **{**request, "weights": None, "objective": objective, "inputs": inputs})
+    even = compile(
+        function, entries, range=tables.range, **{**request, "weights": None, "objective": objective, "inputs": inputs}
+    )
     rows, lines = [], []
     for key, error in seen["mean_squared"].items():
         inputs = tables.inputs.get(key)
@@ -58,7 +65,16 @@ def report_seen(tables, function: str, entries: int, request: dict) -> None:
         lines += [] if inputs is None else _clamped(label, tables, key, source.targets(fn, inputs), fn)
     where = seen["layer"] if "layer" in seen else f"all its {seen['layers']} layers of {tables.function}, pooled"
     click.echo(f"mean squared error that {seen['model']} sees, by {seen['values']:,} inputs of {where}:")
-    echo_table(["scale" if tables.inputs else "table", "these tables", "equal weights", "change", *["exact function"] * bool(tables.inputs)], rows)
+    echo_table(
+        [
+            "scale" if tables.inputs else "table",
+            "these tables",
+            "equal weights",
+            "change",
+            *["exact function"] * bool(tables.inputs),
+        ],
+        rows,
+    )
     for line in lines:
         click.echo(line)
 
@@ -69,7 +85,10 @@ def _clamped(label: str, tables, key: str, targets, fn) -> list[str]:
     given, exact, wanted = tables[key](x), fn(x), targets[[0, -1]]
     told = (abs(given - wanted) < abs(given - exact)) & (abs(given - exact) > tables.inputs[key].scale)
     read = zip(x[told], given[told], strict=True)
-    return [f"{label}: inputs beyond {at:g} are read as {at:g}; the table gives {y:.4g} there, towards the mean of theirs" for at, y in read]
+    return [
+        f"{label}: inputs beyond {at:g} are read as {at:g}; the table gives {y:.4g} there, towards the mean of theirs"
+        for at, y in read
+    ]
 
 
 def report_felt(tables) -> None:
@@ -78,8 +97,13 @@ def report_felt(tables) -> None:
     first = next(iter(felt.values()))
     behind = f", as {first['norm']} lets it through" if first["norm"] else ""
     click.echo(f"mean squared error of the output of {first['linear']}{behind}, {first['tokens']:,} tokens:")
-    rows = [[key, f"{f['exact_on_codes']:.3e}", f"{f['mean_squared']:.3e}", f"{f['added']:.3e}"] for key, f in felt.items()]
-    rows = [[f"2^{-tables.inputs[key].power}" if tables.inputs[key].power is not None else key, *rest] for key, *rest in rows]
+    rows = [
+        [key, f"{f['exact_on_codes']:.3e}", f"{f['mean_squared']:.3e}", f"{f['added']:.3e}"] for key, f in felt.items()
+    ]
+    rows = [
+        [f"2^{-tables.inputs[key].power}" if tables.inputs[key].power is not None else key, *rest]
+        for key, *rest in rows
+    ]
     echo_table(["scale", "exact function on codes", "this table on codes", "of the table alone"], rows)
 
 
@@ -90,12 +114,24 @@ def _report_float(tables) -> None:
         for dtype, certificate in dtypes.items():
             c = certificate["range"]
             worst = c["worst_absolute"]
-            row = [f"{key} table, {dtype} inputs", c["inputs"], f"{c['mean_squared']:.3e}", figure(worst["error"]), figure(worst["x"])]
+            row = [
+                f"{key} table, {dtype} inputs",
+                c["inputs"],
+                f"{c['mean_squared']:.3e}",
+                figure(worst["error"]),
+                figure(worst["x"]),
+            ]
             rows.append([*row, figure(c["mean_relative"])])
     (lo, hi), search = tables.range, tables.meta["search"]
     table = next(iter(tables.values()))
-    click.echo(f"{tables.name} over [{lo:g}, {hi:g}], {table.entries} entries, {table.coefficients} coefficients, {search['name']} search")
+    click.echo(
+        f"{tables.name} over [{lo:g}, {hi:g}], {table.entries} entries, {table.coefficients} coefficients, "
+        f"{search['name']} search"
+    )
     echo_table(["", "inputs in range", "mean squared", "worst", "at x", "mean relative"], rows)
     for name in ("optimum", "lower_bound"):
         for key, value in search.get(name, {}).items():
-            click.echo(f"{key}: {name.replace('_', ' ')} {figure(value)}, the table is {100 * search['gap'][key]:.1f} % above it")
+            click.echo(
+                f"{key}: {name.replace('_', ' ')} {figure(value)}, the table is {100 * search['gap'][key]:.1f} % above "
+                "it"
+            )

@@ -15,35 +15,84 @@ from lutc.plots.evaluation import draw
 
 @click.command()
 @model_options
-@click.option("--tables", "specs", multiple=True, metavar="[NAME=]TABLE,...", help="Tables to try together, by name or file; repeat to compare.")
-@click.option("--activation", multiple=True, metavar="TABLE", help="A table for the activations; --activation, --softmax and --norm go together.")
-@click.option("--softmax", metavar="EXP[,RECIPROCAL]", help="Tables for softmax; without a reciprocal the division is exact.")
+@click.option(
+    "--tables",
+    "specs",
+    multiple=True,
+    metavar="[NAME=]TABLE,...",
+    help="Tables to try together, by name or file; repeat to compare.",
+)
+@click.option(
+    "--activation",
+    multiple=True,
+    metavar="TABLE",
+    help="A table for the activations; --activation, --softmax and --norm go together.",
+)
+@click.option(
+    "--softmax", metavar="EXP[,RECIPROCAL]", help="Tables for softmax; without a reciprocal the division is exact."
+)
 @click.option("--norm", metavar="RSQRT", help="A table for LayerNorm and RMSNorm.")
-@click.option("--int8", metavar="SCALE|FILE", help="Quantise the activations' inputs: a scale (2^-4), or one per layer from `lutc calibrate`'s file.")
-@click.option("--each-layer", is_flag=True, help="Also run the model with one layer's tables at a time: what each costs. Takes long.")
+@click.option(
+    "--int8",
+    metavar="SCALE|FILE",
+    help="Quantise the activations' inputs: a scale (2^-4), or one per layer from `lutc calibrate`'s file.",
+)
+@click.option(
+    "--each-layer",
+    is_flag=True,
+    help="Also run the model with one layer's tables at a time: what each costs. Takes long.",
+)
 @click.option("--no-layers", is_flag=True, help="Leave the errors of the layers out; twice as fast.")
-@click.option("--plot", "picture", type=click.Path(dir_okay=False, path_type=Path), help="Draw the comparison to this .png, .svg or .pdf.")
-@click.option("--csv", "csv_path", type=click.Path(dir_okay=False, path_type=Path), help="Append one row per figure to this file.")
+@click.option(
+    "--plot",
+    "picture",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Draw the comparison to this .png, .svg or .pdf.",
+)
+@click.option(
+    "--csv", "csv_path", type=click.Path(dir_okay=False, path_type=Path), help="Append one row per figure to this file."
+)
 @json_option
 def evaluate(
-    model, text, specs, activation, softmax, norm, int8, max_tokens, seqlen, batch, dtype, device, device_map, tokenizer, task,
-    each_layer, no_layers, picture, csv_path, as_json,
-) -> None:  # fmt: skip
+    model,
+    text,
+    specs,
+    activation,
+    softmax,
+    norm,
+    int8,
+    max_tokens,
+    seqlen,
+    batch,
+    dtype,
+    device,
+    device_map,
+    tokenizer,
+    task,
+    each_layer,
+    no_layers,
+    picture,
+    csv_path,
+    as_json,
+) -> None:
     """Run MODEL exactly and with tables, and say what they cost: perplexity and KL divergence, or the cosine of
     embeddings; the error of each layer; time.
 
-    MODEL is a Hugging Face folder, a GGUF file (or a folder with one), or a Python file that defines model() and batches().
+    MODEL is a Hugging Face folder, a GGUF file (or a folder with one), or a Python file that defines model() and
+    batches().
 
     \b
-    lutc evaluate SmolLM2-135M --text book.txt --activation silu_fplut --softmax exp_fplut --norm rsqrt_fplut
-    lutc evaluate SmolLM2-135M --text book.txt --tables silu_8 --tables silu_16 --tables all=silu_fplut,exp_fplut,rsqrt_fplut
+    lutc evaluate SmolLM2-135M --text book.txt --activation silu_fplut --softmax exp_fplut --norm rsqrt_fplut lutc
+    evaluate SmolLM2-135M --text book.txt --tables silu_8 --tables silu_16 --tables all=silu_fplut,exp_fplut,rsqrt_fplut
     lutc evaluate SmolLM2-135M --text book.txt --tables silu_16 --int8 calibration.json
     """
     variants = [variant(spec) for spec in specs]
     if activation or softmax or norm:
         variants.append(from_options(activation, softmax, norm))
     if not variants:
-        raise LutcError("no tables to try; give --activation, --softmax or --norm, or --tables silu_16 (may be repeated)")
+        raise LutcError(
+            "no tables to try; give --activation, --softmax or --norm, or --tables silu_16 (may be repeated)"
+        )
 
     from lutc.evaluation.running import evaluate as run  # brings numba, torch
     from lutc.models.loading import load  # brings torch

@@ -22,7 +22,9 @@ def records(found: Evaluation) -> list[list]:
     rows = []
     for result in found.results:
         rows += [[*head, result.name, "", key, getattr(result, key)] for key in _WHOLE]
-        rows += [[*head, result.name, layer.name, key, getattr(layer, key)] for layer in result.layers for key in _LAYER]
+        rows += [
+            [*head, result.name, layer.name, key, getattr(layer, key)] for layer in result.layers for key in _LAYER
+        ]
     return [row for row in rows if row[-1] is not None]
 
 
@@ -57,7 +59,9 @@ def comparison(found: Evaluation) -> tuple[list[str], list[list[str]]]:
 
 
 def ranking(found: Evaluation) -> list[str]:
-    """Lines that order the variants by KL, each with what it is above the one before, paired, and the standard error of that."""
+    """Lines that order the variants by KL, each with what it is above the one before, paired, and the standard error of
+    that.
+    """
     ranked = sorted((result for result in found.results if result.kl is not None), key=lambda result: result.kl)
     lines = [f"least KL: {ranked[0].name}"] if len(ranked) > 1 else []
     for before, result in zip(ranked, ranked[1:]):
@@ -76,17 +80,32 @@ def _row(result: Result, kind: str, on_codes: bool) -> list[str]:
     beyond = [layer.outside if layer.clipped is None else layer.clipped for layer in result.layers]
     most = max((share for share in beyond if share is not None), default=None)
     return [
-        result.name, *figures, *same, "-" if worst is None else worst.name, "-" if worst is None else _number(worst.own, ".2e"),
-        _number(most, ".2e"), "-" if result.bytes is None else str(result.bytes), _number(result.seconds, ".1f"),
-    ]  # fmt: skip
+        result.name,
+        *figures,
+        *same,
+        "-" if worst is None else worst.name,
+        "-" if worst is None else _number(worst.own, ".2e"),
+        _number(most, ".2e"),
+        "-" if result.bytes is None else str(result.bytes),
+        _number(result.seconds, ".1f"),
+    ]
 
 
 def layers(result: Result, kind: str) -> tuple[list[str], list[list[str]]]:
     """Header and rows of one variant's layers."""
     shown = [key for key in _LAYER if any(getattr(layer, key) is not None for layer in result.layers)]
     alone = "perplexity, alone" if kind == "causal" else "1 - cosine, alone"
-    titles = {"error": "output error", "own": "its own", "outside": "outside range", "clipped": "clipped", "change": alone, "kl": "KL, alone"}
-    return [result.name, *(titles[key] for key in shown)], [[layer.name, *(_cell(layer, key, kind) for key in shown)] for layer in result.layers]
+    titles = {
+        "error": "output error",
+        "own": "its own",
+        "outside": "outside range",
+        "clipped": "clipped",
+        "change": alone,
+        "kl": "KL, alone",
+    }
+    return [result.name, *(titles[key] for key in shown)], [
+        [layer.name, *(_cell(layer, key, kind) for key in shown)] for layer in result.layers
+    ]
 
 
 def _cell(layer: LayerResult, key: str, kind: str) -> str:

@@ -17,9 +17,17 @@ from lutc.plots.figure import save
 
 @click.command()
 @click.argument("function")
-@click.option("--range", "interval", type=(NUMBER, NUMBER), metavar="LO HI", help="Interval to fit; by default the function's own.")
+@click.option(
+    "--range",
+    "interval",
+    type=(NUMBER, NUMBER),
+    metavar="LO HI",
+    help="Interval to fit; by default the function's own.",
+)
 @click.option("--bits", type=int, default=8, show_default=True, help="Width of input codes, 2 to 16.")
-@click.option("--scale", "scales", type=NUMBER, multiple=True, help="Scale of input codes, may be repeated.  [default: 2^-4]")
+@click.option(
+    "--scale", "scales", type=NUMBER, multiple=True, help="Scale of input codes, may be repeated.  [default: 2^-4]"
+)
 @click.option("--zero-point", type=int, default=0, show_default=True, help="Zero point of input codes.")
 @click.option(
     "--objective",
@@ -29,33 +37,76 @@ from lutc.plots.figure import save
 @click.option("--out-scale", type=NUMBER, help="Scale of output codes.")
 @click.option("--out-bits", type=int, default=8, show_default=True, help="Width of output codes.")
 @click.option("--out-zero-point", type=int, default=0, show_default=True, help="Zero point of output codes.")
-@click.option("--entries", type=(int, int), default=(2, 64), show_default=True, metavar="LEAST MOST", help="Entries to try.")
-@click.option("--fraction-bits", type=(int, int), default=(3, 10), show_default=True, metavar="LEAST MOST", help="Fraction bits to try.")
+@click.option(
+    "--entries", type=(int, int), default=(2, 64), show_default=True, metavar="LEAST MOST", help="Entries to try."
+)
+@click.option(
+    "--fraction-bits",
+    type=(int, int),
+    default=(3, 10),
+    show_default=True,
+    metavar="LEAST MOST",
+    help="Fraction bits to try.",
+)
 @click.option("--no-symmetry", is_flag=True, help="Leave out tables that store one half.")
-@click.option("--tails", type=click.Choice(["exact", "free"]), default="exact", show_default=True, help="Keep entries for the tails.")
-@click.option("--minimise", default="bits", show_default=True, metavar="COSTS", help="One or more of bits, comparators, multiplier, entries.")
-@click.option("--gain", type=float, default=0.1, show_default=True, help="Share of the error that a higher cost has to save; 0 prints all.")
+@click.option(
+    "--tails",
+    type=click.Choice(["exact", "free"]),
+    default="exact",
+    show_default=True,
+    help="Keep entries for the tails.",
+)
+@click.option(
+    "--minimise",
+    default="bits",
+    show_default=True,
+    metavar="COSTS",
+    help="One or more of bits, comparators, multiplier, entries.",
+)
+@click.option(
+    "--gain",
+    type=float,
+    default=0.1,
+    show_default=True,
+    help="Share of the error that a higher cost has to save; 0 prints all.",
+)
 @click.option("--seed", type=int, default=42, show_default=True, help="Seed of the evolution.")
 @click.option("--population", type=int, default=64, show_default=True, help="Designs per generation, a multiple of 4.")
 @click.option("--generations", type=int, default=100, show_default=True, help="Most generations.")
-@click.option("--plot", "picture", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Draw the front: .png, .svg or .pdf.")
+@click.option(
+    "--plot",
+    "picture",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Draw the front: .png, .svg or .pdf.",
+)
 @click.option("--write", "index", type=int, metavar="N", help="Compile design N of the front and write its table.")
-@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="File for --write.  [default: FUNCTION_ENTRIES.json here]")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="File for --write.  [default: FUNCTION_ENTRIES.json here]",
+)
 @json_option
-def explore(function, picture, index, output, as_json, minimise, seed, population, generations, gain, **options) -> None:
+def explore(
+    function, picture, index, output, as_json, minimise, seed, population, generations, gain, **options
+) -> None:
     """Evolve the front of error against hardware cost for FUNCTION.
 
-    The best table of every design is the exact optimum; NSGA-II chooses entries, coefficient format, whole or half tables and, with several
-    scales, sharing. Direct and uniform tables are listed for comparison. The same options give the same front.
+    The best table of every design is the exact optimum; NSGA-II chooses entries, coefficient format, whole or half
+    tables and, with several scales, sharing. Direct and uniform tables are listed for comparison. The same options give
+    the same front.
 
     \b
-    lutc explore gelu                                          int8 codes at scale 2^-4, mean squared error against stored bits
+    lutc explore gelu                              int8 codes at scale 2^-4, mean squared error against stored bits
     lutc explore gelu --out-scale 2^-4                         int8 in, int8 out: errors of output codes
     lutc explore gelu --minimise bits,comparators,multiplier --plot gelu.png
     lutc explore gelu --write 12 -o gelu.json                  the table of design 12
     """
     if output is not None and index is None:
-        raise LutcError("-o names the file of the table that --write N writes; add --write N, or --plot FILE for a picture")
+        raise LutcError(
+            "-o names the file of the table that --write N writes; add --write N, or --plot FILE for a picture"
+        )
     settings = exploring.EvolutionSettings(population=population, generations=generations, gain=gain)
     with progress_bar(f"explore {function}", generations) as progress:
         found = exploring.explore(_space(function, **options), _names(minimise), seed, settings, progress)
@@ -72,7 +123,9 @@ def explore(function, picture, index, output, as_json, minimise, seed, populatio
         click.echo(f"wrote {what}")
 
 
-def _space(function, interval, bits, scales, zero_point, objective, out_scale, out_bits, out_zero_point, no_symmetry, **same):
+def _space(
+    function, interval, bits, scales, zero_point, objective, out_scale, out_bits, out_zero_point, no_symmetry, **same
+):
     """Options of the command line as a `lutc.explore.designs.Space`."""
     from lutc.explore.designs import Space  # brings deap
 
@@ -114,7 +167,14 @@ def as_dict(found) -> dict:
 
 
 def _baseline(b) -> dict:
-    return {"kind": b.kind, "coefficients": b.coefficients, "symmetry": b.half, "share": b.share, "error": b.error, **_cost(b.cost)}
+    return {
+        "kind": b.kind,
+        "coefficients": b.coefficients,
+        "symmetry": b.half,
+        "share": b.share,
+        "error": b.error,
+        **_cost(b.cost),
+    }
 
 
 def _cost(cost) -> dict:
@@ -125,19 +185,31 @@ def _report(found) -> None:
     from lutc.explore.designs import OBJECTIVES  # brings deap
 
     space, record = found.space, found.record
-    scales, costs = ", ".join(_scale(inputs) for inputs in space.inputs), ", ".join(FIGURES[name][0] for name in found.minimise)
-    click.echo(f"{space.function}, {space.inputs[0].bits}-bit codes at scale {scales}" + (f", output scale {_scale(space.out)}" if space.out else ""))
+    scales, costs = (
+        ", ".join(_scale(inputs) for inputs in space.inputs),
+        ", ".join(FIGURES[name][0] for name in found.minimise),
+    )
+    click.echo(
+        f"{space.function}, {space.inputs[0].bits}-bit codes at scale {scales}"
+        + (f", output scale {_scale(space.out)}" if space.out else "")
+    )
     click.echo(
         f"{OBJECTIVES[space.objective]}, against {costs}: {len(found.front)} of {found.evaluations} designs "
         f"(NSGA-II, seed {record['seed']}, {record['generations']} generations)\n"
     )
     several = len(space.inputs) > 1
     header = ["", "entries", "stored", "format", "error", "bits", "comparators", "multiplier", "adder"]
-    rows = [[n, *_row(d.choice.coefficients, _stored(d.choice.symmetry, d.choice.share, several), d)] for n, d in enumerate(found.front, 1)]
+    rows = [
+        [n, *_row(d.choice.coefficients, _stored(d.choice.symmetry, d.choice.share, several), d)]
+        for n, d in enumerate(found.front, 1)
+    ]
     rows += [[b.kind, *_row(b.coefficients, _stored(b.half, b.share, several), b)] for b in found.baselines]
     echo_table(header, rows)
     if not all(d.proven for d in found.front):
-        click.echo("\nFormats of more than 8 bits, or more than 512 places for breakpoints: best rounded lines, not proven optimal.")
+        click.echo(
+            "\nFormats of more than 8 bits, or more than 512 places for breakpoints: best rounded lines, not proven "
+            "optimal."
+        )
 
 
 def _stored(half: bool, share: str, several: bool) -> str:
@@ -147,7 +219,16 @@ def _stored(half: bool, share: str, several: bool) -> str:
 def _row(coefficients: str, stored: str, point) -> list:
     cost = point.cost
     multiplier, adder = (f"{cost.multiplier[0]} x {cost.multiplier[1]}", cost.adder) if cost.adder else ("-", "-")
-    return [cost.entries, stored, coefficients, _error(point.error), cost.stored_bits, cost.comparators, multiplier, adder]
+    return [
+        cost.entries,
+        stored,
+        coefficients,
+        _error(point.error),
+        cost.stored_bits,
+        cost.comparators,
+        multiplier,
+        adder,
+    ]
 
 
 def _error(error: float) -> str:

@@ -16,25 +16,39 @@ from lutc.table.library import load
 
 @click.command()
 @click.argument("table")
-@click.option("--format", "kind", type=click.Choice(["memh", "c", "csv"]), required=True, help="Hex words for $readmemh, a C header, or CSV.")
-@click.option("--key", "keys", multiple=True, help="Export this table of the file, may be repeated: 4, ...  [default: all]")
-@click.option("--out-scale", type=NUMBER, help="Scale of output codes.  [default: the file's; without one, accumulators alone]")
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["memh", "c", "csv"]),
+    required=True,
+    help="Hex words for $readmemh, a C header, or CSV.",
+)
+@click.option(
+    "--key", "keys", multiple=True, help="Export this table of the file, may be repeated: 4, ...  [default: all]"
+)
+@click.option(
+    "--out-scale", type=NUMBER, help="Scale of output codes.  [default: the file's; without one, accumulators alone]"
+)
 @click.option("--out-bits", type=int, default=8, show_default=True, help="Width of output codes.")
 @click.option("--out-zero-point", type=int, default=0, show_default=True, help="Zero point of output codes.")
 @click.option(
-    "-o", "--output", default=".", type=click.Path(file_okay=False, path_type=Path), help="Folder, made if need be.  [default: the current one]"
+    "-o",
+    "--output",
+    default=".",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder, made if need be.  [default: the current one]",
 )
 @json_option
 @click.pass_context
 def export(context, table, kind, keys, out_scale, out_bits, out_zero_point, output, as_json) -> None:
     """Write the integers of TABLE, a file or the name of a shipped table, as hardware takes them, with golden vectors.
 
-    Breakpoints become input codes, slopes and intercepts integers in two's complement; the golden vectors hold the answer to every input code.
-    docs/hardware.md has the rule of arithmetic.
+    Breakpoints become input codes, slopes and intercepts integers in two's complement; the golden vectors hold the
+    answer to every input code. docs/hardware.md has the rule of arithmetic.
 
     \b
     lutc export gelu_8 --format c --out-scale 2^-4 -o include          gelu_8.h: arrays, functions, golden vectors
-    lutc export gelu_8 --format memh --key 4 -o rtl                    gelu_8_4_cuts.memh, ..._slopes, ..._intercepts, ..._acc
+    lutc export gelu_8 --format memh --key 4 -o rtl          gelu_8_4_cuts.memh, ..._slopes, ..._intercepts, ..._acc
     lutc export gelu_8 --format csv                                    the same numbers as CSV
     """
     if out_scale is None and typed(context) & {"out_bits", "out_zero_point"}:

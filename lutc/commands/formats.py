@@ -13,13 +13,19 @@ from lutc.formats.format import FLOAT_FORMATS, get, nearest, properties
 # a negative number is no option
 @click.command(context_settings={"ignore_unknown_options": True})
 @click.argument("number", type=NUMBER, required=False)
-@click.option("--format", "fixed", multiple=True, metavar="qI.F", help="Fixed-point format to list, may be repeated.  [default: q1.6]")
+@click.option(
+    "--format",
+    "fixed",
+    multiple=True,
+    metavar="qI.F",
+    help="Fixed-point format to list, may be repeated.  [default: q1.6]",
+)
 @json_option
 def formats(number, fixed, as_json) -> None:
     """Explain number formats, or show how each stores NUMBER.
 
     \b
-    lutc formats                       bits, exponent bias, normal and subnormal ranges, largest, step near 1, NaN and infinity codes
+    lutc formats             bits, exponent bias, normal and subnormal ranges, largest, step near 1, NaN, infinities
     lutc formats 0.1                   nearest value, bits and error of 0.1 in each format
     lutc formats -1.5 --format q2.5    among them fixed point: sign, 2 integer and 5 fraction bits, two's complement
     """
@@ -35,11 +41,27 @@ def _list(chosen, as_json) -> None:
     if as_json:
         echo_json(listed)
         return
-    header = ["format", "bits", "layout", "bias", "subnormal", "normal", "most negative", "largest", "step near 1", "NaN codes", "inf codes"]
+    header = [
+        "format",
+        "bits",
+        "layout",
+        "bias",
+        "subnormal",
+        "normal",
+        "most negative",
+        "largest",
+        "step near 1",
+        "NaN codes",
+        "inf codes",
+    ]
     rows = []
     for p in listed:
         if p["kind"] == "fixed":
-            layout, subnormal, normal = f"1+{p['integer_bits']}+{p['fraction_bits']}", "-", f"{p['smallest']:.6g} .. {p['largest']:.6g}"
+            layout, subnormal, normal = (
+                f"1+{p['integer_bits']}+{p['fraction_bits']}",
+                "-",
+                f"{p['smallest']:.6g} .. {p['largest']:.6g}",
+            )
         else:
             layout = f"1+{p['exponent_bits']}+{p['mantissa_bits']}"
             subnormal = f"{p['smallest']:.6g} .. {p['largest_subnormal']:.6g}"

@@ -16,15 +16,43 @@ from lutc.fplut.pipeline import compile_fplut
 _SHARED = {"function", "interval", "inputs", "search", "objective", "tails", "prologue", "name", "output", "as_json"}
 
 _OPTIONS = (
-    click.option("--cut-points", metavar="LIST|FILE", help="cutpoints: fixed cut points, increasing, or a file of them.  [default: searched]"),
-    click.option("--n-cut-points", type=int, help="cutpoints: number of cut points to search, at least 3.  [default: 11]"),
-    click.option("--pieces", metavar="N|LIST", help="cutpoints: pieces of each inner interval, of every interval, or auto.  [default: 32]"),
-    click.option("--values", type=click.Choice(["fitted", "sampled"]), help="cutpoints: how to choose the stored values.  [default: fitted]"),
-    click.option("--addressing", type=click.Choice(["cells", "exponent"]), help="cutpoints: what chooses the piece.  [default: cells]"),
+    click.option(
+        "--cut-points",
+        metavar="LIST|FILE",
+        help="cutpoints: fixed cut points, increasing, or a file of them.  [default: searched]",
+    ),
+    click.option(
+        "--n-cut-points", type=int, help="cutpoints: number of cut points to search, at least 3.  [default: 11]"
+    ),
+    click.option(
+        "--pieces",
+        metavar="N|LIST",
+        help="cutpoints: pieces of each inner interval, of every interval, or auto.  [default: 32]",
+    ),
+    click.option(
+        "--values",
+        type=click.Choice(["fitted", "sampled"]),
+        help="cutpoints: how to choose the stored values.  [default: fitted]",
+    ),
+    click.option(
+        "--addressing",
+        type=click.Choice(["cells", "exponent"]),
+        help="cutpoints: what chooses the piece.  [default: cells]",
+    ),
     click.option("--budget", type=int, help="cutpoints: values of a table with exponent addressing.  [default: 259]"),
-    click.option("--formats", metavar="LIST", help="cutpoints: formats of the stored values, of fp16, bf16, fp32.  [default: fp16,fp32]"),
-    click.option("--arithmetic", type=click.Choice(["fp32", "fp16_rne", "fp16_trunc"]), help="cutpoints: to search for.  [default: fp32]"),
-    click.option("--quality", type=click.Choice(["quick", "best"]), help="cutpoints: how long to search.  [default: quick]"),
+    click.option(
+        "--formats",
+        metavar="LIST",
+        help="cutpoints: formats of the stored values, of fp16, bf16, fp32.  [default: fp16,fp32]",
+    ),
+    click.option(
+        "--arithmetic",
+        type=click.Choice(["fp32", "fp16_rne", "fp16_trunc"]),
+        help="cutpoints: to search for.  [default: fp32]",
+    ),
+    click.option(
+        "--quality", type=click.Choice(["quick", "best"]), help="cutpoints: how long to search.  [default: quick]"
+    ),
 )
 FIELDS = ("cut_points", "n_cut_points", "pieces", "values", "addressing", "budget", "formats", "arithmetic", "quality")
 
@@ -77,7 +105,9 @@ def _numbers(text: str) -> tuple[float, ...]:
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise LutcError(f"cut points are numbers such as -1,0,2.5 or a text file of them; cannot read {path}") from error
+            raise LutcError(
+                f"cut points are numbers such as -1,0,2.5 or a text file of them; cannot read {path}"
+            ) from error
     parts = re.split(r"[\s,\[\]]+", text.strip(" \n\t[]"))
     try:
         return tuple(float(part) for part in parts)
@@ -96,14 +126,21 @@ def _pieces(text: str) -> int | tuple[int, ...] | None:
 
 
 def report(tables, ranged: bool) -> None:
-    """How good each stored format is over all inputs of fp16 and bf16, in each arithmetic; `ranged`: and over those in the range."""
+    """How good each stored format is over all inputs of fp16 and bf16, in each arithmetic; `ranged`: and over those in
+    the range.
+    """
     rows, (lo, hi) = [], tables.range
     for key, dtypes in tables.meta["certificate"].items():
         for dtype, figures in dtypes.items():
             inside = [(f"exact, in [{lo:g}, {hi:g}]", figures["range"])] if ranged else []
             for arithmetic, c in [*inside, ("exact", figures["domain"]), *figures["arithmetic"].items()]:
                 worst = c["worst_relative"]
-                row = [f"{key} values, {dtype} inputs, {arithmetic}", figure(c["mean_relative"]), figure(worst["error"]), figure(worst["x"])]
+                row = [
+                    f"{key} values, {dtype} inputs, {arithmetic}",
+                    figure(c["mean_relative"]),
+                    figure(worst["error"]),
+                    figure(worst["x"]),
+                ]
                 rows.append([*row, f"{100 * c['correct']:.2f} %"])
     entries = next(iter(tables.values())).entries
     click.echo(f"{tables.name}: {entries} values")

@@ -18,16 +18,33 @@ def functions(as_json) -> None:
             side: None if tail is None else {"slope": tail.slope, "intercept": tail.intercept}
             for side, tail in (("left", fn.left), ("right", fn.right))
         }
-        rows.append({"name": fn.name, "range": list(fn.range), "coefficients": fn.coefficients, "tails": tails, "symmetry": fn.symmetry is not None,
-                     "reduction": fn.reduction.kind if fn.reduction else None, "aliases": list(fn.aliases)})  # fmt: skip
+        rows.append(
+            {
+                "name": fn.name,
+                "range": list(fn.range),
+                "coefficients": fn.coefficients,
+                "tails": tails,
+                "symmetry": fn.symmetry is not None,
+                "reduction": fn.reduction.kind if fn.reduction else None,
+                "aliases": list(fn.aliases),
+            }
+        )
     if as_json:
         echo_json(rows)
         return
     table = [
-        [r["name"], f"[{r['range'][0]:g}, {r['range'][1]:g}]", r["coefficients"], _line(r["tails"]["left"]), _line(r["tails"]["right"]),
-         "yes" if r["symmetry"] else "-", r["reduction"] or "-", ", ".join(r["aliases"]) or "-"]
+        [
+            r["name"],
+            f"[{r['range'][0]:g}, {r['range'][1]:g}]",
+            r["coefficients"],
+            _line(r["tails"]["left"]),
+            _line(r["tails"]["right"]),
+            "yes" if r["symmetry"] else "-",
+            r["reduction"] or "-",
+            ", ".join(r["aliases"]) or "-",
+        ]
         for r in rows
-    ]  # fmt: skip
+    ]
     echo_table(["name", "range", "coefficients", "left tail", "right tail", "symmetry", "reduction", "aliases"], table)
 
 

@@ -34,18 +34,47 @@ class Number(click.ParamType):
 
 NUMBER = Number()
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for a program to read.")
-function_option = click.option("--function", "function", help="The function a foreign table stands for, where its file does not say.")
+function_option = click.option(
+    "--function", "function", help="The function a foreign table stands for, where its file does not say."
+)
 
 MODEL_OPTIONS = (
     click.argument("model", type=click.Path()),
-    click.option("--text", type=click.Path(dir_okay=False), help="A text for causal models; for others one document on each line."),
-    click.option("--max-tokens", default=4096, show_default=True, type=click.IntRange(2), help="Tokens of the text to use."),
-    click.option("--seqlen", default=512, show_default=True, type=click.IntRange(2), help="Tokens of a window; of a document at most."),
-    click.option("--batch", type=click.IntRange(1), help="Windows or documents that run together.  [default: 1 window, 16 documents]"),
-    click.option("--dtype", type=click.Choice(["fp32", "fp16", "bf16"]), help="Of the model.  [default: fp32 on a CPU, else the checkpoint's]"),
+    click.option(
+        "--text",
+        type=click.Path(dir_okay=False),
+        help="A text for causal models; for others one document on each line.",
+    ),
+    click.option(
+        "--max-tokens", default=4096, show_default=True, type=click.IntRange(2), help="Tokens of the text to use."
+    ),
+    click.option(
+        "--seqlen",
+        default=512,
+        show_default=True,
+        type=click.IntRange(2),
+        help="Tokens of a window; of a document at most.",
+    ),
+    click.option(
+        "--batch",
+        type=click.IntRange(1),
+        help="Windows or documents that run together.  [default: 1 window, 16 documents]",
+    ),
+    click.option(
+        "--dtype",
+        type=click.Choice(["fp32", "fp16", "bf16"]),
+        help="Of the model.  [default: fp32 on a CPU, else the checkpoint's]",
+    ),
     click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:1."),
-    click.option("--device-map", help="auto spreads a large model over GPUs, memory and disk; auto:0=20GiB,cpu=8GiB at most so much."),
-    click.option("--tokenizer", type=click.Path(exists=True, file_okay=False), help="A folder with the tokenizer, where the model has none."),
+    click.option(
+        "--device-map",
+        help="auto spreads a large model over GPUs, memory and disk; auto:0=20GiB,cpu=8GiB at most so much.",
+    ),
+    click.option(
+        "--tokenizer",
+        type=click.Path(exists=True, file_okay=False),
+        help="A folder with the tokenizer, where the model has none.",
+    ),
     click.option("--task", help="transformers' class that loads the model.  [default: by its config]"),
 )
 
@@ -72,7 +101,9 @@ def echo_table(header: Sequence[str], rows: Sequence[Sequence]) -> None:
     cells = [[str(c) for c in row] for row in [header, *rows]]
     widths = [max(map(len, column)) for column in zip(*cells)]
     for row in cells:
-        click.echo("  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths))).rstrip())
+        click.echo(
+            "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths))).rstrip()
+        )
 
 
 def figure(value: float | None) -> str:
@@ -82,7 +113,9 @@ def figure(value: float | None) -> str:
 
 @contextlib.contextmanager
 def progress_bar(description: str, total: int | None = None, unit: str = "generation"):
-    """A callback that advances a bar, `advance(n)` or `advance(n, total=...)`; there is one on a terminal, none in a pipe."""
+    """A callback that advances a bar, `advance(n)` or `advance(n, total=...)`; there is one on a terminal, none in a
+    pipe.
+    """
     if not sys.stderr.isatty():
         yield None
         return
@@ -109,7 +142,9 @@ def append_csv(path: Path, columns: Sequence[str], rows: Sequence[Sequence]) -> 
         with open(path, "a", encoding="utf-8") as file:
             file.write(text.getvalue())
     except OSError as error:
-        raise LutcError(f"cannot append to {path}: {error.strerror or error}; give a path in an existing, writable folder") from error
+        raise LutcError(
+            f"cannot append to {path}: {error.strerror or error}; give a path in an existing, writable folder"
+        ) from error
 
 
 def load_for(name: str, function: str | None):

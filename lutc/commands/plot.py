@@ -13,8 +13,15 @@ from lutc.plots.table import table_figure
 
 @click.command()
 @click.argument("table")
-@click.option("--key", "keys", multiple=True, help="Draw this table of the file, may be repeated: 4, fp32, ...  [default: all]")
-@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help=".png, .svg or .pdf to write.  [default: TABLE.png here]")
+@click.option(
+    "--key", "keys", multiple=True, help="Draw this table of the file, may be repeated: 4, fp32, ...  [default: all]"
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help=".png, .svg or .pdf to write.  [default: TABLE.png here]",
+)
 @function_option
 def plot(table, keys, output, function) -> None:
     """Draw TABLE, a file or the name of a shipped table: function and segments above, the error at every input below.

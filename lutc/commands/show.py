@@ -18,7 +18,6 @@ def show(table, key, as_json) -> None:
     """Print TABLE, a file or the name of a shipped table, and how it was made."""
     import json
 
-
     tables = load(table)
     if key is not None:
         inputs = {key: tables.inputs[key]} if key in tables.inputs else {}
@@ -28,22 +27,32 @@ def show(table, key, as_json) -> None:
         return
     first = next(iter(tables.values()))
     search = tables.meta.get("search", {})
-    search = search if "name" in search else next((part for part in search.values() if isinstance(part, dict)), {})  # FPLUT: one per format
+    search = (
+        search if "name" in search else next((part for part in search.values() if isinstance(part, dict)), {})
+    )  # FPLUT: one per format
     click.echo(f"{tables.name}: {first.body.addressing} x {first.body.payload}, coefficients {first.coefficients}")
-    click.echo(f"search {search.get('name', tables.meta.get('origin', 'unknown'))}, prologue {first.prologue.kind if first.prologue else 'none'}")
+    click.echo(
+        f"search {search.get('name', tables.meta.get('origin', 'unknown'))}, prologue "
+        f"{first.prologue.kind if first.prologue else 'none'}"
+    )
     if first.domain is not None:
         low, high = ("inf" if bound is None else f"{bound:g}" for bound in (first.domain.low, first.domain.high))
         click.echo(f"NaN outside [{'-' if first.domain.low is None else ''}{low}, {high}]")
     for name, one in tables.items():
         inputs = tables.inputs.get(name)
-        click.echo(f"\n{name}" + (f": {inputs.bits}-bit codes, scale {inputs.scale:g}, zero point {inputs.zero_point}" if inputs else ""))
+        click.echo(
+            f"\n{name}"
+            + (f": {inputs.bits}-bit codes, scale {inputs.scale:g}, zero point {inputs.zero_point}" if inputs else "")
+        )
         _print_body(one.body)
 
 
 def _print_body(body) -> None:
     if isinstance(body, Lines):
         bounds = ["-inf", *(f"{b:g}" for b in body.breakpoints), "inf"]
-        rows = [[f"({a}, {b}]", f"{k:g}", f"{t:g}"] for a, b, k, t in zip(bounds, bounds[1:], body.slopes, body.intercepts)]
+        rows = [
+            [f"({a}, {b}]", f"{k:g}", f"{t:g}"] for a, b, k, t in zip(bounds, bounds[1:], body.slopes, body.intercepts)
+        ]
         echo_table(["x", "slope", "intercept"], rows)
     elif isinstance(body, Cells):
         rows = [[f"[{a:g}, {b:g})", p] for a, b, p in zip(body.cut_points, body.cut_points[1:], body.pieces)]

@@ -9,14 +9,30 @@ import click
 from lutc.errors import LutcError
 
 MODEL = click.argument("model", type=click.Path(exists=True))
-MODULES = click.option("--modules", multiple=True, help="Blocks by name: * is one part, ** any, parent:child+child a chain. Default: the usual MLPs.")
-TEXT = click.option("--text", type=click.Path(exists=True, dir_okay=False), help="Documents, one a line (Hugging Face folders).")
+MODULES = click.option(
+    "--modules",
+    multiple=True,
+    help="Blocks by name: * is one part, ** any, parent:child+child a chain. Default: the usual MLPs.",
+)
+TEXT = click.option(
+    "--text", type=click.Path(exists=True, dir_okay=False), help="Documents, one a line (Hugging Face folders)."
+)
 BATCH = click.option("--batch", default=32, show_default=True, type=click.IntRange(1), help="Documents in a batch.")
-LENGTH = click.option("--length", default=128, show_default=True, type=click.IntRange(1), help="Tokens of a document that are used.")
+LENGTH = click.option(
+    "--length", default=128, show_default=True, type=click.IntRange(1), help="Tokens of a document that are used."
+)
 TASK = click.option("--task", default="AutoModel", show_default=True, help="transformers' class that loads the folder.")
-FALLBACK = click.option("--fallback", default=0.0, show_default=True, help="Share of held-out inputs, the farthest, to run exactly.")
-POST_NORM = click.option("--post-norm", is_flag=True, help="The block's output is added to its input and normalised (BERT): weight errors by that.")
-MEMORY = click.option("--memory", default=2.0, show_default=True, help="GiB for Jacobians and for the regression's sums.")
+FALLBACK = click.option(
+    "--fallback", default=0.0, show_default=True, help="Share of held-out inputs, the farthest, to run exactly."
+)
+POST_NORM = click.option(
+    "--post-norm",
+    is_flag=True,
+    help="The block's output is added to its input and normalised (BERT): weight errors by that.",
+)
+MEMORY = click.option(
+    "--memory", default=2.0, show_default=True, help="GiB for Jacobians and for the regression's sums."
+)
 FORMATS = ("fp32", "fp16", "bf16", "int8")
 
 
@@ -37,7 +53,9 @@ def taylor() -> None:
 @LENGTH
 @TASK
 @click.option("--limit", type=click.IntRange(1), help="Stop after so many samples per block.")
-@click.option("--dtype", default="fp32", show_default=True, type=click.Choice(FORMATS[:3]), help="How the inputs are stored.")
+@click.option(
+    "--dtype", default="fp32", show_default=True, type=click.Choice(FORMATS[:3]), help="How the inputs are stored."
+)
 def collect(model, folder, modules, text, batch, length, task, limit, dtype) -> None:
     """Store in FOLDER what the blocks of MODEL are really given. An interrupted run resumes."""
     from lutc.taylor.collector import collect as run  # brings torch
@@ -50,16 +68,37 @@ def collect(model, folder, modules, text, batch, length, task, limit, dtype) -> 
 @taylor.command()
 @MODEL
 @click.argument("folder", type=click.Path(file_okay=False))
-@click.option("-o", "--output", required=True, help="Tables are written to OUTPUT-0.json and .safetensors, OUTPUT-1, ..., in the model's order.")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    help="Tables are written to OUTPUT-0.json and .safetensors, OUTPUT-1, ..., in the model's order.",
+)
 @click.option("-k", "--centres", "k", default=16, show_default=True, type=click.IntRange(1), help="Number of centres.")
 @click.option("--order", default=1, show_default=True, type=click.IntRange(1, 2), help="2 adds the diagonal Hessian.")
-@click.option("--neurons", default=0, show_default=True, type=click.IntRange(0), help="Neurons to keep exactly, as further inputs of the maps.")
-@click.option("--fit", default="ridge", show_default=True, type=click.Choice(["ridge", "taylor"]), help="Regression upon the expansion, or it alone.")
+@click.option(
+    "--neurons",
+    default=0,
+    show_default=True,
+    type=click.IntRange(0),
+    help="Neurons to keep exactly, as further inputs of the maps.",
+)
+@click.option(
+    "--fit",
+    default="ridge",
+    show_default=True,
+    type=click.Choice(["ridge", "taylor"]),
+    help="Regression upon the expansion, or it alone.",
+)
 @click.option("--format", default="fp32", show_default=True, type=click.Choice(FORMATS), help="How tables are stored.")
 @FALLBACK
 @POST_NORM
 @MEMORY
-@click.option("--sequential", is_flag=True, help="Fit each block on inputs from the model with earlier ones replaced; collects into FOLDER.")
+@click.option(
+    "--sequential",
+    is_flag=True,
+    help="Fit each block on inputs from the model with earlier ones replaced; collects into FOLDER.",
+)
 @MODULES
 @TEXT
 @BATCH
@@ -67,7 +106,24 @@ def collect(model, folder, modules, text, batch, length, task, limit, dtype) -> 
 @TASK
 @click.option("--seed", default=0, show_default=True, help="Of K-means.")
 def fit(
-    model, folder, output, k, order, neurons, fit, format, fallback, post_norm, memory, sequential, modules, text, batch, length, task, seed
+    model,
+    folder,
+    output,
+    k,
+    order,
+    neurons,
+    fit,
+    format,
+    fallback,
+    post_norm,
+    memory,
+    sequential,
+    modules,
+    text,
+    batch,
+    length,
+    task,
+    seed,
 ) -> None:
     """Fit a table to each block whose inputs are in FOLDER."""
     from lutc.taylor.blocks import find_blocks  # brings torch
@@ -80,7 +136,9 @@ def fit(
     loaded = _loaded(model, task)
     network = loaded.model
     if sequential:
-        tables = fit_sequential(network, modules or None, _batches(loaded, text, batch, length), folder, settings).values()
+        tables = fit_sequential(
+            network, modules or None, _batches(loaded, text, batch, length), folder, settings
+        ).values()
     else:
         inputs = Inputs(folder)
         tables = (run(block, inputs, settings) for block in find_blocks(network, modules or list(inputs.blocks)))
@@ -94,10 +152,34 @@ def fit(
 @MODEL
 @click.argument("folder", type=click.Path(file_okay=False))
 @click.option("--block", help="Which block of FOLDER; default: the first.")
-@click.option("-k", "--centres", "ks", multiple=True, default=(4, 16, 64), show_default=True, type=click.IntRange(1), help="Numbers of centres.")
-@click.option("--order", "orders", multiple=True, default=(1,), show_default=True, type=click.IntRange(1, 2), help="Orders.")
-@click.option("--format", "formats", multiple=True, default=("fp32", "fp16", "int8"), show_default=True, type=click.Choice(FORMATS), help="Storage.")
-@click.option("--neurons", multiple=True, type=click.IntRange(1), help="Exact neurons of the competitor; default: an eighth of them.")
+@click.option(
+    "-k",
+    "--centres",
+    "ks",
+    multiple=True,
+    default=(4, 16, 64),
+    show_default=True,
+    type=click.IntRange(1),
+    help="Numbers of centres.",
+)
+@click.option(
+    "--order", "orders", multiple=True, default=(1,), show_default=True, type=click.IntRange(1, 2), help="Orders."
+)
+@click.option(
+    "--format",
+    "formats",
+    multiple=True,
+    default=("fp32", "fp16", "int8"),
+    show_default=True,
+    type=click.Choice(FORMATS),
+    help="Storage.",
+)
+@click.option(
+    "--neurons",
+    multiple=True,
+    type=click.IntRange(1),
+    help="Exact neurons of the competitor; default: an eighth of them.",
+)
 @click.option("--plot", type=click.Path(dir_okay=False), help="Draw the front to this file.")
 @FALLBACK
 @POST_NORM
@@ -116,10 +198,17 @@ def sweep(model, folder, block, ks, orders, formats, neurons, plot, fallback, po
     settings = Settings(fallback=fallback, post_norm=post_norm, memory=int(memory * 2**30))
     points = run(chosen, inputs, settings, ks=ks, orders=orders, formats=formats, neurons=neurons)
     batches = list(points[0].speedup)
-    click.echo(f"{'design':24}{'error':>10}{'mult-adds':>12}{'MB':>9}" + "".join(f"{f'x at {batch}':>9}" for batch in batches) + "  front")
+    click.echo(
+        f"{'design':24}{'error':>10}{'mult-adds':>12}{'MB':>9}"
+        + "".join(f"{f'x at {batch}':>9}" for batch in batches)
+        + "  front"
+    )
     for point in points:
         speeds = "".join(f"{point.speedup[batch]:9.1f}" for batch in batches)
-        click.echo(f"{point.name:24}{point.error:10.4g}{point.multiply_adds:12.0f}{point.bytes / 1e6:9.3f}{speeds}{'  *' if point.on_front else ''}")
+        click.echo(
+            f"{point.name:24}{point.error:10.4g}{point.multiply_adds:12.0f}"
+            f"{point.bytes / 1e6:9.3f}{speeds}{'  *' if point.on_front else ''}"
+        )
     if plot:
         draw(points, plot)
 
@@ -145,14 +234,20 @@ def evaluate(model, tables, text, batch, length, task) -> None:
         table = load(name)
         block = table.info.get("block")
         if block is None or block in mlps:
-            raise LutcError(f"{name} names {'no block' if block is None else f'the block {block}, as another table does'}; give one table per block")
+            raise LutcError(
+                f"{name} names {'no block' if block is None else f'the block {block}, as another table does'}; give "
+                "one table per block"
+            )
         mlps[block] = TaylorMLP(table, find_blocks(network, block)[0].as_module if table.radii is not None else None)
     found = run(network, mlps, _batches(loaded, text, batch, length))
     median, least = float(found.cosines.median()), float(found.cosines.min())
     click.echo(f"cosine to the exact output: mean {found.cosine:.4f}, median {median:.4f}, least {least:.4f}")
     click.echo(f"largest output the same: {found.agreement:.4f} of {len(found.cosines)} documents")
     times = found.exact_multiply_adds / found.multiply_adds
-    click.echo(f"multiply-adds: {times:.2f} times fewer ({found.multiply_adds:.0f} for {found.exact_multiply_adds} per input, over all blocks)")
+    click.echo(
+        f"multiply-adds: {times:.2f} times fewer ({found.multiply_adds:.0f} for {found.exact_multiply_adds} per input, "
+        "over all blocks)"
+    )
     click.echo(f"megabytes: {found.bytes / 1e6:.3f} for {found.exact_bytes / 1e6:.3f}")
     click.echo(f"fallback: {sum(found.fallback.values()) / len(found.fallback):.4f} of the inputs ran exactly")
 
@@ -170,7 +265,10 @@ def show(tables, centres) -> None:
         widths = f"{header['in_features']} -> {header['out_features']}"
         kept = header.get("settings", {}).get("neurons")
         kept = f", {kept} neurons ({header['activation']})" if kept else ""
-        click.echo(f"{name}: {header.get('block')}, {widths}, k={header['k']}, order {header['order']}{kept}, {header['format']}")
+        click.echo(
+            f"{name}: {header.get('block')}, {widths}, k={header['k']}, order {header['order']}{kept}, "
+            f"{header['format']}"
+        )
         certificate = header.get("certificate")
         if not certificate:
             click.echo("  no certificate: the table was changed after fitting, or nothing was held out")
@@ -181,7 +279,10 @@ def show(tables, centres) -> None:
         without, share = certificate["without_fallback"], certificate["fallback"]
         click.echo(f"  relative error {certificate['relative_error']}, without fallback {without}, fallback {share}")
         fewer = certificate["exact_multiply_adds"] / certificate["multiply_adds"]
-        click.echo(f"  multiply-adds {certificate['multiply_adds']} ({fewer:.2f} times fewer), {certificate['storage_bytes'] / 1e6:.3f} MB")
+        click.echo(
+            f"  multiply-adds {certificate['multiply_adds']} ({fewer:.2f} times fewer), "
+            f"{certificate['storage_bytes'] / 1e6:.3f} MB"
+        )
         if centres:
             rows = zip(*(certificate["centres"][key] for key in ("held_out", "relative_error", "fallback")))
             for index, (held_out, error, fallback) in enumerate(rows):
@@ -205,4 +306,7 @@ def _line(table) -> str:
     if certificate is None:
         return f"k={table.k}, nothing was held out"
     fewer = certificate["exact_multiply_adds"] / certificate["multiply_adds"]
-    return f"relative error {certificate['relative_error']:.4g}, {fewer:.2f} times fewer multiply-adds, {certificate['storage_bytes'] / 1e6:.3f} MB"
+    return (
+        f"relative error {certificate['relative_error']:.4g}, {fewer:.2f} times fewer multiply-adds, "
+        f"{certificate['storage_bytes'] / 1e6:.3f} MB"
+    )

@@ -14,7 +14,9 @@ from lutc.table.prologues import AbsPrologue
 from lutc.table.table import Table
 
 _DENSE = 8192  # points at which the place of a tail outside the codes is judged
-_HALF = (np.arange(32) + 0.5) / 64  # points at which that of a breakpoint between two codes is, in steps from the code to its left
+_HALF = (
+    np.arange(32) + 0.5
+) / 64  # points at which that of a breakpoint between two codes is, in steps from the code to its left
 
 
 def rounded_tail(tail: Line | None, fmt: Format, name: str) -> Line | None:
@@ -23,19 +25,24 @@ def rounded_tail(tail: Line | None, fmt: Format, name: str) -> Line | None:
         return None
     for what, value in (("slope", tail.slope), ("intercept", tail.intercept)):
         if not fmt.min <= value <= fmt.max:
-            raise LutcError(f"{fmt.name} cannot hold the tail {what} {value:g} of {name}: its values reach from {fmt.min:g} to {fmt.max:g}")
+            raise LutcError(
+                f"{fmt.name} cannot hold the tail {what} {value:g} of {name}: its values reach from {fmt.min:g} to "
+                f"{fmt.max:g}"
+            )
     return Line(float(fmt.round(tail.slope)), float(fmt.round(tail.intercept)))
 
 
 class Lattice:
-    """The x between which cuts lie: a cut at position p has the breakpoint x[p - 1], so that x[p - 1] still belongs to the left.
+    """The x between which cuts lie: a cut at position p has the breakpoint x[p - 1], so that x[p - 1] still belongs to
+    the left.
 
-    All places from x[p - 1] up to x[p] are one to the codes. With `halves` the breakpoint between two segments that are no tails may also lie
-    in the middle, from where an x is rounded to x[p]: wherever the squared error of float inputs in between is less. A unit that compares codes
-    stores the code to its left all the same.
+    All places from x[p - 1] up to x[p] are one to the codes. With `halves` the breakpoint between two segments that are
+    no tails may also lie in the middle, from where an x is rounded to x[p]: wherever the squared error of float inputs
+    in between is less. A unit that compares codes stores the code to its left all the same.
 
-    Cuts at position 0 or n lie outside the samples: there a tail holds for no sample, and its breakpoint is put on the lattice continued
-    with the end's spacing, between the samples and the end of [lo, hi], where the squared error of float inputs in [lo, hi] is least.
+    Cuts at position 0 or n lie outside the samples: there a tail holds for no sample, and its breakpoint is put on the
+    lattice continued with the end's spacing, between the samples and the end of [lo, hi], where the squared error of
+    float inputs in [lo, hi] is least.
     """
 
     def __init__(self, x: np.ndarray, f: Callable, lo: float, hi: float, halves: bool = False):
@@ -69,12 +76,17 @@ class Lattice:
         farthest = max(0, int(np.floor(reach / step + 1e-9)))
         if farthest == 0:
             return float(first)
-        steps = np.unique(np.linspace(0, farthest, min(farthest + 1, _DENSE)).round())  # all, or as many as there are points to judge them at
+        steps = np.unique(
+            np.linspace(0, farthest, min(farthest + 1, _DENSE)).round()
+        )  # all, or as many as there are points to judge them at
         candidates = first + (-step if left else step) * steps
         grid = np.linspace(self.lo, first, _DENSE) if left else np.linspace(first, self.hi, _DENSE)
         with np.errstate(invalid="ignore"):
-            gain = (tail.slope * grid + tail.intercept - self.f(grid)) ** 2 - (end.slope * grid + end.intercept - self.f(grid)) ** 2
-        # error of a candidate c up to a constant: the sum of `gain` where the tail holds (x <= c on the left, x > c on the right)
+            gain = (tail.slope * grid + tail.intercept - self.f(grid)) ** 2 - (
+                end.slope * grid + end.intercept - self.f(grid)
+            ) ** 2
+        # error of a candidate c up to a constant: the sum of `gain` where the tail holds (x <= c on the left, x > c on
+        # the right)
         total = np.append(0.0, np.cumsum(gain))
         counts = np.searchsorted(grid, candidates, side="right")
         cost = total[counts] if left else total[-1] - total[counts]
@@ -93,12 +105,16 @@ def build(
     fmt: Format,
     prologue: AbsPrologue | None = None,
 ) -> Table:
-    """Table of cuts (m + 1,) and lines (slopes, intercepts, each (m,)); segment s holds samples cuts[s]..cuts[s + 1] - 1."""
+    """Table of cuts (m + 1,) and lines (slopes, intercepts, each (m,)); segment s holds samples cuts[s]..cuts[s + 1] -
+    1.
+    """
     keep = np.flatnonzero(np.diff(cuts) > 0)
     entries = [Line(float(k), float(t)) for k, t in zip(lines[0][keep], lines[1][keep])]
     starts, stops = [int(cuts[s]) for s in keep], [int(cuts[s + 1]) for s in keep]
     breakpoints = [
-        lattice.between(p, before, after) if before != left and after != right else lattice.breakpoint(p)  # a segment may have a tail's line
+        lattice.between(p, before, after)
+        if before != left and after != right
+        else lattice.breakpoint(p)  # a segment may have a tail's line
         for p, before, after in zip(starts[1:], entries, entries[1:])
     ]
     if not entries:

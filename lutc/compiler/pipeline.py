@@ -24,9 +24,15 @@ _CONSTANT = 0.999  # share of a function's variance that is left where a table i
 
 
 def compile(
-    function: str = "gelu", entries: int = 8, *, name: str | None = None, progress: Callable[[int], object] | None = None, **options
+    function: str = "gelu",
+    entries: int = 8,
+    *,
+    name: str | None = None,
+    progress: Callable[[int], object] | None = None,
+    **options,
 ) -> TableSet:
-    """Compile a table set; options are the fields of `Request`. name: top key of the file, by default the function as typed.
+    """Compile a table set; options are the fields of `Request`. name: top key of the file, by default the function as
+    typed.
 
     LutcError for whatever cannot be compiled. The same request gives the same bytes.
     """
@@ -63,13 +69,18 @@ def _solve(problem: Problem, tasks: list[Task], progress) -> tuple[dict[str, Tab
 
 
 def _settings(problem: Problem, tables: dict[str, Table], tasks: list[Task]) -> dict:
-    """The settings that shape the tables, as the file records them, and with weights by a model the error that it sees."""
+    """The settings that shape the tables, as the file records them, and with weights by a model the
+    error that it sees.
+    """
     request = problem.request
     settings = {"objective": request.objective, "share": request.share}
     if request.tails == "free":
         settings["free_tails"] = True
     if isinstance(request.weights, Measured):
-        seen = {task.key: rounded(request.weights.mean_squared(tables[task.key], problem.function, task.inputs)) for task in tasks}
+        seen = {
+            task.key: rounded(request.weights.mean_squared(tables[task.key], problem.function, task.inputs))
+            for task in tasks
+        }
         settings["weights"] = {**request.weights.record, "mean_squared": seen}
     elif request.weights is not None:
         settings["weights"] = request.weights if isinstance(request.weights, str) else "measured"
@@ -77,24 +88,39 @@ def _settings(problem: Problem, tables: dict[str, Table], tasks: list[Task]) -> 
     if felt:
         settings["layer_error"] = felt
     if request.out is not None:
-        settings["output"] = {"bits": request.out.bits, "scale": request.out.scale, "zero_point": request.out.zero_point}
+        settings["output"] = {
+            "bits": request.out.bits,
+            "scale": request.out.scale,
+            "zero_point": request.out.zero_point,
+        }
     return settings
 
 
 def _felt(task: Task, table: Table) -> dict:
-    """What the next layer feels of a table: its mean squared error beside that of the exact function on the same codes, and whose error it is."""
+    """What the next layer feels of a table: its mean squared error beside that of the exact function on the same codes,
+    and whose error it is.
+    """
     values, s = table(task.samples.x), task.samples
     added, whole = task.error.error(values, s.y), task.error.total(values, s.y)
-    return {"mean_squared": rounded(whole), "exact_on_codes": rounded(task.error.floor), "added": rounded(added), **task.error.record}
+    return {
+        "mean_squared": rounded(whole),
+        "exact_on_codes": rounded(task.error.floor),
+        "added": rounded(added),
+        **task.error.record,
+    }
 
 
 def _check_fit(problem: Problem, task: Task, table: Table) -> None:
-    """A table no better than a constant, and wrong by more than a step of the format, means that the format cannot hold the function at all."""
+    """A table no better than a constant, and wrong by more than a step of the format, means that the format cannot hold
+    the function at all.
+    """
     s, fmt = task.samples, problem.format
     weight, error = s.weight / s.weight.sum(), table.evaluate_reduced(s.x) - s.y
     spread = weight @ (s.y - weight @ s.y) ** 2
     if len(s) > 2 and weight @ error**2 >= _CONSTANT * spread and np.abs(error).max() > fmt.ulp(np.abs(s.y).max()):
         raise LutcError(
-            f"{fmt.name} (from {fmt.min:g} to {fmt.max:g}) cannot hold {problem.function.name} over [{problem.range[0]:g}, {problem.range[1]:g}]: "
-            "the best table is no better than a constant; use a format with more integer bits, more entries or a smaller range"
+            f"{fmt.name} (from {fmt.min:g} to {fmt.max:g}) cannot hold {problem.function.name} over "
+            f"[{problem.range[0]:g}, {problem.range[1]:g}]: "
+            "the best table is no better than a constant; use a format with more integer bits, more entries or a "
+            "smaller range"
         )

@@ -29,7 +29,9 @@ TIES_LIMIT = 1024  # samples; beyond, codes are dense
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """One scale (or float input) of a request, ready for a search. Behind a symmetry f, samples, tails and range are those of the stored half."""
+    """One scale (or float input) of a request, ready for a search. Behind a symmetry f, samples, tails and range are
+    those of the stored half.
+    """
 
     key: str
     samples: Samples
@@ -58,12 +60,18 @@ class Problem:
 
     @property
     def domain(self) -> Domain | None:
-        """Of a table of float inputs; codes go through integer arithmetic, which has no NaN, and range reduction has a domain of its own."""
-        return Domain.of(self.function) if isinstance(self.request.inputs, str) and not _reduced(self.prologue) else None
+        """Of a table of float inputs; codes go through integer arithmetic, which has no NaN, and range reduction has a
+        domain of its own.
+        """
+        return (
+            Domain.of(self.function) if isinstance(self.request.inputs, str) and not _reduced(self.prologue) else None
+        )
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Where the samples lie, before a symmetry folds them: the function's range, or what range reduction leaves of every x."""
+        """Where the samples lie, before a symmetry folds them: the function's range, or what range reduction leaves of
+        every x.
+        """
         return self.range if _reduced(self.prologue) else self.function.range
 
 
@@ -98,7 +106,10 @@ def _layer_errors(request: Request) -> LayerErrors | None:
         return None
     errors = request.weights.errors if isinstance(request.weights, Measured) else request.weights
     if not isinstance(errors, LayerErrors):
-        raise LutcError(f"the objective {request.objective} needs a layer of a calibration (--weights calibration.json:LAYER); given {errors!s:.40}")
+        raise LutcError(
+            f"the objective {request.objective} needs a layer of a calibration (--weights calibration.json:LAYER); "
+            f"given {errors!s:.40}"
+        )
     return errors
 
 
@@ -126,7 +137,12 @@ def _problem(request: Request) -> Problem:
 def _reduces(request: Request, fn: Function) -> bool:
     if request.prologue != "auto":
         return request.prologue == "reduce"
-    return request.search == "gradient" and isinstance(request.inputs, str) and fn.reduction is not None and request.weights is None
+    return (
+        request.search == "gradient"
+        and isinstance(request.inputs, str)
+        and fn.reduction is not None
+        and request.weights is None
+    )
 
 
 def scale_key(inputs: Inputs) -> str:
@@ -159,31 +175,40 @@ def _tasks(problem: Problem) -> list[Task]:
         error = None if errors is None else errors.at(inputs)
         key = scale_key(inputs) if codes else problem.format.name
         ties = codes and request.objective in ("squared", "relative", *LAYER_OBJECTIVES) and len(samples) <= TIES_LIMIT
-        even = samples if error is None else replace(samples, weight=np.ones(len(samples)))  # a layer may feel nothing at many codes
+        even = (
+            samples if error is None else replace(samples, weight=np.ones(len(samples)))
+        )  # a layer may feel nothing at many codes
         between = _between(even, problem.f) if ties else None
         lattice = Lattice(samples.x, problem.f, *problem.range, halves=codes)
         tasks.append(Task(key, samples, inputs if codes else None, lattice, between, error))
     if not tasks:
-        raise LutcError(f"no code at the default scales lies in [{fn.range[0]:g}, {fn.range[1]:g}]; give scales or another range")
+        raise LutcError(
+            f"no code at the default scales lies in [{fn.range[0]:g}, {fn.range[1]:g}]; give scales or another range"
+        )
     if len({task.key for task in tasks}) < len(tasks):
         raise LutcError(f"each input scale may stand once; given {', '.join(task.key for task in tasks)}")
     most = max(len(task.samples) for task in tasks)
     if request.max_error is None and request.entries > most:
-        raise LutcError(f"{request.entries} entries are more than the {most} samples of the finest scale in the range; use at most {most}")
+        raise LutcError(
+            f"{request.entries} entries are more than the {most} samples of the finest scale in the range; use at most "
+            f"{most}"
+        )
     return tasks
 
 
 def _targets_clamped(request: Request) -> bool:
-    """Whether tables are to make up for inputs beyond the codes: for least squares, of one layer's inputs (others may end elsewhere), and where each
-    scale has a whole table of its own."""
+    """Whether tables are to make up for inputs beyond the codes: for least squares, of one layer's inputs (others may
+    end elsewhere), and where each scale has a whole table of its own.
+    """
     if not isinstance(request.weights, Measured) or request.weights.pooled:
         return False
     return request.objective == "squared" and request.share == "none" and not request.symmetry
 
 
 def _between(samples: Samples, f: Callable) -> Samples | None:
-    """Points between the codes with next to no weight. At coarse scales many tables are equally good on the codes, most of them absurd
-    between them; these points choose among the best, and change nothing else."""
+    """Points between the codes with next to no weight. At coarse scales many tables are equally good on the codes, most
+    of them absurd between them; these points choose among the best, and change nothing else.
+    """
     gaps = np.diff(samples.x)
     share = (np.arange(TIE_POINTS) + 0.5) / TIE_POINTS
     x = (samples.x[:-1, None] + gaps[:, None] * share).ravel()

@@ -10,7 +10,9 @@ PROLOGUES = ("auto", "none", "reduce", "abs")
 
 
 def make_prologue(fn: Function, choice: str):
-    """The prologue that is meant: "auto", range reduction where the function has one, or |x| if it is even; "none"; "reduce"; "abs"."""
+    """The prologue that is meant: "auto", range reduction where the function has one, or |x| if it is even; "none";
+    "reduce"; "abs".
+    """
     if choice not in PROLOGUES:
         raise LutcError(f"unknown prologue {choice!r}; choose one of {', '.join(PROLOGUES)}")
     if choice == "abs":
@@ -21,8 +23,15 @@ def make_prologue(fn: Function, choice: str):
     if choice == "reduce" and fn.reduction is None:
         known = ", ".join(name for name, other in FUNCTIONS.items() if other.reduction is not None)
         raise LutcError(f"{fn.name} has no range reduction; functions that have: {known}")
-    if choice == "auto" and fn.reduction is None and fn.symmetry is not None and fn.symmetry.positive == fn.symmetry.negative:
-        return AbsPrologue(fn.symmetry.positive, fn.symmetry.negative)  # an even function: nothing but its half is needed
+    if (
+        choice == "auto"
+        and fn.reduction is None
+        and fn.symmetry is not None
+        and fn.symmetry.positive == fn.symmetry.negative
+    ):
+        return AbsPrologue(
+            fn.symmetry.positive, fn.symmetry.negative
+        )  # an even function: nothing but its half is needed
     if choice == "none" or fn.reduction is None:
         return None
     reduction = fn.reduction

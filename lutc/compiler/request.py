@@ -26,13 +26,15 @@ SHARING = ("none", "all", "coefficients")
 class Request:
     """What to compile. Every field has GQA-LUT's default where it has one.
 
-    inputs: Inputs (codes) or several, or "fp16" / "bf16" (every finite value), or "grid" (4,096 points). objective: "layer" is the error that a
-    table adds to what a model's next layer gives (weights from one layer of a calibration that holds it), "layer-diagonal" its diagonal, a weighted
-    squared error, "layer-total" the whole error there, what rounding and clipping the inputs does included. out: the output codes, for the objective
-    "codes" and for the certificate. max_error: for the greedy search, which then chooses the entries itself. share: one table per scale, one set of
-    breakpoints and lines for all, or lines alone shared. weights: see `lutc.samples`; "calibration.json:LAYER" weighs by what a model's layer was
-    fed with (`lutc.calibration.weights`), and without a range widens the function's own to that. prologue: "reduce" stores the function's range
-    reduction, behind which a table of float inputs holds for every x; "auto" does so for the gradient search.
+    inputs: Inputs (codes) or several, or "fp16" / "bf16" (every finite value), or "grid" (4,096 points). objective:
+    "layer" is the error that a table adds to what a model's next layer gives (weights from one layer of a calibration
+    that holds it), "layer-diagonal" its diagonal, a weighted squared error, "layer-total" the whole error there, what
+    rounding and clipping the inputs does included. out: the output codes, for the objective "codes" and for the
+    certificate. max_error: for the greedy search, which then chooses the entries itself. share: one table per scale,
+    one set of breakpoints and lines for all, or lines alone shared. weights: see `lutc.samples`;
+    "calibration.json:LAYER" weighs by what a model's layer was fed with (`lutc.calibration.weights`), and without a
+    range widens the function's own to that. prologue: "reduce" stores the function's range reduction, behind which a
+    table of float inputs holds for every x; "auto" does so for the gradient search.
     """
 
     function: str = "gelu"
@@ -74,22 +76,39 @@ class Request:
         if isinstance(self.max_error, (int, float)):
             object.__setattr__(self, "max_error", repr(float(self.max_error)))
         if isinstance(self.inputs, str) and self.inputs not in FLOAT_INPUTS:
-            raise LutcError(f"unknown inputs {self.inputs!r}; choose codes by bits and scale, or one of {', '.join(FLOAT_INPUTS)}")
+            raise LutcError(
+                f"unknown inputs {self.inputs!r}; choose codes by bits and scale, or one of {', '.join(FLOAT_INPUTS)}"
+            )
         if self.objective == "codes" and (self.out is None or isinstance(self.inputs, str)):
             raise LutcError("the objective codes needs input codes and an output scale (--out-scale)")
         if (self.search == "greedy") != (self.max_error is not None):
             raise LutcError("the greedy search and an error bound (--max-error) go together: give both or neither")
         if self.share != "none" and (isinstance(self.inputs, str) or self.search in ("greedy", "classic", "gradient")):
             raise LutcError("sharing over scales needs input codes and the genetic or the exact search")
-        if self.prologue == "reduce" and (isinstance(self.inputs, tuple) or self.search == "greedy" or self.symmetry or self.weights is not None):
-            raise LutcError("range reduction takes float inputs of uniform weight, no symmetry, and any search but greedy")
+        if self.prologue == "reduce" and (
+            isinstance(self.inputs, tuple) or self.search == "greedy" or self.symmetry or self.weights is not None
+        ):
+            raise LutcError(
+                "range reduction takes float inputs of uniform weight, no symmetry, and any search but greedy"
+            )
         if self.share == "coefficients" and (self.search != "genetic" or self.objective not in ("squared", "relative")):
             raise LutcError("sharing coefficients takes the genetic search and a squared objective")
-        if self.search == "classic" and (isinstance(self.inputs, str) or self.objective != "squared" or self.symmetry or self.weights is not None):
-            raise LutcError("the classic search is GQA-LUT's own: input codes, squared objective, uniform weights, no symmetry")
+        if self.search == "classic" and (
+            isinstance(self.inputs, str) or self.objective != "squared" or self.symmetry or self.weights is not None
+        ):
+            raise LutcError(
+                "the classic search is GQA-LUT's own: input codes, squared objective, uniform weights, no symmetry"
+            )
         if self.objective in LAYER_OBJECTIVES:
-            fit = isinstance(self.inputs, tuple) and not self.symmetry and self.share == "none" and self.weights is not None
-            if not fit or self.search not in (("genetic",) if self.objective != "layer-diagonal" else ("genetic", "exact")):
+            fit = (
+                isinstance(self.inputs, tuple)
+                and not self.symmetry
+                and self.share == "none"
+                and self.weights is not None
+            )
+            if not fit or self.search not in (
+                ("genetic",) if self.objective != "layer-diagonal" else ("genetic", "exact")
+            ):
                 needs = "input codes, --weights calibration.json:LAYER, the genetic search, no symmetry and no sharing"
                 raise LutcError(f"the objective {self.objective} takes {needs}")
         if self.max_error is not None and self.weights is not None:
@@ -104,5 +123,8 @@ def _codes(inputs) -> tuple[Inputs, ...]:
         inputs = (inputs,)
     wrong = [given for given in inputs if not isinstance(given, Inputs)]
     if wrong:
-        raise LutcError(f"inputs are lutc.samples.Inputs(bits, scale, zero_point), one for each scale, or a format's name; given {wrong[0]!r:.40}")
+        raise LutcError(
+            "inputs are lutc.samples.Inputs(bits, scale, zero_point), one for each scale, or a format's name; given "
+            f"{wrong[0]!r:.40}"
+        )
     return inputs

@@ -1,4 +1,6 @@
-"""Tables for several scales at once: one set of breakpoints and lines (GQA-LUT's way of storing), or lines alone shared."""
+"""Tables for several scales at once: one set of breakpoints and lines (GQA-LUT's way of storing), or lines alone
+shared.
+"""
 
 from __future__ import annotations
 
@@ -19,16 +21,21 @@ from lutc.table.table import Table
 
 
 class SharedCuts:
-    """Real cut places p and, per scale, the sample index at which p falls once it is rounded to that scale's grid (half to even).
+    """Real cut places p and, per scale, the sample index at which p falls once it is rounded to that scale's grid (half
+    to even).
 
-    Places are those at which some scale's rounding changes and one between each two of them, so that every way of rounding occurs; places that
-    no scale can tell apart are merged.
+    Places are those at which some scale's rounding changes and one between each two of them, so that every way of
+    rounding occurs; places that no scale can tell apart are merged.
     """
 
     def __init__(self, tasks, lo: float, hi: float):
         scales = [task.inputs.scale for task in tasks]
         below = lo - 2 * max(scales)  # from where every scale rounds to below its samples
-        changes = np.unique(np.concatenate([(np.arange(np.floor(below / scale), np.ceil(hi / scale) + 1) + 0.5) * scale for scale in scales]))
+        changes = np.unique(
+            np.concatenate(
+                [(np.arange(np.floor(below / scale), np.ceil(hi / scale) + 1) + 0.5) * scale for scale in scales]
+            )
+        )
         places = np.sort(np.concatenate([changes, (changes[1:] + changes[:-1]) / 2]))
         self.rounded = [np.rint(places / scale) * scale for scale in scales]
         index = np.stack([np.searchsorted(task.samples.x, at, side="right") for task, at in zip(tasks, self.rounded)])
@@ -43,7 +50,9 @@ class SharedCuts:
     def lattice(self, scale: int):
         """Breakpoints of one scale by cut position, as `build` asks for them."""
         rounded = self.rounded[scale]
-        return SimpleNamespace(**{name: lambda p, *lines: float(rounded[p]) for name in ("breakpoint", "between", "outside")})
+        return SimpleNamespace(
+            **{name: lambda p, *lines: float(rounded[p]) for name in ("breakpoint", "between", "outside")}
+        )
 
 
 def solve_shared(problem, tasks, progress) -> tuple[dict[str, Table], dict]:
@@ -56,13 +65,24 @@ def solve_shared(problem, tasks, progress) -> tuple[dict[str, Table], dict]:
     best = exact(costs, problem.request.entries)
     if problem.request.share == "all":
         result = search_costs(problem, costs, progress=progress)
-        lines, lattices, own_cuts = costs.line(result.cuts[:-1], result.cuts[1:]), map(cuts.lattice, range(len(tasks))), [result.cuts] * len(tasks)
-        reference = {"cost": rounded(result.cost), "optimum": rounded(best.cost), "gap": relative_gap(result.cost, best.cost)}
+        lines, lattices, own_cuts = (
+            costs.line(result.cuts[:-1], result.cuts[1:]),
+            map(cuts.lattice, range(len(tasks))),
+            [result.cuts] * len(tasks),
+        )
+        reference = {
+            "cost": rounded(result.cost),
+            "optimum": rounded(best.cost),
+            "gap": relative_gap(result.cost, best.cost),
+        }
         reference |= {} if costs.exact else {"lines": "rounded"}
         shared = {"breakpoints": cuts.places[result.cuts]}
     else:
         result = shared_coefficients(
-            SharedCosts(samples, problem.format, problem.left, problem.right), cuts.index[:, best.cuts], problem.request.seed, progress=progress
+            SharedCosts(samples, problem.format, problem.left, problem.right),
+            cuts.index[:, best.cuts],
+            problem.request.seed,
+            progress=progress,
         )
         lines, lattices, own_cuts = result.lines, (task.lattice for task in tasks), result.cuts
         reference, shared = {"cost": rounded(result.cost), "cost_with_shared_breakpoints": rounded(best.cost)}, {}
@@ -81,9 +101,17 @@ def solve_classic(problem, tasks, progress) -> tuple[dict[str, Table], dict]:
         raise LutcError("the classic search rounds breakpoints to grids 2**-b: give scales that are powers of two")
     settings = ClassicSettings(generations=request.generations)
     found = classic(
-        np.arange(lo, hi, 0.01), problem.f, request.entries, problem.format, problem.left, problem.right, (powers[0], powers[-1]),
-        request.seed, settings, progress,
-    )  # fmt: skip
+        np.arange(lo, hi, 0.01),
+        problem.f,
+        request.entries,
+        problem.format,
+        problem.left,
+        problem.right,
+        (powers[0], powers[-1]),
+        request.seed,
+        settings,
+        progress,
+    )
     tables, optimum, gap = {}, {}, {}
     for task in tasks:
         breakpoints = np.rint(found.breakpoints / task.inputs.scale) * task.inputs.scale

@@ -43,7 +43,9 @@ def segment_costs(problem: Problem, task: Task, points: Points) -> SegmentCosts:
 
 
 def search_costs(problem: Problem, costs: SegmentCosts, start=None, progress=None) -> SearchResult:
-    """The request's search over costs; cuts `start` come from the same search over coarser cuts, and one run refines them."""
+    """The request's search over costs; cuts `start` come from the same search over coarser cuts, and one run refines
+    them.
+    """
     request = problem.request
     if request.search == "exact":
         return exact(costs, request.entries)
@@ -69,7 +71,9 @@ def one_table(problem: Problem, task: Task, progress) -> tuple[SearchResult, tup
         costs, result = dense, search_costs(problem, dense, progress=progress)
         cuts = result.cuts
     else:
-        result, positions, costs = refined(samples, costs_at, lambda costs, start: search_costs(problem, costs, start, progress))
+        result, positions, costs = refined(
+            samples, costs_at, lambda costs, start: search_costs(problem, costs, start, progress)
+        )
         cuts = positions[result.cuts]
     facts = {"cost": rounded(result.cost)}
     if dense is not None:
@@ -88,12 +92,19 @@ def one_table(problem: Problem, task: Task, progress) -> tuple[SearchResult, tup
 
 
 def quadratic_costs(problem: Problem, task: Task) -> QuadraticCosts:
-    """Costs of whole tables under the objective layer, what a table adds to the error of the exact function on codes, or layer-total, the whole
-    error, for a table can make up for some of what rounding and clipping the inputs loses."""
+    """Costs of whole tables under the objective layer, what a table adds to the error of the exact function on codes,
+    or layer-total, the whole error, for a table can make up for some of what rounding and clipping the inputs loses.
+    """
     matrix = task.error.matrix
     matrix = matrix + UNSEEN * np.trace(matrix) / len(matrix) * np.eye(len(matrix))
-    whole = {"offset": task.error.offset, "constant": task.error.floor} if problem.request.objective == "layer-total" else {}
-    return QuadraticCosts(task.samples, matrix, problem.format, problem.left, problem.right, between=task.between, **whole)
+    whole = (
+        {"offset": task.error.offset, "constant": task.error.floor}
+        if problem.request.objective == "layer-total"
+        else {}
+    )
+    return QuadraticCosts(
+        task.samples, matrix, problem.format, problem.left, problem.right, between=task.between, **whole
+    )
 
 
 def layer_table(problem: Problem, task: Task, progress) -> tuple[SearchResult, tuple, dict]:
@@ -118,12 +129,16 @@ def within_bound(problem: Problem, task: Task, progress) -> tuple[SearchResult, 
 def learned(problem: Problem, task: Task, progress) -> tuple[SearchResult, tuple, dict]:
     """A table learned by gradient, and how far it is from the best one with real coefficients."""
     request, samples, tails = problem.request, task.samples, (problem.left, problem.right)
-    result = gradient(samples, request.entries, problem.format, *tails, request.objective, request.seed, request.gradient, progress)
+    result = gradient(
+        samples, request.entries, problem.format, *tails, request.objective, request.seed, request.gradient, progress
+    )
     facts = {"cost": rounded(result.cost)}
     if request.objective != "absolute":
         if len(samples) <= DENSE_LIMIT:
             bound = exact(real_costs(Points.of(samples), *tails), request.entries).cost
         else:
-            bound = lower_bound(real_costs(Points.of(samples, candidates(samples, BOUND_CELLS)), *tails), request.entries)
+            bound = lower_bound(
+                real_costs(Points.of(samples, candidates(samples, BOUND_CELLS)), *tails), request.entries
+            )
         facts |= {"lower_bound": rounded(bound), "gap": relative_gap(result.cost, bound)}
     return result, result.lines, facts

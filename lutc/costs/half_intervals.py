@@ -1,4 +1,5 @@
-"""Costs of intervals that run in fp16 arithmetic, every addition and multiplication rounded: what a search for such hardware minimises.
+"""Costs of intervals that run in fp16 arithmetic, every addition and multiplication rounded: what a search for such
+hardware minimises.
 
 The steps are those of `lutc.certify.arithmetic`, in numba. Imported only where such a search is asked for.
 """
@@ -21,7 +22,9 @@ _MINUS = bits_of(-np.arange(2048.0)).astype(np.int64)  # bits of -n
 
 @dataclass(frozen=True, eq=False)
 class HalfCosts:
-    """`IntervalCosts` of the same cuts and tails, with the interpolation computed in fp16; every `stride`-th sample is looked at."""
+    """`IntervalCosts` of the same cuts and tails, with the interpolation computed in fp16; every `stride`-th sample is
+    looked at.
+    """
 
     exact: IntervalCosts
     truncate: bool

@@ -1,4 +1,6 @@
-"""Compiled loops over samples (numba; imported only when a table is compiled). What they compute is said where they are called."""
+"""Compiled loops over samples (numba; imported only when a table is compiled). What they compute is said where they are
+called.
+"""
 
 import numpy as np
 
@@ -16,7 +18,9 @@ def _error(x, y, k, base, value, slope):
 
 @njit
 def direct_cost(x, y, w, i, j, base, value, slope, norm, cap):
-    """Cost of the samples [i, j) under value + slope * (x - base). In L1 what exceeds `cap` counts `PENALTY` times more."""
+    """Cost of the samples [i, j) under value + slope * (x - base). In L1 what exceeds `cap` counts `PENALTY` times
+    more.
+    """
     total = 0.0
     if norm == L1:
         for k in range(i, j):
@@ -34,7 +38,9 @@ def direct_cost(x, y, w, i, j, base, value, slope, norm, cap):
 
 @njit
 def _turn(x, y, i, j, slope):
-    """Sample in [i, j) at which f minus a line of that slope is extreme: the first behind which f's own slope has passed it."""
+    """Sample in [i, j) at which f minus a line of that slope is extreme: the first behind which f's own slope has
+    passed it.
+    """
     rising = (y[j - 1] - y[j - 2]) * (x[i + 1] - x[i]) >= (y[i + 1] - y[i]) * (x[j - 1] - x[j - 2])
     low, high = i, j - 1
     while low < high:
@@ -48,7 +54,9 @@ def _turn(x, y, i, j, slope):
 
 @njit
 def _crossing(x, y, i, j, base, value, slope):
-    """First k in [i, j) whose error has not the sign of sample i's, j if there is none; the errors of [i, j) are monotone."""
+    """First k in [i, j) whose error has not the sign of sample i's, j if there is none; the errors of [i, j) are
+    monotone.
+    """
     positive = _error(x, y, i, base, value, slope) > 0
     low, high = i, j
     while low < high:
@@ -71,7 +79,8 @@ def _run(sums, i, j, base, value, slope):
 
 @njit
 def _piece(x, y, w, region, sums, i, j, base, value, slope, norm, cap):
-    """Cost of the samples [i, j): in runs where f is convex or concave, each by the prefix sums between its sign changes.
+    """Cost of the samples [i, j): in runs where f is convex or concave, each by the prefix sums between its sign
+    changes.
 
     The cap is left to the fit of the values and to direct sums.
     """
@@ -136,7 +145,8 @@ def interval_costs(x, y, w, region, sums, edges, values, norm, cap):
 
 @njit
 def best_values(x, y, w, start, edges, options, norm, cap):
-    """Choose one of options[k] (edges, n) for the value at each edge so that the whole costs least: dynamic programming along the chain.
+    """Choose one of options[k] (edges, n) for the value at each edge so that the whole costs least: dynamic programming
+    along the chain.
 
     start (pieces + 1,): first sample of each piece, and the end of the last. Returns (choice (edges,) int64, cost).
     """

@@ -1,9 +1,11 @@
-"""What an interval of equal pieces costs, for any pair of cut points: the weighted error of interpolating f between its piece edges.
+"""What an interval of equal pieces costs, for any pair of cut points: the weighted error of interpolating f between its
+piece edges.
 
-A search sees an `IntervalCosts` and nothing else. Positions 0..size - 1 number the places where a cut may stand (the values of a 16-bit
-format, ascending). Between inflections f is convex or concave, so f minus a chord changes its sign at most twice: three binary searches
-find where, and the L1 error is a difference of prefix sums. An interval of P pieces so costs O(P log n), however many samples it holds.
-Short runs, and the other norms, are summed directly. Prefix sums are pairs of doubles: errors of 1e-9 of the summed values matter.
+A search sees an `IntervalCosts` and nothing else. Positions 0..size - 1 number the places where a cut may stand (the
+values of a 16-bit format, ascending). Between inflections f is convex or concave, so f minus a chord changes its sign
+at most twice: three binary searches find where, and the L1 error is a difference of prefix sums. An interval of P
+pieces so costs O(P log n), however many samples it holds. Short runs, and the other norms, are summed directly. Prefix
+sums are pairs of doubles: errors of 1e-9 of the summed values matter.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ from lutc.functions import Line
 
 
 def edges_between(start, end, pieces: int) -> np.ndarray:
-    """Piece edges (..., pieces + 1) of intervals [start, end): start + i * (end - start) / pieces rounded to float32, as tables have them."""
+    """Piece edges (..., pieces + 1) of intervals [start, end): start + i * (end - start) / pieces rounded to float32,
+    as tables have them.
+    """
     start, end = np.asarray(start, np.float64)[..., None], np.asarray(end, np.float64)[..., None]
     edges = np.concatenate([start + np.arange(pieces) * (end - start) / pieces, end], axis=-1)
     with np.errstate(over="ignore"):
@@ -29,7 +33,9 @@ def edges_between(start, end, pieces: int) -> np.ndarray:
 
 
 def _prefix(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Prefix sums (n + 1,) as high + low: numpy's cumsum adds in order, and the rounding error of each addition is known (Knuth's two-sum)."""
+    """Prefix sums (n + 1,) as high + low: numpy's cumsum adds in order, and the rounding error of each addition is
+    known (Knuth's two-sum).
+    """
     high = np.append(0.0, np.cumsum(values))
     before, after = high[:-1], high[1:]
     part = after - before
@@ -40,10 +46,10 @@ def _prefix(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 class IntervalCosts:
     """Costs of intervals between `cuts`, with values sampled from f at the piece edges and rounded by `store`.
 
-    targets: the samples. cuts: (size,) float64, ascending. f: float64 in, float64 out. norm: "l1", "l2" or "max". store: rounding of the
-    stored values, float64 to float64. left, right: tails; a cut at position p leaves the samples below to the left tail, those at or above
-    to the right one. Without a tail the first (last) cut must be the first (last) sample or lie beyond it, else the cost is infinite.
-    Costs are sums (or maxima) over samples.
+    targets: the samples. cuts: (size,) float64, ascending. f: float64 in, float64 out. norm: "l1", "l2" or "max".
+    store: rounding of the stored values, float64 to float64. left, right: tails; a cut at position p leaves the samples
+    below to the left tail, those at or above to the right one. Without a tail the first (last) cut must be the first
+    (last) sample or lie beyond it, else the cost is infinite. Costs are sums (or maxima) over samples.
     """
 
     targets: Targets
@@ -73,7 +79,9 @@ class IntervalCosts:
         return np.stack([*weight, *first, *second], axis=1)
 
     def interval(self, start, end, pieces: int) -> np.ndarray:
-        """Costs of intervals [cuts[start], cuts[end]) of `pieces` pieces; start and end are integer arrays of one shape, so is the result."""
+        """Costs of intervals [cuts[start], cuts[end]) of `pieces` pieces; start and end are integer arrays of one
+        shape, so is the result.
+        """
         start, end = np.broadcast_arrays(start, end)
         edges = edges_between(self.cuts[start.ravel()], self.cuts[end.ravel()], pieces)
         with np.errstate(all="ignore"):
@@ -82,7 +90,9 @@ class IntervalCosts:
         from lutc.costs import interval_kernels  # brings numba
 
         region = np.arange(len(t)) if t.region is None else t.region
-        costs = interval_kernels.interval_costs(t.x, t.y, t.weight, region, self._sums, edges, values, NORMS.index(self.norm), t.cap)
+        costs = interval_kernels.interval_costs(
+            t.x, t.y, t.weight, region, self._sums, edges, values, NORMS.index(self.norm), t.cap
+        )
         return np.where(np.isnan(costs), np.inf, costs).reshape(start.shape)
 
     def outside_left(self, position) -> np.ndarray:

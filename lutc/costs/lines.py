@@ -11,7 +11,8 @@ from lutc.formats.format import Format
 
 _WINDOW = 8  # slopes tried to each side where a format has too many to be exhausted (named `rounded` in the file)
 _EXHAUSTIVE_BITS = 8
-# Costs that differ by less, relatively or against y^2, are equal but for float64: the slope tried first, nearest to the optimum, is kept.
+# Costs that differ by less, relatively or against y^2, are equal but for float64: the slope tried first, nearest to the
+# optimum, is kept.
 _EQUAL, _NOISE = 1e-10, 1e-28
 
 
@@ -56,10 +57,11 @@ class Ordinals:
 
 @dataclass(eq=False)
 class Moments:
-    """Weight, means and centred second moments of runs of samples; adding two is free of cancellation (Chan, Golub, LeVeque 1983).
+    """Weight, means and centred second moments of runs of samples; adding two is free of cancellation (Chan, Golub,
+    LeVeque 1983).
 
-    tilt: secant to the sample before the run. It picks the slope where a run is a single x and any slope would do, so that a table stays
-    sensible between the samples too.
+    tilt: secant to the sample before the run. It picks the slope where a run is a single x and any slope would do, so
+    that a table stays sensible between the samples too.
     """
 
     w: np.ndarray
@@ -88,7 +90,9 @@ class Moments:
         with np.errstate(invalid="ignore", divide="ignore"):
             secant = np.nan_to_num(np.diff(y) / np.diff(x), nan=0.0, posinf=0.0, neginf=0.0)
         tilt = np.concatenate([secant[:1], secant]) if secant.size else np.zeros(points.size)
-        return cls(w, x, y, add(points.weight * dx * dx), add(points.weight * dx * dy), add(points.weight * dy * dy), tilt)
+        return cls(
+            w, x, y, add(points.weight * dx * dx), add(points.weight * dx * dy), add(points.weight * dy * dy), tilt
+        )
 
     def __getitem__(self, index) -> Moments:
         return Moments(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
@@ -120,10 +124,12 @@ def _slope(moments: Moments) -> np.ndarray:
 
 
 def best_lines(moments: Moments, ordinals: Ordinals) -> tuple[np.ndarray, np.ndarray, np.ndarray, bool]:
-    """Best representable line of each run: slopes, intercepts, weighted squared errors (each (n,)), and whether they are proven optimal.
+    """Best representable line of each run: slopes, intercepts, weighted squared errors (each (n,)), and whether they
+    are proven optimal.
 
-    error(k, t) = residual + xx (k - k*)^2 + w (y - k x - t)^2. Slopes are tried outward from the least-squares slope k* until the second
-    term alone exceeds the best sum found; the best t for a slope is its rounded optimum. Formats of more than 8 bits stop after a window.
+    error(k, t) = residual + xx (k - k*)^2 + w (y - k x - t)^2. Slopes are tried outward from the least-squares slope k*
+    until the second term alone exceeds the best sum found; the best t for a slope is its rounded optimum. Formats of
+    more than 8 bits stop after a window.
     """
     optimum = _slope(moments)
     residual = np.maximum(moments.yy - optimum * moments.xy, 0.0)

@@ -1,7 +1,7 @@
 """Segment costs for objectives without a closed form: absolute, maximum, and the error of rounded output codes.
 
-All pairs (slope, intercept) of an 8-bit format, 65,536 of them, are carried along as a segment grows by one cell, so the cost of every
-segment is exact. A pair that has cost more than `bound` is dropped for good: errors only grow.
+All pairs (slope, intercept) of an 8-bit format, 65,536 of them, are carried along as a segment grows by one cell, so
+the cost of every segment is exact. A pair that has cost more than `bound` is dropped for good: errors only grow.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ PairError = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
 
 @dataclass(frozen=True)
 class PairObjective:
-    """error(slopes, intercepts, n) -> weighted error of sample n for each pair; `combine` adds errors up or takes the largest."""
+    """error(slopes, intercepts, n) -> weighted error of sample n for each pair; `combine` adds errors up or takes the
+    largest.
+    """
 
     error: PairError
     combine: np.ufunc
@@ -46,12 +48,16 @@ def maximum_objective(points: Points) -> PairObjective:
 
 
 def codes_objective(points: Points, inputs: Inputs, out: Inputs, fmt: Format) -> PairObjective:
-    """Weighted mean squared error of the output codes, by the integer arithmetic of `lutc.table.integer`, against the rounded exact function.
+    """Weighted mean squared error of the output codes, by the integer arithmetic of `lutc.table.integer`, against the
+    rounded exact function.
 
     points must be codes of `inputs`, one sample per code.
     """
     if not fmt.is_fixed:
-        raise LutcError(f"the objective codes is a matter of integer arithmetic: it takes fixed-point coefficients (q1.6, ...); given {fmt.name}")
+        raise LutcError(
+            "the objective codes is a matter of integer arithmetic: it takes fixed-point coefficients (q1.6, ...); "
+            f"given {fmt.name}"
+        )
     step = 2.0**-fmt.fraction_bits
     multiplier, shift = requantiser(inputs.scale * step / out.scale)
     centred = np.rint(points.x / inputs.scale).astype(np.int64)
@@ -67,20 +73,25 @@ def codes_objective(points: Points, inputs: Inputs, out: Inputs, fmt: Format) ->
     return PairObjective(error, np.add)
 
 
-def pair_costs(points: Points, fmt: Format, left: Line | None, right: Line | None, objective: PairObjective, bound: float = np.inf) -> SegmentCosts:
+def pair_costs(
+    points: Points, fmt: Format, left: Line | None, right: Line | None, objective: PairObjective, bound: float = np.inf
+) -> SegmentCosts:
     """Exact costs for a format of at most 8 bits and at most 1,024 positions.
 
-    A run that costs more than `bound` (the cost of some known table, so no optimum uses the run) is not extended further: longer ones get
-    a stand-in above the bound that grows with their length.
+    A run that costs more than `bound` (the cost of some known table, so no optimum uses the run) is not extended
+    further: longer ones get a stand-in above the bound that grows with their length.
     """
     if fmt.bits > 8 or points.size > PAIRS_LIMIT:
         raise LutcError(
-            f"the objectives absolute, maximum and codes take coefficients of at most 8 bits and at most {PAIRS_LIMIT} positions; "
+            f"the objectives absolute, maximum and codes take coefficients of at most 8 bits and at most {PAIRS_LIMIT} "
+            "positions; "
             f"given {fmt.name} and {points.size}: use the squared objective, a narrower format or fewer input bits"
         )
     values = fmt.values()
     slopes, intercepts = (v.ravel() for v in np.meshgrid(values, values, indexing="ij"))
-    members = np.split(np.argsort(points.cell, kind="stable"), np.searchsorted(np.sort(points.cell), np.arange(1, points.size)))
+    members = np.split(
+        np.argsort(points.cell, kind="stable"), np.searchsorted(np.sort(points.cell), np.arange(1, points.size))
+    )
     first = [_cell_errors(objective, slopes, intercepts, cell) for cell in members]
     limit = bound * (1.0 + 1e-9) + 1e-15  # `bound` was summed in another order
     matrix = np.full((points.size + 1, points.size + 1), np.inf).T

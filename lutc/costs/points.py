@@ -23,7 +23,8 @@ class Points:
     def of(cls, samples: Samples, positions: np.ndarray | None = None, between: Samples | None = None) -> Points:
         """One cell per sample, or cells between `positions` (ascending sample indices from 0 to n).
 
-        between: more points, each in the cell of the sample at or after it; their weights count relative to the samples' sum.
+        between: more points, each in the cell of the sample at or after it; their weights count relative to the
+        samples' sum.
         """
         n = len(samples)
         cell = np.arange(n) if positions is None else np.searchsorted(positions, np.arange(n), side="right") - 1
@@ -32,13 +33,19 @@ class Points:
         if between is None:
             return cls(samples.x, samples.y, samples.weight / total, cell, size)
         cells = np.concatenate([cell, cell[np.searchsorted(samples.x, between.x)]])
-        x, y, weight = (np.concatenate([getattr(samples, name), getattr(between, name)]) for name in ("x", "y", "weight"))
+        x, y, weight = (
+            np.concatenate([getattr(samples, name), getattr(between, name)]) for name in ("x", "y", "weight")
+        )
         return cls(x, y, weight / total, cells, size)
 
     @classmethod
     def shared(cls, samples: list[Samples], positions: list[np.ndarray]) -> Points:
-        """Several scales behind one set of cuts: positions[s][p] is the sample index in scale s at which cut p falls. Each scale weighs the same."""
+        """Several scales behind one set of cuts: positions[s][p] is the sample index in scale s at which cut p falls.
+        Each scale weighs the same.
+        """
         cells = [np.searchsorted(at, np.arange(len(s)), side="right") - 1 for s, at in zip(samples, positions)]
         weight = [s.weight / s.weight.sum() / len(samples) for s in samples]
-        x, y, weight, cell = (np.concatenate(v) for v in ([s.x for s in samples], [s.y for s in samples], weight, cells))
+        x, y, weight, cell = (
+            np.concatenate(v) for v in ([s.x for s in samples], [s.y for s in samples], weight, cells)
+        )
         return cls(x, y, weight, cell, len(positions[0]) - 1)

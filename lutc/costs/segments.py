@@ -1,8 +1,9 @@
 """The cost of every segment: for any run of samples the best line with representable coefficients, and its error.
 
-A search sees a `SegmentCosts` and nothing else. Positions 0..size bound `size` cells of samples; a segment [i, j) holds cells i..j-1, and
-`matrix[i, j]` is its cost. Costs of segments combine to the cost of a table by `combine` (np.add, or np.maximum for the largest error).
-Weights are normalised, so the squared cost of a table *is* its weighted mean squared error.
+A search sees a `SegmentCosts` and nothing else. Positions 0..size bound `size` cells of samples; a segment [i, j) holds
+cells i..j-1, and `matrix[i, j]` is its cost. Costs of segments combine to the cost of a table by `combine` (np.add, or
+np.maximum for the largest error). Weights are normalised, so the squared cost of a table *is* its weighted mean squared
+error.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ _BATCH = 1 << 16  # segments fitted at once: the arrays stay in the cache
 class SegmentCosts:
     """matrix: float64 (size + 1, size + 1), inf below the diagonal, 0 on it.
 
-    left, right: (size + 1,) cost of the tail over cells [0, i) and [i, size); 0 only for the empty one, else inf, where there is no tail.
-    line(i, j): slopes and intercepts (float64, representable) of segments [i, j), arrays in, arrays out. exact: whether matrix is the
-    optimum over all representable lines. tails: how many of left and right are real.
+    left, right: (size + 1,) cost of the tail over cells [0, i) and [i, size); 0 only for the empty one, else inf, where
+    there is no tail. line(i, j): slopes and intercepts (float64, representable) of segments [i, j), arrays in, arrays
+    out. exact: whether matrix is the optimum over all representable lines. tails: how many of left and right are real.
     """
 
     matrix: np.ndarray
@@ -45,7 +46,9 @@ class SegmentCosts:
         return self.matrix.shape[0] - 1
 
     def total(self, cuts: np.ndarray) -> np.ndarray:
-        """Cost of tables: cuts (..., m + 1) ascending positions; segment s is [cuts[s], cuts[s + 1]), the tails lie outside."""
+        """Cost of tables: cuts (..., m + 1) ascending positions; segment s is [cuts[s], cuts[s + 1]), the tails lie
+        outside.
+        """
         cuts = np.asarray(cuts)
         inner = self.combine.reduce(self.matrix[cuts[..., :-1], cuts[..., 1:]], axis=-1, initial=0.0)
         return self.combine(self.combine(inner, self.left[cuts[..., 0]]), self.right[cuts[..., -1]])
@@ -78,7 +81,9 @@ def _least_squares(moments: Moments) -> tuple[np.ndarray, np.ndarray, np.ndarray
 
 
 def _costs(points: Points, fit: Callable, left: Line | None, right: Line | None) -> SegmentCosts:
-    """Costs of all segments by growing every run one cell at a time; fit(moments) -> slopes, intercepts, errors, proven."""
+    """Costs of all segments by growing every run one cell at a time; fit(moments) -> slopes, intercepts, errors,
+    proven.
+    """
     size = points.size
     if size > DENSE_LIMIT:
         raise LutcError(f"segment costs take at most {DENSE_LIMIT} positions; given {size}")
@@ -109,12 +114,18 @@ def _costs(points: Points, fit: Callable, left: Line | None, right: Line | None)
             slopes[used], intercepts[used], *_ = fit(Moments.join(runs))
         return slopes, intercepts
 
-    tails = tail_costs(points, left, right, lambda tail: points.weight * (tail.slope * points.x + tail.intercept - points.y) ** 2)
+    tails = tail_costs(
+        points, left, right, lambda tail: points.weight * (tail.slope * points.x + tail.intercept - points.y) ** 2
+    )
     return SegmentCosts(matrix, *tails, line, exact, (left is not None, right is not None))
 
 
-def tail_costs(points: Points, left: Line | None, right: Line | None, error: Callable, combine: np.ufunc = np.add) -> tuple[np.ndarray, np.ndarray]:
-    """Costs (size + 1,) of the left tail over cells [0, i) and the right one over [i, size); error(line) gives the cost of each sample."""
+def tail_costs(
+    points: Points, left: Line | None, right: Line | None, error: Callable, combine: np.ufunc = np.add
+) -> tuple[np.ndarray, np.ndarray]:
+    """Costs (size + 1,) of the left tail over cells [0, i) and the right one over [i, size); error(line) gives the cost
+    of each sample.
+    """
 
     def cumulate(values):
         cells = np.zeros(points.size)
@@ -123,4 +134,7 @@ def tail_costs(points: Points, left: Line | None, right: Line | None, error: Cal
 
     none_left, none_right = np.full(points.size + 1, np.inf), np.full(points.size + 1, np.inf)
     none_left[0] = none_right[-1] = 0.0
-    return (none_left if left is None else cumulate(error(left))[0], none_right if right is None else cumulate(error(right))[1])
+    return (
+        none_left if left is None else cumulate(error(left))[0],
+        none_right if right is None else cumulate(error(right))[1],
+    )

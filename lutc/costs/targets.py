@@ -14,11 +14,12 @@ PENALTY = 100.0
 
 @dataclass(frozen=True, eq=False)
 class Targets:
-    """Samples a table is judged on: x (float64, strictly increasing), y = f(x), weight >= 0, region; each of shape (n,).
+    """Samples a table is judged on: x (float64, strictly increasing), y = f(x), weight >= 0, region; each of shape
+    (n,).
 
-    An error e at a sample costs weight * |e| (norms l1 and max) or weight * e^2 (l2). In l1, what a cost has above `cap` counts `PENALTY`
-    times more, so that a small mean is not bought with a large error somewhere. Samples of one `region` lie where f is convex or where it
-    is concave; None where that is not known.
+    An error e at a sample costs weight * |e| (norms l1 and max) or weight * e^2 (l2). In l1, what a cost has above
+    `cap` counts `PENALTY` times more, so that a small mean is not bought with a large error somewhere. Samples of one
+    `region` lie where f is convex or where it is concave; None where that is not known.
     """
 
     x: np.ndarray

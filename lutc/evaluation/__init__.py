@@ -1,4 +1,5 @@
-"""What tables cost a whole model: perplexity or embeddings, and the error of every layer, beside the exact functions on the same batches.
+"""What tables cost a whole model: perplexity or embeddings, and the error of every layer, beside the exact functions on
+the same batches.
 
 >>> from lutc.evaluation import evaluate, variant
 >>> evaluate(load("SmolLM2-135M"), batches, [variant("silu_16"), variant("FPLUT=silu_fplut,exp_fplut,rsqrt_fplut")])

@@ -1,4 +1,6 @@
-"""The layers of a model, and their outputs compared while the model runs: only one batch's outputs are kept, and only until the next."""
+"""The layers of a model, and their outputs compared while the model runs: only one batch's outputs are kept, and only
+until the next.
+"""
 
 from __future__ import annotations
 
@@ -24,9 +26,12 @@ class NotFinite(Exception):
 
 
 def find_layers(model: nn.Module, sites: Iterable[str] = ()) -> list[str]:
-    """Names of the repeated blocks of a model: the members of the ModuleList with the most weights. Without one, of the outermost children that
-    hold one of the replaced `sites`; a patch may put another module in such a place."""
-    lists = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList) and len(module)]
+    """Names of the repeated blocks of a model: the members of the ModuleList with the most weights. Without one, of the
+    outermost children that hold one of the replaced `sites`; a patch may put another module in such a place.
+    """
+    lists = [
+        (name, module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList) and len(module)
+    ]
     if lists:
         name, chosen = max(lists, key=lambda entry: sum(p.numel() for p in entry[1].parameters()))
         return [f"{name}.{index}" if name else str(index) for index in range(len(chosen))]
@@ -54,8 +59,9 @@ class Means:
 
 
 class Recorder:
-    """Inputs and outputs of the named layers in one forward of the exact model. `mask`: bool (batch, length), tokens that count; None for all.
-    `seconds`: spent in hooks, to be taken off the time of a forward."""
+    """Inputs and outputs of the named layers in one forward of the exact model. `mask`: bool (batch, length), tokens
+    that count; None for all. `seconds`: spent in hooks, to be taken off the time of a forward.
+    """
 
     def __init__(self, model: nn.Module, layers: Iterable[str]):
         self.model, self.layers, self.mask, self.seconds = model, list(layers), None, 0.0
@@ -92,8 +98,9 @@ class Recorder:
 
     @contextlib.contextmanager
     def compare(self, errors: Means, on_exact_inputs: bool = False) -> Iterator[None]:
-        """Add the relative errors of a forward's layers to `errors`. With `on_exact_inputs` every layer gets the exact model's input, and the forward
-        ends behind the last one. Raises NotFinite."""
+        """Add the relative errors of a forward's layers to `errors`. With `on_exact_inputs` every layer gets the exact
+        model's input, and the forward ends behind the last one. Raises NotFinite.
+        """
         runs, last = Counter(), next(reversed(self.outputs), None)
 
         def before(name):
@@ -118,7 +125,10 @@ class Recorder:
 
             return hook
 
-        with self._hooks((self.model.get_submodule(name), before(name), after(name)) for name in self.layers), contextlib.suppress(_Enough):
+        with (
+            self._hooks((self.model.get_submodule(name), before(name), after(name)) for name in self.layers),
+            contextlib.suppress(_Enough),
+        ):
             yield
 
     @contextlib.contextmanager
@@ -134,7 +144,9 @@ class Recorder:
 
             return count
 
-        with self._hooks((module, hook(name), None) for name, module in operators(model) if _range(module) or _codes(module)):
+        with self._hooks(
+            (module, hook(name), None) for name, module in operators(model) if _range(module) or _codes(module)
+        ):
             yield
 
     @contextlib.contextmanager

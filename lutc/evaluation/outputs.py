@@ -1,5 +1,6 @@
-"""What a model's output says: the likelihood of the next tokens and how far their distribution is from the exact one, the embedding of documents,
-the class."""
+"""What a model's output says: the likelihood of the next tokens and how far their distribution is from the exact one,
+the embedding of documents, the class.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +20,10 @@ _ROWS = 16  # tokens whose distributions are held in float64 at a time
 
 @dataclass
 class Predicted:
-    """The next tokens of one window. tokens: how many were predicted; loss: mean negative log-likelihood; kl: mean Kullback-Leibler divergence of
-    the distributions from the exact model's, both in nats per token, NaN or infinite where those are."""
+    """The next tokens of one window. tokens: how many were predicted; loss: mean negative log-likelihood; kl: mean
+    Kullback-Leibler divergence of the distributions from the exact model's, both in nats per token, NaN or infinite
+    where those are.
+    """
 
     tokens: int
     loss: float
@@ -29,9 +32,10 @@ class Predicted:
 
 @dataclass
 class Outputs:
-    """Of one batch. tokens: that were predicted, or lie in documents. windows: of causal models, without those that predict nothing. largest: index
-    of the largest output, of every predicted token, or of every document of a classifier. vectors: mean output of every document (documents,
-    width), float32, None for causal models. logits: as the model gave them, to hold others against.
+    """Of one batch. tokens: that were predicted, or lie in documents. windows: of causal models, without those that
+    predict nothing. largest: index of the largest output, of every predicted token, or of every document of a
+    classifier. vectors: mean output of every document (documents, width), float32, None for causal models. logits: as
+    the model gave them, to hold others against.
     """
 
     tokens: int
@@ -43,15 +47,23 @@ class Outputs:
 
 
 def outputs_of(output, batch, kind: str, mask: Tensor | None, exact: Outputs | None = None) -> Outputs:
-    """From a model's output on a batch. mask: bool (batch, length), tokens that count. exact: of the exact model on the same batch; None if this is
-    it."""
+    """From a model's output on a batch. mask: bool (batch, length), tokens that count. exact: of the exact model on the
+    same batch; None if this is it.
+    """
     y = first_tensor(output)
     if kind == "causal":
-        ids = batch["input_ids"] if isinstance(batch, Mapping) else batch[0] if isinstance(batch, tuple | list) else batch
+        ids = (
+            batch["input_ids"] if isinstance(batch, Mapping) else batch[0] if isinstance(batch, tuple | list) else batch
+        )
         return _next_tokens(y, ids, mask, y if exact is None else exact.logits)
     vectors = pooled(y, mask)
     tokens = int(mask.sum()) if mask is not None else int(y.shape[0] * (y.shape[1] if y.ndim > 2 else 1))
-    return Outputs(tokens, bool(vectors.isfinite().all()), largest=vectors.argmax(-1) if kind == "classifier" else None, vectors=vectors)
+    return Outputs(
+        tokens,
+        bool(vectors.isfinite().all()),
+        largest=vectors.argmax(-1) if kind == "classifier" else None,
+        vectors=vectors,
+    )
 
 
 def _next_tokens(logits: Tensor, ids: Tensor, mask: Tensor | None, exact: Tensor) -> Outputs:
@@ -73,8 +85,9 @@ def _next_tokens(logits: Tensor, ids: Tensor, mask: Tensor | None, exact: Tensor
 
 
 def _divergence(p: Tensor, q: Tensor) -> Tensor:
-    """KL(p || q) summed over rows of log-probabilities (tokens, vocabulary). Tokens that p rules out (-inf) add nothing, those that q alone does
-    infinity; NaN of q is passed on."""
+    """KL(p || q) summed over rows of log-probabilities (tokens, vocabulary). Tokens that p rules out (-inf) add
+    nothing, those that q alone does infinity; NaN of q is passed on.
+    """
     terms = p.exp().mul_(p - q)
     total = terms.sum()
     return torch.where(torch.isneginf(p) & ~q.isnan(), 0.0, terms).sum() if total.isnan() else total
@@ -101,7 +114,9 @@ class Compared:
 
     def figures(self) -> dict:
         """perplexity, losses, kl, kl_se, divergences, same, cosine, worst_cosine, as a `Result` has them."""
-        tokens, losses, divergences = ([getattr(window, key) for window in self.windows] for key in ("tokens", "loss", "kl"))
+        tokens, losses, divergences = (
+            [getattr(window, key) for window in self.windows] for key in ("tokens", "loss", "kl")
+        )
         kl, kl_se = per_token(divergences, tokens) if tokens else (None, None)
         return {
             "perplexity": perplexity(losses, tokens) if tokens else None,

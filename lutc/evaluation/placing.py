@@ -1,4 +1,6 @@
-"""Tables on the devices of the layers they serve: a patched model may lie on a GPU, or on several, or partly on none (a device map)."""
+"""Tables on the devices of the layers they serve: a patched model may lie on a GPU, or on several, or partly on none (a
+device map).
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,10 @@ def place(model: nn.Module) -> None:
     for module, device in placed:
         if device is not None and any(buffer.device != device for buffer in module.buffers()):
             for own in module.modules():
-                parameters, own._parameters = own._parameters, {}  # a norm's weights are the model's, and may be offloaded
+                parameters, own._parameters = (
+                    own._parameters,
+                    {},
+                )  # a norm's weights are the model's, and may be offloaded
                 try:
                     own._apply(lambda tensor, to=device: tensor.to(to), recurse=False)
                 finally:

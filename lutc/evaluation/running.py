@@ -38,15 +38,16 @@ def evaluate(
 ) -> Evaluation:
     """Run a model exactly and with the tables of each variant on the same batches, in eval mode.
 
-    loaded: of `lutc.models.loading.load`; or a model, whose class says what it is for. batches: dicts of keyword arguments, tuples or tensors, moved
-    to the model's device one at a time. layers: also the error of every layer, which takes one more forward for each batch and variant, on the
-    exact model's inputs; a number: on the first so many batches. each_layer: also the whole model with one layer's tables at a time: as many
-    forwards again as there are layers.
-    progress: called as progress(0, total=forwards there will be), then as progress(1) after each.
+    loaded: of `lutc.models.loading.load`; or a model, whose class says what it is for. batches: dicts of keyword
+    arguments, tuples or tensors, moved to the model's device one at a time. layers: also the error of every layer,
+    which takes one more forward for each batch and variant, on the exact model's inputs; a number: on the first so many
+    batches. each_layer: also the whole model with one layer's tables at a time: as many forwards again as there are
+    layers. progress: called as progress(0, total=forwards there will be), then as progress(1) after each.
 
-    Of causal models every row of a batch is a window; standard errors are of as many independent windows as there are. What is kept besides the
-    figures: the outputs of every layer on one batch, and its logits. Raises LutcError where a variant finds nothing to replace, where the
-    exact model computes NaN (naming the layer), and for a model that is patched already. A variant that computes NaN gets a result that says where.
+    Of causal models every row of a batch is a window; standard errors are of as many independent windows as there are.
+    What is kept besides the figures: the outputs of every layer on one batch, and its logits. Raises LutcError where a
+    variant finds nothing to replace, where the exact model computes NaN (naming the layer), and for a model that is
+    patched already. A variant that computes NaN gets a result that says where.
     """
     if isinstance(loaded, nn.Module):
         loaded = Loaded(loaded, kind_of(loaded), type(loaded).__name__)
@@ -67,7 +68,14 @@ def evaluate(
 
 
 class _Run:
-    def __init__(self, loaded: Loaded, variants: list[Variant], layers: bool | int, each_layer: bool, progress: Callable[..., object]):
+    def __init__(
+        self,
+        loaded: Loaded,
+        variants: list[Variant],
+        layers: bool | int,
+        each_layer: bool,
+        progress: Callable[..., object],
+    ):
         self.loaded, self.model, self.variants, self.progress = loaded, loaded.model, variants, progress
         sites = []
         self.results = [Result(variant.name) for variant in variants]
@@ -83,7 +91,9 @@ class _Run:
         found = find_layers(self.model, sites)
         self.found, self.layers = found, found if layers else []
         self.alone = [*found, None] if each_layer else []  # None: what lies in no layer
-        self.left = len(self.layers) and (float("inf") if layers is True else int(layers))  # batches on which layers are compared
+        self.left = len(self.layers) and (
+            float("inf") if layers is True else int(layers)
+        )  # batches on which layers are compared
         self.recorder = Recorder(self.model, self.layers)
         self.exact, self.seconds, self.tokens = Compared(), 0.0, 0
         self.compared = [Compared() for _ in variants]
@@ -92,7 +102,9 @@ class _Run:
 
     def forwards(self, batches: int) -> int:
         """How many there are on so many batches, unless a variant fails."""
-        return batches * (1 + len(self.variants) * (1 + len(self.alone))) + len(self.variants) * int(min(batches, self.left))
+        return batches * (1 + len(self.variants) * (1 + len(self.alone))) + len(self.variants) * int(
+            min(batches, self.left)
+        )
 
     @contextlib.contextmanager
     def _patched(self, variant: Variant, **selection):
@@ -116,7 +128,9 @@ class _Run:
                     self._call(batch)
                 raise NotFinite("its output")
         except NotFinite as error:
-            raise LutcError(f"the exact model computes NaN or infinities, first in {error.layer}; try --dtype fp32 or bf16") from error
+            raise LutcError(
+                f"the exact model computes NaN or infinities, first in {error.layer}; try --dtype fp32 or bf16"
+            ) from error
         self.exact.add(exact, exact)
         self.seconds += seconds
         self.tokens += exact.tokens
@@ -129,7 +143,10 @@ class _Run:
 
     def _variant(self, index: int, variant: Variant, result: Result, batch, exact: Outputs) -> None:
         with self._patched(variant):
-            with self.recorder.compare(self.errors[index]), self.recorder.ranges(self.model, self.outside[index], self.clipped[index]):
+            with (
+                self.recorder.compare(self.errors[index]),
+                self.recorder.ranges(self.model, self.outside[index], self.clipped[index]),
+            ):
                 found, seconds = self._forward(batch, exact)
             if not found.finite:
                 raise NotFinite("the model's output")
@@ -177,17 +194,29 @@ class _Run:
                 result.change_on_codes, result.change_on_codes_se = relative(result.losses, reference, tokens)
             result.layers = [self._layer(index, name, exact) for name in self._names(index)]
         dtype = str(next((p.dtype for p in self.model.parameters()), "none")).removeprefix("torch.")
-        return Evaluation(self.loaded.path, self.loaded.kind, dtype, str(self.loaded.device), self.tokens, [exact, *self.results], tokens)
+        return Evaluation(
+            self.loaded.path,
+            self.loaded.kind,
+            dtype,
+            str(self.loaded.device),
+            self.tokens,
+            [exact, *self.results],
+            tokens,
+        )
 
     def _names(self, index: int) -> list[str]:
-        return list(self.layers or [name for name in self.alone if name is not None]) + ["the rest"] * (None in self.single[index])
+        return list(self.layers or [name for name in self.alone if name is not None]) + ["the rest"] * (
+            None in self.single[index]
+        )
 
     def _layer(self, index: int, name: str, exact: Result) -> LayerResult:
         single = self.single[index].get(None if name == "the rest" else name)
         change = kl = None
         if single is not None and single.tokens:
             figures = single.figures()
-            change = 1 - figures["cosine"] if figures["perplexity"] is None else figures["perplexity"] / exact.perplexity - 1
+            change = (
+                1 - figures["cosine"] if figures["perplexity"] is None else figures["perplexity"] / exact.perplexity - 1
+            )
             kl = figures["kl"]
         beyond = [_share(means[index], name) for means in (self.outside, self.clipped)]
         return LayerResult(name, self.errors[index].mean(name), self.own[index].mean(name), *beyond, change, kl)
@@ -201,7 +230,11 @@ def _share(means: Means, layer: str) -> float | None:
 
 def _tables_of(module: nn.Module) -> list:
     """(set, key) of the tables that a module of lutc holds."""
-    texts = [bytes(value.cpu().numpy()).decode() for name, value in module.named_buffers() if name.endswith("table") and value.dtype == torch.uint8]
+    texts = [
+        bytes(value.cpu().numpy()).decode()
+        for name, value in module.named_buffers()
+        if name.endswith("table") and value.dtype == torch.uint8
+    ]
     found = [(tables, key) for tables in map(table_set.loads, texts) for key in tables]
     tables = getattr(module, "tables", None)
     if not found and hasattr(tables, "key_for_scale"):  # QuantLUT: the table of its scale

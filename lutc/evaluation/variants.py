@@ -19,8 +19,9 @@ EXACT_ON_CODES = "exact on int8 inputs"
 
 @dataclass(frozen=True)
 class Variant:
-    """activations: tables by function; None is the exact function, on quantised inputs. softmax: (exp, reciprocal or None) or None. norm: rsqrt or
-    None. codes: quantised inputs of the activations, by the layer's name as `lutc.patch` reports it, or one for all; None leaves inputs as they are.
+    """activations: tables by function; None is the exact function, on quantised inputs. softmax: (exp, reciprocal or
+    None) or None. norm: rsqrt or None. codes: quantised inputs of the activations, by the layer's name as `lutc.patch`
+    reports it, or one for all; None leaves inputs as they are.
     """
 
     name: str
@@ -30,7 +31,9 @@ class Variant:
     codes: Mapping[str, Inputs] | Inputs | None = None
 
     def patch(self, model, only=None, skip=None):
-        """Put it into `model` (see `lutc.patch`) and the tables on the devices of the layers they serve; gives the report."""
+        """Put it into `model` (see `lutc.patch`) and the tables on the devices of the layers they serve; gives the
+        report.
+        """
         from lutc.evaluation.placing import place  # brings torch
         from lutc.nn.patching import patch  # brings torch, numba
 
@@ -43,8 +46,9 @@ class Variant:
 
 
 def on_codes(variants: Sequence[Variant], codes: Mapping[str, Inputs] | Inputs) -> list[Variant]:
-    """The variants with the inputs of their activations quantised, behind one with the exact functions on the same inputs: what quantising costs by
-    itself. LutcError where none has an activation."""
+    """The variants with the inputs of their activations quantised, behind one with the exact functions on the same
+    inputs: what quantising costs by itself. LutcError where none has an activation.
+    """
     functions = dict.fromkeys(function for variant in variants for function in variant.activations)
     if not functions:
         raise LutcError("--int8 quantises the inputs of activations; give a table for one, as in --activation silu_16")
@@ -53,8 +57,10 @@ def on_codes(variants: Sequence[Variant], codes: Mapping[str, Inputs] | Inputs) 
 
 
 def variant(spec: str | Sequence, name: str | None = None) -> Variant:
-    """From "silu_16", "silu_fplut,exp_fplut,rsqrt_fplut" or "NAME=...": tables by name or path, or a sequence of tables; the function of each says
-    where it goes: exp and reciprocal into softmax, rsqrt into the norms, all others in the place of their activation."""
+    """From "silu_16", "silu_fplut,exp_fplut,rsqrt_fplut" or "NAME=...": tables by name or path, or a sequence of
+    tables; the function of each says where it goes: exp and reciprocal into softmax, rsqrt into the norms, all others
+    in the place of their activation.
+    """
     if isinstance(spec, str):
         label, equals, rest = spec.partition("=")
         if equals and "/" not in label and "," not in label:
@@ -67,13 +73,21 @@ def variant(spec: str | Sequence, name: str | None = None) -> Variant:
     found: dict[str, TableSet] = {}
     for source, tables in sets:
         if tables.function is None:
-            raise LutcError(f"'{source}' does not say which function it is of; give a table of lutc, or one whose name is a known function")
+            raise LutcError(
+                f"'{source}' does not say which function it is of; give a table of lutc, or one whose name is a known "
+                "function"
+            )
         if tables.function in found:
-            raise LutcError(f"{name or 'a variant'} has two tables of {tables.function}; give one, or another --tables for the second")
+            raise LutcError(
+                f"{name or 'a variant'} has two tables of {tables.function}; give one, or another --tables for the "
+                "second"
+            )
         found[tables.function] = tables
     exp, reciprocal, norm = (found.pop(function, None) for function in (*SOFTMAX, NORM))
     if reciprocal is not None and exp is None:
-        raise LutcError(f"{name or 'a variant'} has a table of reciprocal, which serves softmax, but none of exp; add one")
+        raise LutcError(
+            f"{name or 'a variant'} has a table of reciprocal, which serves softmax, but none of exp; add one"
+        )
     for tables, interval in ((exp, coverage.EXP), (reciprocal, coverage.RECIPROCAL), (norm, coverage.RSQRT)):
         if tables is not None:
             coverage.serving_key(tables, interval)  # refuses tables that do not serve before a model runs
@@ -83,34 +97,52 @@ def variant(spec: str | Sequence, name: str | None = None) -> Variant:
 
 def from_options(activations: Sequence[str], softmax: str | None, norm: str | None) -> Variant:
     """One variant of tables given apart: for activations, "EXP" or "EXP,RECIPROCAL" for softmax, for norms."""
-    parts = {"--softmax": (softmax or "").split(",") if softmax else [], "--norm": [norm] if norm else [], "--activation": list(activations)}
+    parts = {
+        "--softmax": (softmax or "").split(",") if softmax else [],
+        "--norm": [norm] if norm else [],
+        "--activation": list(activations),
+    }
     allowed = {"--softmax": SOFTMAX, "--norm": (NORM,)}
     for option, names in parts.items():
         for name in names:
             function = coverage.as_table_set(name.strip()).function
-            if function not in allowed.get(option, (function,)) or option == "--activation" and function in (*SOFTMAX, NORM):
+            if (
+                function not in allowed.get(option, (function,))
+                or option == "--activation"
+                and function in (*SOFTMAX, NORM)
+            ):
                 wanted = " and ".join(allowed[option]) if option in allowed else "an activation"
                 raise LutcError(f"{option} takes a table of {wanted}; '{name}' is one of {function}")
     return variant(",".join(name for option in ("--activation", "--softmax", "--norm") for name in parts[option]))
 
 
 def int8_scales(source: str, model) -> Mapping[str, Inputs] | Inputs:
-    """Quantised inputs from "2^-4" (one scale for all layers) or a calibration file: of each layer the power of two of least squared error."""
+    """Quantised inputs from "2^-4" (one scale for all layers) or a calibration file: of each layer the power of two of
+    least squared error.
+    """
     if not str(source).endswith(".json"):
         try:
             return Inputs(8, parse_number(source))
         except LutcError as error:
-            raise LutcError(f"--int8 is a scale such as 2^-4, or the .json file of `lutc calibrate`; given {source!r}") from error
+            raise LutcError(
+                f"--int8 is a scale such as 2^-4, or the .json file of `lutc calibrate`; given {source!r}"
+            ) from error
 
     from lutc.observe.running import model_digest  # brings torch
 
     calibration = read(source)
     if calibration.model["digest"] != model_digest(model):
-        raise LutcError(f"{source} is a calibration of {calibration.model['name']}, another model; run `lutc calibrate` on this one")
+        raise LutcError(
+            f"{source} is a calibration of {calibration.model['name']}, another model; run `lutc calibrate` on this one"
+        )
     return codes_of(calibration)
 
 
 def codes_of(calibration, method: str = "power-of-two") -> Mapping[str, Inputs]:
     """For each activation of a calibration its int8 scale."""
-    sites = {name: layer for name, layer in calibration.layers.items() if layer.operator == "activation" and layer.histogram.count}
+    sites = {
+        name: layer
+        for name, layer in calibration.layers.items()
+        if layer.operator == "activation" and layer.histogram.count
+    }
     return {name: for_layer(layer, method) for name, layer in sites.items()}

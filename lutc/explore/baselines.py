@@ -1,4 +1,6 @@
-"""What searched tables are held against: direct tables, uniform ones, and one set for all scales as GQA-LUT stores it."""
+"""What searched tables are held against: direct tables, uniform ones, and one set for all scales as
+GQA-LUT stores it.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,8 @@ _CELLS = 64  # most segments of a uniform table
 class Baseline:
     """kind: "direct", "uniform" or "shared". error and cost as in `Design`.
 
-    coefficients: format of the lines or values. half: stored for |x|. share: "all" where one table serves several scales.
+    coefficients: format of the lines or values. half: stored for |x|. share: "all" where one table serves several
+    scales.
     """
 
     kind: str
@@ -39,7 +42,9 @@ class Baseline:
 
 
 def baselines(bench: Workbench) -> list[Baseline]:
-    """All that make sense in the bench's space; of the uniform ones those that no other beats in error and stored bits."""
+    """All that make sense in the bench's space; of the uniform ones those that no other beats in error
+    and stored bits.
+    """
     return [*_direct(bench), *_best(_uniform(bench)), *_shared(bench)]
 
 
@@ -58,7 +63,9 @@ def _direct(bench: Workbench) -> Iterator[Baseline]:
     y = [np.asarray(bench.function(part), np.float64) for part in x]
     if out is not None:
         values = [out.scale * (out.quantise(part) - out.zero_point) for part in y]
-        choices = [(f"int{out.bits}", out.bits, float(np.mean([_error(space.objective, *pair) for pair in zip(values, y)])))]
+        choices = [
+            (f"int{out.bits}", out.bits, float(np.mean([_error(space.objective, *pair) for pair in zip(values, y)])))
+        ]
     else:
         choices = []
         for bits in _VALUE_BITS:
@@ -66,11 +73,19 @@ def _direct(bench: Workbench) -> Iterator[Baseline]:
             errors = [float(np.mean([_error(space.objective, fmt.round(part), part) for part in y])) for fmt in fixed]
             choices.append((fixed[int(np.argmin(errors))].name, bits, min(errors)))
     for name, bits, error in choices:
-        yield Baseline("direct", name, False, error, hardware.together(hardware.direct_cost(inputs, bits) for inputs in space.inputs))
+        yield Baseline(
+            "direct",
+            name,
+            False,
+            error,
+            hardware.together(hardware.direct_cost(inputs, bits) for inputs in space.inputs),
+        )
 
 
 def _error(objective: str, value: np.ndarray, y: np.ndarray) -> float:
-    """Error of values in the objective's unit; stored output codes are the rounded exact function, so none of them is wrong."""
+    """Error of values in the objective's unit; stored output codes are the rounded exact function, so none of them is
+    wrong.
+    """
     difference = value - y
     if objective == "codes":
         return 0.0
@@ -80,7 +95,9 @@ def _error(objective: str, value: np.ndarray, y: np.ndarray) -> float:
 
 
 def _uniform(bench: Workbench) -> Iterator[Baseline]:
-    """Equal segments of a power of two of codes; with several scales they have the same width in x, and are also shared by all of them."""
+    """Equal segments of a power of two of codes; with several scales they have the same width in x, and are also shared
+    by all of them.
+    """
     inputs = bench.space.inputs
     finest = min(i.scale for i in inputs)
     for half, names in bench.formats.items():
@@ -91,14 +108,18 @@ def _uniform(bench: Workbench) -> Iterator[Baseline]:
                 width = finest * 2.0**shift
                 found = [_equal_segments(bench, costs, half, at, width) for at, costs in enumerate(own)]
                 if all(found):
-                    cost = hardware.together(hardware.uniform_cost(n, fmt, i, half, tails) for (n, _), i in zip(found, inputs))
+                    cost = hardware.together(
+                        hardware.uniform_cost(n, fmt, i, half, tails) for (n, _), i in zip(found, inputs)
+                    )
                     yield Baseline("uniform", name, half, bench.error([error for _, error in found]), cost)
                 if "all" in bench.sharing and (one := _equal_shared_segments(bench, name, half, width)):
                     cost = hardware.uniform_cost(one[0], fmt, inputs[0], half, tails)
                     yield Baseline("uniform", name, half, bench.error([one[1]]), cost, "all")
 
 
-def _equal_segments(bench: Workbench, costs: SegmentCosts, half: bool, at: int, width: float) -> tuple[int, float] | None:
+def _equal_segments(
+    bench: Workbench, costs: SegmentCosts, half: bool, at: int, width: float
+) -> tuple[int, float] | None:
     """(entries, cost) of segments of `width`, or of one code where codes are wider. None where there are too many."""
     x, inputs = bench.x(at), bench.space.inputs[at]
     x = np.unique(np.abs(x)) if half else x
@@ -114,13 +135,17 @@ def _equal_shared_segments(bench: Workbench, name: str, half: bool, width: float
     edges = width * np.arange(first, last + 1)
     if edges.size > _CELLS + 1:
         return None
-    positions = [np.searchsorted(task.samples.x, [*edges, np.inf]) for task in tasks]  # a code at the range's end is a cell of its own
+    positions = [
+        np.searchsorted(task.samples.x, [*edges, np.inf]) for task in tasks
+    ]  # a code at the range's end is a cell of its own
     costs = segment_costs(problem, tasks[0], Points.shared([task.samples for task in tasks], positions))
     return _trimmed(costs, np.arange(costs.size + 1))
 
 
 def _trimmed(costs: SegmentCosts, cuts: np.ndarray) -> tuple[int, float] | None:
-    """(entries, cost) of a table with these cuts; tails take the end segments where that costs nothing. None where there are too many."""
+    """(entries, cost) of a table with these cuts; tails take the end segments where that costs nothing. None where
+    there are too many.
+    """
     while cuts.size > 1 and costs.tails[0] and costs.total(cuts[1:]) <= costs.total(cuts):
         cuts = cuts[1:]
     while cuts.size > 1 and costs.tails[1] and costs.total(cuts[:-1]) <= costs.total(cuts):
@@ -137,10 +162,22 @@ def _shared(bench: Workbench) -> Iterator[Baseline]:
     key, inputs, fmt = scale_key(space.inputs[0]), space.inputs[0], formats.get(bench.function.coefficients)
     for entries in _SHARED_ENTRIES:
         try:
-            tables = pipeline.compile(space.function, entries, share="all", search="exact", range=space.range, tails=space.tails, out=space.out)
-        except LutcError:  # the function has too few codes at some scale, or does not fit its default format over this range
+            tables = pipeline.compile(
+                space.function,
+                entries,
+                share="all",
+                search="exact",
+                range=space.range,
+                tails=space.tails,
+                out=space.out,
+            )
+        except (
+            LutcError
+        ):  # the function has too few codes at some scale, or does not fit its default format over this range
             return
-        cost = hardware.lines_cost(entries, fmt, inputs, breakpoint_bits=shared_breakpoint_bits(bench.function.range, INT8))
+        cost = hardware.lines_cost(
+            entries, fmt, inputs, breakpoint_bits=shared_breakpoint_bits(bench.function.range, INT8)
+        )
         certificate = tables.meta["certificate"][key]
         codes = space.objective == "codes"
         error = float(certificate["output"]["squared"]) if codes else certificate["range"]["mean_squared"]

@@ -1,6 +1,7 @@
 """Designs of a table: what there is to choose from, and the error and hardware cost of each choice.
 
-The best table of a choice is the exact optimum over its segment costs, so a design is a fact and not the luck of a search.
+The best table of a choice is the exact optimum over its segment costs, so a design is a fact and not the luck of a
+search.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ _MOST_BITS = 16  # of a coefficient
 
 @dataclass(frozen=True)
 class Space:
-    """What there is to choose from. inputs: one or more scales; entries, fraction_bits: (fewest, most); symmetry: whether halves are tried.
+    """What there is to choose from. inputs: one or more scales; entries, fraction_bits: (fewest, most); symmetry:
+    whether halves are tried.
 
     objective: a key of OBJECTIVES. out, range, tails: as in `lutc.compiler.request.Request`.
     """
@@ -50,7 +52,10 @@ class Space:
     tails: str = "exact"
 
     def __post_init__(self):
-        for name, (low, high), least, most in (("entries", self.entries, 2, 256), ("fraction bits", self.fraction_bits, 1, 15)):
+        for name, (low, high), least, most in (
+            ("entries", self.entries, 2, 256),
+            ("fraction bits", self.fraction_bits, 1, 15),
+        ):
             if not least <= low <= high <= most:
                 raise LutcError(f"{name} to explore are a range within {least}..{most}; given {low} to {high}")
         if self.objective not in OBJECTIVES:
@@ -86,7 +91,8 @@ class Design:
 class Workbench:
     """Designs of a space, each searched once: segment costs are kept per (format, half, sharing), designs per choice.
 
-    formats: names to choose from, per half (False, and True where the function has a symmetry). sharing: "none", and "all" with several scales.
+    formats: names to choose from, per half (False, and True where the function has a symmetry). sharing: "none", and
+    "all" with several scales.
     """
 
     space: Space
@@ -98,24 +104,38 @@ class Workbench:
         space = self.space
         self.function = functions.load(space.function, space.range)
         pairs = space.objective in PAIR_OBJECTIVES
-        halves = (False, True) if space.symmetry and self.function.symmetry is not None and space.objective != "codes" else (False,)
+        halves = (
+            (False, True)
+            if space.symmetry and self.function.symmetry is not None and space.objective != "codes"
+            else (False,)
+        )
         self.sharing = ("none", "all") if len(space.inputs) > 1 and not pairs else ("none",)
         self.formats = {half: names for half in halves if (names := self._formats(half, 8 if pairs else _MOST_BITS))}
         if not self.formats:
             low, high = space.fraction_bits
             raise LutcError(
-                f"no format with {low} to {high} fraction bits serves {self.function.name} under the objective {space.objective}"
+                f"no format with {low} to {high} fraction bits serves {self.function.name} under the objective "
+                f"{space.objective}"
                 f"{', which takes 8 bits in all' if pairs else ''}; change --fraction-bits"
             )
-        # fewer samples behind a symmetry, fewer entries; the coarsest problem is also the check that the space can be compiled at all
+        # fewer samples behind a symmetry, fewer entries; the coarsest problem is also the check that the space can be
+        # compiled at all
         self.most_entries = {
-            half: min(space.entries[1], max(len(task.samples) for task in self.tasks(names[0], half)[1])) for half, names in self.formats.items()
+            half: min(space.entries[1], max(len(task.samples) for task in self.tasks(names[0], half)[1]))
+            for half, names in self.formats.items()
         }
 
     def _formats(self, half: bool, width: int) -> list[str]:
-        """From the fewest integer bits that hold the tails to half a step up to one more than the function's default format has."""
+        """From the fewest integer bits that hold the tails to half a step up to one more than the function's default
+        format has.
+        """
         tails = (self.function.symmetry.right,) if half else (self.function.left, self.function.right)
-        values = [v for tail in tails if tail is not None and self.space.tails == "exact" for v in (tail.slope, tail.intercept)]
+        values = [
+            v
+            for tail in tails
+            if tail is not None and self.space.tails == "exact"
+            for v in (tail.slope, tail.intercept)
+        ]
         low, high = self.space.fraction_bits
         most = formats.get(self.function.coefficients).integer_bits + 1
         names = [formats.get(f"q{i}.{f}") for f in range(low, high + 1) for i in range(most + 1) if 1 + i + f <= width]
@@ -125,7 +145,13 @@ class Workbench:
         """The fields of `lutc.compiler.request.Request`, beside function and entries, that make a choice's table."""
         s = self.space
         same = {"inputs": s.inputs, "objective": s.objective, "out": s.out, "range": s.range, "tails": s.tails}
-        return {**same, "coefficients": choice.coefficients, "symmetry": choice.symmetry, "share": choice.share, "search": "exact"}
+        return {
+            **same,
+            "coefficients": choice.coefficients,
+            "symmetry": choice.symmetry,
+            "share": choice.share,
+            "search": "exact",
+        }
 
     def tasks(self, coefficients: str, half: bool) -> tuple[Problem, list[Task]]:
         """What the compiler makes of a format: its problem and a task per scale."""
@@ -169,20 +195,27 @@ class Workbench:
         error = self.error([result.cost for result in found])
         proven = all(costs.exact for costs in every) and key not in self._thinned
         choice = replace(choice, entries=max(2, *entries))
-        return Design(choice, float(f"{error:.9g}"), self.cost(entries, choice.coefficients, choice.symmetry, choice.share), proven)
+        return Design(
+            choice,
+            float(f"{error:.9g}"),
+            self.cost(entries, choice.coefficients, choice.symmetry, choice.share),
+            proven,
+        )
 
     def cost(self, entries: list[int], coefficients: str, half: bool, share: str) -> Cost:
         """Cost of a set: entries per scale, or of the one table that all share."""
         fmt, breakpoint_bits = formats.get(coefficients), None
         if share == "all":
             breakpoint_bits = shared_breakpoint_bits(self.function.range, self.space.inputs, half)
-        return hardware.together(hardware.lines_cost(n, fmt, i, half, breakpoint_bits) for n, i in zip(entries, self.space.inputs))
+        return hardware.together(
+            hardware.lines_cost(n, fmt, i, half, breakpoint_bits) for n, i in zip(entries, self.space.inputs)
+        )
 
     def error(self, costs: list[float]) -> float:
         """Error of a set by the costs of its searches, one per scale or one for all: their mean.
 
-        Under `codes` it is the squared error of the output codes summed over all codes, a whole number: the trifle in the costs that tells
-        ties apart is taken out.
+        Under `codes` it is the squared error of the output codes summed over all codes, a whole number: the trifle in
+        the costs that tells ties apart is taken out.
         """
         if self.space.objective != "codes":
             return float(np.mean(costs))
@@ -197,7 +230,8 @@ class Workbench:
 def places(x: np.ndarray, inputs: Inputs, shift: int = 0) -> np.ndarray:
     """Positions (sample indices from 0 to n) at which the code's bits above the lowest `shift` change.
 
-    shift 0 is every code, made coarser until at most POSITIONS cells are left. x: samples that are codes, or their magnitudes, ascending.
+    shift 0 is every code, made coarser until at most POSITIONS cells are left. x: samples that are codes, or their
+    magnitudes, ascending.
     """
     q = np.rint(x / inputs.scale).astype(np.int64) + inputs.zero_point
     while True:

@@ -1,7 +1,7 @@
 """Error against hardware cost: which table is worth its bits?
 
-NSGA-II (Deb et al. 2002, with DEAP) evolves the choices that a designer has: entries, integer and fraction bits of the coefficients, a whole
-or a half table, own or shared tables where there are several scales.
+NSGA-II (Deb et al. 2002, with DEAP) evolves the choices that a designer has: entries, integer and fraction bits of the
+coefficients, a whole or a half table, own or shared tables where there are several scales.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from lutc.table.table_set import TableSet
 class EvolutionSettings:
     """Population and budget of NSGA-II; it ends early after `patience` generations that add nothing to the front.
 
-    gain: share by which a design has to lower the error to be worth a higher cost; 0 gives every design that no other dominates.
+    gain: share by which a design has to lower the error to be worth a higher cost; 0 gives every design that no other
+    dominates.
     """
 
     population: int = 64
@@ -39,16 +40,23 @@ class EvolutionSettings:
 
     def __post_init__(self):
         if self.population < 8 or self.population % 4:
-            raise LutcError(f"the population of NSGA-II is a multiple of 4 (its tournament pairs parents), at least 8; given {self.population}")
+            raise LutcError(
+                "the population of NSGA-II is a multiple of 4 (its tournament pairs parents), at least 8; given "
+                f"{self.population}"
+            )
         if self.generations < 1:
             raise LutcError(f"an evolution takes at least 1 generation; given {self.generations}")
         if not 0.0 <= self.gain < 1.0:
-            raise LutcError(f"the gain that makes a design worth its cost is a share from 0 to below 1; given {self.gain:g}")
+            raise LutcError(
+                f"the gain that makes a design worth its cost is a share from 0 to below 1; given {self.gain:g}"
+            )
 
 
 @dataclass(frozen=True)
 class Exploration:
-    """front: designs that no other beats, cheapest first. evaluations: designs searched. objectives: "error" and the costs minimised."""
+    """front: designs that no other beats, cheapest first. evaluations: designs searched. objectives: "error" and the
+    costs minimised.
+    """
 
     space: Space
     minimise: tuple[str, ...]
@@ -65,14 +73,18 @@ def explore(
     settings: EvolutionSettings = EvolutionSettings(),
     progress: Callable[[int], object] | None = None,
 ) -> Exploration:
-    """The front of error against the costs named in `minimise` (keys of `lutc.hardware.FIGURES`). The same seed gives the same front.
+    """The front of error against the costs named in `minimise` (keys of `lutc.hardware.FIGURES`). The same seed gives
+    the same front.
 
     progress(1) is called after each generation. LutcError for what cannot be explored.
     """
     minimise = tuple(minimise)
     unknown = [name for name in minimise if name not in FIGURES]
     if unknown or not minimise or len(set(minimise)) < len(minimise):
-        raise LutcError(f"costs to minimise are one or more of {', '.join(FIGURES)}, each once; given {', '.join(minimise) or 'none'}")
+        raise LutcError(
+            f"costs to minimise are one or more of {', '.join(FIGURES)}, each once; given "
+            f"{', '.join(minimise) or 'none'}"
+        )
     bench = Workbench(space)
     with seeded(seed):
         front, generations = _evolve(bench, minimise, settings, progress)
@@ -86,7 +98,9 @@ def objectives(design: Design, minimise: Sequence[str]) -> tuple[float, ...]:
 
 
 def front_of(designs: Iterable[Design], minimise: Sequence[str]) -> list[Design]:
-    """Designs that no other dominates, cheapest first; of several with the same objectives the one with the simplest choice."""
+    """Designs that no other dominates, cheapest first; of several with the same objectives the one with the simplest
+    choice.
+    """
     unique: dict[tuple, Design] = {}
     for design in sorted(designs, key=lambda d: d.choice):
         unique.setdefault(objectives(design, minimise), design)
@@ -102,13 +116,17 @@ def worthwhile(front: Sequence[Design], minimise: Sequence[str], gain: float) ->
     kept: list[tuple] = []
     for design in front:  # cheapest first
         error, *costs = objectives(design, minimise)
-        if not any(all(a <= b for a, b in zip(known[1:], costs)) and known[0] * (1.0 - gain) <= error for known, _ in kept):
+        if not any(
+            all(a <= b for a, b in zip(known[1:], costs)) and known[0] * (1.0 - gain) <= error for known, _ in kept
+        ):
             kept.append(((error, *costs), design))
     return [design for _, design in kept]
 
 
 def compile_design(space: Space, design: Design, name: str | None = None) -> TableSet:
-    """The table set of a design, by `lutc.compiler.pipeline.compile` with the exact search: what `lutc compile` would write."""
+    """The table set of a design, by `lutc.compiler.pipeline.compile` with the exact search: what `lutc compile` would
+    write.
+    """
     bench = Workbench(space)
     return pipeline.compile(space.function, design.choice.entries, name=name, **bench.options(design.choice))
 
@@ -121,7 +139,9 @@ class _Genome(list):
         self.fitness = fitness()
 
 
-def _evolve(bench: Workbench, minimise: tuple[str, ...], settings: EvolutionSettings, progress) -> tuple[list[Design], int]:
+def _evolve(
+    bench: Workbench, minimise: tuple[str, ...], settings: EvolutionSettings, progress
+) -> tuple[list[Design], int]:
     """(front of all designs seen, generations run)."""
     fitness = type("Fitness", (base.Fitness,), {"weights": (-1.0,) * (1 + len(minimise))})
     bounds = _bounds(bench)
@@ -132,7 +152,9 @@ def _evolve(bench: Workbench, minimise: tuple[str, ...], settings: EvolutionSett
             genome.fitness.values = objectives(design, minimise)
         return designs
 
-    population = [_Genome([random.randint(low, high) for low, high in bounds], fitness) for _ in range(settings.population)]
+    population = [
+        _Genome([random.randint(low, high) for low, high in bounds], fitness) for _ in range(settings.population)
+    ]
     archive = front_of(evaluate(population), minimise)
     front, stalled, generation = archive, 0, 0
     population = tools.selNSGA2(population, settings.population)  # ranks and crowding distances for the tournament
@@ -157,7 +179,9 @@ def _bounds(bench: Workbench) -> list[tuple[int, int]]:
     """Least and greatest value of each gene."""
     every = [formats.get(name) for names in bench.formats.values() for name in names]
     halves, entries = sorted(bench.formats), (bench.space.entries[0], max(bench.most_entries.values()))
-    bits = [(min(values), max(values)) for values in ([f.integer_bits for f in every], [f.fraction_bits for f in every])]
+    bits = [
+        (min(values), max(values)) for values in ([f.integer_bits for f in every], [f.fraction_bits for f in every])
+    ]
     return [entries, *bits, (int(halves[0]), int(halves[-1])), (0, len(bench.sharing) - 1)]
 
 

@@ -11,7 +11,9 @@ from lutc.errors import LutcError
 
 
 def parse_number(text: str) -> float:
-    """A finite or infinite number as a person writes a scale: 0.0625, 2^-4, 2**-4 or 1/16. LutcError for anything else."""
+    """A finite or infinite number as a person writes a scale: 0.0625, 2^-4, 2**-4 or 1/16. LutcError
+    for anything else.
+    """
     power = re.fullmatch(r"\s*2(?:\^|\*\*)\s*([+-]?\d{1,4})\s*", str(text))
     try:
         if power:
@@ -34,10 +36,15 @@ class Inputs:
         if not (isinstance(self.bits, (int, np.integer)) and 2 <= self.bits <= 16):
             raise LutcError(f"input codes have 2 to 16 bits; given {self.bits!r:.40}")
         if not (isinstance(self.scale, (int, float, np.number)) and 2.0**-64 <= self.scale <= 2.0**64):
-            raise LutcError(f"the scale of codes is a positive finite number, from 2^-64 to 2^64; given {self.scale!r:.40}")
+            raise LutcError(
+                f"the scale of codes is a positive finite number, from 2^-64 to 2^64; given {self.scale!r:.40}"
+            )
         whole = isinstance(self.zero_point, (int, np.integer)) and not isinstance(self.zero_point, bool)
         if not (whole and self.minimum <= self.zero_point <= self.maximum):
-            raise LutcError(f"the zero point of {self.bits}-bit codes lies in {self.minimum}..{self.maximum}; given {str(self.zero_point):.40}")
+            raise LutcError(
+                f"the zero point of {self.bits}-bit codes lies in {self.minimum}..{self.maximum}; given "
+                f"{str(self.zero_point):.40}"
+            )
 
     @property
     def minimum(self) -> int:
@@ -65,4 +72,6 @@ class Inputs:
         """Codes (int64) of real x: rounded half to even, clamped; NaN becomes the zero point."""
         with np.errstate(over="ignore"):
             q = np.rint(np.asarray(x, np.float64) / self.scale) + self.zero_point
-        return np.clip(np.nan_to_num(q, nan=self.zero_point, posinf=self.maximum, neginf=self.minimum), self.minimum, self.maximum).astype(np.int64)
+        return np.clip(
+            np.nan_to_num(q, nan=self.zero_point, posinf=self.maximum, neginf=self.minimum), self.minimum, self.maximum
+        ).astype(np.int64)

@@ -1,12 +1,12 @@
 """fp16 addition and multiplication on the bit level, as hardware does them: rounded to nearest even, or truncated.
 
-Operands and results are the 16 bits of a float16 as unsigned integers. `rne` is IEEE 754: correctly rounded, ties to even, subnormals kept,
-overflow to infinity. `trunc` is a cheaper unit: an addition aligns the smaller operand and drops the bits shifted out, without a guard bit; a
-product is cut off; what is too large becomes the largest finite value. In both, infinities and NaN behave as IEEE says, x + -x is +0, and a
-NaN result is the quiet 0x7E00.
+Operands and results are the 16 bits of a float16 as unsigned integers. `rne` is IEEE 754: correctly rounded, ties to
+even, subnormals kept, overflow to infinity. `trunc` is a cheaper unit: an addition aligns the smaller operand and drops
+the bits shifted out, without a guard bit; a product is cut off; what is too large becomes the largest finite value. In
+both, infinities and NaN behave as IEEE says, x + -x is +0, and a NaN result is the quiet 0x7E00.
 
-`float16_add`, `float16_mul`: numpy, any shapes that broadcast. `lutc.formats.float16.numba_add`, `numba_mul`: scalars for numba's nopython code.
-`lutc.kernels.float16`: the same in Triton.
+`float16_add`, `float16_mul`: numpy, any shapes that broadcast. `lutc.formats.float16.numba_add`, `numba_mul`: scalars
+for numba's nopython code. `lutc.kernels.float16`: the same in Triton.
 """
 
 from __future__ import annotations

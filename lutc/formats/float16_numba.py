@@ -1,4 +1,6 @@
-"""float16 addition and multiplication on bits for numba's nopython code; `lutc.formats.float16` says what they do. Imported only where it is used."""
+"""float16 addition and multiplication on bits for numba's nopython code; `lutc.formats.float16` says what they do.
+Imported only where it is used.
+"""
 
 import numpy as np
 

@@ -14,9 +14,14 @@ _LARGEST_RATIO = 2.0**31  # beyond it acc * multiplier << -shift would leave int
 
 
 def requantiser(ratio: float) -> tuple[int, int]:
-    """(multiplier, shift) with ratio = multiplier * 2**-shift: multiplier 1 for powers of two, else an int32 in [2**30, 2**31)."""
+    """(multiplier, shift) with ratio = multiplier * 2**-shift: multiplier 1 for powers of two, else an int32 in [2**30,
+    2**31).
+    """
     if not 0 < ratio < _LARGEST_RATIO:
-        raise LutcError(f"the ratio of scales (input scale * coefficient step / output scale) must be positive and below 2^31; given {ratio:g}")
+        raise LutcError(
+            "the ratio of scales (input scale * coefficient step / output scale) must be positive and below 2^31; "
+            f"given {ratio:g}"
+        )
     mantissa, exponent = math.frexp(ratio)
     if mantissa == 0.5:
         return 1, 1 - exponent
@@ -27,7 +32,9 @@ def requantiser(ratio: float) -> tuple[int, int]:
 
 
 def requantise(acc, multiplier: int, shift: int) -> np.ndarray:
-    """round(acc * multiplier * 2**-shift), half up, in int64: (acc * m + (1 << (s - 1))) >> s for s > 0, acc * m << -s otherwise."""
+    """round(acc * multiplier * 2**-shift), half up, in int64: (acc * m + (1 << (s - 1))) >> s for s > 0, acc * m << -s
+    otherwise.
+    """
     product = np.asarray(acc, np.int64) * multiplier
     if shift > 62:  # |product| < 2**62, so the result rounds to 0
         return np.zeros_like(product)

@@ -1,7 +1,7 @@
 """Exponent-addressed tables: mantissa bits per binade of a 16-bit input, chosen within a budget of values.
 
-The bits are an exact dynamic program over the binades, outward neighbours joined where one piece serves several, on the same interval costs
-as the cut points; the values are then fitted as those of any table.
+The bits are an exact dynamic program over the binades, outward neighbours joined where one piece serves several, on the
+same interval costs as the cut points; the values are then fitted as those of any table.
 """
 
 from __future__ import annotations
@@ -21,23 +21,30 @@ from lutc.table.table import Table
 def build_exponents(problem: Problem, settings, key: str) -> tuple[Table, dict]:
     """A table with exponent addressing and values stored as `key`, and the record of its search.
 
-    Fitted values of few bits make up for what rounding samples costs, so the bits chosen for exact values are tried too.
+    Fitted values of few bits make up for what rounding samples costs, so the bits chosen for exact values are tried
+    too.
     """
     stores = (STORE[key], np.asarray) if settings.values == "fitted" else (STORE[key],)
     found = [_allocate(problem, settings, key, store) for store in stores]
     _, bits, values, sampled = min(found, key=lambda result: result[0])
     record = {"name": "exponents", "input": settings.input, "values": settings.values, "budget": settings.budget}
     record["sampled"] = rounded(problem.mean(sampled))
-    return Table(Exponents(settings.input, bits, values), problem.prologue, problem.left, problem.right, key, problem.domain), record
+    return Table(
+        Exponents(settings.input, bits, values), problem.prologue, problem.left, problem.right, key, problem.domain
+    ), record
 
 
 def _allocate(problem: Problem, settings, key: str, store) -> tuple[float, tuple[int, ...], np.ndarray, float]:
-    """(cost, mantissa bits, values, cost of sampled values) of the best allocation under costs of values rounded by `store`."""
+    """(cost, mantissa bits, values, cost of sampled values) of the best allocation under costs of values rounded by
+    `store`.
+    """
     bounds, f = binades(settings.input), _continued(problem)
     middle = (bounds.size - 1) // 2
     used = np.flatnonzero((bounds[:-1] <= problem.targets.x[-1]) & (bounds[1:] >= problem.targets.x[0]))
     costs = IntervalCosts(problem.targets, bounds, f, problem.norm, store, problem.left, problem.right)
-    sampled, path = _knapsack(costs, int(used[0]), int(used[-1]) + 1, middle, settings.budget - 1, formats.get(settings.input).mantissa_bits)
+    sampled, path = _knapsack(
+        costs, int(used[0]), int(used[-1]) + 1, middle, settings.budget - 1, formats.get(settings.input).mantissa_bits
+    )
     bits = np.full(bounds.size - 1, Exponents.OUTSIDE)
     for start, end, count in path:
         bits[start:end] = Exponents.JOINED
@@ -52,7 +59,9 @@ def _allocate(problem: Problem, settings, key: str, store) -> tuple[float, tuple
 
 
 def _continued(problem: Problem):
-    """f, beyond the samples held at its value there: an edge may lie where f is infinite, in a binade that holds samples."""
+    """f, beyond the samples held at its value there: an edge may lie where f is infinite, in a binade that holds
+    samples.
+    """
     low, high = problem.targets.x[0], problem.targets.x[-1]
     largest = formats.get(problem.input).max
 
@@ -64,16 +73,22 @@ def _continued(problem: Problem):
     return f
 
 
-def _knapsack(costs, first: int, last: int, middle: int, budget: int, most_bits: int) -> tuple[float, list[tuple[int, int, int]]]:
-    """Least cost with at most `budget` pieces, and the runs (start, end, bits) of binades it takes: several share one piece (bits 0).
+def _knapsack(
+    costs, first: int, last: int, middle: int, budget: int, most_bits: int
+) -> tuple[float, list[tuple[int, int, int]]]:
+    """Least cost with at most `budget` pieces, and the runs (start, end, bits) of binades it takes: several share one
+    piece (bits 0).
 
-    costs: intervals between the bounds of binades. middle: position of zero, which no run crosses. value[p][n] is the least cost of all
-    samples below bound p with n pieces spent.
+    costs: intervals between the bounds of binades. middle: position of zero, which no run crosses. value[p][n] is the
+    least cost of all samples below bound p with n pieces spent.
     """
     if budget < 1:
         raise LutcError(f"an exponent-addressed table has at least 2 values; given a budget of {budget + 1}")
     positions = np.arange(first, last + 1)
-    single = {b: costs.interval(positions[:-1], positions[1:], 1 << b) for b in range(min(most_bits, budget.bit_length() - 1) + 1)}
+    single = {
+        b: costs.interval(positions[:-1], positions[1:], 1 << b)
+        for b in range(min(most_bits, budget.bit_length() - 1) + 1)
+    }
     value = np.full((last + 1, budget + 1), np.inf)
     value[first:, 0] = costs.outside_left(positions)
     back = np.zeros((last + 1, budget + 1, 2), np.int64)

@@ -1,4 +1,6 @@
-"""From a function to what a search sees: samples behind range reduction, their weights, and where cut points may stand."""
+"""From a function to what a search sees: samples behind range reduction, their weights, and where cut
+points may stand.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +28,9 @@ _KINK, _KINK_RATIO, _MOST_ANCHORS = 1e-3, 4.0, 16
 class Problem:
     """What is searched and fitted, in terms of the reduced input r behind the prologue.
 
-    f: of r. targets: all finite values of `input` (16 bits) in the range where the function is finite in that format, behind the prologue;
-    equal r are one sample. places: values a cut point may take, ascending. left, right: tails of r. count: inputs behind the targets.
+    f: of r. targets: all finite values of `input` (16 bits) in the range where the function is finite in that format,
+    behind the prologue; equal r are one sample. places: values a cut point may take, ascending. left, right: tails of
+    r. count: inputs behind the targets.
     """
 
     function: Function
@@ -70,7 +73,8 @@ class Problem:
 
 
 def finite_range(fn: Function, fmt: formats.Format) -> tuple[float, float]:
-    """The longest run of finite values of the format on which the function is finite in that format too, as its first and last value.
+    """The longest run of finite values of the format on which the function is finite in that format too, as its first
+    and last value.
 
     At a pole, and between two such runs, the one with the larger values is taken.
     """
@@ -85,7 +89,9 @@ def finite_range(fn: Function, fmt: formats.Format) -> tuple[float, float]:
     return float(x[starts[best]]), float(x[stops[best] - 1])
 
 
-def make_problem(fn: Function, objective: str, prologue: str, input: str, range: tuple[float, float] | None, tails: bool) -> Problem:
+def make_problem(
+    fn: Function, objective: str, prologue: str, input: str, range: tuple[float, float] | None, tails: bool
+) -> Problem:
     """range: of x, None for wherever the function is finite. Without `tails` the end pieces go on instead."""
     if objective not in OBJECTIVES:
         raise LutcError(f"unknown objective {objective!r}; choose one of {', '.join(OBJECTIVES)}")
@@ -104,7 +110,10 @@ def make_problem(fn: Function, objective: str, prologue: str, input: str, range:
     keep = np.isfinite(y) & (np.abs(y) <= fmt.max)
     if reduction is None and not keep.all():
         at = x[~keep][0]
-        raise LutcError(f"{fn.name} is not finite in {input} at {at:g}, between its cuts; give a --range where it is, or use its prologue")
+        raise LutcError(
+            f"{fn.name} is not finite in {input} at {at:g}, between its cuts; give a --range where it is, or use its "
+            "prologue"
+        )
     x, y = x[keep], y[keep]
     weight = _weight(objective, fmt, y)
     f, left, right = fn.f, fn.left, fn.right
@@ -118,17 +127,23 @@ def make_problem(fn: Function, objective: str, prologue: str, input: str, range:
         y = f(x)
     if not tails:
         left = right = None
-    known = fn.inflections is not None and (reduction is None or reduction.kind != "abs")  # those of f, not of the half that is stored
+    known = fn.inflections is not None and (
+        reduction is None or reduction.kind != "abs"
+    )  # those of f, not of the half that is stored
     region = np.searchsorted(np.asarray(fn.inflections), x) if known else _regions(x, y)
     cap = RELATIVE_CAP if objective == "relative" else np.inf
-    if reduction is not None:  # a sample stands for several inputs: two of opposite sign, or so many that the cap would mean another thing
+    if (
+        reduction is not None
+    ):  # a sample stands for several inputs: two of opposite sign, or so many that the cap would mean another thing
         cap = 2 * cap if reduction.kind == "abs" else np.inf
     targets = Targets(x, y, weight, region, cap)
     return Problem(fn, objective, input, f, targets, places, reduction, left, right, range, int(keep.sum()))
 
 
 def _regions(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Numbers the runs of samples on which the slopes between them rise, or fall; changes below rounding errors continue a run."""
+    """Numbers the runs of samples on which the slopes between them rise, or fall; changes below rounding errors
+    continue a run.
+    """
     slope = np.diff(y) / np.diff(x)
     noise = 4 * np.finfo(np.float64).eps * np.abs(y[1:]) / np.diff(x)
     bend = np.diff(slope)

@@ -26,11 +26,12 @@ _ROUNDS = 8  # at most, per step
 
 
 def fitted(problem: Problem, edges: np.ndarray, values: np.ndarray, key: str) -> tuple[np.ndarray, float]:
-    """Values of format `key` (edges,) that cost least over the samples within the edges, and that cost; `values` (float64): where to start.
+    """Values of format `key` (edges,) that cost least over the samples within the edges, and that cost; `values`
+    (float64): where to start.
 
-    The chain of values is improved by dynamic programming over a few options for each at once, on steps that shrink; for a nonsmooth
-    convex cost this moves values together where moving one alone would get stuck. In a 16-bit format the same goes on over stored
-    values until none improves, from the fitted values and from the rounded samples.
+    The chain of values is improved by dynamic programming over a few options for each at once, on steps that shrink;
+    for a nonsmooth convex cost this moves values together where moving one alone would get stuck. In a 16-bit format
+    the same goes on over stored values until none improves, from the fitted values and from the rounded samples.
     """
     chain = _Chain(problem.targets, edges, problem.norm)
     smooth = chain.relaxed(values)
@@ -53,14 +54,18 @@ class _Chain:
         from lutc.costs import interval_kernels  # brings numba
 
         t = self.targets
-        choice, cost = interval_kernels.best_values(t.x, t.y, t.weight, self.start, self.edges, options, self.kind, t.cap)
+        choice, cost = interval_kernels.best_values(
+            t.x, t.y, t.weight, self.start, self.edges, options, self.kind, t.cap
+        )
         return options[np.arange(self.edges.size), choice], cost
 
     def relaxed(self, values: np.ndarray) -> np.ndarray:
         """Float64 values of (nearly) least cost."""
         errors = self._largest_errors(values)
         if NORMS[self.kind] == "max":
-            errors = np.full_like(errors, errors.max())  # under a maximum, values far from the worst error move for its sake
+            errors = np.full_like(
+                errors, errors.max()
+            )  # under a maximum, values far from the worst error move for its sake
         step = errors[:, None] / 4 * np.arange(-_REACH, _REACH + 1)
         values, cost = self.improve(values[:, None])
         for _ in range(_HALVINGS):

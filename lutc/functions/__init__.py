@@ -1,7 +1,8 @@
 """Scalar functions: float64 definitions, derivatives, and what a compiler needs to know of them.
 
-FUNCTIONS: name -> Function, in the order of the documentation. get(name): one of them, aliases included; known(name): whether there is
-one. load(spec, range): one of them or a user's own. checked_range(fn, lo, hi): an interval on which fn can be compiled.
+FUNCTIONS: name -> Function, in the order of the documentation. get(name): one of them, aliases included; known(name):
+whether there is one. load(spec, range): one of them or a user's own. checked_range(fn, lo, hi): an interval on which fn
+can be compiled.
 """
 
 import dataclasses
@@ -17,8 +18,9 @@ __all__ = ["FUNCTIONS", "Function", "Line", "Reduction", "Symmetry", "checked_ra
 def load(spec: str, range: tuple[float, float] | None = None) -> Function:
     """The function named `spec`, or the user's callable at 'package.module:name', which needs a `range`.
 
-    A range given replaces the default one. LutcError for an unknown name, a range outside the domain, and for a callable that cannot be
-    imported, raises, or is not finite over the range; the message names the input where it fails.
+    A range given replaces the default one. LutcError for an unknown name, a range outside the domain, and for a
+    callable that cannot be imported, raises, or is not finite over the range; the message names the input where it
+    fails.
     """
     if isinstance(spec, str) and ":" in spec:
         return load_user(spec, range)

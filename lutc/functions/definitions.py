@@ -1,7 +1,8 @@
 """float64 definitions, derivatives and stored halves of the functions in the registry.
 
-Everything is written in terms of quantities that neither overflow nor cancel: exp of a negative number, and the tail probability
-Phi(-u) for u >= 0. Inputs are clamped where a limit is reached, which also keeps 0 * inf out. A half `*_half(u)` is h of `Symmetry`.
+Everything is written in terms of quantities that neither overflow nor cancel: exp of a negative number, and the tail
+probability Phi(-u) for u >= 0. Inputs are clamped where a limit is reached, which also keeps 0 * inf out. A half
+`*_half(u)` is h of `Symmetry`.
 """
 
 import functools
@@ -41,14 +42,18 @@ def _where(condition, yes, no, x):
 
 
 def _gauss(u, factor):
-    """exp(-factor * u^2) for factor 1/2 or 1, u >= 0. Rounding u^2 costs up to 700 ulp, so u is split: u = m + d with m^2 exact."""
+    """exp(-factor * u^2) for factor 1/2 or 1, u >= 0. Rounding u^2 costs up to 700 ulp, so u is split: u = m + d with
+    m^2 exact.
+    """
     u = np.minimum(u, 64.0)
     m = np.rint(u * 64.0) / 64.0
     return np.exp(-factor * m * m) * np.exp(-factor * (u - m) * (u + m))
 
 
 def _upper(u):
-    """Phi(-u), the upper tail of the standard normal distribution, u >= 0. erfc itself would magnify the rounding of u / sqrt(2)."""
+    """Phi(-u), the upper tail of the standard normal distribution, u >= 0. erfc itself would magnify the rounding of u
+    / sqrt(2).
+    """
     z = u / math.sqrt(2.0)
     return 0.5 * np.where(u < 1.0, _special().erfc(z), _special().erfcx(z) * _gauss(u, 0.5))
 
@@ -67,7 +72,9 @@ def _two_product(a, b):
 
 
 def _tanh_argument(u):
-    """sqrt(8 / pi) * (u + 0.044715 u^3), u >= 0, as a sum of two doubles: exp of it would magnify a rounding error by its size."""
+    """sqrt(8 / pi) * (u + 0.044715 u^3), u >= 0, as a sum of two doubles: exp of it would magnify a rounding error by
+    its size.
+    """
     u = np.minimum(u, 64.0)
     square, square_low = _two_product(u, u)
     inner, inner_low = _two_product(square, _TANH_CUBE)
@@ -303,7 +310,8 @@ def hardswish_half(u):
     return -np.minimum(u, 3.0) * hardsigmoid_half(u)
 
 
-# mish, x * tanh(softplus(x)): with e = exp(x), tanh(log(1 + e)) = e (e + 2) / (e (e + 2) + 2), for x > 0 in terms of z = exp(-x)
+# mish, x * tanh(softplus(x)): with e = exp(x), tanh(log(1 + e)) = e (e + 2) / (e (e + 2) + 2), for x > 0 in terms of z
+# = exp(-x)
 
 
 @silent

@@ -1,7 +1,8 @@
-"""The registry's functions as torch computes them, and their gradients: what `grad="function"` multiplies the incoming gradient by.
+"""The registry's functions as torch computes them, and their gradients: what `grad="function"` multiplies the incoming
+gradient by.
 
-Where torch has a backward kernel of its own it is used (one pass over the data); the rest are closed forms. 16-bit inputs are computed
-in float32 and rounded once, as those kernels do inside.
+Where torch has a backward kernel of its own it is used (one pass over the data); the rest are closed forms. 16-bit
+inputs are computed in float32 and rounded once, as those kernels do inside.
 """
 
 from __future__ import annotations
@@ -64,7 +65,9 @@ def names() -> list[str]:
 
 
 def value(function: str, x: torch.Tensor) -> torch.Tensor:
-    """f(x) as torch computes it, with torch's own gradient, for the canonical name of a known function; shape and dtype of x."""
+    """f(x) as torch computes it, with torch's own gradient, for the canonical name of a known function; shape and dtype
+    of x.
+    """
     return _VALUE[function](x)
 
 
@@ -74,7 +77,9 @@ def known(function: str | None) -> bool:
 
 
 def backward(function: str, gradient: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """gradient * f'(x) for the canonical name of a known function; tensors of one shape and float dtype, which the result has too."""
+    """gradient * f'(x) for the canonical name of a known function; tensors of one shape and float dtype, which the
+    result has too.
+    """
     if x.dtype in (torch.float16, torch.bfloat16) and function not in _KERNELS:
         return _BACKWARD[function](gradient.float(), x.float()).to(x.dtype)
     return _BACKWARD[function](gradient, x)

@@ -1,4 +1,6 @@
-"""What is known of a function besides its values: numbers only, so that a table can store them and no runtime looks up a name."""
+"""What is known of a function besides its values: numbers only, so that a table can store them and no runtime looks up
+a name.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,8 +20,9 @@ class Line:
 class Symmetry:
     """f(x) = factor * h(|x|) + slope * x + intercept, with one (factor, slope, intercept) for x >= 0 and one for x < 0.
 
-    `h` (float64, on x >= 0) is the part that a table stores and is computed without cancellation; `right` is its tail, None where it
-    has none. Odd functions are (1, 0, 0) and (-1, 0, 0); sigmoid is 1 - h and h; gelu(x) = relu(x) + h(|x|).
+    `h` (float64, on x >= 0) is the part that a table stores and is computed without cancellation; `right` is its tail,
+    None where it has none. Odd functions are (1, 0, 0) and (-1, 0, 0); sigmoid is 1 - h and h; gelu(x) = relu(x) +
+    h(|x|).
     """
 
     h: Callable[[np.ndarray], np.ndarray]
@@ -32,9 +35,9 @@ class Symmetry:
 class Reduction:
     """Range reduction, which lets a table over a short range serve every input.
 
-    kind "exponent": x = m * 2**(step * e), m in [1, 2**step), and f(x) = f(m) * 2**(growth * e) + offset * e. With `odd` the sign of x
-    is set aside and put back on the result, with `even` it is dropped; without either negative x are outside the domain.
-    kind "period": x = n * period + r, r in [0, period), and f(x) = f(r) * 2**(growth * n).
+    kind "exponent": x = m * 2**(step * e), m in [1, 2**step), and f(x) = f(m) * 2**(growth * e) + offset * e. With
+    `odd` the sign of x is set aside and put back on the result, with `even` it is dropped; without either negative x
+    are outside the domain. kind "period": x = n * period + r, r in [0, period), and f(x) = f(r) * 2**(growth * n).
     """
 
     kind: str
@@ -50,14 +53,15 @@ class Reduction:
 class Function:
     """A scalar function with what a compiler needs to know of it. Calling it evaluates it.
 
-    `f` and `derivative` take and return float64 of any shape, never warn, and keep NaN. At +-inf they give the limit, NaN where there is
-    none. Outside the domain they are NaN; at a pole infinite, as torch's functions are. At a kink the derivative follows torch.
+    `f` and `derivative` take and return float64 of any shape, never warn, and keep NaN. At +-inf they give the limit,
+    NaN where there is none. Outside the domain they are NaN; at a pole infinite, as torch's functions are. At a kink
+    the derivative follows torch.
 
-    domain: where f is real, (lo, hi); `lo_open` / `hi_open` say that f is not finite at that end. `poles`: points inside where it is not
-    finite. range: default interval for a search, (lo, hi). left, right: tails; None where f has none, and the end segment goes on.
-    coefficients: name of the narrowest 8-bit fixed-point format that holds slopes and intercepts of good lines over `range`.
-    inflections: ascending points between which f is convex or concave (kinks included), in one period for functions with kind "period"
-    and growth 0; None where unknown.
+    domain: where f is real, (lo, hi); `lo_open` / `hi_open` say that f is not finite at that end. `poles`: points
+    inside where it is not finite. range: default interval for a search, (lo, hi). left, right: tails; None where f has
+    none, and the end segment goes on. coefficients: name of the narrowest 8-bit fixed-point format that holds slopes
+    and intercepts of good lines over `range`. inflections: ascending points between which f is convex or concave (kinks
+    included), in one period for functions with kind "period" and growth 0; None where unknown.
     """
 
     name: str

@@ -9,21 +9,26 @@ import torch
 
 from lutc.functions import FUNCTIONS
 
-# Far points tell clipped and thresholded variants apart (gelu clipped at 10, relu6), near ones gelu's two forms (4e-4 apart at 2).
+# Far points tell clipped and thresholded variants apart (gelu clipped at 10, relu6), near ones gelu's two forms (4e-4
+# apart at 2).
 _PROBE = np.concatenate([np.linspace(-12.0, 12.0, 961), [-90.0, -40.0, 25.0, 40.0, 90.0]])
 _TOLERANCE = 1e-5
 
 
 @functools.cache
 def _probe_values() -> dict[str, np.ndarray]:
-    """Values of every registered function that is finite on the whole probe, except those that only composed operators use."""
+    """Values of every registered function that is finite on the whole probe, except those that only composed operators
+    use.
+    """
     probe = _PROBE.astype(np.float32).astype(np.float64)
     values = {name: fn(probe) for name, fn in FUNCTIONS.items()}
     return {name: v for name, v in values.items() if np.isfinite(v).all() and np.abs(v).max() < 1e6}
 
 
 def functions_of(callable_, device="cpu") -> tuple[str, ...]:
-    """Registry names of the elementwise function that `callable_` computes in float32 (elu and celu are one); () where it is none or fails."""
+    """Registry names of the elementwise function that `callable_` computes in float32 (elu and celu are one); () where
+    it is none or fails.
+    """
     x = torch.tensor(_PROBE, dtype=torch.float32, device=device)
     try:
         with torch.no_grad():
@@ -33,4 +38,6 @@ def functions_of(callable_, device="cpu") -> tuple[str, ...]:
     if not isinstance(y, torch.Tensor) or y.shape != x.shape or not y.isfinite().all():
         return ()
     y = y.double().cpu().numpy()
-    return tuple(name for name, exact in _probe_values().items() if (np.abs(y - exact) <= _TOLERANCE * (1 + np.abs(exact))).all())
+    return tuple(
+        name for name, exact in _probe_values().items() if (np.abs(y - exact) <= _TOLERANCE * (1 + np.abs(exact))).all()
+    )

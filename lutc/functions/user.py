@@ -19,7 +19,8 @@ _PROBES = 1025
 def load_user(spec: str, range) -> Function:
     """The callable at 'package.module:name' as a Function over `range`; tails, symmetry and inflections unknown.
 
-    It may take a float64 array, a torch tensor, or one number at a time; its attribute `derivative`, if it has one, is used likewise.
+    It may take a float64 array, a torch tensor, or one number at a time; its attribute `derivative`, if it has one, is
+    used likewise.
     """
     if range is None:
         raise LutcError(f"function {spec!r} has no default range; give one (--range LO HI)")
@@ -46,19 +47,25 @@ def _import(spec: str):
         with _current_directory_importable():
             target = importlib.import_module(module_name)
     except Exception as error:
-        raise LutcError(f"cannot import {module_name!r} for function {spec!r}: {type(error).__name__}: {_one_line(error)}") from error
+        raise LutcError(
+            f"cannot import {module_name!r} for function {spec!r}: {type(error).__name__}: {_one_line(error)}"
+        ) from error
     for part in path.split("."):
         if not hasattr(target, part):
             raise LutcError(f"module {module_name!r} has no {path!r}; give package.module:name of a function in it")
         target = getattr(target, part)
     if not callable(target):
-        raise LutcError(f"{spec!r} is {type(target).__name__}, not something to call; give package.module:name of a function")
+        raise LutcError(
+            f"{spec!r} is {type(target).__name__}, not something to call; give package.module:name of a function"
+        )
     return target
 
 
 @contextlib.contextmanager
 def _current_directory_importable():
-    """As `python -m` has it: modules beside the user are found first, and stay importable for what they import themselves."""
+    """As `python -m` has it: modules beside the user are found first, and stay importable for what they import
+    themselves.
+    """
     here = os.getcwd()
     if "" not in sys.path and here not in sys.path:
         sys.path.insert(0, here)
@@ -67,7 +74,9 @@ def _current_directory_importable():
 
 
 def _probes(lo: float, hi: float) -> np.ndarray:
-    """Points where a user's function is tried: an even grid, and the multiples of 1/64, where a kink or a pole usually lies."""
+    """Points where a user's function is tried: an even grid, and the multiples of 1/64, where a kink or a pole usually
+    lies.
+    """
     grid = np.linspace(lo, hi, _PROBES)
     codes = np.arange(max(math.ceil(lo * 64.0), -(2**13)), min(math.floor(hi * 64.0), 2**13) + 1) / 64.0
     return np.unique(np.concatenate((grid, codes))) + 0.0
@@ -89,7 +98,10 @@ class _Elementwise:
         bad = ~np.isfinite(values)
         if bad.any():
             where, value = points[bad][0], values[bad][0]
-            raise LutcError(f"function {name!r} is {value:g} at {where:g}; it must be finite over its whole range: give a range where it is")
+            raise LutcError(
+                f"function {name!r} is {value:g} at {where:g}; it must be finite over its whole range: give a range "
+                "where it is"
+            )
 
     def __call__(self, x):
         x = np.asarray(x, np.float64)
@@ -106,7 +118,10 @@ class _Elementwise:
         except Exception:  # noqa: BLE001 - a user's code may raise anything; the last way of calling it reports what it raised
             return False
         if not np.allclose(whole[some], alone, rtol=1e-5, atol=1e-6, equal_nan=True):
-            raise LutcError(f"function {self.name!r} does not treat each element of an array by itself; give a function of one number")
+            raise LutcError(
+                f"function {self.name!r} does not treat each element of an array by itself; give a function of one "
+                "number"
+            )
         return True
 
     def _array(self, x: np.ndarray) -> np.ndarray:
@@ -145,7 +160,8 @@ class _Elementwise:
                 float(self.target(float(x)))
             except Exception as error:
                 raise LutcError(
-                    f"function {self.name!r} raises {type(error).__name__} at {x:g}: {_one_line(error)}; it must map a number to a number"
+                    f"function {self.name!r} raises {type(error).__name__} at {x:g}: {_one_line(error)}; it must map a "
+                    "number to a number"
                 ) from error
 
 
@@ -154,7 +170,9 @@ def _one_line(error: Exception) -> str:
 
 
 def _narrowest_format(f, lo: float, hi: float) -> str:
-    """The 8-bit qI.F, at least q1.6, that holds slopes and intercepts of 16 even chords; fp16 or fp32 when none does."""
+    """The 8-bit qI.F, at least q1.6, that holds slopes and intercepts of 16 even chords; fp16 or fp32
+    when none does.
+    """
     x = np.linspace(lo, hi, 17)
     y = f(x)
     slopes = np.diff(y) / np.diff(x)

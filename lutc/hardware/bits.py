@@ -1,7 +1,9 @@
-"""What a table costs in hardware: bits stored, comparators, multiplier and accumulator widths. Counts, not gates or nanoseconds.
+"""What a table costs in hardware: bits stored, comparators, multiplier and accumulator widths. Counts, not gates or
+nanoseconds.
 
-The unit counted compares the input code with every breakpoint at once, picks one slope and one intercept, multiplies and adds:
-acc = k (q - z) + t' (see `lutc.table.integer`). A direct table is addressed by the code and needs none of these.
+The unit counted compares the input code with every breakpoint at once, picks one slope and one intercept, multiplies
+and adds: acc = k (q - z) + t' (see `lutc.table.integer`). A direct table is addressed by the code and needs none of
+these.
 """
 
 from __future__ import annotations
@@ -24,10 +26,11 @@ from lutc.table.table import Table
 
 @dataclass(frozen=True)
 class Cost:
-    """entries: segments, or values of a direct table. stored_bits: all memory. comparators: as many as breakpoints, each `comparator_bits` wide.
+    """entries: segments, or values of a direct table. stored_bits: all memory. comparators: as many as breakpoints,
+    each `comparator_bits` wide.
 
-    multiplier: widths of its two operands in bits, slope and centred input. adder: width in which no coefficients of the format overflow.
-    A unit that needs none of them has 0.
+    multiplier: widths of its two operands in bits, slope and centred input. adder: width in which no coefficients of
+    the format overflow. A unit that needs none of them has 0.
     """
 
     entries: int
@@ -57,11 +60,15 @@ def signed_bits(low: int, high: int) -> int:
     return 1 + max(int(high).bit_length(), (-int(low) - 1).bit_length() if low < 0 else 0)
 
 
-def lines_cost(entries: int, fmt: Format, inputs: Inputs, half: bool = False, breakpoint_bits: int | None = None) -> Cost:
+def lines_cost(
+    entries: int, fmt: Format, inputs: Inputs, half: bool = False, breakpoint_bits: int | None = None
+) -> Cost:
     """Cost of `entries` lines with fixed-point coefficients over codes.
 
-    half: stored for |x|, an identity (one more addition) gives the other side. breakpoint_bits: by default those of a code, one less for
-    |code|: a breakpoint between codes is stored as the code to its left. An intercept is stored in the coefficients' format where the
+    half: stored for |x|, an identity (one more addition) gives the other side. breakpoint_bits: by default those of a
+    code, one less for
+    |code|: a breakpoint between codes is stored as the code to its left. An intercept is stored in the
+    coefficients' format where the
     scale is a power of two (t' = t << b is wiring), else as the wider t'.
     """
     centred = signed_bits(inputs.minimum - inputs.zero_point, inputs.maximum - inputs.zero_point)
@@ -73,7 +80,9 @@ def lines_cost(entries: int, fmt: Format, inputs: Inputs, half: bool = False, br
 
 
 def _adder(fmt: Format, inputs: Inputs, half: bool) -> int:
-    """Width of every product, intercept and sum of any coefficients of the format; half: and of the identity, which adds x or 1."""
+    """Width of every product, intercept and sum of any coefficients of the format; half: and of the identity, which
+    adds x or 1.
+    """
     low, high = inputs.minimum - inputs.zero_point, inputs.maximum - inputs.zero_point
     codes = (0, max(-low, high)) if half else (low, high)
     least, most = -(1 << (fmt.bits - 1)), (1 << (fmt.bits - 1)) - 1
@@ -81,14 +90,19 @@ def _adder(fmt: Format, inputs: Inputs, half: bool) -> int:
     intercepts = [int(t) for t in scaled_intercepts([least, most], inputs)]
     sums = [min(products) + intercepts[0], max(products) + intercepts[1]]
     if half:
-        added = [low << fmt.fraction_bits, max(high << fmt.fraction_bits, int(scaled_intercepts(1 << fmt.fraction_bits, inputs)))]
+        added = [
+            low << fmt.fraction_bits,
+            max(high << fmt.fraction_bits, int(scaled_intercepts(1 << fmt.fraction_bits, inputs))),
+        ]
         sums += [sign * total + x for sign in (1, -1) for total in sums for x in added]
     every = [*products, *intercepts, *sums]
     return signed_bits(min(every), max(every))
 
 
 def uniform_cost(entries: int, fmt: Format, inputs: Inputs, half: bool, tails: int) -> Cost:
-    """Cost of equal segments of a power of two of codes: the top bits of the code address them, comparators are needed for the tails alone."""
+    """Cost of equal segments of a power of two of codes: the top bits of the code address them, comparators are needed
+    for the tails alone.
+    """
     searched = lines_cost(entries, fmt, inputs, half)
     stored = searched.stored_bits - (entries - 1) * searched.comparator_bits
     return Cost(entries, stored, tails, searched.comparator_bits if tails else 0, searched.multiplier, searched.adder)
@@ -100,13 +114,20 @@ def direct_cost(inputs: Inputs, value_bits: int) -> Cost:
 
 
 def cost(table: Table, inputs: Inputs) -> Cost:
-    """Cost of a table of lines, whole or stored by symmetry, or of a direct table, over codes of `inputs`. LutcError for others."""
+    """Cost of a table of lines, whole or stored by symmetry, or of a direct table, over codes of `inputs`. LutcError
+    for others.
+    """
     fmt = formats.get(table.coefficients)
     if isinstance(table.body, Direct):
         return direct_cost(inputs, fmt.bits)
     if not isinstance(table.body, Lines) or not isinstance(table.prologue, (AbsPrologue, type(None))):
-        kind = f"{table.body.addressing} x {table.body.payload}" + (f" behind a prologue {table.prologue.kind}" if table.prologue else "")
-        raise LutcError(f"hardware figures are for tables of lines over codes, whole or stored by symmetry, and direct ones; given {kind}")
+        kind = f"{table.body.addressing} x {table.body.payload}" + (
+            f" behind a prologue {table.prologue.kind}" if table.prologue else ""
+        )
+        raise LutcError(
+            "hardware figures are for tables of lines over codes, whole or stored by symmetry, and direct ones; given "
+            f"{kind}"
+        )
     if not fmt.is_fixed:
         raise LutcError(f"hardware figures are for fixed-point coefficients (q1.6, ...); given {fmt.name}")
     return lines_cost(table.entries, fmt, inputs, half=table.prologue is not None)
@@ -122,7 +143,9 @@ def accumulator_bits(table: Table, inputs: Inputs) -> int:
 
 
 def together(costs: Iterable[Cost]) -> Cost:
-    """Several tables in one unit, one in use at a time: memory adds up, comparators and multiplier are those of the largest."""
+    """Several tables in one unit, one in use at a time: memory adds up, comparators and multiplier are those of the
+    largest.
+    """
     costs = list(costs)
     return Cost(
         max(c.entries for c in costs),
@@ -135,7 +158,9 @@ def together(costs: Iterable[Cost]) -> Cost:
 
 
 def shared_breakpoint_bits(interval: tuple[float, float], inputs: Sequence[Inputs], half: bool = False) -> int:
-    """Breakpoints shared by scales are stored once, in steps of a quarter of the finest scale, and rounded to the scale in use."""
+    """Breakpoints shared by scales are stored once, in steps of a quarter of the finest scale, and rounded to the scale
+    in use.
+    """
     step = min(i.scale for i in inputs) / 4
     lo, hi = (int(np.floor(interval[0] / step)), int(np.ceil(interval[1] / step)))
     return hardware.signed_bits(0, max(-lo, hi)) - 1 if half else hardware.signed_bits(lo, hi)

@@ -1,7 +1,9 @@
-"""A table as files that a hardware flow takes: its integers and golden vectors as a C header, CSV, or hex words for $readmemh.
+"""A table as files that a hardware flow takes: its integers and golden vectors as a C header, CSV, or hex words for
+$readmemh.
 
-Each key is a unit of its own, with the same number of entries. The rule that it follows stands in docs/hardware.md:
-acc = slopes[i] * (q - zero_point) + (intercepts[i] << intercept_shift), i the number of cuts < q; code = requantised acc, saturated.
+Each key is a unit of its own, with the same number of entries. The rule that it follows stands in docs/hardware.md: acc
+= slopes[i] * (q - zero_point) + (intercepts[i] << intercept_shift), i the number of cuts < q; code = requantised acc,
+saturated.
 """
 
 from __future__ import annotations
@@ -28,11 +30,12 @@ RENDERERS = ("memh", "c", "csv")
 
 @dataclass(frozen=True, eq=False)
 class Unit:
-    """cuts: (n - 1,) input codes, ascending. slopes, intercepts: (n,). All int64; segments that no code reaches are left out, and the last one
-    is repeated behind cuts at the largest code, beyond which lies none, until there are n entries.
+    """cuts: (n - 1,) input codes, ascending. slopes, intercepts: (n,). All int64; segments that no code reaches are
+    left out, and the last one is repeated behind cuts at the largest code, beyond which lies none, until there are n
+    entries.
 
-    acc_bits: width that holds every product, intercept and sum. acc: (2^bits,) of every input code, ascending; codes: the output codes, with
-    `out`. requantiser: multiplier and shift to them.
+    acc_bits: width that holds every product, intercept and sum. acc: (2^bits,) of every input code, ascending; codes:
+    the output codes, with `out`. requantiser: multiplier and shift to them.
     """
 
     key: str
@@ -58,7 +61,10 @@ class Unit:
             "input_scale": self.inputs.scale,
             "input_zero_point": self.inputs.zero_point,
             "entries": self.slopes.size,
-            **{name: getattr(self, name) for name in ("slope_bits", "intercept_bits", "acc_bits", "fraction_bits", "intercept_shift")},
+            **{
+                name: getattr(self, name)
+                for name in ("slope_bits", "intercept_bits", "acc_bits", "fraction_bits", "intercept_shift")
+            },
         }
         if self.out is None:
             return own
@@ -77,14 +83,18 @@ def units(tables: TableSet, keys: Sequence[str] | None = None, out: Inputs | Non
         out = Inputs(**tables.meta["output"])
     floats = [key for key in keys if tables[key] is not None and key not in tables.inputs]
     if floats:
-        raise LutcError(f"integer units take tables over input codes; '{floats[0]}' of '{tables.name}' is one of float inputs")
+        raise LutcError(
+            f"integer units take tables over input codes; '{floats[0]}' of '{tables.name}' is one of float inputs"
+        )
     reached = {key: _reached(tables, key) for key in keys}
     entries = max(slopes.size for _, slopes, _ in reached.values())
     return [_unit(tables, key, *reached[key], entries, out) for key in keys]
 
 
 def _reached(tables: TableSet, key: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Cuts, slopes and scaled intercepts of the segments that some code reaches; a cut is the last code of its segment."""
+    """Cuts, slopes and scaled intercepts of the segments that some code reaches; a cut is the last
+    code of its segment.
+    """
     inputs = tables.inputs[key]
     lines, q = integer_lines(tables[key], inputs), inputs.codes()
     segment = np.searchsorted(lines.cuts, q - inputs.zero_point, side="left")
@@ -95,26 +105,49 @@ def _reached(tables: TableSet, key: str) -> tuple[np.ndarray, np.ndarray, np.nda
 def _unit(tables: TableSet, key: str, cuts, slopes, intercepts, entries: int, out: Inputs | None) -> Unit:
     inputs, fmt = tables.inputs[key], formats.get(tables[key].coefficients)
     lines, q, spare = integer_lines(tables[key], inputs), inputs.codes(), entries - slopes.size
-    shift = max(0, inputs.power or 0) if intercepts.any() else 0  # t' = t << b at a scale 2^-b; at others t' is stored as it is
+    shift = (
+        max(0, inputs.power or 0) if intercepts.any() else 0
+    )  # t' = t << b at a scale 2^-b; at others t' is stored as it is
     cuts = np.append(cuts, np.full(spare, inputs.maximum))
     slopes, intercepts = (np.append(values, np.repeat(values[-1], spare)) for values in (slopes, intercepts >> shift))
     acc_bits = accumulator_bits(tables[key], inputs)
     widths = [max(fmt.bits, signed_bits(int(v.min()), int(v.max()))) for v in (slopes, intercepts)]
     to_codes = None if out is None else requantiser(lines.unit / out.scale)
     codes = None if out is None else lines(q, out)
-    return Unit(key, inputs, cuts, slopes, intercepts, *widths, acc_bits, fmt.fraction_bits, shift, lines.accumulate(q), out, to_codes, codes)
+    return Unit(
+        key,
+        inputs,
+        cuts,
+        slopes,
+        intercepts,
+        *widths,
+        acc_bits,
+        fmt.fraction_bits,
+        shift,
+        lines.accumulate(q),
+        out,
+        to_codes,
+        codes,
+    )
 
 
 def render(name: str, exported: Sequence[Unit], kind: str) -> dict[str, str]:
-    """Texts by file name. kind: "c" gives NAME.h; "csv" and "memh" give NAME.csv, a row of parameters for each unit, and a few files for each."""
+    """Texts by file name. kind: "c" gives NAME.h; "csv" and "memh" give NAME.csv, a row of parameters for each unit,
+    and a few files for each.
+    """
     if kind not in RENDERERS:
         raise LutcError(f"unknown format {kind!r} to export; choose one of {', '.join(RENDERERS)}")
     name = _identifier(name if name[:1].isalpha() else f"table_{name}")
     if len({_identifier(unit.key) for unit in exported}) < len(exported):
-        raise LutcError(f"the names of two tables differ in signs alone ({', '.join(unit.key for unit in exported)}); export them one by one (--key)")
+        raise LutcError(
+            f"the names of two tables differ in signs alone ({', '.join(unit.key for unit in exported)}); export them "
+            "one by one (--key)"
+        )
     if kind == "c":
         return {f"{name}.h": _c_header(name, exported)}
-    files = {f"{name}.csv": _csv([list(exported[0].parameters()), *(list(unit.parameters().values()) for unit in exported)])}
+    files = {
+        f"{name}.csv": _csv([list(exported[0].parameters()), *(list(unit.parameters().values()) for unit in exported)])
+    }
     for unit in exported:
         files |= (_csv_files if kind == "csv" else _memh_files)(f"{name}_{_identifier(unit.key)}", unit)
     return files
@@ -160,31 +193,49 @@ def _words(values: np.ndarray, bits: int, meaning: str) -> str:
     return head + "".join(f"{int(value) & mask:0{digits}x}\n" for value in values)
 
 
-# --- C ---------------------------------------------------------------------------------------------------------------------------------
+# --- C
+# ----------------------------------------------------------------------------------------------------------------------
 
 
 def _c_header(name: str, exported: Sequence[Unit]) -> str:
     guard = f"{name.upper()}_H"
-    parts = [f"/* {name}: tables of lines, exported by lutc. Define {name.upper()}_GOLDEN for the golden vectors, by input code ascending. */"]
+    parts = [
+        f"/* {name}: tables of lines, exported by lutc. Define {name.upper()}_GOLDEN for the golden vectors, by input "
+        "code ascending. */"
+    ]
     parts += [f"#ifndef {guard}\n#define {guard}\n#include <stdint.h>"]
-    return "\n\n".join([*parts, *(_c_unit(name, f"{name}_{_identifier(unit.key)}", unit) for unit in exported), f"#endif /* {guard} */"]) + "\n"
+    return (
+        "\n\n".join(
+            [
+                *parts,
+                *(_c_unit(name, f"{name}_{_identifier(unit.key)}", unit) for unit in exported),
+                f"#endif /* {guard} */",
+            ]
+        )
+        + "\n"
+    )
 
 
 def _c_unit(name: str, prefix: str, unit: Unit) -> str:
     inputs = unit.inputs
-    said = ", ".join(f"{key} {_identifier(value) if key == 'key' else value}" for key, value in unit.parameters().items())
+    said = ", ".join(
+        f"{key} {_identifier(value) if key == 'key' else value}" for key, value in unit.parameters().items()
+    )
     text = ["\n   ".join(textwrap.wrap(f"/* {said} */", 120))]
     text += [
         _c_array(f"{prefix}_{part}", values, bits)
         for part, values, bits in (
-            ("cuts", unit.cuts, inputs.bits), ("slopes", unit.slopes, unit.slope_bits), ("intercepts", unit.intercepts, unit.intercept_bits)
+            ("cuts", unit.cuts, inputs.bits),
+            ("slopes", unit.slopes, unit.slope_bits),
+            ("intercepts", unit.intercepts, unit.intercept_bits),
         )
         if values.size
-    ]  # fmt: skip
+    ]
     count = f"    for (int n = 0; n < {unit.cuts.size}; ++n) i += {prefix}_cuts[n] < q;\n" if unit.cuts.size else ""
     text.append(
         f"static inline int32_t {prefix}_acc(int32_t q) {{\n    int i = 0;\n{count}"
-        f"    return {prefix}_slopes[i] * (q - ({inputs.zero_point})) + {prefix}_intercepts[i] * INT32_C({1 << unit.intercept_shift});\n}}"
+        f"    return {prefix}_slopes[i] * (q - ({inputs.zero_point})) + {prefix}_intercepts[i] * "
+        f"INT32_C({1 << unit.intercept_shift});\n}}"
     )
     golden = [_c_array(f"{prefix}_golden_acc", unit.acc, 32)]
     if unit.out:
@@ -193,7 +244,8 @@ def _c_unit(name: str, prefix: str, unit: Unit) -> str:
         rounded = "0" if s > 62 else f"({product} + (INT64_C(1) << {s - 1})) >> {s}" if s > 0 else product
         text.append(
             f"static inline int32_t {prefix}(int32_t q) {{\n    int64_t code = ({rounded}) + ({unit.out.zero_point});\n"
-            f"    return code < {unit.out.minimum} ? {unit.out.minimum} : code > {unit.out.maximum} ? {unit.out.maximum} : (int32_t)code;\n}}"
+            f"    return code < {unit.out.minimum} ? {unit.out.minimum} : code > {unit.out.maximum} ? "
+            f"{unit.out.maximum} : (int32_t)code;\n}}"
         )
         golden.append(_c_array(f"{prefix}_golden", unit.codes, unit.out.bits))
     return "\n".join([*text, f"#ifdef {name.upper()}_GOLDEN", *golden, "#endif"])

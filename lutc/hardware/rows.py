@@ -1,8 +1,9 @@
 """Integer-only softmax, LayerNorm and RMSNorm in numpy: the models that every integer backend is held to, bit by bit.
 
-int8 codes in, 8-bit codes out; between them integers only. Sums and products of two operands fit int32 (checked when a model is built, or
-against the row's length); requantising multiplies into int64, as lutc.table.integer's rule does. The division of softmax and the inverse square
-root of the norms are tables over the mantissa that is left when the leading one of the sum is shifted to its place.
+int8 codes in, 8-bit codes out; between them integers only. Sums and products of two operands fit int32 (checked when a
+model is built, or against the row's length); requantising multiplies into int64, as lutc.table.integer's rule does. The
+division of softmax and the inverse square root of the norms are tables over the mantissa that is left when the leading
+one of the sum is shifted to its place.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from lutc.formats.codes import Inputs
 from lutc.formats.requantise import INT32_MAX, requantise, requantiser
 from lutc.table.integer import IntegerLines, integer_lines
 
-EXP_BITS = 12  # exp(0) = 1 is 1 << 12: rows of half a million fit an int32 sum, and 2**-12 is a sixteenth of an output code
+EXP_BITS = (
+    12  # exp(0) = 1 is 1 << 12: rows of half a million fit an int32 sum, and 2**-12 is a sixteenth of an output code
+)
 ROOT_BITS = 15  # results of the reciprocal and rsqrt tables, in (1/2, 1], have 15 fraction bits
 RECIPROCAL_INPUTS = Inputs(bits=16, scale=2.0**-14)  # [1, 2) is 16,384 .. 32,767
 RSQRT_INPUTS = Inputs(bits=16, scale=2.0**-13)  # [1, 4) is 8,192 .. 32,767
@@ -50,7 +53,9 @@ def divide(numerator, n: int) -> np.ndarray:
 
 
 def row_requantise(acc, multiplier: int, shift) -> np.ndarray:
-    """lutc.table.integer.requantise with a shift > 0 per row; from 62 bits on the result is 0 for |acc * multiplier| < 2**61."""
+    """lutc.table.integer.requantise with a shift > 0 per row; from 62 bits on the result is 0 for |acc * multiplier| <
+    2**61.
+    """
     shift = np.minimum(np.asarray(shift, np.int64), 62)
     return (np.asarray(acc, np.int64) * multiplier + (np.int64(1) << (shift - 1))) >> shift
 
@@ -61,12 +66,16 @@ def root_codes(lines: IntegerLines, mantissa) -> np.ndarray:
 
 
 def _root_lines(source, interval, inputs: Inputs) -> IntegerLines:
-    """The best table over codes of the set, checked over every mantissa code: positive and small enough for a 16 x 17 bit product."""
+    """The best table over codes of the set, checked over every mantissa code: positive and small enough for a 16 x 17
+    bit product.
+    """
     tables, key = serving_key(source, interval)
     lines = integer_lines(tables[key], inputs)
     codes = root_codes(lines, np.arange(round(interval.lo / inputs.scale), inputs.maximum + 1))
     if codes.min() <= 0:
-        raise LutcError(f"the {interval.function} table '{tables.name}' is not positive on {interval}; use more entries")
+        raise LutcError(
+            f"the {interval.function} table '{tables.name}' is not positive on {interval}; use more entries"
+        )
     return lines
 
 
@@ -99,8 +108,9 @@ class OutputCodes:
 class IntegerSoftmaxModel:
     """Softmax over the last axis of int8 codes at `scale`; the zero point cancels.
 
-    d = q - max in [-255, 0]; p = exp table at d, requantised to EXP_BITS and clamped at 0; s = sum p (int32); s = m * 2**L with m in [1, 2);
-    r = reciprocal table at m; code = round(p r 2**-L / out_scale). Rows that are masked as a whole give the code of 0.
+    d = q - max in [-255, 0]; p = exp table at d, requantised to EXP_BITS and clamped at 0; s = sum p (int32); s = m *
+    2**L with m in [1, 2); r = reciprocal table at m; code = round(p r 2**-L / out_scale). Rows that are masked as a
+    whole give the code of 0.
     """
 
     exp: IntegerLines
@@ -113,17 +123,26 @@ class IntegerSoftmaxModel:
         scale = _positive("scale", scale)
         tables, _ = serving_key(exp, EXP)
         if not tables.inputs:
-            raise LutcError(f"an integer softmax takes exp tables over codes; '{tables.name}' holds float tables ({', '.join(tables)})")
+            raise LutcError(
+                f"an integer softmax takes exp tables over codes; '{tables.name}' holds float tables "
+                f"({', '.join(tables)})"
+            )
         lines = integer_lines(tables[tables.key_for_scale(scale)], Inputs(bits=9, scale=scale))
         weights = exp_codes(lines, np.arange(-LARGEST_DEVIATION, 1))
         if weights[-1] <= 0:
-            raise LutcError(f"the exp table '{tables.name}' gives {weights[-1]} / {1 << EXP_BITS} at 0; use a table whose range ends at 0")
+            raise LutcError(
+                f"the exp table '{tables.name}' gives {weights[-1]} / {1 << EXP_BITS} at 0; use a table whose range "
+                "ends at 0"
+            )
         roots = _root_lines(reciprocal, RECIPROCAL, RECIPROCAL_INPUTS)
         return cls(lines, roots, out, INT32_MAX // int(weights.max()))
 
     def check_row(self, n: int) -> None:
         if n > self.longest_row:
-            raise LutcError(f"a row of {n} could overflow the int32 sum of the integer softmax; rows have at most {self.longest_row} elements here")
+            raise LutcError(
+                f"a row of {n} could overflow the int32 sum of the integer softmax; rows have at most "
+                f"{self.longest_row} elements here"
+            )
 
     def __call__(self, q, mask=None) -> np.ndarray:
         """Codes (int64, shape of q); `mask` (broadcast to q) is True where an element takes part."""
@@ -138,7 +157,9 @@ class IntegerSoftmaxModel:
         leading = leading_one(total)
         mantissa = np.minimum(shift_to(total, 14 - leading), RECIPROCAL_INPUTS.maximum)
         multiplier, shift = requantiser(2.0**-ROOT_BITS / self.out.scale)
-        return self.out.saturate(row_requantise(weights * root_codes(self.reciprocal, mantissa), multiplier, shift + leading))
+        return self.out.saturate(
+            row_requantise(weights * root_codes(self.reciprocal, mantissa), multiplier, shift + leading)
+        )
 
 
 def exp_codes(lines: IntegerLines, difference) -> np.ndarray:
@@ -149,11 +170,13 @@ def exp_codes(lines: IntegerLines, difference) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class IntegerNormModel:
-    """LayerNorm (`centred`) or RMSNorm over the last axis of n int8 codes with zero point z; weight and bias as integers.
+    """LayerNorm (`centred`) or RMSNorm over the last axis of n int8 codes with zero point z; weight and bias as
+    integers.
 
-    c = q - z; the deviations from the rounded mean are exact integers, their sum corrects both variance and deviations to `fraction` bits:
-    A = n 2**fraction (variance + eps / scale**2), int32. A = m * 4**e with m in [1, 4); r = rsqrt table at m; h = deviation r 2**-e, brought to an
-    int16 with `hidden_bits` fraction bits; code = round((weight h + bias) unit / out_scale).
+    c = q - z; the deviations from the rounded mean are exact integers, their sum corrects both variance and deviations
+    to `fraction` bits: A = n 2**fraction (variance + eps / scale**2), int32. A = m * 4**e with m in [1, 4); r = rsqrt
+    table at m; h = deviation r 2**-e, brought to an int16 with `hidden_bits` fraction bits; code = round((weight h +
+    bias) unit / out_scale).
     """
 
     n: int
@@ -169,7 +192,9 @@ class IntegerNormModel:
     out: OutputCodes
 
     @classmethod
-    def build(cls, rsqrt, n: int, scale: float, zero_point: int, eps: float, weight, bias, centred: bool, out: OutputCodes) -> IntegerNormModel:
+    def build(
+        cls, rsqrt, n: int, scale: float, zero_point: int, eps: float, weight, bias, centred: bool, out: OutputCodes
+    ) -> IntegerNormModel:
         scale = _positive("scale", scale)
         if not -128 <= zero_point <= 127:
             raise LutcError(f"the zero point of 8-bit codes lies in -128..127; given {zero_point}")
@@ -184,7 +209,9 @@ class IntegerNormModel:
     @property
     def hidden_requantiser(self) -> tuple[int, int]:
         """deviation (7 bits) x root (15 bits) x sqrt(n 2**fraction) to hidden_bits."""
-        return requantiser(math.sqrt(self.n * 2.0**self.fraction) * 2.0 ** (self.hidden_bits - DEVIATION_BITS - ROOT_BITS))
+        return requantiser(
+            math.sqrt(self.n * 2.0**self.fraction) * 2.0 ** (self.hidden_bits - DEVIATION_BITS - ROOT_BITS)
+        )
 
     def __call__(self, q) -> np.ndarray:
         """Codes (int64, shape of q)."""
@@ -196,20 +223,26 @@ class IntegerNormModel:
             total = c.sum(axis=-1, keepdims=True)
             mean = divide(total, self.n)
             c, rest = c - mean, total - self.n * mean
-        squares = (np.square(c).sum(axis=-1, keepdims=True) << self.fraction) - divide(np.square(rest) << self.fraction, self.n)
+        squares = (np.square(c).sum(axis=-1, keepdims=True) << self.fraction) - divide(
+            np.square(rest) << self.fraction, self.n
+        )
         spread = np.maximum(squares + self.epsilon, 1)
         half = leading_one(spread) >> 1
         mantissa = np.minimum(shift_to(spread, 13 - 2 * half), RSQRT_INPUTS.maximum)
         deviation = (c << DEVIATION_BITS) - divide(rest << DEVIATION_BITS, self.n)
         multiplier, shift = self.hidden_requantiser
-        hidden = np.clip(row_requantise(deviation * root_codes(self.rsqrt, mantissa), multiplier, shift + half), -32768, 32767)
+        hidden = np.clip(
+            row_requantise(deviation * root_codes(self.rsqrt, mantissa), multiplier, shift + half), -32768, 32767
+        )
         acc = hidden if self.weight is None else hidden * self.weight
         acc = acc if self.bias is None else acc + self.bias
         return self.out.saturate(requantise(acc, *requantiser(self.unit / self.out.scale)))
 
 
 def _variance_bits(n: int, eps_codes: float) -> tuple[int, int]:
-    """(fraction, epsilon): the most fraction bits (up to 14) with n (255**2 + eps / scale**2) 2**fraction inside int32."""
+    """(fraction, epsilon): the most fraction bits (up to 14) with n (255**2 + eps / scale**2)
+    2**fraction inside int32.
+    """
     if n < 1:
         raise LutcError("a norm needs at least one feature")
     for fraction in range(14, -1, -1):
@@ -218,7 +251,8 @@ def _variance_bits(n: int, eps_codes: float) -> tuple[int, int]:
             return fraction, max(epsilon, 1 if eps_codes > 0 else 0)
     longest = INT32_MAX // LARGEST_DEVIATION**2
     raise LutcError(
-        f"the int32 sum of squares of an integer norm holds rows of at most {longest}, and n * (255**2 + eps / scale**2) must stay below 2**31; "
+        f"the int32 sum of squares of an integer norm holds rows of at most {longest}, and n * (255**2 + eps / "
+        "scale**2) must stay below 2**31; "
         f"given n = {n} and eps / scale**2 = {eps_codes:.4g}"
     )
 
@@ -235,16 +269,22 @@ def _affine_codes(n: int, weight, bias, hidden_bits: int) -> tuple[np.ndarray | 
     hidden = 2.0**-hidden_bits
     if "weight" not in values and "bias" not in values:
         return None, None, hidden
-    # Without a weight the bias still needs steps finer than the hidden codes'; 2**-8 leaves the product far inside int32.
+    # Without a weight the bias still needs steps finer than the hidden codes'; 2**-8 leaves the product far inside
+    # int32.
     largest = np.abs(values["weight"]).max() if "weight" in values else 0.0
     step = largest / 32767 if largest > 0 else 2.0**-8
-    weights = np.rint(values["weight"] / step).astype(np.int64) if "weight" in values else np.full(n, round(1 / step), np.int64)
+    weights = (
+        np.rint(values["weight"] / step).astype(np.int64)
+        if "weight" in values
+        else np.full(n, round(1 / step), np.int64)
+    )
     biases = np.floor(values["bias"] / (step * hidden) + 0.5) if "bias" in values else None
     reach = np.abs(weights) * 32768.0 + (0.0 if biases is None else np.abs(biases))
     if reach.max() > INT32_MAX:
         at = int(np.argmax(reach))
         raise LutcError(
-            f"the bias of feature {at} ({values['bias'][at]:.4g}) is too large beside the largest weight ({largest:.4g}): weight x 2**15 + bias "
+            f"the bias of feature {at} ({values['bias'][at]:.4g}) is too large beside the largest weight "
+            f"({largest:.4g}): weight x 2**15 + bias "
             f"would reach {reach.max():.4g}, beyond int32; fold the bias into the next layer"
         )
     return weights, None if biases is None else biases.astype(np.int64), step * hidden

@@ -1,7 +1,8 @@
 """Lowering: Table + dtype -> Plan.
 
-`lower` picks the first plan that fits the table's segments (`lutc.lower.segments`). 16-bit plans that compute are taken only if they
-equal the float64 evaluation, rounded once, on all 65,536 codes, with a fused and with an unfused multiply-add.
+`lower` picks the first plan that fits the table's segments (`lutc.lower.segments`). 16-bit plans that compute are taken
+only if they equal the float64 evaluation, rounded once, on all 65,536 codes, with a fused and with an unfused
+multiply-add.
 """
 
 from __future__ import annotations
@@ -15,14 +16,18 @@ from lutc.lower.reduced_plans import Reduced, Reference
 from lutc.lower.segments import Segments, reduced_segments, segments, slope
 
 MAX_CELLS = 4096  # of equal width
-MAX_BIT_CELLS = 16384  # of those found by the bits of a float; a CPU searches 259 values in the time of five such accesses
+MAX_BIT_CELLS = (
+    16384  # of those found by the bits of a float; a CPU searches 259 values in the time of five such accesses
+)
 MIN_CHAIN, MAX_CHAIN = 8, 16  # sizes that have kernels of their own
 _INFINITY = 0x7F800000
 DTYPE_NAMES = tuple(plans.DTYPES)
 
 
 def _single(lines: Segments) -> tuple[np.ndarray, np.ndarray]:
-    """Slopes and intercepts in float32. What rounding a slope costs at the end of its segment nearest to 0 goes into the intercept."""
+    """Slopes and intercepts in float32. What rounding a slope costs at the end of its segment nearest to 0 goes into
+    the intercept.
+    """
     slopes = lines.slopes.astype(np.float32)
     start, end = np.r_[-np.inf, lines.thresholds], np.r_[lines.thresholds, np.inf]
     near = np.where(start > 0, start, np.where(end < 0, end, 0.0))
@@ -33,7 +38,14 @@ def _single(lines: Segments) -> tuple[np.ndarray, np.ndarray]:
 def _uniform(lines: Segments, common: dict):
     before = np.nextafter(lines.thresholds.astype(np.float32), np.float32(-np.inf)).astype(np.float64)
     before = np.where(np.abs(before) == 0, 0.0, before)
-    bits = next((b for b in range(24) if (np.abs(before * 2.0**b) < 2.0**22).all() and (before * 2.0**b == np.rint(before * 2.0**b)).all()), None)
+    bits = next(
+        (
+            b
+            for b in range(24)
+            if (np.abs(before * 2.0**b) < 2.0**22).all() and (before * 2.0**b == np.rint(before * 2.0**b)).all()
+        ),
+        None,
+    )
     if bits is None:
         return None
     grid = (before * 2.0**bits).astype(np.int64)
@@ -52,7 +64,9 @@ def _magnitude(bits) -> np.ndarray:
 
 def _cells(lines: Segments, common: dict):
     cuts = lines.thresholds
-    normal = [np.abs(cuts[sign * cuts >= 2.0**-126]).astype(np.float32).view(np.uint32).astype(np.int64) for sign in (1, -1)]
+    normal = [
+        np.abs(cuts[sign * cuts >= 2.0**-126]).astype(np.float32).view(np.uint32).astype(np.int64) for sign in (1, -1)
+    ]
     smallest = min((int(bits.min()) for bits in normal if bits.size), default=0)
     for shift in range(23, 8, -1):
         first = max((smallest >> shift) - 1, 0)
@@ -62,14 +76,18 @@ def _cells(lines: Segments, common: dict):
         starts, ends = [], []
         for sign, high in zip((1, -1), last, strict=True):
             keys = np.arange(first, high + 1)
-            near = np.where(keys == first, 0.0, _magnitude(keys << shift))  # smallest and largest magnitude of each cell
+            near = np.where(
+                keys == first, 0.0, _magnitude(keys << shift)
+            )  # smallest and largest magnitude of each cell
             far = np.where(keys == high, np.inf, _magnitude(((keys + 1) << shift) - 1))
             starts.append(lines.index(near if sign > 0 else -far))
             ends.append(lines.index(far if sign > 0 else -near))
         start, end = np.concatenate(starts), np.concatenate(ends)
         if (end - start <= 1).all():
             threshold = np.where(end > start, np.append(cuts, np.nan)[start], -np.inf).astype(np.float32)
-            return plans.Cells(shift=shift, first=first, last=last, thresholds=threshold, base=(end - 1).astype(np.int32), **common)
+            return plans.Cells(
+                shift=shift, first=first, last=last, thresholds=threshold, base=(end - 1).astype(np.int32), **common
+            )
     return None
 
 
@@ -93,8 +111,14 @@ def _direct(table, dtype: str):
 def _reference(table, dtype: str):
     prologue = table.prologue
     plain = prologue is None or isinstance(prologue, tables.AbsPrologue)
-    lines, reduction = (segments(table, "fp64"), ()) if plain else (reduced_segments(table, "fp64"), reduced_plans.reduction_of(prologue))
-    return Reference(dtype, lines.thresholds, lines.slopes, lines.intercepts, table, lambda x: slope(table, x), reduction)
+    lines, reduction = (
+        (segments(table, "fp64"), ())
+        if plain
+        else (reduced_segments(table, "fp64"), reduced_plans.reduction_of(prologue))
+    )
+    return Reference(
+        dtype, lines.thresholds, lines.slopes, lines.intercepts, table, lambda x: slope(table, x), reduction
+    )
 
 
 def _reduced(table, dtype: str):
@@ -110,11 +134,20 @@ def _reduced(table, dtype: str):
         if last - first + 1 > MAX_BIT_CELLS:
             return None
         starts = (np.arange(first + 1, last + 1) << shift).view(np.float64)
-        before = np.append(0, np.searchsorted(cuts, starts, side="left"))  # cuts below each cell, those on its start counted within
+        before = np.append(
+            0, np.searchsorted(cuts, starts, side="left")
+        )  # cuts below each cell, those on its start counted within
         count = np.diff(np.append(before, cuts.size))
         if (count <= 1).all():
             thresholds = np.where(count == 1, np.append(cuts, np.nan)[before], -np.inf)
-            parts = dtype, thresholds, lines.slopes[segment], lines.intercepts[segment], table, lambda x: slope(table, x)
+            parts = (
+                dtype,
+                thresholds,
+                lines.slopes[segment],
+                lines.intercepts[segment],
+                table,
+                lambda x: slope(table, x),
+            )
             base = (before + count - 1).astype(np.int32)
             return Reduced(*parts, reduced_plans.reduction_of(table.prologue), base, shift, first)
     return None
@@ -133,17 +166,19 @@ def _exact(plan, table) -> bool:
 
 def default_kinds(dtype: str) -> tuple[str, ...]:
     """Order in which `lower` tries: a direct table at 16 bits, arithmetic in fp32, float64 in fp64."""
-    return {"fp64": ("reference",), "fp32": ("uniform", "cells", "search", "reduced", "reference")}.get(dtype, ("direct",))
+    return {"fp64": ("reference",), "fp32": ("uniform", "cells", "search", "reduced", "reference")}.get(
+        dtype, ("direct",)
+    )
 
 
 def lower(table, dtype: str = "fp32", kinds: tuple[str, ...] | None = None):
     """The first plan of `kinds` that fits `table` for inputs and outputs of `dtype` ('fp32', 'fp16', 'bf16', 'fp64').
 
-    kinds: names among 'chain' (a search over 8 or 16 segments, for compare chains), 'uniform', 'cells', 'search', 'direct', 'reduced' (fp32
-    behind an exponent or period prologue), 'reference'; by default those of `default_kinds(dtype)`. A plan fits where it holds the table
-    within its limits and, at 16 bits, is exact on every code. 'search' fits every table without range reduction in fp32, 'direct' every table
-    at 16 bits, 'reference' every table.
-    Raises LutcError for an unknown dtype or kind, and where none fits.
+    kinds: names among 'chain' (a search over 8 or 16 segments, for compare chains), 'uniform', 'cells', 'search',
+    'direct', 'reduced' (fp32 behind an exponent or period prologue), 'reference'; by default those of
+    `default_kinds(dtype)`. A plan fits where it holds the table within its limits and, at 16 bits, is exact on every
+    code. 'search' fits every table without range reduction in fp32, 'direct' every table at 16 bits, 'reference' every
+    table. Raises LutcError for an unknown dtype or kind, and where none fits.
     """
     if dtype not in plans.DTYPES:
         raise LutcError(f"unknown dtype {dtype!r}; known: {', '.join(DTYPE_NAMES)}")
@@ -165,11 +200,15 @@ def lower(table, dtype: str = "fp32", kinds: tuple[str, ...] | None = None):
             raise LutcError(f"unknown plan {kind!r}; known: {', '.join([*_LINEAR, 'direct', 'reduced', 'reference'])}")
         elif plain and dtype != "fp64":
             lines = lines or segments(table)
-            if lines.thresholds.size and not (-plans.LARGEST < lines.thresholds[0] and lines.thresholds[-1] <= plans.LARGEST):
+            if lines.thresholds.size and not (
+                -plans.LARGEST < lines.thresholds[0] and lines.thresholds[-1] <= plans.LARGEST
+            ):
                 continue  # a segment of infinity alone, which the clamp to finite x would miss
             slopes, intercepts = _single(lines)
             flat = {"flat_left": bool(slopes[0] == 0), "flat_right": bool(slopes[-1] == 0)}
             plan = _LINEAR[kind](lines, {"dtype": dtype, "slopes": slopes, "intercepts": intercepts, **flat})
             if plan is not None and (not half_width or _exact(plan, table)):
                 return plan
-    raise LutcError(f"none of the plans {', '.join(kinds)} fits this table in {dtype}; add 'reference', which fits every table")
+    raise LutcError(
+        f"none of the plans {', '.join(kinds)} fits this table in {dtype}; add 'reference', which fits every table"
+    )

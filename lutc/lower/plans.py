@@ -1,11 +1,14 @@
-"""Plans: the plain arrays that a kernel needs to evaluate a table, and their evaluation in numpy, the model for every backend.
+"""Plans: the plain arrays that a kernel needs to evaluate a table, and their evaluation in numpy, the model for every
+backend.
 
-A plan serves one dtype. All here but `Direct` compute slope * x + intercept in float32 (`lutc.lower.reduced_plans` has those in float64) with the
-segment found in one of a few ways, on numbers from `lutc.lower`: `thresholds` are values of the arithmetic's format, ascending, closed on the left:
-segment = number of thresholds <= x. NaN thresholds pad and never count. Non-finite inputs: NaN gives NaN; where an end segment is
-flat, `x_min` / `x_max` are finite and x is clamped to them first, which keeps 0 * inf out.
+A plan serves one dtype. All here but `Direct` compute slope * x + intercept in float32 (`lutc.lower.reduced_plans` has
+those in float64) with the segment found in one of a few ways, on numbers from `lutc.lower`: `thresholds` are values of
+the arithmetic's format, ascending, closed on the left: segment = number of thresholds <= x. NaN thresholds pad and
+never count. Non-finite inputs: NaN gives NaN; where an end segment is flat, `x_min` / `x_max` are finite and x is
+clamped to them first, which keeps 0 * inf out.
 
-`words()` is the plan as one int32 vector and `meta` the integers that go with it; a runtime needs no more than these two.
+`words()` is the plan as one int32 vector and `meta` the integers that go with it; a runtime needs no more than these
+two.
 """
 
 from __future__ import annotations
@@ -17,7 +20,12 @@ import numpy as np
 
 FLAT_LEFT, FLAT_RIGHT = 1, 2
 KIND_CODES = {"uniform": 1, "cells": 2, "search": 3, "direct": 4, "reference": 5, "reduced": 6}
-DTYPES = {"fp16": np.dtype(np.float16), "bf16": np.dtype(ml_dtypes.bfloat16), "fp32": np.dtype(np.float32), "fp64": np.dtype(np.float64)}
+DTYPES = {
+    "fp16": np.dtype(np.float16),
+    "bf16": np.dtype(ml_dtypes.bfloat16),
+    "fp32": np.dtype(np.float32),
+    "fp64": np.dtype(np.float64),
+}
 LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -27,25 +35,34 @@ def all_codes(dtype: str) -> np.ndarray:
 
 
 def widened(x) -> np.ndarray:
-    """Any float dtype -> float64; every NaN becomes the quiet one, since signalling ones raise warnings in arithmetic."""
+    """Any float dtype -> float64; every NaN becomes the quiet one, since signalling ones raise
+    warnings in arithmetic.
+    """
     with np.errstate(invalid="ignore"):
         wide = np.asarray(x).astype(np.float64)
     return np.where(np.isnan(wide), np.nan, wide)
 
 
 def rounded(values, dtype: str) -> np.ndarray:
-    """float64 -> dtype in one rounding, ties to even; what exceeds the largest value becomes infinite, as in IEEE arithmetic."""
+    """float64 -> dtype in one rounding, ties to even; what exceeds the largest value becomes infinite, as in IEEE
+    arithmetic.
+    """
     values = np.asarray(values, np.float64)
     with np.errstate(over="ignore", invalid="ignore"):
         if dtype != "bf16":
             return values.astype(DTYPES[dtype])
-        # A cast to bf16 goes through float32 and may round twice: round to odd there, so that the second rounding decides alone.
+        # A cast to bf16 goes through float32 and may round twice: round to odd there, so that the second rounding
+        # decides alone.
         single = values.astype(np.float32)
         bits = single.view(np.uint32)
         away = np.abs(single.astype(np.float64)) > np.abs(values)
         inexact = np.isfinite(values) & (single.astype(np.float64) != values)
-        down = np.where(away, bits - np.uint32(1), bits)  # truncated towards zero; an overflow to infinity comes back to the largest value
-        return np.where(inexact, down | np.uint32(1), bits).astype(np.uint32).view(np.float32).astype(ml_dtypes.bfloat16)
+        down = np.where(
+            away, bits - np.uint32(1), bits
+        )  # truncated towards zero; an overflow to infinity comes back to the largest value
+        return (
+            np.where(inexact, down | np.uint32(1), bits).astype(np.uint32).view(np.float32).astype(ml_dtypes.bfloat16)
+        )
 
 
 def _words(*arrays) -> np.ndarray:
@@ -86,14 +103,20 @@ class _Linear:
         return x, self.index(x)
 
     def __call__(self, x) -> np.ndarray:
-        """x of the plan's dtype, any shape -> the same dtype and shape. Multiply and add are rounded once, as every backend means to."""
+        """x of the plan's dtype, any shape -> the same dtype and shape. Multiply and add are rounded once, as every
+        backend means to.
+        """
         with np.errstate(all="ignore"):
             x, i = self._at(x)
-            exact = self.slopes[i].astype(np.float64) * x + self.intercepts[i]  # the product of two float32 is exact in float64
+            exact = (
+                self.slopes[i].astype(np.float64) * x + self.intercepts[i]
+            )  # the product of two float32 is exact in float64
             return exact.astype(np.float32).astype(DTYPES[self.dtype])
 
     def unfused(self, x) -> np.ndarray:
-        """As `__call__`, with the product rounded before the addition, as hardware without a fused multiply-add does."""
+        """As `__call__`, with the product rounded before the addition, as hardware without a fused
+        multiply-add does.
+        """
         with np.errstate(all="ignore"):
             x, i = self._at(x)
             return (self.slopes[i] * x + self.intercepts[i]).astype(DTYPES[self.dtype])
@@ -107,7 +130,9 @@ class _Linear:
 
 @dataclass(frozen=True, eq=False)
 class Uniform(_Linear):
-    """Cells (c, c + 1] * 2**-bits: cell = ceil(x * 2**bits) - 1, clamped in float to [first, first + n); one line per cell."""
+    """Cells (c, c + 1] * 2**-bits: cell = ceil(x * 2**bits) - 1, clamped in float to [first, first + n); one line per
+    cell.
+    """
 
     bits: int
     first: int
@@ -117,7 +142,9 @@ class Uniform(_Linear):
         last = self.first + self.slopes.size - 1
         with np.errstate(over="ignore"):
             scaled = np.asarray(x, np.float32) * np.float32(2.0**self.bits)
-        cell = np.fmax(np.fmin(np.ceil(scaled), last + 1), self.first + 1) - (self.first + 1)  # fmin, fmax: NaN falls into the last
+        cell = np.fmax(np.fmin(np.ceil(scaled), last + 1), self.first + 1) - (
+            self.first + 1
+        )  # fmin, fmax: NaN falls into the last
         return cell.astype(np.int64)
 
     @property
@@ -132,11 +159,13 @@ class Uniform(_Linear):
 class Cells(_Linear):
     """Cells by sign and top bits of float32, at most one threshold in each.
 
-    key = magnitude bits >> shift, clamped to [first, last]; `last` is (of positive, of negative) x. cell = key - first, behind the positive
-    cells for x with a set sign bit. segment = base[cell] + (x >= thresholds[cell]); a threshold of -inf is one below every x.
+    key = magnitude bits >> shift, clamped to [first, last]; `last` is (of positive, of negative) x. cell = key - first,
+    behind the positive cells for x with a set sign bit. segment = base[cell] + (x >= thresholds[cell]); a threshold of
+    -inf is one below every x.
 
-    In `words()` the lines stand from right to left, the leftmost twice, and a cell holds the place of its rightmost line: place + (x < threshold),
-    which a GPU has from the sign of x - threshold. For this a threshold of 0 is stored as -0: -0 - -0 is +0.
+    In `words()` the lines stand from right to left, the leftmost twice, and a cell holds the place of its rightmost
+    line: place + (x < threshold), which a GPU has from the sign of x - threshold. For this a threshold of 0 is stored
+    as -0: -0 - -0 is +0.
     """
 
     shift: int
@@ -161,8 +190,12 @@ class Cells(_Linear):
     def words(self) -> np.ndarray:
         thresholds = np.where(self.thresholds == 0, -0.0, self.thresholds).astype(np.float32)
         rightmost = self.base + 1
-        lines = _pairs(np.append(self.slopes[::-1], self.slopes[0]), np.append(self.intercepts[::-1], self.intercepts[0]))
-        return _words(lines, np.stack([thresholds.view(np.int32), (self.slopes.size - 1 - rightmost).astype(np.int32)], axis=-1))
+        lines = _pairs(
+            np.append(self.slopes[::-1], self.slopes[0]), np.append(self.intercepts[::-1], self.intercepts[0])
+        )
+        return _words(
+            lines, np.stack([thresholds.view(np.int32), (self.slopes.size - 1 - rightmost).astype(np.int32)], axis=-1)
+        )
 
 
 def edge(key: int, shift: int) -> float:
@@ -172,7 +205,9 @@ def edge(key: int, shift: int) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Search(_Linear):
-    """Branchless search among 2**steps - 1 thresholds, padded with NaN, as slopes and intercepts are padded with the last segment."""
+    """Branchless search among 2**steps - 1 thresholds, padded with NaN, as slopes and intercepts are padded with the
+    last segment.
+    """
 
     thresholds: np.ndarray
     kind = "search"
@@ -190,7 +225,13 @@ class Search(_Linear):
 
     @property
     def meta(self) -> tuple[int, ...]:
-        return KIND_CODES[self.kind], self.flags, self.slopes.size, self.steps, int((~np.isnan(self.thresholds)).sum()) + 1
+        return (
+            KIND_CODES[self.kind],
+            self.flags,
+            self.slopes.size,
+            self.steps,
+            int((~np.isnan(self.thresholds)).sum()) + 1,
+        )
 
     def words(self) -> np.ndarray:
         # One pad word keeps the pairs behind the thresholds on 8 bytes.
@@ -199,7 +240,9 @@ class Search(_Linear):
 
 @dataclass(frozen=True, eq=False)
 class Direct:
-    """One value and one slope per code of a 16-bit dtype: 65,536 of each, rounded once from float64. Serves any table at all."""
+    """One value and one slope per code of a 16-bit dtype: 65,536 of each, rounded once from float64. Serves any table
+    at all.
+    """
 
     dtype: str
     values: np.ndarray

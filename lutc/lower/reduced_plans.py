@@ -1,8 +1,9 @@
-"""Plans in float64: `Reference`, which serves every table, and `Reduced`, the quick one behind range reduction for float32.
+"""Plans in float64: `Reference`, which serves every table, and `Reduced`, the quick one behind range reduction for
+float32.
 
-Range reduction is written down as (name, ...): ("exponent", step, growth, sign, offset) for x = m 2^(step e), m in [1, 2^step),
-f(x) = T(m) 2^(growth e) + offset e, and ("period", growth, period) for x = n period + r, f(x) = T(r) 2^(growth n). sign: POSITIVE (negative x give
-NaN), ODD or EVEN.
+Range reduction is written down as (name, ...): ("exponent", step, growth, sign, offset) for x = m 2^(step e), m in [1,
+2^step), f(x) = T(m) 2^(growth e) + offset e, and ("period", growth, period) for x = n period + r, f(x) = T(r) 2^(growth
+n). sign: POSITIVE (negative x give NaN), ODD or EVEN.
 """
 
 from __future__ import annotations
@@ -21,7 +22,13 @@ _REDUCTIONS = {"": NONE, "exponent": EXPONENT, "period": PERIOD}
 def reduction_of(prologue) -> tuple:
     """That of an exponent or period prologue."""
     if prologue.kind == "exponent":
-        return "exponent", prologue.step, prologue.growth, ODD if prologue.odd else EVEN if prologue.even else POSITIVE, prologue.offset
+        return (
+            "exponent",
+            prologue.step,
+            prologue.growth,
+            ODD if prologue.odd else EVEN if prologue.even else POSITIVE,
+            prologue.offset,
+        )
     return "period", prologue.growth, prologue.period
 
 
@@ -59,21 +66,29 @@ class _Wide:
 
 @dataclass(frozen=True, eq=False)
 class Reference(_Wide):
-    """float64 thresholds (n - 1), slopes and intercepts (n) of the reduced table: right for every table and dtype, not fast."""
+    """float64 thresholds (n - 1), slopes and intercepts (n) of the reduced table: right for every table and dtype, not
+    fast.
+    """
 
     kind = "reference"
 
     def words(self) -> np.ndarray:
         """float64 thresholds, slopes, intercepts, and the constant."""
-        return np.concatenate([self.thresholds, self.slopes, self.intercepts, [self.constant]]).astype(np.float64).view(np.int32)
+        return (
+            np.concatenate([self.thresholds, self.slopes, self.intercepts, [self.constant]])
+            .astype(np.float64)
+            .view(np.int32)
+        )
 
 
 @dataclass(frozen=True, eq=False)
 class Reduced(_Wide):
-    """The same with cells by the top bits of the reduced input r, a float64 that is not negative, at most one threshold in each.
+    """The same with cells by the top bits of the reduced input r, a float64 that is not negative, at most one threshold
+    in each.
 
-    cell = (bits of r >> shift) clamped to [first, last], less first; segment = base[cell] + (r >= thresholds[cell]), thresholds -inf where there
-    is none. What `Reference` gives but for a fused multiply-add in float64, so the same float32 but for ties within 2^-29 of an ulp.
+    cell = (bits of r >> shift) clamped to [first, last], less first; segment = base[cell] + (r >= thresholds[cell]),
+    thresholds -inf where there is none. What `Reference` gives but for a fused multiply-add in float64, so the same
+    float32 but for ties within 2^-29 of an ulp.
     """
 
     base: np.ndarray = None
@@ -92,10 +107,13 @@ class Reduced(_Wide):
         return *super().meta, self.base.size, self.shift, self.first
 
     def words(self) -> np.ndarray:
-        """float64 constant, thresholds, (slope, intercept) pairs with the leftmost twice, and the int32 segments right of each threshold.
+        """float64 constant, thresholds, (slope, intercept) pairs with the leftmost twice, and the int32 segments right
+        of each threshold.
 
         The line of r in a cell is pair base + 1 + (r >= threshold).
         """
-        pairs = np.stack([np.append(self.slopes[0], self.slopes), np.append(self.intercepts[0], self.intercepts)], axis=-1)
+        pairs = np.stack(
+            [np.append(self.slopes[0], self.slopes), np.append(self.intercepts[0], self.intercepts)], axis=-1
+        )
         wide = np.concatenate([[self.constant], self.thresholds, pairs.reshape(-1)]).astype(np.float64)
         return np.concatenate([wide.view(np.int32), (self.base + 1).astype(np.int32)])

@@ -1,7 +1,7 @@
 """A table as segments: what its plans are made from.
 
-A table without range reduction is a piecewise-linear function of x, whatever its addressing: `segments` reads its cuts off the table's own
-`segment`, by bisection over the floats, so that the rule at a cut stays written in one place.
+A table without range reduction is a piecewise-linear function of x, whatever its addressing: `segments` reads its cuts
+off the table's own `segment`, by bisection over the floats, so that the rule at a cut stays written in one place.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from lutc.errors import LutcError
 
 @dataclass(frozen=True, eq=False)
 class Segments:
-    """A piecewise-linear function in float64: n lines, n - 1 strictly increasing thresholds, segment = number of thresholds <= x."""
+    """A piecewise-linear function in float64: n lines, n - 1 strictly increasing thresholds, segment = number of
+    thresholds <= x.
+    """
 
     thresholds: np.ndarray
     slopes: np.ndarray
@@ -36,7 +38,11 @@ def _float_of(order: np.ndarray, dtype: str) -> np.ndarray:
 
 def _thresholds(index, count: int, dtype: str) -> np.ndarray:
     """Smallest value of the format where index(x) >= i, for i = 1 ... count - 1; NaN where there is none."""
-    top = np.array([np.inf]).view(np.int64)[0] if dtype == "fp64" else np.int64(np.array([np.inf], np.float32).view(np.int32)[0])
+    top = (
+        np.array([np.inf]).view(np.int64)[0]
+        if dtype == "fp64"
+        else np.int64(np.array([np.inf], np.float32).view(np.int32)[0])
+    )
     wanted = np.arange(1, count)
     low, high = np.full(count - 1, -top), np.full(count - 1, top)
     while (low < high).any():
@@ -73,7 +79,9 @@ def reduced_segments(table, dtype: str) -> Segments:
 
 
 def _compact(thresholds, slopes, intercepts) -> Segments:
-    """Drop segments that no input reaches: NaN thresholds at the end, equal ones, and what lies before a threshold of -inf."""
+    """Drop segments that no input reaches: NaN thresholds at the end, equal ones, and what lies before a threshold of
+    -inf.
+    """
     reached = ~np.isnan(thresholds)
     thresholds, slopes, intercepts = thresholds[reached], slopes[np.r_[True, reached]], intercepts[np.r_[True, reached]]
     ends = np.append(thresholds, np.nan)
@@ -108,13 +116,17 @@ def _restricted(lines: Segments, domain, dtype: str) -> Segments:
         cuts = np.union1d(lines.thresholds, [cut for cut in (start, stop) if np.isfinite(cut)])
         begins = np.append(-np.inf, cuts)
         there, old = (begins >= start) & (begins < stop), lines.index(begins)
-        return Segments(cuts, np.where(there, slope, lines.slopes[old]), np.where(there, intercept, lines.intercepts[old]))
+        return Segments(
+            cuts, np.where(there, slope, lines.slopes[old]), np.where(there, intercept, lines.intercepts[old])
+        )
 
     for bound, pole, low in ((domain.low, domain.low_pole, True), (domain.high, domain.high_pole, False)):
         if bound is None:
             continue
         nearest = number(bound)
-        at = float(np.nextafter(nearest, number(np.inf)) if nearest < bound else nearest)  # the first value at the bound or above it
+        at = float(
+            np.nextafter(nearest, number(np.inf)) if nearest < bound else nearest
+        )  # the first value at the bound or above it
         past = float(np.nextafter(number(at), number(np.inf))) if at == bound else at
         if pole and at == bound:
             lines = overlaid(lines, at, past, 0.0, pole * np.inf)
@@ -123,20 +135,27 @@ def _restricted(lines: Segments, domain, dtype: str) -> Segments:
 
 
 def segments(table, dtype: str = "fp32") -> Segments:
-    """The table as one piecewise-linear function of the float inputs of `dtype` ('fp64', else thresholds are float32 values).
+    """The table as one piecewise-linear function of the float inputs of `dtype` ('fp64', else thresholds are float32
+    values).
 
-    An `abs` prologue is unfolded. Error for tables with an exponent or period prologue, which are not piecewise linear in x.
+    An `abs` prologue is unfolded. Error for tables with an exponent or period prologue, which are not piecewise linear
+    in x.
     """
     arithmetic = "fp64" if dtype == "fp64" else "fp32"
     if table.prologue is not None and not isinstance(table.prologue, tables.AbsPrologue):
-        raise LutcError(f"a table with the prologue {table.prologue.kind!r} is not piecewise linear; lower it as 'direct', 'reduced' or 'reference'")
+        raise LutcError(
+            f"a table with the prologue {table.prologue.kind!r} is not piecewise linear; lower it as 'direct', "
+            "'reduced' or 'reference'"
+        )
     lines = reduced_segments(table, arithmetic)
     lines = lines if table.prologue is None else _unfold(lines, table.prologue, arithmetic)
     return lines if table.domain is None else _restricted(lines, table.domain, arithmetic)
 
 
 def slope(table, x) -> np.ndarray:
-    """Derivative of the table at x by the segment of x (float64, any shape): the gradient of `grad="table"`. NaN for NaN."""
+    """Derivative of the table at x by the segment of x (float64, any shape): the gradient of `grad="table"`. NaN for
+    NaN.
+    """
     x = np.asarray(x, np.float64)
     prologue = table.prologue
     if prologue is None or isinstance(prologue, tables.AbsPrologue):
@@ -154,10 +173,16 @@ def slope(table, x) -> np.ndarray:
             value = np.ldexp(inner, power * e)
             limit = np.exp2(power * np.where(magnitude == 0, -np.inf, np.inf))
             value = np.where(regular, value, reduced.slopes[reduced.index(1.0)] * limit)
-            value = np.where(np.signbit(x), -value, value) if prologue.even else value  # the derivative of an even function is odd
+            value = (
+                np.where(np.signbit(x), -value, value) if prologue.even else value
+            )  # the derivative of an even function is odd
             return np.where(np.isnan(x) | ((x < 0) & (not prologue.odd) & (not prologue.even)), np.nan, value)
         finite = np.where(np.isfinite(x), x, 0.0)
         r = np.mod(finite, prologue.period)
         n = np.clip(prologue.growth * np.rint((finite - r) / prologue.period), -1 << 20, 1 << 20).astype(np.int64)
         value = np.ldexp(reduced.slopes[reduced.index(r)], n)
-        return np.where(np.isfinite(x), value, np.where(prologue.growth & (x < 0), 0.0, np.where(prologue.growth & (x > 0), np.inf, np.nan)))
+        return np.where(
+            np.isfinite(x),
+            value,
+            np.where(prologue.growth & (x < 0), 0.0, np.where(prologue.growth & (x > 0), np.inf, np.nan)),
+        )

@@ -1,4 +1,5 @@
-"""GGUF files: transformers takes a minute to unpack one, so its weights are kept as safetensors in the user's cache folder.
+"""GGUF files: transformers takes a minute to unpack one, so its weights are kept as safetensors in the user's cache
+folder.
 
 The folder is $LUTC_CACHE, else $XDG_CACHE_HOME/lutc, else ~/.cache/lutc; it may be deleted at any time.
 """
@@ -28,7 +29,10 @@ def find(source: Path) -> Path | None:
         return source
     files = [] if (source / "config.json").exists() else sorted(source.glob("*.gguf"))
     if len(files) > 1:
-        raise LutcError(f"{source} holds {len(files)} GGUF files; give the path of one: {', '.join(file.name for file in files[:4])}")
+        raise LutcError(
+            f"{source} holds {len(files)} GGUF files; give the path of one: "
+            f"{', '.join(file.name for file in files[:4])}"
+        )
     return files[0] if files else None
 
 
@@ -49,7 +53,9 @@ def key(file: Path, dtype) -> str:
 
 
 def unpacked(file: Path, dtype) -> Path:
-    """A Hugging Face folder with the weights and the tokenizer of the file, made on the first call; it appears whole or not at all."""
+    """A Hugging Face folder with the weights and the tokenizer of the file, made on the first call; it appears whole or
+    not at all.
+    """
     target = cache_folder() / key(file, dtype)
     if (target / "config.json").exists():
         return target
@@ -57,7 +63,9 @@ def unpacked(file: Path, dtype) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     except OSError as error:
-        raise LutcError(f"cannot write {target.parent}: {error.strerror}; set LUTC_CACHE to a writable folder") from error
+        raise LutcError(
+            f"cannot write {target.parent}: {error.strerror}; set LUTC_CACHE to a writable folder"
+        ) from error
     try:
         _unpack(file, dtype, temporary)
         try:
@@ -74,7 +82,6 @@ def unpacked(file: Path, dtype) -> Path:
 
 def _unpack(file: Path, dtype, target: Path) -> None:
     import transformers
-
 
     if sys.stderr.isatty():
         print(f"unpacking {file.name}, once; this takes a minute", file=sys.stderr)

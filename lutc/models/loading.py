@@ -1,4 +1,6 @@
-"""Models by path: a Hugging Face folder, a GGUF file (or a folder that holds one), or a Python file that defines model()."""
+"""Models by path: a Hugging Face folder, a GGUF file (or a folder that holds one), or a Python file that defines
+model().
+"""
 
 from __future__ import annotations
 
@@ -24,8 +26,8 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 class Loaded:
     """A model in eval mode, ready to be given batches on `device`.
 
-    kind: "causal" (next-token logits), "encoder" (hidden states per token), "classifier" (logits per document) or "other". folder: where the
-    config and the tokenizer lie, None for a Python file.
+    kind: "causal" (next-token logits), "encoder" (hidden states per token), "classifier" (logits per document) or
+    "other". folder: where the config and the tokenizer lie, None for a Python file.
     """
 
     model: nn.Module
@@ -44,22 +46,30 @@ class Loaded:
         if self.folder is None:
             made = call(Path(self.path), "tokenizer", missing=None)
             if made is None:
-                raise LutcError(f"{self.path} brings no tokenizer; define tokenizer() beside model(), or batches() and leave --text out")
+                raise LutcError(
+                    f"{self.path} brings no tokenizer; define tokenizer() beside model(), or batches() and leave "
+                    "--text out"
+                )
             return made
         return load_tokenizer(self.folder)
 
 
-def load(path, *, dtype: str | None = None, device: str = "cpu", device_map=None, task: str | None = None, tokenizer=None) -> Loaded:
+def load(
+    path, *, dtype: str | None = None, device: str = "cpu", device_map=None, task: str | None = None, tokenizer=None
+) -> Loaded:
     """The model at `path`, in eval mode.
 
-    dtype: "fp32", "fp16", "bf16"; None is fp32 on a CPU and elsewhere the dtype of the checkpoint. device: "cpu", "cuda", "cuda:1". device_map: as
-    from_pretrained takes it ("auto" spreads a model over GPUs, memory and disk), or "auto:0=20GiB,cpu=8GiB" with the most that its weights may take
-    of each, and what is left stays on disk; `device` is then unused. task: the class of transformers that loads it, by default by the config.
-    tokenizer: a folder with another tokenizer. Raises LutcError, one line, for whatever cannot be had.
+    dtype: "fp32", "fp16", "bf16"; None is fp32 on a CPU and elsewhere the dtype of the checkpoint. device: "cpu",
+    "cuda", "cuda:1". device_map: as from_pretrained takes it ("auto" spreads a model over GPUs, memory and disk), or
+    "auto:0=20GiB,cpu=8GiB" with the most that its weights may take of each, and what is left stays on disk; `device` is
+    then unused. task: the class of transformers that loads it, by default by the config. tokenizer: a folder with
+    another tokenizer. Raises LutcError, one line, for whatever cannot be had.
     """
     source = Path(path).expanduser()
     if not source.exists():
-        raise LutcError(f"there is no {path}; give a Hugging Face folder, a GGUF file or a Python file that defines model()")
+        raise LutcError(
+            f"there is no {path}; give a Hugging Face folder, a GGUF file or a Python file that defines model()"
+        )
     wanted = _device(device)
     if dtype is not None and dtype not in DTYPES:
         raise LutcError(f"a model's dtype is one of {', '.join(DTYPES)}; given {dtype!r}")
@@ -85,7 +95,11 @@ def advised(doing: str) -> Iterator[None]:
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+        if (
+            isinstance(error, RuntimeError)
+            and not isinstance(error, torch.OutOfMemoryError)
+            and "can't allocate memory" not in str(error)
+        ):
             raise
         where = "GPU memory" if isinstance(error, torch.OutOfMemoryError) else "memory"
         advice = "take --dtype bf16, a smaller --batch or --seqlen, or --device-map auto"
@@ -98,7 +112,9 @@ def _device(name: str) -> torch.device:
     except RuntimeError as error:
         raise LutcError(f"no device is called {name!r}; give cpu, cuda or cuda:1") from error
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise LutcError(f"--device {name}: torch finds no GPU here; take --device cpu, or install a torch with CUDA and its driver")
+        raise LutcError(
+            f"--device {name}: torch finds no GPU here; take --device cpu, or install a torch with CUDA and its driver"
+        )
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise LutcError(f"--device {name}: there are {torch.cuda.device_count()} GPUs, counted from 0")
     return device
@@ -117,14 +133,20 @@ def _from_pretrained(source: Path, dtype, device_map, task: str | None) -> Loade
     file = gguf.find(source)
     folder = source if file is None else gguf.unpacked(file, dtype)
     if not (folder / "config.json").exists():
-        raise LutcError(f"{source} is no Hugging Face model folder (no config.json) and holds no GGUF file; give one, or a Python file")
+        raise LutcError(
+            f"{source} is no Hugging Face model folder (no config.json) and holds no GGUF file; give one, or a Python "
+            "file"
+        )
     arguments = {"local_files_only": True, "dtype": dtype, **_placement(device_map)}
     try:
         with quiet():
             config = transformers.AutoConfig.from_pretrained(str(folder), local_files_only=True)
             name = task or auto_class(config, source)
             if not hasattr(transformers, name):
-                raise LutcError(f"transformers has no class {name!r}; give one such as AutoModel or AutoModelForSequenceClassification")
+                raise LutcError(
+                    f"transformers has no class {name!r}; give one such as AutoModel or "
+                    "AutoModelForSequenceClassification"
+                )
             model = getattr(transformers, name).from_pretrained(str(folder), **arguments)
     except LutcError:
         raise
@@ -141,9 +163,15 @@ def _placement(device_map) -> dict:
     if "=" not in limits:
         return {"device_map": device_map}
     given = [part.partition("=")[::2] for part in limits.split(",")]
-    known = all((place == "cpu" or place.isdecimal()) and re.fullmatch(r"\d+(\.\d+)?(GiB|MiB|GB|MB)", size) for place, size in given)
+    known = all(
+        (place == "cpu" or place.isdecimal()) and re.fullmatch(r"\d+(\.\d+)?(GiB|MiB|GB|MB)", size)
+        for place, size in given
+    )
     if not known:
-        raise LutcError(f"--device-map {device_map}: limits are of GPUs by number and of cpu, as in auto:0=20GiB,cpu=8GiB")
-    return {"device_map": kind, "max_memory": {int(place) if place.isdecimal() else place: size for place, size in given}}
-
-
+        raise LutcError(
+            f"--device-map {device_map}: limits are of GPUs by number and of cpu, as in auto:0=20GiB,cpu=8GiB"
+        )
+    return {
+        "device_map": kind,
+        "max_memory": {int(place) if place.isdecimal() else place: size for place, size in given},
+    }

@@ -12,8 +12,10 @@ _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 class PeakMemory:
-    """`with PeakMemory(model) as peak: ...` leaves in `peak.above` the bytes by which memory rose above what was held at the start, weights included
-    (a model read through a memory map is read in first), at its highest. On a GPU its memory. None where the system does not tell."""
+    """`with PeakMemory(model) as peak: ...` leaves in `peak.above` the bytes by which memory rose above what was held
+    at the start, weights included (a model read through a memory map is read in first), at its highest. On a GPU its
+    memory. None where the system does not tell.
+    """
 
     def __init__(self, model: nn.Module):
         self.device = next((p.device for p in model.parameters() if p.device.type == "cuda"), None)

@@ -15,7 +15,9 @@ def first_tensor(output) -> Tensor:
 
 
 def pooled(y: Tensor, mask: Tensor | None) -> Tensor:
-    """Outputs (documents, length, width) averaged over the tokens that count; others flattened: (documents, width), float32."""
+    """Outputs (documents, length, width) averaged over the tokens that count; others flattened: (documents, width),
+    float32.
+    """
     if y.ndim < 3:
         return y.reshape(len(y), -1).float()
     if mask is None or mask.shape != y.shape[:2]:

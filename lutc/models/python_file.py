@@ -11,7 +11,9 @@ _REQUIRED = object()
 
 
 def call(path: Path, name: str, missing=_REQUIRED):
-    """What `name()` of the file gives; `missing` where the file does not define it, LutcError without such a value or where it fails."""
+    """What `name()` of the file gives; `missing` where the file does not define it, LutcError without such a value or
+    where it fails.
+    """
     if path.suffix != ".py" or not path.exists():
         raise LutcError(f"{path} is neither a Hugging Face folder nor a Python file")
     spec = importlib.util.spec_from_file_location(f"_lutc_{path.stem}", path)

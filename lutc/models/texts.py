@@ -1,4 +1,6 @@
-"""Texts as batches of tokens: windows of one long text for causal models, one document a line for encoders and classifiers."""
+"""Texts as batches of tokens: windows of one long text for causal models, one document a line for encoders and
+classifiers.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +15,15 @@ from lutc.models.python_file import call
 _PIECE = 1 << 16  # characters that are tokenised at a time
 
 
-def batches(loaded, text: str | Path | None, *, seqlen: int = 512, max_tokens: int | None = None, batch: int | None = 1) -> list[dict]:
-    """Batches for a `Loaded` model, as keyword arguments of its forward, on the CPU; of `max_tokens` tokens at most. batch: windows or documents
-    in each; None for 1 window or 16 documents.
+def batches(
+    loaded, text: str | Path | None, *, seqlen: int = 512, max_tokens: int | None = None, batch: int | None = 1
+) -> list[dict]:
+    """Batches for a `Loaded` model, as keyword arguments of its forward, on the CPU; of `max_tokens` tokens at most.
+    batch: windows or documents in each; None for 1 window or 16 documents.
 
-    Causal models get windows of the text: {"input_ids": [<= batch, seqlen]}. Others get its lines as documents, padded, cut to `seqlen` tokens, with
-    an attention mask. A Python file without a tokenizer brings its own batches() and takes no text. Raises LutcError for a text that is too short.
+    Causal models get windows of the text: {"input_ids": [<= batch, seqlen]}. Others get its lines as documents, padded,
+    cut to `seqlen` tokens, with an attention mask. A Python file without a tokenizer brings its own batches() and takes
+    no text. Raises LutcError for a text that is too short.
     """
     if loaded.folder is None and (own := call(Path(loaded.path), "batches", missing=None)) is not None:
         if text is not None:
@@ -33,7 +38,9 @@ def batches(loaded, text: str | Path | None, *, seqlen: int = 512, max_tokens: i
 
 
 def windows(tokenizer, text: str, seqlen: int, max_tokens: int | None = None, name: str = "the text") -> torch.Tensor:
-    """Consecutive windows of a text, int64 [n, seqlen], each begun as the tokenizer begins a text; what is left over at the end is dropped."""
+    """Consecutive windows of a text, int64 [n, seqlen], each begun as the tokenizer begins a text; what is left over at
+    the end is dropped.
+    """
     if seqlen < 2:
         raise LutcError(f"a window has at least 2 tokens; given --seqlen {seqlen}")
     if max_tokens is not None and max_tokens < seqlen:
@@ -50,7 +57,10 @@ def windows(tokenizer, text: str, seqlen: int, max_tokens: int | None = None, na
             break
     count = (len(ids) if limit is None else min(len(ids), limit)) // step
     if count == 0:
-        raise LutcError(f"{name} has {len(ids) + len(begin)} tokens, less than one window of {seqlen}; give a longer text or a smaller --seqlen")
+        raise LutcError(
+            f"{name} has {len(ids) + len(begin)} tokens, less than one window of {seqlen}; give a longer text or a "
+            "smaller --seqlen"
+        )
     body = torch.tensor(ids[: count * step], dtype=torch.int64).view(count, step)
     return torch.cat([torch.tensor(begin, dtype=torch.int64).expand(count, len(begin)), body], 1)
 
@@ -63,11 +73,17 @@ def documents(text: str | Path) -> list[str]:
     return found
 
 
-def document_batches(tokenizer, lines: Iterable[str], batch: int = 32, seqlen: int = 128, max_tokens: int | None = None) -> Iterator[dict]:
+def document_batches(
+    tokenizer, lines: Iterable[str], batch: int = 32, seqlen: int = 128, max_tokens: int | None = None
+) -> Iterator[dict]:
     """Padded batches of documents, cut to `seqlen` tokens, until `max_tokens` are reached (at least one batch)."""
     lines, total = list(lines), 0
     for start in range(0, len(lines), batch):
-        encoded = dict(tokenizer(lines[start : start + batch], padding=True, truncation=True, max_length=seqlen, return_tensors="pt"))
+        encoded = dict(
+            tokenizer(
+                lines[start : start + batch], padding=True, truncation=True, max_length=seqlen, return_tensors="pt"
+            )
+        )
         total += int(encoded["attention_mask"].sum())
         if max_tokens is not None and start and total > max_tokens:
             return
@@ -99,7 +115,9 @@ def _beginning(tokenizer) -> list[int]:
 
 
 def _pieces(text: str) -> Iterator[str]:
-    """The text in pieces that end with a line where they can, so that a long text is tokenised no further than needed."""
+    """The text in pieces that end with a line where they can, so that a long text is tokenised no
+    further than needed.
+    """
     start = 0
     while start < len(text):
         end = start + _PIECE

@@ -17,7 +17,9 @@ def _of(index: int, value, dim):
 
 
 def one_by_one(operator, info, dims, *arguments):
-    """A call for each element of the batch, for batches of what no kernel takes several of: tables and parameters, as of ensembles of modules."""
+    """A call for each element of the batch, for batches of what no kernel takes several of: tables and parameters, as
+    of ensembles of modules.
+    """
     results = [operator(*map(_of, [index] * len(dims), arguments, dims)) for index in range(info.batch_size)]
     if isinstance(results[0], torch.Tensor):
         return torch.stack(results), 0

@@ -1,4 +1,6 @@
-"""Activations quantised and given back as real values: with a fixed scale, one per call, one observed, or a learned power of two."""
+"""Activations quantised and given back as real values: with a fixed scale, one per call, one observed, or a learned
+power of two.
+"""
 
 from __future__ import annotations
 
@@ -14,24 +16,30 @@ from lutc.functions import in_torch
 from lutc.nn.straight_through import nearest_code, quantise_and_return
 
 KINDS = ("learned", "observed", "dynamic")
-LOWEST, HIGHEST = -20, 15  # powers of two that a scale can be: a table's int32 accumulator holds 8-bit codes at all of them
+LOWEST, HIGHEST = (
+    -20,
+    15,
+)  # powers of two that a scale can be: a table's int32 accumulator holds 8-bit codes at all of them
 _CANDIDATES = 8  # powers that are tried, from the one whose codes reach all of x down
 _SAMPLE = 1 << 14  # elements on which they are
 
 
 class FakeQuantize(torch.nn.Module):
-    """Rounds a float tensor to the codes of `bits` bits and gives the real values scale * (q - zero_point) back, in the input's dtype.
+    """Rounds a float tensor to the codes of `bits` bits and gives the real values scale * (q - zero_point) back, in the
+    input's dtype.
 
-    scale: "dynamic" (of every call), "observed" (a moving average over the batches of training mode, kept as it is in eval mode), "learned" (LSQ,
-    arXiv:1902.08153: a parameter, started on the first batch of training mode), or a number (any positive one; `lutc.calibration` gives such).
-    The first three are powers of two, of least squared error on some 16,384 of a batch's elements; what is averaged or learned is the power, which is
-    rounded when it is used. In eval mode before any batch LutcError says that there is no scale.
-    bits: 2 to 8, so that values at powers of two are exact in float16 and bfloat16. zero_point: for a number only; the others are symmetric.
-    momentum: share of the latest batch in the moving average.
+    scale: "dynamic" (of every call), "observed" (a moving average over the batches of training mode, kept as it is in
+    eval mode), "learned" (LSQ, arXiv:1902.08153: a parameter, started on the first batch of training mode), or a number
+    (any positive one; `lutc.calibration` gives such). The first three are powers of two, of least squared error on some
+    16,384 of a batch's elements; what is averaged or learned is the power, which is rounded when it is used. In eval
+    mode before any batch LutcError says that there is no scale. bits: 2 to 8, so that values at powers of two are exact
+    in float16 and bfloat16. zero_point: for a number only; the others are symmetric. momentum: share of the latest
+    batch in the moving average.
 
-    Rounds half to even and clamps; NaN stays NaN, infinities become the end codes and are not observed. Gradients are straight-through: 1 within the
-    codes, 0 outside; a learned scale gets eq. 3 of LSQ times 1 / sqrt(N Qp), N the elements of one example (`x[0]`), Qp the largest code, and
-    through log2 and its rounding the factor scale * ln 2. Nothing is read on the host, so it compiles as one graph.
+    Rounds half to even and clamps; NaN stays NaN, infinities become the end codes and are not observed. Gradients are
+    straight-through: 1 within the codes, 0 outside; a learned scale gets eq. 3 of LSQ times 1 / sqrt(N Qp), N the
+    elements of one example (`x[0]`), Qp the largest code, and through log2 and its rounding the factor scale * ln 2.
+    Nothing is read on the host, so it compiles as one graph.
     """
 
     def __init__(self, scale="learned", *, bits: int = 8, zero_point: int = 0, momentum: float = 0.1):
@@ -52,7 +60,10 @@ class FakeQuantize(torch.nn.Module):
             self.log2_scale = torch.nn.Parameter(torch.full((1,), math.nan))
         elif self.kind == "observed":
             self.register_buffer("log2_scale", torch.full((1,), math.nan))
-        self._started = self.kind in ("fixed", "dynamic")  # known on the host; a scale may have come some other way than by a batch or a checkpoint
+        self._started = self.kind in (
+            "fixed",
+            "dynamic",
+        )  # known on the host; a scale may have come some other way than by a batch or a checkpoint
 
     @property
     def limits(self) -> tuple[int, int, int]:
@@ -74,7 +85,10 @@ class FakeQuantize(torch.nn.Module):
     def scale_for(self, x: torch.Tensor) -> tuple[torch.Tensor, float]:
         """The scale for x (0-d, on its device) and the rate by which its gradient is to be multiplied."""
         if not (isinstance(x, torch.Tensor) and x.is_floating_point()):
-            raise LutcError(f"FakeQuantize takes float tensors; given {x.dtype if isinstance(x, torch.Tensor) else type(x).__name__}")
+            raise LutcError(
+                "FakeQuantize takes float tensors; given "
+                f"{x.dtype if isinstance(x, torch.Tensor) else type(x).__name__}"
+            )
         if self.kind == "fixed":
             return torch.full((), self._number, dtype=torch.float64, device=x.device), 1.0
         if self.kind == "dynamic":
@@ -84,7 +98,10 @@ class FakeQuantize(torch.nn.Module):
         elif not self._started:
             self._started = not (torch.compiler.is_compiling() or math.isnan(self.log2_scale.item()))
             if not self._started:
-                raise LutcError(f"this {self.kind} scale has seen no batch yet; run one in training mode, load a checkpoint, or give a number")
+                raise LutcError(
+                    f"this {self.kind} scale has seen no batch yet; run one in training mode, load a checkpoint, or "
+                    "give a number"
+                )
         scale = _power_of_two(self.log2_scale.detach().float().round()).reshape(())
         if self.kind == "observed":
             return scale, 1.0
@@ -104,7 +121,9 @@ class FakeQuantize(torch.nn.Module):
 
     def _least_squares(self, x: torch.Tensor) -> torch.Tensor:
         """The power of least squared error on x, float32, 0-d."""
-        step = 2 * (x.numel() // (2 * _SAMPLE)) + 1  # odd, so that it does not meet the same few channels again and again
+        step = (
+            2 * (x.numel() // (2 * _SAMPLE)) + 1
+        )  # odd, so that it does not meet the same few channels again and again
         sample = x.reshape(-1)[::step]
         sample = torch.where(sample.isfinite(), sample, 0.0).float()
         top = _covering(sample, self.maximum)
@@ -120,30 +139,42 @@ class FakeQuantize(torch.nn.Module):
 
     def get_extra_state(self) -> torch.Tensor:
         """Bits, zero point and the fixed scale (NaN for others), float64: a checkpoint carries them."""
-        return torch.tensor([self.bits, self.zero_point, math.nan if self._number is None else self._number], dtype=torch.float64)
+        return torch.tensor(
+            [self.bits, self.zero_point, math.nan if self._number is None else self._number], dtype=torch.float64
+        )
 
     def set_extra_state(self, state: torch.Tensor) -> None:
         bits, zero_point, number = state.tolist()
         if (bits, math.isnan(number)) != (self.bits, self._number is None):
             given = "a scale that is no number" if math.isnan(number) else "a fixed scale"
-            raise LutcError(f"the checkpoint's FakeQuantize has {bits:g} bits and {given}; this one is '{self.extra_repr()}': make it alike")
+            raise LutcError(
+                f"the checkpoint's FakeQuantize has {bits:g} bits and {given}; this one is '{self.extra_repr()}': make "
+                "it alike"
+            )
         self.zero_point, self._number = int(zero_point), None if math.isnan(number) else number
 
     def extra_repr(self) -> str:
-        return f"{self.kind if self._number is None else f'scale={self._number:g}'}, bits={self.bits}, zero_point={self.zero_point}"
+        return (
+            f"{self.kind if self._number is None else f'scale={self._number:g}'}, bits={self.bits}, "
+            f"zero_point={self.zero_point}"
+        )
 
 
 class QuantActivation(torch.nn.Module):
-    """A function on quantised inputs: x is fake-quantised, then `function` computes: a registry name (exact, as torch computes it) or any module.
+    """A function on quantised inputs: x is fake-quantised, then `function` computes: a registry name (exact, as torch
+    computes it) or any module.
 
-    quantise: a FakeQuantize, or what makes one: its `scale`, or `Inputs` (bits, scale and zero point). This is the first step of quantisation-aware
-    training; `QuantLUT` takes its place in the second.
+    quantise: a FakeQuantize, or what makes one: its `scale`, or `Inputs` (bits, scale and zero point). This is the
+    first step of quantisation-aware training; `QuantLUT` takes its place in the second.
     """
 
     def __init__(self, function: str | torch.nn.Module, quantise: FakeQuantize | Inputs | str | float = "learned"):
         super().__init__()
         if not isinstance(function, (str, Callable)) or isinstance(function, str) and not in_torch.known(function):
-            raise LutcError(f"function is a module, or the name of a function that torch knows: {', '.join(in_torch.names())}; given {function!r}")
+            raise LutcError(
+                f"function is a module, or the name of a function that torch knows: {', '.join(in_torch.names())}; "
+                f"given {function!r}"
+            )
         self.quantise = as_quantiser(quantise)
         self.function = function
 
@@ -163,7 +194,9 @@ def as_quantiser(source) -> FakeQuantize:
 
 
 def _covering(x: torch.Tensor, maximum: int) -> torch.Tensor:
-    """The least power with 2**power * maximum >= max |x|, within LOWEST..HIGHEST, int32, 0-d: the float's exponent, and one more for a mantissa."""
+    """The least power with 2**power * maximum >= max |x|, within LOWEST..HIGHEST, int32, 0-d: the float's exponent, and
+    one more for a mantissa.
+    """
     if not x.numel():
         return torch.zeros((), dtype=torch.int32, device=x.device)
     bits = (x.abs().amax() / maximum).view(torch.int32)

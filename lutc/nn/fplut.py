@@ -29,13 +29,14 @@ _FAR = np.array([2.0**14, 2.0**16, 2.0**20])
 class FPLUT(LUT):
     """A floating-point table over cut points for any elementwise callable of torch tensors; runs as `LUT` does.
 
-    function: an nn.Module or a callable, tensor to tensor; None for the function called `func_name`. func_name: a registered name, or any
-    name for a function of one's own. A callable that agrees with the registered function takes its tails and its range reduction; for
-    others the tails are found where the callable is a line far out, and without one the end pieces go on.
-    cut_points: fixed ones, values of fp16; None for those of the shipped table of the name, or for a search where there is none.
-    pieces: of each interval but the first and the last, or one per interval. values: "fitted" or "sampled". key: "fp32", "fp16" or "bf16",
-    the format of the stored values. arithmetic: "fp32", or "fp16_rne" and "fp16_trunc" to compute every step in fp16 as such hardware
-    would, bit by bit; inputs are then rounded to fp16 first.
+    function: an nn.Module or a callable, tensor to tensor; None for the function called `func_name`. func_name: a
+    registered name, or any name for a function of one's own. A callable that agrees with the registered function takes
+    its tails and its range reduction; for others the tails are found where the callable is a line far out, and without
+    one the end pieces go on. cut_points: fixed ones, values of fp16; None for those of the shipped table of the name,
+    or for a search where there is none. pieces: of each interval but the first and the last, or one per interval.
+    values: "fitted" or "sampled". key: "fp32", "fp16" or "bf16", the format of the stored values. arithmetic: "fp32",
+    or "fp16_rne" and "fp16_trunc" to compute every step in fp16 as such hardware would, bit by bit; inputs are then
+    rounded to fp16 first.
 
     Raises LutcError for cut points or pieces that do not fit, and for a callable that is not finite between its cuts.
     """
@@ -72,7 +73,11 @@ class FPLUT(LUT):
             return
         (table,) = self.tables.values()
         x = plans.widened(plans.all_codes("fp16"))
-        plan = plans.Direct("fp16", plans.rounded(in_arithmetic(table, self.arithmetic)(x), "fp16"), plans.rounded(slope(table, x), "fp16"))
+        plan = plans.Direct(
+            "fp16",
+            plans.rounded(in_arithmetic(table, self.arithmetic)(x), "fp16"),
+            plans.rounded(slope(table, x), "fp16"),
+        )
         words = torch.from_numpy(plan.words().copy()).to(device)
         self.register_buffer("plan_fp16", words, persistent=False)
         self._plans[torch.float16] = Lowered(words, plan.meta, plan.kind)
@@ -127,7 +132,10 @@ def _as_function(function: Callable, name: str, registered: Function | None) -> 
             y = module(torch.from_numpy(x.reshape(-1).copy()))
         if not isinstance(y, torch.Tensor) or y.numel() != x.size:
             given = f"shape {tuple(y.shape)}" if isinstance(y, torch.Tensor) else type(y).__name__
-            raise LutcError(f"{name} must map a tensor to one of its shape, element by element; for shape {(x.size,)} it gave {given}")
+            raise LutcError(
+                f"{name} must map a tensor to one of its shape, element by element; for shape {(x.size,)} it gave "
+                f"{given}"
+            )
         return y.double().numpy().reshape(x.shape)
 
     x = plans.widened(plans.all_codes("fp16"))

@@ -8,7 +8,9 @@ from lutc.kernels import pwl
 
 
 def _rows(x: torch.Tensor) -> tuple[int, int, int] | None:
-    """(rows, columns, elements from row to row) of a tensor whose rows lie contiguous at a constant distance, as halves of a chunked one do."""
+    """(rows, columns, elements from row to row) of a tensor whose rows lie contiguous at a constant distance, as halves
+    of a chunked one do.
+    """
     if x.dim() < 2 or x.stride(-1) != 1:
         return None
     try:
@@ -23,7 +25,9 @@ def _rows(x: torch.Tensor) -> tuple[int, int, int] | None:
 def _flat(*tensors: torch.Tensor) -> bool:
     """Whether all of them fill their memory in the same order, so that it can be read as flat."""
     first = tensors[0]
-    return torch.ops.aten.is_non_overlapping_and_dense.default(first) and all(t.stride() == first.stride() for t in tensors)
+    return torch.ops.aten.is_non_overlapping_and_dense.default(first) and all(
+        t.stride() == first.stride() for t in tensors
+    )
 
 
 def _run(x, y, words, meta, mode: str) -> torch.Tensor:

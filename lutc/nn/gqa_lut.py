@@ -15,12 +15,13 @@ from lutc.table.table_set import read
 class gqa_lut_pwl(Refilled):  # noqa: N801  (the name is its users')
     """Piecewise-linear tables per power-of-two scale.
 
-    pwl_type: function name, GQA-LUT's spellings included ("gelu", "hswish", "exp", "reci", "sqrt_reci"). pwl_dir: path of the JSON file,
-    GQA-LUT's or ours. decimal_bit: the finest power 2**-decimal_bit whose table is used.
+    pwl_type: function name, GQA-LUT's spellings included ("gelu", "hswish", "exp", "reci", "sqrt_reci"). pwl_dir: path
+    of the JSON file, GQA-LUT's or ours. decimal_bit: the finest power 2**-decimal_bit whose table is used.
 
-    forward(input, scale): `input` holds integers q in a float tensor, x = q * scale. The table is that of the power -int(log2 scale), truncated
-    toward zero and clipped to [0, decimal_bit]; with breakpoints p and lines k, t the result is (k q + t / scale) scale, segment by
-    torch.bucketize(q, p / scale): q at a breakpoint belongs to the left. Gradients are the exact function's at q * scale, for input and scale.
+    forward(input, scale): `input` holds integers q in a float tensor, x = q * scale. The table is that of the power
+    -int(log2 scale), truncated toward zero and clipped to [0, decimal_bit]; with breakpoints p and lines k, t the
+    result is (k q + t / scale) scale, segment by torch.bucketize(q, p / scale): q at a breakpoint belongs to the left.
+    Gradients are the exact function's at q * scale, for input and scale.
     """
 
     def __init__(self, pwl_type: str, pwl_dir, decimal_bit: int = 6):
@@ -29,18 +30,25 @@ class gqa_lut_pwl(Refilled):  # noqa: N801  (the name is its users')
         if not known(pwl_type):
             raise LutcError(f"unknown pwl_type {pwl_type!r}; known: {', '.join(FUNCTIONS)}")
         if tables.function != get(pwl_type).name:
-            raise LutcError(f"{pwl_dir} holds tables of '{tables.name}', not of '{pwl_type}'; give the file of {pwl_type}")
+            raise LutcError(
+                f"{pwl_dir} holds tables of '{tables.name}', not of '{pwl_type}'; give the file of {pwl_type}"
+            )
         if isinstance(decimal_bit, bool) or not isinstance(decimal_bit, int) or decimal_bit < 0:
             raise LutcError(f"decimal_bit is a whole number from 0; given {decimal_bit!r}")
         missing = [str(power) for power in range(decimal_bit + 1) if str(power) not in tables]
         if missing:
-            raise LutcError(f"{pwl_dir} has no table for 2**-{', 2**-'.join(missing)}; it has {', '.join(tables)}: lower decimal_bit or recompile")
+            raise LutcError(
+                f"{pwl_dir} has no table for 2**-{', 2**-'.join(missing)}; it has {', '.join(tables)}: lower "
+                "decimal_bit or recompile"
+            )
         self.pwl_type, self.decimal_bit = pwl_type, decimal_bit
         self._function = tables.function
         for power in range(decimal_bit + 1):
             table = tables[str(power)]
             if table.body.payload != "lines" or table.prologue is not None:
-                raise LutcError(f"{pwl_dir}: gqa_lut_pwl takes plain lines, without a prologue; use lutc.nn.LUT for this file")
+                raise LutcError(
+                    f"{pwl_dir}: gqa_lut_pwl takes plain lines, without a prologue; use lutc.nn.LUT for this file"
+                )
         self._bodies = [tables[str(power)].body for power in range(decimal_bit + 1)]
         self._fill(torch.device("cpu"))
 

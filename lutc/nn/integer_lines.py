@@ -1,4 +1,6 @@
-"""A fixed-point table in torch integers: comparators, one multiplication, one addition (lutc.table.integer is its numpy model)."""
+"""A fixed-point table in torch integers: comparators, one multiplication, one addition (lutc.table.integer is its numpy
+model).
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,9 @@ def check_codes(q: torch.Tensor, dtype: torch.dtype, who: str) -> None:
 
 
 class TorchIntegerLines(Refilled):
-    """lutc.table.integer.IntegerLines as int32 buffers. `accumulate(centred)`: int32 codes less the zero point in, int32 acc out, any shape."""
+    """lutc.table.integer.IntegerLines as int32 buffers. `accumulate(centred)`: int32 codes less the zero point in,
+    int32 acc out, any shape.
+    """
 
     cuts: torch.Tensor
     slopes: torch.Tensor

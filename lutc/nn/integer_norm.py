@@ -12,13 +12,26 @@ from lutc.nn.refilled import Refilled
 
 
 class _IntegerNorm(Refilled):
-    """Rows (last dimension) of int8 codes x = scale * (q - zero_point); bit for bit `lutc.hardware.rows.IntegerNormModel` (`self.model`)."""
+    """Rows (last dimension) of int8 codes x = scale * (q - zero_point); bit for bit
+    `lutc.hardware.rows.IntegerNormModel` (`self.model`).
+    """
 
     centred: bool
     weight: torch.Tensor | None
     bias: torch.Tensor | None
 
-    def __init__(self, weight, bias, eps: float, scale: float, zero_point: int, out_scale: float, out_zero_point: int, rsqrt, n: int | None):
+    def __init__(
+        self,
+        weight,
+        bias,
+        eps: float,
+        scale: float,
+        zero_point: int,
+        out_scale: float,
+        out_zero_point: int,
+        rsqrt,
+        n: int | None,
+    ):
         super().__init__()
         weight, bias = (None if given is None else given.detach().double().cpu().numpy() for given in (weight, bias))
         if weight is None and bias is None and n is None:
@@ -46,12 +59,15 @@ class _IntegerNorm(Refilled):
             mean = divide(total, model.n)
             c, rest = c - mean, total - model.n * mean
         squares = c.square().sum(dim=-1, keepdim=True, dtype=torch.int32) << model.fraction
-        # The correction of the variance, twice n**2 / 4 << fraction, is the one quotient whose numerator can pass int32.
+        # The correction of the variance, twice n**2 / 4 << fraction, is the one quotient whose numerator can pass
+        # int32.
         squares = squares - divide(rest.to(torch.int64).square() << model.fraction, model.n).to(torch.int32)
         spread = (squares + model.epsilon).clamp(min=1)
         half = leading_one(spread) >> 1
         mantissa = shift_to(spread, 13 - 2 * half).clamp(max=RSQRT_INPUTS.maximum)
-        roots = requantise(self.rsqrt.accumulate(mantissa), *requantiser(self.rsqrt.unit * 2.0**ROOT_BITS)).to(torch.int32)
+        roots = requantise(self.rsqrt.accumulate(mantissa), *requantiser(self.rsqrt.unit * 2.0**ROOT_BITS)).to(
+            torch.int32
+        )
         deviation = (c << DEVIATION_BITS) - divide(rest << DEVIATION_BITS, model.n)
         multiplier, shift = model.hidden_requantiser
         acc = requantise(deviation * roots, multiplier, shift + half).clamp(-32768, 32767).to(torch.int32)
@@ -67,16 +83,26 @@ class _IntegerNorm(Refilled):
 class IntegerLayerNorm(_IntegerNorm):
     """LayerNorm of int8 codes over the last dimension with an integer mean and variance and an rsqrt table.
 
-    weight, bias: float tensors of shape (n,) or None (then give n), stored as int16 at one scale and int32. out_scale: about max|y| / 127.
-    LutcError: rows beyond 33,025 (int32 sum of squares), an eps that leaves int32 at this scale, a bias too large beside the weight.
+    weight, bias: float tensors of shape (n,) or None (then give n), stored as int16 at one scale and int32. out_scale:
+    about max|y| / 127. LutcError: rows beyond 33,025 (int32 sum of squares), an eps that leaves int32 at this scale, a
+    bias too large beside the weight.
     """
 
     centred = True
 
     def __init__(
-        self, weight, bias, eps: float = 1e-5, *, scale: float, zero_point: int = 0, out_scale: float, out_zero_point: int = 0,
-        rsqrt="sqrt_reci_8", n: int | None = None,
-    ):  # fmt: skip
+        self,
+        weight,
+        bias,
+        eps: float = 1e-5,
+        *,
+        scale: float,
+        zero_point: int = 0,
+        out_scale: float,
+        out_zero_point: int = 0,
+        rsqrt="sqrt_reci_8",
+        n: int | None = None,
+    ):
         super().__init__(weight, bias, eps, scale, zero_point, out_scale, out_zero_point, rsqrt, n)
 
 
@@ -86,7 +112,15 @@ class IntegerRMSNorm(_IntegerNorm):
     centred = False
 
     def __init__(
-        self, weight, eps: float = 1e-6, *, scale: float, zero_point: int = 0, out_scale: float, out_zero_point: int = 0,
-        rsqrt="sqrt_reci_8", n: int | None = None,
-    ):  # fmt: skip
+        self,
+        weight,
+        eps: float = 1e-6,
+        *,
+        scale: float,
+        zero_point: int = 0,
+        out_scale: float,
+        out_zero_point: int = 0,
+        rsqrt="sqrt_reci_8",
+        n: int | None = None,
+    ):
         super().__init__(weight, None, eps, scale, zero_point, out_scale, out_zero_point, rsqrt, n)

@@ -15,8 +15,8 @@ from lutc.table.table import Table
 
 DTYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", torch.float64: "fp64"}
 
-# What each kind of device runs best, in the order tried. On a CPU a few segments fit vector registers, and 16 bits index a table; on a
-# GPU a small table stays in the first-level cache and a 128 KiB one does not.
+# What each kind of device runs best, in the order tried. On a CPU a few segments fit vector registers, and 16 bits
+# index a table; on a GPU a small table stays in the first-level cache and a 128 KiB one does not.
 _CPU = {"fp32": ("chain", "uniform", "cells", "search", "reduced", "reference"), "fp64": ("reference",)}
 _TRITON = {"fp32": ("uniform", "cells", "search", "reduced", "reference"), "fp64": ("reference",)}
 _OTHER = {"fp32": ("search", "reference"), "fp64": ("reference",)}
@@ -24,7 +24,9 @@ _OTHER = {"fp32": ("search", "reference"), "fp64": ("reference",)}
 
 @functools.cache
 def has_triton() -> bool:
-    """Whether the Triton kernels can run; without them CUDA tensors take plain torch operations. They hold PTX, so ROCm has none."""
+    """Whether the Triton kernels can run; without them CUDA tensors take plain torch operations. They hold PTX, so ROCm
+    has none.
+    """
     return torch.version.hip is None and importlib.util.find_spec("triton") is not None
 
 
@@ -37,7 +39,9 @@ def plan_kinds(device_type: str, dtype: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True, eq=False)
 class Lowered:
-    """A plan on a device: `words` (int32, 1-d) and `meta` (integers), as `lutc.lower.plans` lays them out; `kind` as `lutc.lower.lower` takes it."""
+    """A plan on a device: `words` (int32, 1-d) and `meta` (integers), as `lutc.lower.plans` lays them out; `kind` as
+    `lutc.lower.lower` takes it.
+    """
 
     words: torch.Tensor
     meta: tuple[int, ...]
@@ -48,7 +52,9 @@ _shared: weakref.WeakValueDictionary = weakref.WeakValueDictionary()
 
 
 def lowered(table: Table, digest: str, dtype: torch.dtype, device: torch.device) -> Lowered:
-    """The plan of `table` for `dtype` on `device`. `digest` identifies the table's content; equal ones share the buffers."""
+    """The plan of `table` for `dtype` on `device`. `digest` identifies the table's content; equal ones share the
+    buffers.
+    """
     key = (digest, dtype, str(device))
     found = _shared.get(key)
     if found is None:

@@ -37,34 +37,50 @@ def _one_table(source, scale: float | None, key: str | None) -> TableSet:
 
 
 class LUT(torch.nn.Module):
-    """Evaluates a table on float tensors of any shape and stride: float32, float16, bfloat16 and float64 in, the same out.
+    """Evaluates a table on float tensors of any shape and stride: float32, float16, bfloat16 and float64 in, the same
+    out.
 
-    table: a shipped name ("gelu_8"), the path of a file, a TableSet, or one Table. Of a set over quantised inputs, `scale` chooses the
-    table (the nearest key, as GQA-LUT clips); without it the finest scale whose codes cover the function's range. Of a set of float
-    tables, `key` chooses ("fp16"; the default is "fp32"). Inputs are not quantised: that is `QuantLUT`.
-    grad: "function" (straight-through: the exact function's derivative; a function that torch does not know falls to "table") or "table"
-    (the slope of the segment).
+    table: a shipped name ("gelu_8"), the path of a file, a TableSet, or one Table. Of a set over quantised inputs,
+    `scale` chooses the table (the nearest key, as GQA-LUT clips); without it the finest scale whose codes cover the
+    function's range. Of a set of float tables, `key` chooses ("fp16"; the default is "fp32"). Inputs are not quantised:
+    that is `QuantLUT`. grad: "function" (straight-through: the exact function's derivative; a function that torch does
+    not know falls to "table") or "table" (the slope of the segment).
 
-    16-bit results are the float64 value of the table rounded once; fp32 ones are within 1.5 ulp of max(|slope x|, |intercept|), 1 ulp
-    where the table's coefficients are float32 values. NaN gives NaN, +-inf follow the tails. The table keeps its precision under
-    `.half()` and stands in the state_dict as the bytes of its file (`table`, uint8). Raises LutcError for other dtypes.
+    16-bit results are the float64 value of the table rounded once; fp32 ones are within 1.5 ulp of max(|slope x|,
+    |intercept|), 1 ulp where the table's coefficients are float32 values. NaN gives NaN, +-inf follow the tails. The
+    table keeps its precision under `.half()` and stands in the state_dict as the bytes of its file (`table`, uint8).
+    Raises LutcError for other dtypes.
     """
 
-    def __init__(self, table: str | os.PathLike | TableSet | Table, scale: float | None = None, *, key: str | None = None, grad: str = "function"):
+    def __init__(
+        self,
+        table: str | os.PathLike | TableSet | Table,
+        scale: float | None = None,
+        *,
+        key: str | None = None,
+        grad: str = "function",
+    ):
         super().__init__()
         if grad not in GRADIENTS:
-            raise LutcError(f"grad must be 'function' (the exact derivative) or 'table' (the segment's slope); given {grad!r}")
+            raise LutcError(
+                f"grad must be 'function' (the exact derivative) or 'table' (the segment's slope); given {grad!r}"
+            )
         self.grad = grad
         text = _one_table(table, scale, key).dumps()
         self._hold(text, torch.device("cpu"))
 
-    # --- the table and its plans -----------------------------------------------------------------------------------------------------
+    # --- the table and its plans
+    # -----------------------------------------------------------------------------------------------------
 
     def _hold(self, text: str, device: torch.device) -> None:
-        """Take the table in `text` (a file's content): as the persistent buffer, and as a plan for every dtype on `device`."""
+        """Take the table in `text` (a file's content): as the persistent buffer, and as a plan for every dtype on
+        `device`.
+        """
         self.tables = table_set.loads(text)
         self._digest = digest(text)
-        self.gradient = self.tables.function if self.grad == "function" and in_torch.known(self.tables.function) else "table"
+        self.gradient = (
+            self.tables.function if self.grad == "function" and in_torch.known(self.tables.function) else "table"
+        )
         data = torch.from_numpy(np.frombuffer(text.encode(), np.uint8).copy())
         self.register_buffer("table", data.to(device))
         self._lower(device)
@@ -106,7 +122,8 @@ class LUT(torch.nn.Module):
         self.tables = table_set.loads(text)
         self._lower(device)
 
-    # --- evaluation --------------------------------------------------------------------------------------------------------------------
+    # --- evaluation
+    # ------------------------------------------------------------------------------------------------------------------
 
     def _plan(self, x: torch.Tensor) -> tuple[torch.Tensor, tuple[int, ...]]:
         """(words, meta) for the dtype of x."""
@@ -136,17 +153,24 @@ class LUT(torch.nn.Module):
         return torch.ops.lutc.lut(x, words, meta, self.gradient)
 
     def gated(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """table(x) * y for the gate and the value of a gated MLP, in one pass on a GPU; x and y of one shape and dtype."""
+        """table(x) * y for the gate and the value of a gated MLP, in one pass on a GPU; x and y of one
+        shape and dtype.
+        """
         words, meta = self._plan(x)
         if not isinstance(y, torch.Tensor) or (y.shape, y.dtype, y.device) != (x.shape, x.dtype, x.device):
-            given = (f"{tuple(t.shape)} {t.dtype} on {t.device}" if isinstance(t, torch.Tensor) else type(t).__name__ for t in (x, y))
+            given = (
+                f"{tuple(t.shape)} {t.dtype} on {t.device}" if isinstance(t, torch.Tensor) else type(t).__name__
+                for t in (x, y)
+            )
             raise LutcError(f"gated takes two tensors of one shape, dtype and device; given {' and '.join(given)}")
         if transforms.active():
             return transforms.lut(x, words, meta, self.gradient) * y
         return torch.ops.lutc.lut_mul(x, y, words, meta, self.gradient)
 
     def plan_kind(self, dtype: torch.dtype) -> str:
-        """Name of the plan that serves inputs of `dtype` on the module's device (`lutc.lower.plans`); "none" on the meta device."""
+        """Name of the plan that serves inputs of `dtype` on the module's device (`lutc.lower.plans`); "none" on the
+        meta device.
+        """
         return self._plans[dtype].kind if dtype in self._plans else "none"
 
     def extra_repr(self) -> str:

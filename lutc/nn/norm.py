@@ -25,8 +25,12 @@ class _LUTNorm(RowOperator):
             raise LutcError(f"eps is a number, not negative; given {eps}")
         self.normalized_shape, self.eps, self.elementwise_affine = shape, eps, elementwise_affine
         options = {"device": device, "dtype": dtype}
-        self.register_parameter("weight", torch.nn.Parameter(torch.ones(shape, **options)) if elementwise_affine else None)
-        self.register_parameter("bias", torch.nn.Parameter(torch.zeros(shape, **options)) if elementwise_affine and bias else None)
+        self.register_parameter(
+            "weight", torch.nn.Parameter(torch.ones(shape, **options)) if elementwise_affine else None
+        )
+        self.register_parameter(
+            "bias", torch.nn.Parameter(torch.zeros(shape, **options)) if elementwise_affine and bias else None
+        )
         self.hold("rsqrt", rsqrt, RSQRT)
 
     def normalise(self, input, normalized_shape, weight=None, bias=None, eps=1e-5) -> torch.Tensor:
@@ -35,10 +39,15 @@ class _LUTNorm(RowOperator):
         check_float(x, type(self).__name__)
         check_device(x, (*self.words, weight, bias))
         if x.ndim < len(shape) or tuple(x.shape[x.ndim - len(shape) :]) != shape:
-            raise LutcError(f"{type(self).__name__} over {shape} takes tensors that end in this shape; given {tuple(x.shape)}")
+            raise LutcError(
+                f"{type(self).__name__} over {shape} takes tensors that end in this shape; given {tuple(x.shape)}"
+            )
         if any(p is not None and tuple(p.shape) != shape for p in (weight, bias)):
             given = [tuple(p.shape) for p in (weight, bias) if p is not None]
-            raise LutcError(f"{type(self).__name__} over {shape} takes weight and bias of this shape; given {' and '.join(map(str, given))}")
+            raise LutcError(
+                f"{type(self).__name__} over {shape} takes weight and bias of this shape; given "
+                f"{' and '.join(map(str, given))}"
+            )
         n = math.prod(shape)
         eps = torch.finfo(x.dtype).eps if eps is None else float(eps)
         flat = [None if p is None else p.reshape(-1).contiguous() for p in (weight, bias)]
@@ -53,27 +62,42 @@ class _LUTNorm(RowOperator):
 
 
 class LUTLayerNorm(_LUTNorm):
-    """LayerNorm whose 1/sqrt(variance + eps) is a table on [1, 4) with the exponent halved and set aside: right for every positive float.
+    """LayerNorm whose 1/sqrt(variance + eps) is a table on [1, 4) with the exponent halved and set aside: right for
+    every positive float.
 
-    rsqrt: name, path, TableSet or Table; the table of a set that is best on [1, 4) is used, LutcError where none comes within an eighth.
-    Other arguments, shapes and dtypes as torch.nn.LayerNorm; mean and variance are float32 (float64 for float64). A variance + eps of 0 gives NaN,
-    as torch's does. Gradients: the exact norm's, for input, weight and bias.
+    rsqrt: name, path, TableSet or Table; the table of a set that is best on [1, 4) is used, LutcError where none comes
+    within an eighth. Other arguments, shapes and dtypes as torch.nn.LayerNorm; mean and variance are float32 (float64
+    for float64). A variance + eps of 0 gives NaN, as torch's does. Gradients: the exact norm's, for input, weight and
+    bias.
     """
 
     centred = True
 
-    def __init__(self, normalized_shape, eps=1e-5, elementwise_affine=True, bias=True, rsqrt="rsqrt_fplut", device=None, dtype=None):
+    def __init__(
+        self,
+        normalized_shape,
+        eps=1e-5,
+        elementwise_affine=True,
+        bias=True,
+        rsqrt="rsqrt_fplut",
+        device=None,
+        dtype=None,
+    ):
         super().__init__(normalized_shape, eps, elementwise_affine, bias, rsqrt, device, dtype)
 
 
 class LUTRMSNorm(_LUTNorm):
-    """RMSNorm whose 1/sqrt(mean of squares + eps) is a table; see LUTLayerNorm. eps=None is the input dtype's epsilon, as in torch.nn.RMSNorm.
-    offset: added to the weight where it is used, in float32 or wider: 1 for weights that are stored as the difference to 1, as Gemma's are."""
+    """RMSNorm whose 1/sqrt(mean of squares + eps) is a table; see LUTLayerNorm. eps=None is the input dtype's epsilon,
+    as in torch.nn.RMSNorm. offset: added to the weight where it is used, in float32 or wider: 1 for weights that are
+    stored as the difference to 1, as Gemma's are.
+    """
 
     centred = False
     offset = 0.0
 
-    def __init__(self, normalized_shape, eps=None, elementwise_affine=True, rsqrt="rsqrt_fplut", device=None, dtype=None):
+    def __init__(
+        self, normalized_shape, eps=None, elementwise_affine=True, rsqrt="rsqrt_fplut", device=None, dtype=None
+    ):
         super().__init__(normalized_shape, eps, elementwise_affine, False, rsqrt, device, dtype)
 
     def normalise(self, input, normalized_shape, weight=None, eps=None) -> torch.Tensor:
@@ -81,5 +105,9 @@ class LUTRMSNorm(_LUTNorm):
         return super().normalise(input, normalized_shape, weight, None, eps)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        weight = self.weight if not self.offset else self.weight.to(torch.promote_types(self.weight.dtype, torch.float32)) + self.offset
+        weight = (
+            self.weight
+            if not self.offset
+            else self.weight.to(torch.promote_types(self.weight.dtype, torch.float32)) + self.offset
+        )
         return self.normalise(x, self.normalized_shape, weight, self.eps)

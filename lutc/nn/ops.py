@@ -4,9 +4,10 @@
     lut_backward(gradient, x, words, meta)   gradient * slope of the segment of x
     lut_mul(x, y, words, meta, grad)     table(x) * y, equal bit for bit to the product of the two steps
 
-`words` and `meta` are a plan (`lutc.lower.plans`); `grad` is "table" or the name of a function known to `lutc.functions.in_torch`. Outputs have the
-shape, strides, dtype and device of x. The operators are registered with `torch.library`, kernels per dispatch key, since the Python
-layer of `torch.library.custom_op` alone takes as long as a small table.
+`words` and `meta` are a plan (`lutc.lower.plans`); `grad` is "table" or the name of a function known to
+`lutc.functions.in_torch`. Outputs have the shape, strides, dtype and device of x. The operators are registered with
+`torch.library`, kernels per dispatch key, since the Python layer of `torch.library.custom_op` alone takes as long as a
+small table.
 """
 
 from __future__ import annotations
@@ -24,24 +25,35 @@ library = torch.library.Library("lutc", "DEF")
 library.define("lut(Tensor x, Tensor words, int[] meta, str grad) -> Tensor")
 library.define("lut_backward(Tensor gradient, Tensor x, Tensor words, int[] meta) -> Tensor")
 library.define("lut_mul(Tensor x, Tensor y, Tensor words, int[] meta, str grad) -> Tensor")
-_lut, _lut_backward, _lut_mul = torch.ops.lutc.lut.default, torch.ops.lutc.lut_backward.default, torch.ops.lutc.lut_mul.default
+_lut, _lut_backward, _lut_mul = (
+    torch.ops.lutc.lut.default,
+    torch.ops.lutc.lut_backward.default,
+    torch.ops.lutc.lut_mul.default,
+)
 
 _REFERENCE, _DIRECT = KIND_CODES["reference"], KIND_CODES["direct"]
 
 
-# --- forward -----------------------------------------------------------------------------------------------------------------------------
+# --- forward
+# ----------------------------------------------------------------------------------------------------------------------
 
 
 def _check(x: torch.Tensor, words: torch.Tensor, meta) -> None:
     if x.device != words.device:
-        raise LutcError(f"the input is on {x.device} and the table on {words.device}; move the module with .to('{x.device}')")
+        raise LutcError(
+            f"the input is on {x.device} and the table on {words.device}; move the module with .to('{x.device}')"
+        )
     kind, bits = meta[0], 8 * x.itemsize
     if bits not in ((16,) if kind == _DIRECT else (16, 32, 64) if kind == _REFERENCE else (16, 32)):
-        raise LutcError(f"this plan ({next(name for name, code in KIND_CODES.items() if code == kind)}) does not serve {x.dtype}")
+        raise LutcError(
+            f"this plan ({next(name for name, code in KIND_CODES.items() if code == kind)}) does not serve {x.dtype}"
+        )
 
 
 def _dense(x: torch.Tensor) -> torch.Tensor:
-    """x itself if its elements fill their memory in some order, as `torch.empty_like` would lay them out; else a contiguous copy."""
+    """x itself if its elements fill their memory in some order, as `torch.empty_like` would lay them out; else a
+    contiguous copy.
+    """
     return x if x.is_contiguous() or torch.ops.aten.is_non_overlapping_and_dense.default(x) else x.contiguous()
 
 
@@ -56,7 +68,14 @@ def _run_cpu(x, words, meta, slope_only, factor=None):
     source = _dense(x)
     target = out if out.stride() == source.stride() else torch.empty_like(source)
     addresses = source.data_ptr(), target.data_ptr(), source.numel(), words.data_ptr()
-    cpu.run(*addresses, meta, slope_only, torch.get_num_threads(), 0 if factor is None else factor.data_ptr(), DTYPES[x.dtype])
+    cpu.run(
+        *addresses,
+        meta,
+        slope_only,
+        torch.get_num_threads(),
+        0 if factor is None else factor.data_ptr(),
+        DTYPES[x.dtype],
+    )
     return out if target is out else out.copy_(target)
 
 
@@ -123,7 +142,8 @@ torch.library.register_fake("lutc::lut_backward", lambda gradient, x, words, met
 torch.library.register_fake("lutc::lut_mul", lambda x, y, words, meta, grad: torch.empty_like(x), lib=library)
 
 
-# --- gradients ---------------------------------------------------------------------------------------------------------------------------
+# --- gradients
+# ----------------------------------------------------------------------------------------------------------------------
 
 
 def _times_derivative(gradient, x, words, meta, grad):
@@ -168,7 +188,8 @@ torch.library.register_autograd("lutc::lut_backward", _backward_backward, setup_
 torch.library.register_autograd("lutc::lut_mul", _backward_mul, setup_context=_save_mul, lib=library)
 
 
-# --- vmap: elementwise, so the batch dimension is one like the others ----------------------------------------------------------------------
+# --- vmap: elementwise, so the batch dimension is one like the others
+# ----------------------------------------------------------------------
 
 
 def _vmap(info, dims, x, words, meta, grad):

@@ -1,4 +1,6 @@
-"""Plans in plain torch operations: any device, slow. Serves float64, range reduction in fp32, and GPUs without Triton; oracle in tests."""
+"""Plans in plain torch operations: any device, slow. Serves float64, range reduction in fp32, and GPUs without Triton;
+oracle in tests.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ def evaluate(x: torch.Tensor, words: torch.Tensor, meta, slope_only: bool) -> to
         return _search(x, words, meta, slope_only)
     if kind == KIND_CODES["reference"]:
         return _reference(x, words, meta, slope_only)
-    raise NotImplementedError(f"plan {kind} has no plain form; a module lowers 'search' for a {x.device.type} without Triton")
+    raise NotImplementedError(
+        f"plan {kind} has no plain form; a module lowers 'search' for a {x.device.type} without Triton"
+    )
 
 
 def _direct(x, words, meta, slope_only):
@@ -62,7 +66,9 @@ def _reference(x, words, meta, slope_only):
 
 
 def _exponent(v, plan, segments, step, growth, sign, slope_only):
-    """f(x) = T(m) 2^(growth e) + offset e with x = m 2^(step e), m in [1, 2^step); f'(x) = T'(m) 2^((growth - step) e)."""
+    """f(x) = T(m) 2^(growth e) + offset e with x = m 2^(step e), m in [1, 2^step); f'(x) = T'(m)
+    2^((growth - step) e).
+    """
     magnitude = v.abs()
     regular = magnitude.isfinite() & (magnitude > 0)
     mantissa, exponent = torch.frexp(torch.where(regular, magnitude, 1.0))

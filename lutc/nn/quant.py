@@ -1,4 +1,6 @@
-"""A table over quantised inputs: integer codes in, integer codes or real values out, by the integer rule of `lutc.table.integer`."""
+"""A table over quantised inputs: integer codes in, integer codes or real values out, by the integer rule of
+`lutc.table.integer`.
+"""
 
 from __future__ import annotations
 
@@ -29,35 +31,57 @@ _LARGEST_RATIO = 2.0**30  # of the scale of the accumulator to that of the outpu
 class QuantLUT(Refilled):
     """Integer-only evaluation of a table over codes q, x = scale * (q - zero_point).
 
-    table: name, path or TableSet with fixed-point lines; the table of the scale nearest to `scale` is used, as GQA-LUT does.
-    scale: any positive number (powers of two are applied by shifts, others by an int32 multiplier and a shift); "learned", "observed" or "dynamic",
-    or a `FakeQuantize`, which becomes the submodule `quantise`; an nn.Parameter with one element, which is learned as it is (LSQ, arXiv:1902.08153);
-    or None: then every call gives it.
-    out_scale: with it the output is codes, x_out = out_scale * (code - out_zero_point); without it float32 values acc * scale * 2**-F.
-    bits: width of the codes, 2 to 16; the dtype is int8 up to 8 bits, else int16.
+    table: name, path or TableSet with fixed-point lines; the table of the scale nearest to `scale` is used, as GQA-LUT
+    does. scale: any positive number (powers of two are applied by shifts, others by an int32 multiplier and a shift);
+    "learned", "observed" or "dynamic", or a `FakeQuantize`, which becomes the submodule `quantise`; an nn.Parameter
+    with one element, which is learned as it is (LSQ, arXiv:1902.08153); or None: then every call gives it. out_scale:
+    with it the output is codes, x_out = out_scale * (code - out_zero_point); without it float32 values acc * scale *
+    2**-F. bits: width of the codes, 2 to 16; the dtype is int8 up to 8 bits, else int16.
 
-    forward(x, scale=None): codes in give codes (or float32) out. Floats in are quantised (half to even, clamped), evaluated by the same
-    integers and given back as real values in their own dtype, with straight-through gradients: the derivative of the exact function
-    (that of the table for functions that are not in the registry); outside the codes the gradient of x is 0. NaN stays NaN.
+    forward(x, scale=None): codes in give codes (or float32) out. Floats in are quantised (half to even, clamped),
+    evaluated by the same integers and given back as real values in their own dtype, with straight-through gradients:
+    the derivative of the exact function (that of the table for functions that are not in the registry); outside the
+    codes the gradient of x is 0. NaN stays NaN.
 
-    Since codes are few, the integer arithmetic of all of them is done at once, for a fixed scale when the module is made, else in every call, and
-    a call looks its codes up. A scale that is a tensor is read on the host for checking, but not for floats on a GPU or in a compiled graph: what is
-    LutcError otherwise (a scale that is no positive number, an accumulator beyond int32) gives NaN there.
+    Since codes are few, the integer arithmetic of all of them is done at once, for a fixed scale when the module is
+    made, else in every call, and a call looks its codes up. A scale that is a tensor is read on the host for checking,
+    but not for floats on a GPU or in a compiled graph: what is LutcError otherwise (a scale that is no positive number,
+    an accumulator beyond int32) gives NaN there.
     """
 
-    def __init__(self, table, scale=None, zero_point: int = 0, out_scale: float | None = None, out_zero_point: int = 0, *, bits: int = 8):
+    def __init__(
+        self,
+        table,
+        scale=None,
+        zero_point: int = 0,
+        out_scale: float | None = None,
+        out_zero_point: int = 0,
+        *,
+        bits: int = 8,
+    ):
         super().__init__()
         self.tables = as_table_set(table)
         if not self.tables.inputs:
-            raise LutcError(f"QuantLUT takes tables over codes; '{self.tables.name}' holds float tables ({', '.join(self.tables)})")
+            raise LutcError(
+                f"QuantLUT takes tables over codes; '{self.tables.name}' holds float tables ({', '.join(self.tables)})"
+            )
         if isinstance(scale, FakeQuantize) or isinstance(scale, str) and scale in KINDS:
-            self.quantise = scale if isinstance(scale, FakeQuantize) else FakeQuantize(scale, bits=bits, zero_point=zero_point)
+            self.quantise = (
+                scale if isinstance(scale, FakeQuantize) else FakeQuantize(scale, bits=bits, zero_point=zero_point)
+            )
             if (bits, zero_point) not in ((8, 0), (self.quantise.bits, self.quantise.zero_point)):
-                raise LutcError(f"bits and zero_point are those of the FakeQuantize, {self.quantise.extra_repr()}; given {bits} and {zero_point}")
+                raise LutcError(
+                    f"bits and zero_point are those of the FakeQuantize, {self.quantise.extra_repr()}; given {bits} "
+                    f"and {zero_point}"
+                )
             bits, zero_point, scale = self.quantise.bits, self.quantise.zero_point, None
         else:
             self.quantise = None
-            scale = scale if isinstance(scale, torch.nn.Parameter) or scale is None else positive_number("scale", scale, f"or {', '.join(KINDS)}")
+            scale = (
+                scale
+                if isinstance(scale, torch.nn.Parameter) or scale is None
+                else positive_number("scale", scale, f"or {', '.join(KINDS)}")
+            )
         self.bits, self.scale, self._zero_point = bits, scale, zero_point
         self.out = None if out_scale is None else Inputs(bits, positive_number("out_scale", out_scale), out_zero_point)
         self.dtype = _DTYPES[8 if bits <= 8 else 16]
@@ -78,7 +102,9 @@ class QuantLUT(Refilled):
         return Inputs(self.bits, scale, self.zero_point)
 
     def _hold(self) -> None:
-        """The tables of all keys side by side, and with a fixed scale the responses: bit patterns, for .half() must not round them."""
+        """The tables of all keys side by side, and with a fixed scale the responses: bit patterns, for .half() must not
+        round them.
+        """
         self._fill(next((buffer.device for buffer in self.buffers()), torch.device("cpu")))
 
     def _lost(self) -> bool:
@@ -87,13 +113,21 @@ class QuantLUT(Refilled):
     def _fill(self, device: torch.device) -> None:
         for name, values in _side_by_side(self.tables).items():
             self.register_buffer(f"key_{name}", torch.from_numpy(values).view(torch.int64).to(device), persistent=False)
-        responses = self._responses(self._checked(self.scale, device)) if isinstance(self.scale, float) else (None, None, None)
+        responses = (
+            self._responses(self._checked(self.scale, device)) if isinstance(self.scale, float) else (None, None, None)
+        )
         for name, values in zip(("outputs", "values", "slopes"), responses, strict=True):
-            bits = {torch.float64: torch.int64, torch.float32: torch.int32}.get(values.dtype, values.dtype) if values is not None else None
+            bits = (
+                {torch.float64: torch.int64, torch.float32: torch.int32}.get(values.dtype, values.dtype)
+                if values is not None
+                else None
+            )
             self.register_buffer(f"all_{name}", values if values is None else values.view(bits), persistent=False)
 
     def _checked(self, number: float, device) -> torch.Tensor:
-        """The scale as a tensor (float64, 0-d); LutcError where the integers could leave int32 or the output scale is out of reach."""
+        """The scale as a tensor (float64, 0-d); LutcError where the integers could leave int32 or the output scale is
+        out of reach.
+        """
         table = self.tables[self.tables.key_for_scale(number)]
         unit = integer_lines(table, self.inputs(number)).unit
         if self.out is not None:
@@ -101,24 +135,36 @@ class QuantLUT(Refilled):
         return torch.full((), number, dtype=torch.float64, device=device)
 
     def _responses(self, scale: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Of all codes, ascending, at `scale` (float64, 0-d): outputs (codes of `self.dtype` with an output scale, else float32), and, with one more
-        element for NaN, their real values and the derivatives (float64). `lutc.table.integer` in tensors; its integers are exact in float64."""
+        """Of all codes, ascending, at `scale` (float64, 0-d): outputs (codes of `self.dtype` with an output scale, else
+        float32), and, with one more element for NaN, their real values and the derivatives (float64).
+        `lutc.table.integer` in tensors; its integers are exact in float64.
+        """
         scales, steps, cuts, slopes, intercepts = (getattr(self, f"key_{name}").view(torch.float64) for name in _SIDES)
         lowest, highest, zero_point = self.limits
-        key = (scales - torch.log2(scale)).abs().argmin(0, keepdim=True)  # an index of one element, for a 0-d one would be read on the host
-        step, cuts, slopes, intercepts = (values.index_select(0, key)[0] for values in (steps, cuts, slopes, intercepts))
+        key = (
+            (scales - torch.log2(scale)).abs().argmin(0, keepdim=True)
+        )  # an index of one element, for a 0-d one would be read on the host
+        step, cuts, slopes, intercepts = (
+            values.index_select(0, key)[0] for values in (steps, cuts, slopes, intercepts)
+        )
         intercepts = torch.floor(intercepts / scale + 0.5)
         centred = torch.arange(lowest - zero_point, highest - zero_point + 1, dtype=torch.float64, device=scale.device)
         x = centred * scale
         segment = (cuts < x[:, None]).sum(-1)
         acc, unit = slopes[segment] * centred + intercepts[segment], scale * step
         held = (scale > 0) & ((slopes.abs() * centred.abs().max() + intercepts.abs()).max() <= INT32_MAX)
-        derivative = in_torch.derivative(self.tables.function, x) if in_torch.known(self.tables.function) else slopes[segment] * step
+        derivative = (
+            in_torch.derivative(self.tables.function, x)
+            if in_torch.known(self.tables.function)
+            else slopes[segment] * step
+        )
         if self.out is None:
             values = acc * unit
             outputs = values.to(torch.float32)
         else:
-            codes = (_requantised(acc, unit / self.out.scale) + self.out.zero_point).clamp(self.out.minimum, self.out.maximum)
+            codes = (_requantised(acc, unit / self.out.scale) + self.out.zero_point).clamp(
+                self.out.minimum, self.out.maximum
+            )
             outputs = codes.to(self.dtype)
             values = (codes - self.out.zero_point).to(torch.float64) * self.out.scale
             held = held & (unit / self.out.scale < _LARGEST_RATIO)
@@ -133,22 +179,29 @@ class QuantLUT(Refilled):
             given = f"a tensor of {x.dtype}" if isinstance(x, torch.Tensor) else type(x).__name__
             raise LutcError(f"QuantLUT with {self.bits} bits takes {self.dtype} codes or floats; given {given}")
         scale, rate, fixed = self._scale_for(x, scale, codes)
-        outputs, values, slopes = (self.all_outputs, self.all_values, self.all_slopes) if fixed else self._responses(scale.detach().to(torch.float64))
+        outputs, values, slopes = (
+            (self.all_outputs, self.all_values, self.all_slopes)
+            if fixed
+            else self._responses(scale.detach().to(torch.float64))
+        )
         if codes:
             outputs = outputs.view(torch.float32) if self.out is None else outputs
             return outputs[self._index(x)]
         return look_up(x, scale, values.view(torch.float64), slopes.view(torch.float64), self.limits, rate)
 
     def _index(self, codes: torch.Tensor) -> torch.Tensor:
-        """Places of codes among all. Those beyond the width, which only a wider dtype holds, are an error; in a compiled graph, and where telling
-        would mean to wait for a GPU, they saturate."""
+        """Places of codes among all. Those beyond the width, which only a wider dtype holds, are an error; in a
+        compiled graph, and where telling would mean to wait for a GPU, they saturate.
+        """
         index = codes.to(torch.int32) - self.minimum
         if self.bits == 8 * codes.itemsize:
             return index
         if codes.device.type == "cpu" and codes.numel() and not torch.compiler.is_compiling():
             least, most = map(int, codes.aminmax())
             if least < self.minimum or most > self.maximum:
-                raise LutcError(f"codes of {self.bits} bits are {self.minimum} to {self.maximum}; given {least} to {most}")
+                raise LutcError(
+                    f"codes of {self.bits} bits are {self.minimum} to {self.maximum}; given {least} to {most}"
+                )
         return index.clamp(0, self.maximum - self.minimum)
 
     def _scale_for(self, x: torch.Tensor, scale, codes: bool) -> tuple[torch.Tensor, float, bool]:
@@ -162,7 +215,12 @@ class QuantLUT(Refilled):
         fixed = scale is self.scale and isinstance(scale, float)
         if fixed:
             return torch.full((), scale, dtype=torch.float64, device=x.device), 1.0, True
-        host = not isinstance(scale, torch.Tensor) or scale.numel() != 1 or codes or not (x.is_cuda or torch.compiler.is_compiling())
+        host = (
+            not isinstance(scale, torch.Tensor)
+            or scale.numel() != 1
+            or codes
+            or not (x.is_cuda or torch.compiler.is_compiling())
+        )
         checked = self._checked(positive_number("scale", scale), x.device) if host else None
         return scale.reshape(()).to(x.device) if isinstance(scale, torch.Tensor) else checked, 1.0, False
 
@@ -175,13 +233,21 @@ class QuantLUT(Refilled):
         self._hold()
 
     def extra_repr(self) -> str:
-        scale = "learned" if isinstance(self.scale, torch.Tensor) else "of quantise" if self.quantise is not None else self.scale
+        scale = (
+            "learned"
+            if isinstance(self.scale, torch.Tensor)
+            else "of quantise"
+            if self.quantise is not None
+            else self.scale
+        )
         return f"'{self.tables.name}', scale={scale}, zero_point={self.zero_point}, out={self.out}, bits={self.bits}"
 
 
 def _side_by_side(tables: TableSet) -> dict[str, np.ndarray]:
-    """Of all tables over codes, in the order of the keys, in float64: scales (log2) and steps 2**-F (keys); cuts (keys, n - 1), where the segment of
-    x is the number of cuts < x; slopes and intercepts (keys, n) as integers. Shorter tables end in cuts at infinity and their last line again."""
+    """Of all tables over codes, in the order of the keys, in float64: scales (log2) and steps 2**-F (keys); cuts (keys,
+    n - 1), where the segment of x is the number of cuts < x; slopes and intercepts (keys, n) as integers. Shorter
+    tables end in cuts at infinity and their last line again.
+    """
     parts = [(inputs.scale, *_line_codes(tables[key])) for key, inputs in tables.inputs.items()]
     most = max(len(slopes) for _, _, _, slopes, _ in parts)
     rows = []

@@ -6,10 +6,14 @@ import torch
 
 
 class Refilled(torch.nn.Module):
-    """`.to_empty()`, which leads from the meta device to memory without content, fills the buffers of such a module again."""
+    """`.to_empty()`, which leads from the meta device to memory without content, fills the buffers of such a module
+    again.
+    """
 
     def _lost(self) -> bool:
-        """Whether buffers that were not on the meta device lost their content: `.to_empty()` comes upon such ones too."""
+        """Whether buffers that were not on the meta device lost their content: `.to_empty()` comes
+        upon such ones too.
+        """
         return False
 
     def _fill(self, device: torch.device) -> None:

@@ -21,9 +21,11 @@ from lutc.table.table_set import TableSet
 
 @dataclass(frozen=True, eq=False)
 class RowTable:
-    """A table without its range reduction, lowered: words by form. `meta`: of each form of FORMS, behind its length. period: of exp, else 0.
+    """A table without its range reduction, lowered: words by form. `meta`: of each form of FORMS, behind its length.
+    period: of exp, else 0.
 
-    A few segments are compared one by one on a CPU (`vector`), which is as good as vector instructions; more of them take the GPU's plan.
+    A few segments are compared one by one on a CPU (`vector`), which is as good as vector instructions; more of them
+    take the GPU's plan.
     """
 
     words: dict[str, torch.Tensor]
@@ -32,7 +34,9 @@ class RowTable:
 
     @classmethod
     def of(cls, table: Table) -> RowTable:
-        """`table` with an exponent prologue is used on its mantissas, where it is the body; a period prologue is taken over by the operator."""
+        """`table` with an exponent prologue is used on its mantissas, where it is the body; a period prologue is taken
+        over by the operator.
+        """
         period = table.prologue.period if isinstance(table.prologue, PeriodPrologue) else 0.0
         if isinstance(table.prologue, (ExponentPrologue, PeriodPrologue)):
             table = Table(table.body, None, table.left, table.right, table.coefficients)
@@ -72,8 +76,9 @@ def _lowered(text: str) -> RowTable:
 
 
 class RowOperator(Refilled):
-    """Holds the tables of an operator over rows: bytes of their files as persistent uint8 buffers, so that a checkpoint carries them, and plans as
-    int32 buffers made at construction, which copies and pickles make again."""
+    """Holds the tables of an operator over rows: bytes of their files as persistent uint8 buffers, so that a checkpoint
+    carries them, and plans as int32 buffers made at construction, which copies and pickles make again.
+    """
 
     def hold(self, name: str, source, interval: Interval) -> None:
         """Take the table of `source` that serves the interval best."""
@@ -85,7 +90,9 @@ class RowOperator(Refilled):
         self._texts = {**self.__dict__.get("_texts", {}), name: text}
         held = _lowered(text)
         device = next((buffer.device for buffer in self.buffers()), torch.device("cpu"))
-        self.register_buffer(f"{name}_table", torch.from_numpy(np.frombuffer(text.encode(), np.uint8).copy()).to(device))
+        self.register_buffer(
+            f"{name}_table", torch.from_numpy(np.frombuffer(text.encode(), np.uint8).copy()).to(device)
+        )
         for form, words in held.words.items():
             self.register_buffer(f"{name}_{form}", words.to(device), persistent=False)
         self.tables = {**getattr(self, "tables", {}), name: (held.meta, held.period)}
@@ -109,7 +116,10 @@ class RowOperator(Refilled):
 
     def __getstate__(self):
         plans = {f"{name}_{form}" for name in self.tables for form in FORMS}
-        return {**self.__dict__, "_buffers": {name: buffer for name, buffer in self._buffers.items() if name not in plans}}
+        return {
+            **self.__dict__,
+            "_buffers": {name: buffer for name, buffer in self._buffers.items() if name not in plans},
+        }
 
     def __setstate__(self, state):
         super().__setstate__(state)
@@ -132,7 +142,12 @@ def check_float(x, who: str) -> None:
 
 
 def check_device(x: torch.Tensor, others) -> None:
-    """LutcError where a table or a parameter is not where x is: kernels take addresses, and on the meta device nothing would be computed."""
+    """LutcError where a table or a parameter is not where x is: kernels take addresses, and on the meta device nothing
+    would be computed.
+    """
     for other in others:
         if other is not None and other.device != x.device:
-            raise LutcError(f"the input is on {x.device}, the module's table or parameters on {other.device}; move it with .to('{x.device}')")
+            raise LutcError(
+                f"the input is on {x.device}, the module's table or parameters on {other.device}; move it with "
+                f".to('{x.device}')"
+            )

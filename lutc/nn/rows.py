@@ -1,7 +1,9 @@
-"""Softmax and norms over rows with tables inside: custom operators, their gradients, and the torch form that serves every device.
+"""Softmax and norms over rows with tables inside: custom operators, their gradients, and the torch form that serves
+every device.
 
-A table comes as a `RowTable`: float32 plans for the kernels (Triton on CUDA, numba on the CPU) and its float64 plan, which serves float64
-inputs and other devices. Arithmetic is float32, or float64 for float64 inputs; results are rounded once to the input's dtype.
+A table comes as a `RowTable`: float32 plans for the kernels (Triton on CUDA, numba on the CPU) and its float64 plan,
+which serves float64 inputs and other devices. Arithmetic is float32, or float64 for float64 inputs; results are rounded
+once to the input's dtype.
 """
 
 from __future__ import annotations
@@ -16,8 +18,8 @@ from lutc.nn.cpu import rows as rows_cpu
 from lutc.nn.lowered import has_triton
 from lutc.nn.row_tables import Plans, check_device, plans_of
 
-# exp(-87) is the last above float32's smallest normal number, exp(-708) float64's: below, a softmax weight is 0 whatever the table's tail is,
-# so masked elements weigh nothing.
+# exp(-87) is the last above float32's smallest normal number, exp(-708) float64's: below, a softmax weight is 0
+# whatever the table's tail is, so masked elements weigh nothing.
 EXP_FLOOR = {torch.float32: -87.0, torch.float64: -708.0}
 _CHUNK = 1 << 22  # elements that are worked on in torch operations at a time: temporaries of 16 MiB
 
@@ -41,7 +43,9 @@ def _exp(d: torch.Tensor, plans, period: float) -> torch.Tensor:
         n = torch.floor(torch.where(d.isfinite(), d, 0.0) / period)
         # period in two parts, the first short enough for an exact product with n
         high = math.ldexp(round(math.ldexp(period, 14)), -14)
-        r = ((d - n * high) - n * (period - high)).clamp(0.0, math.nextafter(period, 0.0) if d.dtype == torch.float64 else period * (1 - 2.0**-24))
+        r = ((d - n * high) - n * (period - high)).clamp(
+            0.0, math.nextafter(period, 0.0) if d.dtype == torch.float64 else period * (1 - 2.0**-24)
+        )
         weights = _evaluate(r, plans) * _power(n.to(torch.int32), d.dtype)
     else:
         weights = _evaluate(d, plans)
@@ -100,7 +104,9 @@ def _chunks(x: torch.Tensor):
 
 @torch.library.custom_op("lutc::softmax", mutates_args=())
 def softmax(x: torch.Tensor, words: list[torch.Tensor], meta: list[int], period: float) -> torch.Tensor:
-    """Rows of a (rows, n) tensor; the result is contiguous. words, meta: of the exp table and perhaps the reciprocal's, in all their forms."""
+    """Rows of a (rows, n) tensor; the result is contiguous. words, meta: of the exp table and perhaps the reciprocal's,
+    in all their forms.
+    """
     check_device(x, words)
     x, plans = x.contiguous(), plans_of(words, meta)
     out = torch.empty_like(x)
@@ -152,9 +158,17 @@ softmax.register_vmap(_vmap_softmax)
 
 @torch.library.custom_op("lutc::norm", mutates_args=())
 def norm(
-    x: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None, eps: float, centred: bool, words: list[torch.Tensor], meta: list[int]
+    x: torch.Tensor,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    eps: float,
+    centred: bool,
+    words: list[torch.Tensor],
+    meta: list[int],
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """LayerNorm (`centred`) or RMSNorm of the rows of a (rows, n) tensor, contiguous: (y, mean, variance), the latter two (rows, 1)."""
+    """LayerNorm (`centred`) or RMSNorm of the rows of a (rows, n) tensor, contiguous: (y, mean, variance), the latter
+    two (rows, 1).
+    """
     check_device(x, (*words, weight, bias))
     x, wide, plans = x.contiguous(), _wide(x.dtype), plans_of(words, meta)
     weight, bias = (None if p is None else p.contiguous() for p in (weight, bias))
@@ -178,7 +192,9 @@ def norm(
 
 @norm.register_fake
 def _(x, weight, bias, eps, centred, words, meta):
-    return torch.empty_like(x, memory_format=torch.contiguous_format), *(x.new_empty((x.shape[0], 1), dtype=_wide(x.dtype)) for _ in range(2))
+    return torch.empty_like(x, memory_format=torch.contiguous_format), *(
+        x.new_empty((x.shape[0], 1), dtype=_wide(x.dtype)) for _ in range(2)
+    )
 
 
 def _save_norm(ctx, inputs, output):
@@ -190,8 +206,12 @@ def _save_norm(ctx, inputs, output):
     ctx.save_for_backward(x, weight, *output[1:])
 
 
-def normal(x: torch.Tensor, mean: torch.Tensor, variance: torch.Tensor, eps: float, centred: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """(normalised x, 1 / deviation), for derivatives. Where these are to be differentiated again, mean and variance become functions of x."""
+def normal(
+    x: torch.Tensor, mean: torch.Tensor, variance: torch.Tensor, eps: float, centred: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(normalised x, 1 / deviation), for derivatives. Where these are to be differentiated again, mean and variance
+    become functions of x.
+    """
     x = x.to(mean.dtype)
     if torch.is_grad_enabled():
         mean = x.mean(-1, keepdim=True) if centred else mean

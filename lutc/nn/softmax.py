@@ -13,13 +13,14 @@ from lutc.nn.row_tables import RowOperator, check_device, check_float
 class LUTSoftmax(RowOperator):
     """softmax(x) = w / sum(w), w = exp_table(x - max x), along `dim`.
 
-    exp, reciprocal: name, path, TableSet or Table (compare-lines or cells, with or without range reduction). The table of a set that is best on the
-    interval needed is used: exp on (-inf, 0], 1/x on [1, 2), the sum's exponent being set aside; LutcError where none comes within an eighth.
-    reciprocal=None divides exactly.
+    exp, reciprocal: name, path, TableSet or Table (compare-lines or cells, with or without range reduction). The table
+    of a set that is best on the interval needed is used: exp on (-inf, 0], 1/x on [1, 2), the sum's exponent being set
+    aside; LutcError where none comes within an eighth. reciprocal=None divides exactly.
 
-    x: float16, bfloat16, float32, float64, any shape and stride; the same comes out. Sums are float32 (float64 for float64), so no row overflows. As
-    with torch.softmax, NaN and +inf make their row NaN, elements of -inf or finfo.min weigh 0 unless the whole row is such (NaN, uniform).
-    A negative table value counts as 0. Gradient: the exact softmax's derivative at the table's result.
+    x: float16, bfloat16, float32, float64, any shape and stride; the same comes out. Sums are float32 (float64 for
+    float64), so no row overflows. As with torch.softmax, NaN and +inf make their row NaN, elements of -inf or finfo.min
+    weigh 0 unless the whole row is such (NaN, uniform). A negative table value counts as 0. Gradient: the exact
+    softmax's derivative at the table's result.
     """
 
     def __init__(self, exp="exp_fplut", reciprocal=None, dim: int = -1):

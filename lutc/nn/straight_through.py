@@ -1,7 +1,8 @@
 """Rounding to codes with straight-through gradients: to real values, and through a table of responses per code.
 
-Arithmetic is float32, float64 for float64 inputs; results have the input's dtype. Everywhere `limits` = (smallest code, largest code, zero point),
-`scale` is a 0-d tensor on the device of x that may need a gradient, and `rate` a number by which that gradient is multiplied.
+Arithmetic is float32, float64 for float64 inputs; results have the input's dtype. Everywhere `limits` = (smallest code,
+largest code, zero point), `scale` is a 0-d tensor on the device of x that may need a gradient, and `rate` a number by
+which that gradient is multiplied.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ def nearest_code(x: torch.Tensor, scale: torch.Tensor, limits: Limits) -> torch.
 
 
 def _gradients(gradient, x, scale, limits: Limits, rate: float, wanted) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Of x, the incoming gradient within the codes (0 outside and for NaN); of the scale, eq. 3 of LSQ (arXiv:1902.08153) times rate. Within is what
-    rounds to a code without being clamped, as torch's own fake quantisation has it; LSQ's ends half a step earlier."""
+    """Of x, the incoming gradient within the codes (0 outside and for NaN); of the scale, eq. 3 of LSQ
+    (arXiv:1902.08153) times rate. Within is what rounds to a code without being clamped, as torch's own fake
+    quantisation has it; LSQ's ends half a step earlier.
+    """
     lowest, highest, zero_point = limits
     dtype = wide_dtype(x)
     steps = x.to(dtype) / scale.to(dtype)
@@ -82,6 +85,10 @@ def quantise_and_return(x: torch.Tensor, scale: torch.Tensor, limits: Limits, ra
     return _QuantiseAndReturn.apply(x, scale, limits, rate)
 
 
-def look_up(x: torch.Tensor, scale: torch.Tensor, values: torch.Tensor, slopes: torch.Tensor, limits: Limits, rate: float = 1.0) -> torch.Tensor:
-    """values[code of x], in the dtype of x, with the derivative slopes[code]. values, slopes: of all codes ascending and then of NaN, float."""
+def look_up(
+    x: torch.Tensor, scale: torch.Tensor, values: torch.Tensor, slopes: torch.Tensor, limits: Limits, rate: float = 1.0
+) -> torch.Tensor:
+    """values[code of x], in the dtype of x, with the derivative slopes[code]. values, slopes: of all codes ascending
+    and then of NaN, float.
+    """
     return _LookUp.apply(x, scale, values, slopes, limits, rate)

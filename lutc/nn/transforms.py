@@ -1,7 +1,8 @@
 """The operators under `torch.func` (grad, vjp, jvp, vmap of them, ...) and in forward-mode differentiation.
 
-Operators of `torch.library` take no part in these: `torch.func.grad` refuses them, and forward mode takes their results for constants without a
-word. Modules come here while one of the two is `active`; each function is differentiated as its operator is.
+Operators of `torch.library` take no part in these: `torch.func.grad` refuses them, and forward mode takes their results
+for constants without a word. Modules come here while one of the two is `active`; each function is differentiated as its
+operator is.
 """
 
 from __future__ import annotations
@@ -82,7 +83,9 @@ class _Slope(torch.autograd.Function):
 
 
 def _times_derivative(gradient, x, words, plain):
-    return _Slope.apply(gradient, x, words, plain) if plain.grad == "table" else in_torch.backward(plain.grad, gradient, x)
+    return (
+        _Slope.apply(gradient, x, words, plain) if plain.grad == "table" else in_torch.backward(plain.grad, gradient, x)
+    )
 
 
 def lut(x: torch.Tensor, words: torch.Tensor, meta, grad: str) -> torch.Tensor:
@@ -135,7 +138,9 @@ class _Norm(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient, *_):
         x, weight, *statistics = ctx.saved_tensors
-        gradients = rows.norm_gradients(gradient, x, weight, ctx.bias_dtype, *statistics, ctx.plain.eps, ctx.plain.centred)
+        gradients = rows.norm_gradients(
+            gradient, x, weight, ctx.bias_dtype, *statistics, ctx.plain.eps, ctx.plain.centred
+        )
         return *gradients, *[None] * ctx.others
 
     @staticmethod
@@ -144,7 +149,9 @@ class _Norm(torch.autograd.Function):
         y, root = rows.normal(x, *statistics, ctx.plain.eps, ctx.plain.centred)
         tangent = torch.zeros_like(y)
         if of_x is not None:
-            tangent = rows.across(of_x.to(y.dtype), y, root, ctx.plain.centred) * (1.0 if weight is None else weight.to(y.dtype))
+            tangent = rows.across(of_x.to(y.dtype), y, root, ctx.plain.centred) * (
+                1.0 if weight is None else weight.to(y.dtype)
+            )
         if of_weight is not None:
             tangent = tangent + y * of_weight.to(y.dtype)
         if of_bias is not None:

@@ -1,4 +1,6 @@
-"""Following an activation's output to the linear layer it enters, and on to the norm behind that, while a model runs."""
+"""Following an activation's output to the linear layer it enters, and on to the norm behind that,
+while a model runs.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +21,27 @@ from lutc.observe.observers import EXACT
 
 T = torch.Tensor
 _PRODUCTS = {torch.mul, torch.multiply, T.mul, T.multiply, T.mul_, T.__mul__, T.__rmul__, T.__imul__}
-_CASTS = {T.to, T.float, T.half, T.bfloat16, T.type, T.contiguous, T.clone, torch.clone, F.dropout, T.reshape, torch.reshape}
+_CASTS = {
+    T.to,
+    T.float,
+    T.half,
+    T.bfloat16,
+    T.type,
+    T.contiguous,
+    T.clone,
+    torch.clone,
+    F.dropout,
+    T.reshape,
+    torch.reshape,
+}
 _MATMULS = {torch.matmul, T.matmul, T.__matmul__, torch.mm, T.mm}
 
 
 @dataclass
 class Mark:
-    """Goes with an activation's output: rows are the tokens that were drawn, x and gate (tokens, channels) theirs, shape that of the whole."""
+    """Goes with an activation's output: rows are the tokens that were drawn, x and gate (tokens, channels) theirs,
+    shape that of the whole.
+    """
 
     site: Site
     rows: T
@@ -36,7 +52,9 @@ class Mark:
 
 
 class Site(nn.Module):
-    """Stands where an activation stood, computes it and marks its output. linear, norm: names of what follows, once seen."""
+    """Stands where an activation stood, computes it and marks its output. linear, norm: names of what follows, once
+    seen.
+    """
 
     def __init__(self, tracer: Tracer, path: str, function: str, exact):
         super().__init__()
@@ -49,7 +67,9 @@ class Site(nn.Module):
     def forward(self, x: T) -> T:
         tracer, exact = self._held
         rows = tracer.drawn(x) if self.sums else None
-        drawn = None if rows is None else x.detach().reshape(-1, x.shape[-1])[rows]  # a copy, for the activation may work in place
+        drawn = (
+            None if rows is None else x.detach().reshape(-1, x.shape[-1])[rows]
+        )  # a copy, for the activation may work in place
         with torch._C.DisableTorchFunction():
             y = exact(x)
         if drawn is not None:
@@ -59,7 +79,10 @@ class Site(nn.Module):
     def add(self, mark: Mark, weight: T, token_weights: T | None) -> None:
         """Tokens and the (outputs, channels) matrix that follows."""
         if not mark.x.isfinite().all():
-            raise LutcError(f"the inputs of {self.path} ({self.function}) are not all finite; try --dtype fp32 or bf16, or look at the weights")
+            raise LutcError(
+                f"the inputs of {self.path} ({self.function}) are not all finite; try --dtype fp32 or bf16, or look at "
+                "the weights"
+            )
         dtype = torch.promote_types(weight.dtype, torch.float32)
         x, gate = (None if t is None else t.detach().to(dtype) for t in (mark.x, mark.gate))
         values = EXACT[self.function](x)
@@ -84,8 +107,9 @@ class Marking:
 class Tracer:
     """What follows marks while a model runs.
 
-    inputs_of(path): the codes wanted of a site. names: of the model's parameters by id. share: tokens of a batch to look at. mask: bool (batch,
-    length), the tokens that count, or None. waiting: marks that entered a linear layer, until the norm behind it runs.
+    inputs_of(path): the codes wanted of a site. names: of the model's parameters by id. share: tokens of a batch to
+    look at. mask: bool (batch, length), the tokens that count, or None. waiting: marks that entered a linear layer,
+    until the norm behind it runs.
     """
 
     inputs_of: Callable[[str], Sequence[Inputs]]
@@ -97,7 +121,9 @@ class Tracer:
     batch: int = 0
 
     def drawn(self, x: T) -> T | None:
-        """Indices of the tokens of x (..., features) to look at, the same ones in every layer of a batch; None where there are none."""
+        """Indices of the tokens of x (..., features) to look at, the same ones in every layer of a batch; None where
+        there are none.
+        """
         count = x.shape[:-1].numel() if x.ndim > 1 else 0
         kept = torch.arange(count, device=x.device)
         if self.mask is not None and self.mask.numel() == count:
@@ -116,7 +142,9 @@ class Tracer:
     @torch.no_grad()
     def before_norm(self, name: str, module: nn.Module, norm: Norm, x: T) -> None:
         """A norm over x runs: what entered a linear layer of as many outputs and tokens waits no longer."""
-        for mark in [m for m in self.waiting if m.weight.shape[0] == x.shape[-1] and m.shape[:-1].numel() == x.shape[:-1].numel()]:
+        for mark in [
+            m for m in self.waiting if m.weight.shape[0] == x.shape[-1] and m.shape[:-1].numel() == x.shape[:-1].numel()
+        ]:
             self.waiting.remove(mark)
             rows = x.detach().reshape(-1, x.shape[-1])[mark.rows]
             rows, weight = (t.to(torch.promote_types(t.dtype, torch.float32)) for t in (rows, mark.weight))
@@ -167,7 +195,14 @@ class Follow(TorchFunctionMode):
         elif result.numel() != mark.shape.numel() or result.shape[-1:] != mark.shape[-1:]:
             return
         elif func in _PRODUCTS:
-            gate = torch.as_tensor(given[1 - at], device=result.device).detach().expand(result.shape).reshape(-1, mark.shape[-1])[mark.rows]
-            result.lutc_mark = Mark(mark.site, mark.rows, mark.x, mark.shape, gate if mark.gate is None else mark.gate * gate)
+            gate = (
+                torch.as_tensor(given[1 - at], device=result.device)
+                .detach()
+                .expand(result.shape)
+                .reshape(-1, mark.shape[-1])[mark.rows]
+            )
+            result.lutc_mark = Mark(
+                mark.site, mark.rows, mark.x, mark.shape, gate if mark.gate is None else mark.gate * gate
+            )
         elif func in _CASTS or result.data_ptr() == given[at].data_ptr():
             result.lutc_mark = mark

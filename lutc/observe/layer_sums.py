@@ -16,19 +16,28 @@ _CHUNK = 1 << 22  # numbers of U (tokens, codes, outputs) held at a time
 
 
 class LayerSums:
-    """The sum over tokens of w [U n]' [U n] of one layer at one scale, in float64, on the device of what it is given."""
+    """The sum over tokens of w [U n]' [U n] of one layer at one scale, in float64, on the device of
+    what it is given.
+    """
 
     def __init__(self, function: str, inputs: Inputs):
         if inputs.bits > _BITS:
-            raise LutcError(f"layer errors are a matrix over all pairs of codes, for codes of up to {_BITS} bits; given {inputs.bits}")
+            raise LutcError(
+                f"layer errors are a matrix over all pairs of codes, for codes of up to {_BITS} bits; given "
+                f"{inputs.bits}"
+            )
         self.inputs, self.form = inputs, None
         self.exact = functions.get(function)(inputs.x())
         if not np.isfinite(self.exact).all():
             at = inputs.x()[~np.isfinite(self.exact)][0]
-            raise LutcError(f"{function} is not finite at the input code of {at:g}; choose a scale whose codes stay where it is")
+            raise LutcError(
+                f"{function} is not finite at the input code of {at:g}; choose a scale whose codes stay where it is"
+            )
 
     def add(self, x: T, gate: T | None, values: T, weight: T, token_weights: T | None) -> None:
-        """x, values = f(x), gate: (tokens, channels); weight: (outputs, channels), of their dtype; token_weights: (tokens,) or None for 1."""
+        """x, values = f(x), gate: (tokens, channels); weight: (outputs, channels), of their dtype; token_weights:
+        (tokens,) or None for 1.
+        """
         codes = torch.round(x / self.inputs.scale) + self.inputs.zero_point
         codes = (codes.clamp(self.inputs.minimum, self.inputs.maximum) - self.inputs.minimum).long()
         if self.form is None:
@@ -53,10 +62,14 @@ class LayerSums:
 
 
 def sums_by_code(codes: T, count: int, columns: T, scaled: T) -> T:
-    """U (tokens, count, outputs): rows of `columns` (channels, outputs) times `scaled` (tokens, channels), summed by the channel's code."""
+    """U (tokens, count, outputs): rows of `columns` (channels, outputs) times `scaled` (tokens, channels), summed by
+    the channel's code.
+    """
     tokens = len(codes)
     order = codes.argsort(1)
     keys = (codes.gather(1, order) + count * torch.arange(tokens, device=codes.device)[:, None]).flatten()
     offsets = torch.searchsorted(keys, torch.arange(tokens * count, device=codes.device))
-    sums = F.embedding_bag(order.flatten(), columns, offsets, mode="sum", per_sample_weights=scaled.gather(1, order).flatten())
+    sums = F.embedding_bag(
+        order.flatten(), columns, offsets, mode="sum", per_sample_weights=scaled.gather(1, order).flatten()
+    )
     return sums.view(tokens, count, -1)

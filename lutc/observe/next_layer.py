@@ -1,7 +1,8 @@
 """Collecting the error that each activation's next layer feels (`lutc.calibration.layer_error`) while a model runs.
 
-An activation's output is followed to the linear layer it enters: through the product with a gate, dropout, reshapes and casts. The norm that runs
-next over as many features weighs the tokens: what it divides by is what the model keeps of an error.
+An activation's output is followed to the linear layer it enters: through the product with a gate, dropout, reshapes and
+casts. The norm that runs next over as many features weighs the tokens: what it divides by is what the model keeps of an
+error.
 """
 
 from __future__ import annotations
@@ -37,11 +38,13 @@ def layer_errors(
     skip=None,
     progress: Callable[[int], object] | None = None,
 ) -> dict[str, list[LayerError]]:
-    """The error that the layer after each activation feels, by the activation's name as `lutc.patch` reports it, one for each of its `inputs`.
+    """The error that the layer after each activation feels, by the activation's name as `lutc.patch` reports it, one
+    for each of its `inputs`.
 
-    inputs: codes, for all activations or by name (others are then left out). tokens: how many to look at, drawn evenly from all batches, padding left
-    out. token_weights: weigh each by 1 / variance at the norm that follows and take its gain along, where one follows; else all count the same.
-    batches, only, skip, progress: as in `calibrate`. Activations that no linear layer follows are left out. LutcError where that leaves none.
+    inputs: codes, for all activations or by name (others are then left out). tokens: how many to look at, drawn evenly
+    from all batches, padding left out. token_weights: weigh each by 1 / variance at the norm that follows and take its
+    gain along, where one follows; else all count the same. batches, only, skip, progress: as in `calibrate`.
+    Activations that no linear layer follows are left out. LutcError where that leaves none.
     """
     batches = list(batches)
     if not batches or tokens < 1:
@@ -55,7 +58,9 @@ def layer_errors(
         for name, module in model.named_modules() if token_weights else ():
             known = norm_of(module) if is_norm(module) else None
             if known is not None:
-                hooks.callback(module.register_forward_pre_hook(_norm_hook(tracer, name, known), with_kwargs=True).remove)
+                hooks.callback(
+                    module.register_forward_pre_hook(_norm_hook(tracer, name, known), with_kwargs=True).remove
+                )
         for batch in batches:
             with Follow(tracer):
                 _, count = run_batch(model, batch, tracer)
@@ -65,7 +70,9 @@ def layer_errors(
     found = {path: _result(site) for path, site in tracer.sites.items() if site.tokens}
     if not found:
         seen = ", ".join(list(tracer.sites)[:3]) or "no activation"
-        raise LutcError(f"no linear layer follows the activations of {type(model).__name__} ({seen}); the objective layer needs one")
+        raise LutcError(
+            f"no linear layer follows the activations of {type(model).__name__} ({seen}); the objective layer needs one"
+        )
     return found
 
 
@@ -78,16 +85,30 @@ def _result(site: Site) -> list[LayerError]:
     return [LayerError(site.function, sums.inputs, sums.form.cpu().numpy(), site.tokens, facts) for sums in site.sums]
 
 
-def with_layer_errors(calibration: Calibration, model: nn.Module, batches: Iterable, inputs=None, **options) -> Calibration:
-    """The calibration with the layer errors of its model's activations, for what `lutc compile --objective layer` reads.
+def with_layer_errors(
+    calibration: Calibration, model: nn.Module, batches: Iterable, inputs=None, **options
+) -> Calibration:
+    """The calibration with the layer errors of its model's activations, for what `lutc compile --objective layer`
+    reads.
 
-    inputs: as in `layer_errors`; None takes the 8-bit codes at each layer's best power of two. options: further arguments of `layer_errors`.
+    inputs: as in `layer_errors`; None takes the 8-bit codes at each layer's best power of two. options: further
+    arguments of `layer_errors`.
     """
     if model_digest(model) != calibration.model["digest"]:
-        raise LutcError(f"the calibration is of another model ({calibration.model['name']}, {calibration.model['class']}); calibrate this one")
+        raise LutcError(
+            f"the calibration is of another model ({calibration.model['name']}, {calibration.model['class']}); "
+            "calibrate this one"
+        )
     if inputs is None:
-        reached = {name: layer for name, layer in calibration.layers.items() if layer.operator == "activation" and layer.histogram.count}
+        reached = {
+            name: layer
+            for name, layer in calibration.layers.items()
+            if layer.operator == "activation" and layer.histogram.count
+        }
         inputs = {name: [for_layer(layer)] for name, layer in reached.items()}
     errors = layer_errors(model, batches, inputs, **options)
-    layers = {name: with_errors(layer, errors[name]) if name in errors else layer for name, layer in calibration.layers.items()}
+    layers = {
+        name: with_errors(layer, errors[name]) if name in errors else layer
+        for name, layer in calibration.layers.items()
+    }
     return replace(calibration, layers=layers)

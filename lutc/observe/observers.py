@@ -1,4 +1,6 @@
-"""Modules that stand where a table would: each computes what stood there before and counts what a table would be fed with."""
+"""Modules that stand where a table would: each computes what stood there before and counts what a table would be fed
+with.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +22,9 @@ EXACT = {name: functools.partial(value, name) for forms in ACTIVATION_CALLS.valu
 
 @dataclass
 class Watch:
-    """What the observers of one model share. mask: bool (batch, length), the tokens of the batch that count; None for all.
-    observers: by name; running: those that were reached, in order."""
+    """What the observers of one model share. mask: bool (batch, length), the tokens of the batch that count; None for
+    all. observers: by name; running: those that were reached, in order.
+    """
 
     mask: torch.Tensor | None = None
     observers: dict[str, Observer] = field(default_factory=dict)
@@ -29,7 +32,9 @@ class Watch:
 
 
 class Observer(nn.Module):
-    """Common to all. exact: the module or function that stands here; it keeps its place and name outside the observed model, so it is no child."""
+    """Common to all. exact: the module or function that stands here; it keeps its place and name outside the observed
+    model, so it is no child.
+    """
 
     operator = quantity = ""
 
@@ -46,8 +51,10 @@ class Observer(nn.Module):
             return self._held[1](*args, **kwargs)
 
     def kept(self, x: torch.Tensor, queries: bool = False) -> torch.Tensor | None:
-        """Which of the leading indices of x, (batch, length, ...) or (batch * length, ...), or with `queries` (batch, ..., length), are tokens that
-        count: bool of the shape of x without its last dimension; None for all, and where x is laid out by neither."""
+        """Which of the leading indices of x, (batch, length, ...) or (batch * length, ...), or with `queries` (batch,
+        ..., length), are tokens that count: bool of the shape of x without its last dimension; None for all, and where
+        x is laid out by neither.
+        """
         watch, mask = self._held[0], self._held[0].mask
         watch.running.setdefault(self.path, self)
         if mask is None:
@@ -56,7 +63,9 @@ class Observer(nn.Module):
         if queries:
             if len(shape) >= 2 and (shape[0], shape[-1]) == tuple(mask.shape):
                 return mask.view(mask.shape[0], *(1,) * (len(shape) - 2), mask.shape[1]).expand(shape)
-            if len(shape) == 2 and shape[0] % mask.shape[0] == 0 and shape[-1] == mask.shape[1]:  # heads folded into the batch
+            if (
+                len(shape) == 2 and shape[0] % mask.shape[0] == 0 and shape[-1] == mask.shape[1]
+            ):  # heads folded into the batch
                 return mask.repeat_interleave(shape[0] // mask.shape[0], 0)
         elif shape[:2] == mask.shape:
             return mask.view(*mask.shape, *(1,) * (len(shape) - 2)).expand(shape)
@@ -97,11 +106,15 @@ class ActivationObserver(Observer):
     def layer(self) -> Layer:
         layer = super().layer()
         low, high = (None, None) if self.channels is None else (end.cpu().numpy() for end in self.channels)
-        return Layer(layer.function, layer.operator, layer.quantity, layer.histogram, layer.masked, layer.infinite, low, high)
+        return Layer(
+            layer.function, layer.operator, layer.quantity, layer.histogram, layer.masked, layer.infinite, low, high
+        )
 
 
 class SoftmaxObserver(Observer):
-    """x - max(x) of every row: what the exp table of a softmax sees. Elements of -inf or finfo.min (a mask) are counted apart."""
+    """x - max(x) of every row: what the exp table of a softmax sees. Elements of -inf or finfo.min (a mask) are counted
+    apart.
+    """
 
     operator, quantity = "softmax", "x - max(x)"
 
@@ -161,7 +174,9 @@ class NormObserver(Observer):
 
 @dataclass(frozen=True)
 class Observing:
-    """An operator for the patcher that puts observers in a model. kind: a function's name, "softmax", "layer_norm" or "rms_norm"."""
+    """An operator for the patcher that puts observers in a model. kind: a function's name, "softmax", "layer_norm" or
+    "rms_norm".
+    """
 
     watch: Watch
     kind: str
@@ -181,6 +196,7 @@ def refuse_nan(watch: Watch) -> None:
         nan = observer.values.special()[1]
         if nan:
             raise LutcError(
-                f"{nan} NaN among the inputs of {path} ({observer.function}, {observer.quantity}): the model computes NaN before it; "
+                f"{nan} NaN among the inputs of {path} ({observer.function}, {observer.quantity}): the model computes "
+                "NaN before it; "
                 "try --dtype fp32 or bf16, or look at the weights"
             )

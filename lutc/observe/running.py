@@ -1,4 +1,6 @@
-"""`calibrate`: a model runs over batches with observers in the places of its functions, and is then as it was before."""
+"""`calibrate`: a model runs over batches with observers in the places of its functions, and is then as
+it was before.
+"""
 
 from __future__ import annotations
 
@@ -22,39 +24,57 @@ _UNUSED = {"logits_to_keep": 1, "use_cache": False}  # what language models need
 
 
 def model_digest(model: nn.Module) -> str:
-    """Of a model's class and the names and shapes of its parameters, not of their values: fine-tuned weights keep it. SHA-256 in hex."""
+    """Of a model's class and the names and shapes of its parameters, not of their values: fine-tuned weights keep it.
+    SHA-256 in hex.
+    """
     lines = sorted(f"{name} {tuple(parameter.shape)}" for name, parameter in model.named_parameters())
     return hashlib.sha256("\n".join([type(model).__name__, *lines]).encode()).hexdigest()
 
 
 def calibrate(
-    model: nn.Module, batches: Iterable, *, name: str | None = None, only=None, skip=None, progress: Callable[[int], object] | None = None
+    model: nn.Module,
+    batches: Iterable,
+    *,
+    name: str | None = None,
+    only=None,
+    skip=None,
+    progress: Callable[[int], object] | None = None,
 ) -> Calibration:
     """Run `model` over `batches` and count what its activations, softmaxes and norms are fed with.
 
-    batches: dicts of keyword arguments, tuples of arguments, or single tensors; moved to the model's device one at a time. An `attention_mask` of
-    shape (batch, length) among them keeps padding out, for inputs laid out as (batch, length, ...), (batch * length, ...) or, in a softmax,
-    (batch, ..., queries, keys). Layers are found as `lutc.patch` finds them, by what they compute; only, skip: as there. name: of the model, for the
-    file. progress: called with the number of tokens after each batch.
+    batches: dicts of keyword arguments, tuples of arguments, or single tensors; moved to the model's device one at a
+    time. An `attention_mask` of shape (batch, length) among them keeps padding out, for inputs laid out as (batch,
+    length, ...), (batch * length, ...) or, in a softmax, (batch, ..., queries, keys). Layers are found as `lutc.patch`
+    finds them, by what they compute; only, skip: as there. name: of the model, for the file. progress: called with the
+    number of tokens after each batch.
 
-    Memory does not grow with the data: about 1 MiB a layer. The model runs in eval mode without gradients, with attention computed step by step so
-    that scores can be seen, and is left as it was. Raises LutcError where nothing is found, where a layer is fed with NaN, and for a patched model.
+    Memory does not grow with the data: about 1 MiB a layer. The model runs in eval mode without gradients, with
+    attention computed step by step so that scores can be seen, and is left as it was. Raises LutcError where nothing is
+    found, where a layer is fed with NaN, and for a patched model.
     """
     refuse_patched(model, "calibrate")
     digest = model_digest(model)
     watch = Watch()
     activations = {function: Observing(watch, function) for function in EXACT}
-    wanted = Wanted(activations, Observing(watch, "softmax"), {kind: Observing(watch, kind) for kind in ("layer_norm", "rms_norm")})
+    wanted = Wanted(
+        activations, Observing(watch, "softmax"), {kind: Observing(watch, kind) for kind in ("layer_norm", "rms_norm")}
+    )
     patcher = Patcher(model, wanted, Selection(only, skip))
     data = {"batches": 0, "examples": 0, "tokens": 0}
     with evaluation_mode(model), patcher.applied():
         if not watch.observers:
             left = "; ".join(f"{entry.path} ({entry.what}): {entry.why}" for entry in patcher.report.left[:3])
-            raise LutcError(f"{type(model).__name__} has no activation, softmax or norm that is known; found: {left or 'nothing'}")
+            raise LutcError(
+                f"{type(model).__name__} has no activation, softmax or norm that is known; found: {left or 'nothing'}"
+            )
         for batch in batches:
             examples, tokens = run_batch(model, batch, watch)
             refuse_nan(watch)
-            data = {"batches": data["batches"] + 1, "examples": data["examples"] + examples, "tokens": data["tokens"] + tokens}
+            data = {
+                "batches": data["batches"] + 1,
+                "examples": data["examples"] + examples,
+                "tokens": data["tokens"] + tokens,
+            }
             if progress is not None:
                 progress(tokens)
     if not data["batches"]:

@@ -15,8 +15,10 @@ _FAINTEST = 1e-6  # share of a layer's inputs in one column that is drawn palest
 
 
 def calibration_figure(calibration: Calibration):
-    """One panel for every operator and function: a line for each layer that was reached, darker where more inputs lie; marks at the 0.1 % and 99.9 %
-    quantiles; the default range of the function's tables between dashed lines. LutcError where no layer was reached."""
+    """One panel for every operator and function: a line for each layer that was reached, darker where more inputs lie;
+    marks at the 0.1 % and 99.9 % quantiles; the default range of the function's tables between dashed lines. LutcError
+    where no layer was reached.
+    """
     groups: dict[tuple[str, str, str], list[tuple[str, Layer]]] = {}
     for name, layer in calibration.layers.items():
         if layer.histogram.count:
@@ -30,7 +32,14 @@ def calibration_figure(calibration: Calibration):
             _draw(panel, layers, function)
             kind = operator if operator == "activation" else operator.replace("_", " ")
             panel.set_title(f"{function}, {kind}: {quantity} of {len(layers)} layer{'s' * (len(layers) > 1)}")
-        figure.colorbar(panels[0].collections[0], ax=list(panels), label="share of a layer's inputs", aspect=40, pad=0.01, fraction=0.03)
+        figure.colorbar(
+            panels[0].collections[0],
+            ax=list(panels),
+            label="share of a layer's inputs",
+            aspect=40,
+            pad=0.01,
+            fraction=0.03,
+        )
     return figure
 
 
@@ -44,14 +53,22 @@ def _draw(panel, layers: list[tuple[str, Layer]], function: str) -> None:
     else:
         # Linear around 0, logarithmic beyond the usual size of inputs, so that outliers do not squeeze the rest.
         usual = float(np.median([layer.histogram.deviation for _, layer in layers])) or max(abs(lo), abs(hi), 1e-30)
-        edges = usual * np.sinh(np.linspace(np.arcsinh(lo / usual), np.arcsinh(hi / usual), _COLUMNS + 1)) if lo < hi else lo + np.array([-1, 1.0])
+        edges = (
+            usual * np.sinh(np.linspace(np.arcsinh(lo / usual), np.arcsinh(hi / usual), _COLUMNS + 1))
+            if lo < hi
+            else lo + np.array([-1, 1.0])
+        )
         panel.set_xscale("asinh", linear_width=usual)
         decades = 10.0 ** np.arange(np.ceil(np.log10(usual)), np.ceil(np.log10(max(abs(lo), abs(hi), usual))) + 1)
-        ticks = [tick for tick in [0.0, *decades, *3 * decades, *-decades, *-3 * decades] if edges[0] <= tick <= edges[-1]]
+        ticks = [
+            tick for tick in [0.0, *decades, *3 * decades, *-decades, *-3 * decades] if edges[0] <= tick <= edges[-1]
+        ]
         panel.set_xticks(sorted(ticks), [f"{tick:g}" for tick in sorted(ticks)])
     shares = np.array([_shares(layer, edges) for _, layer in layers])
     rows = np.arange(len(layers) + 1) - 0.5
-    panel.pcolormesh(edges, rows, np.ma.masked_less(shares, 1e-300), cmap="Blues", norm=LogNorm(_FAINTEST, 0.1), rasterized=True)
+    panel.pcolormesh(
+        edges, rows, np.ma.masked_less(shares, 1e-300), cmap="Blues", norm=LogNorm(_FAINTEST, 0.1), rasterized=True
+    )
     ends = np.array([layer.histogram.quantile([0.001, 0.999]) for _, layer in layers])
     for column in ends.T:
         panel.plot(column, np.arange(len(layers)), "|", color=INK, markersize=5, markeredgewidth=1.2, zorder=3)

@@ -18,11 +18,20 @@ def draw(found: Evaluation, path) -> None:
         heights = [0.9 + 0.28 * len(results), 3.4] if tried else [1]
         axes = figure.subplots(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
         sizes = [max(result.kl if causal else 1 - result.cosine, 0.0) for result in results]
-        style = {"height": 0.6, "color": [_COLOURS[i % len(_COLOURS)] for i in range(len(results))], "ecolor": plots.INK}
-        axes[0].barh(range(len(results)), sizes, xerr=[result.kl_se or 0.0 for result in results] if causal else None, **style)
+        style = {
+            "height": 0.6,
+            "color": [_COLOURS[i % len(_COLOURS)] for i in range(len(results))],
+            "ecolor": plots.INK,
+        }
+        axes[0].barh(
+            range(len(results)), sizes, xerr=[result.kl_se or 0.0 for result in results] if causal else None, **style
+        )
         axes[0].set_yticks(range(len(results)), [result.name for result in results])
         axes[0].invert_yaxis()
-        titles = "1 - cosine to the exact embedding", "KL divergence from the exact model, nats per token (change of the perplexity)"
+        titles = (
+            "1 - cosine to the exact embedding",
+            "KL divergence from the exact model, nats per token (change of the perplexity)",
+        )
         axes[0].set_title(titles[causal])
         if any(sizes):
             axes[0].set_xscale("log")
@@ -34,7 +43,12 @@ def draw(found: Evaluation, path) -> None:
             for result in tried:
                 i = results.index(result)
                 shown = [layer for layer in result.layers if layer.error is not None]
-                style = {"color": _COLOURS[i % len(_COLOURS)], "marker": _MARKS[i % len(_MARKS)], "markersize": 3, "linewidth": 1}
+                style = {
+                    "color": _COLOURS[i % len(_COLOURS)],
+                    "marker": _MARKS[i % len(_MARKS)],
+                    "markersize": 3,
+                    "linewidth": 1,
+                }
                 axes[1].plot(range(len(shown)), [layer.error for layer in shown], label=result.name, **style)
             axes[1].set_yscale("log")
             axes[1].set_title("error of the layers' outputs, relative, mean over tokens")

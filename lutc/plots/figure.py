@@ -13,11 +13,25 @@ from lutc.files import atomic_write
 # Okabe and Ito's colours, told apart by colour-blind readers and in print
 BLUE, ORANGE, GREEN, RED, GREY, INK = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#999999", "#333333"
 _STYLE = {
-    "font.size": 9, "axes.titlesize": 10, "axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False,
-    "axes.edgecolor": GREY, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK, "xtick.major.width": 0.6, "ytick.major.width": 0.6,
-    "axes.linewidth": 0.6, "grid.color": "#E6E6E6", "grid.linewidth": 0.6, "axes.axisbelow": True, "legend.frameon": False,
-    "axes.unicode_minus": True, "svg.hashsalt": "lutc",
-}  # fmt: skip
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": GREY,
+    "axes.labelcolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "axes.linewidth": 0.6,
+    "grid.color": "#E6E6E6",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "axes.unicode_minus": True,
+    "svg.hashsalt": "lutc",
+}
 _METADATA = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
 
 
@@ -44,5 +58,7 @@ def save(figure, path: str | os.PathLike) -> None:
         raise LutcError(f"pictures are .png, .svg or .pdf files; given {path.name!r}")
     data = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": _STYLE["svg.hashsalt"]}):
-        figure.savefig(data, format=suffix[1:], dpi=130 if figure.get_figwidth() < 8 else 100, metadata=_METADATA[suffix])
+        figure.savefig(
+            data, format=suffix[1:], dpi=130 if figure.get_figwidth() < 8 else 100, metadata=_METADATA[suffix]
+        )
     atomic_write(path, data.getvalue())

@@ -19,7 +19,9 @@ _KINDS = {
 
 
 def front_figure(exploration):
-    """Error against each cost minimised, logarithmic: the front with some designs named, and the baselines. A panel for each cost."""
+    """Error against each cost minimised, logarithmic: the front with some designs named, and the baselines. A panel for
+    each cost.
+    """
     space, names = exploration.space, exploration.minimise
     width = 7.2 if len(names) == 1 else 1.0 + 4.4 * len(names)
     with new_figure(width, 4.6) as figure:
@@ -46,10 +48,21 @@ def _draw_front(axes, exploration, name: str) -> None:
         found = [b for b in baselines if b.kind == kind]
         if found:
             at = [of(b.cost) for b in found], [b.error for b in found]
-            axes.plot(*at, marker, color=color, markersize=5.0, markeredgecolor="white", markeredgewidth=0.5, label=text, zorder=3)
+            axes.plot(
+                *at,
+                marker,
+                color=color,
+                markersize=5.0,
+                markeredgecolor="white",
+                markeredgewidth=0.5,
+                label=text,
+                zorder=3,
+            )
     x, y = np.array([of(d.cost) for d in front], float), np.array([d.error for d in front])
     order = np.lexsort((y, x))
-    best = order[np.append(True, np.minimum.accumulate(y[order])[:-1] > y[order][1:])]  # what this one cost alone would leave
+    best = order[
+        np.append(True, np.minimum.accumulate(y[order])[:-1] > y[order][1:])
+    ]  # what this one cost alone would leave
     axes.plot(x[best], y[best], color=BLUE, linewidth=0.9, drawstyle="steps-post", alpha=0.5, zorder=2)
     dots = {"color": BLUE, "markersize": 4.2, "markeredgecolor": "white", "markeredgewidth": 0.5}
     axes.plot(x[best], y[best], "o", **dots, label="searched breakpoints", zorder=5)
@@ -82,10 +95,29 @@ def _name_designs(axes, front, of: Callable, baselines) -> None:
     """Entries and format beside a few designs, spread over the front, below left of them where the chart is empty."""
     for at in np.unique(np.linspace(0, len(front) - 1, min(6, len(front))).round().astype(int)):
         design = front[at]
-        text = f"{design.choice.entries} \u00d7 {design.choice.coefficients}" + (" half" if design.choice.symmetry else "")
+        text = f"{design.choice.entries} \u00d7 {design.choice.coefficients}" + (
+            " half" if design.choice.symmetry else ""
+        )
         text += ", shared" if design.choice.share == "all" else ""
-        axes.annotate(text, (of(design.cost), design.error), (-5, -4), textcoords="offset points", ha="right", va="top", fontsize=7.5, color=BLUE)
+        axes.annotate(
+            text,
+            (of(design.cost), design.error),
+            (-5, -4),
+            textcoords="offset points",
+            ha="right",
+            va="top",
+            fontsize=7.5,
+            color=BLUE,
+        )
     for baseline in baselines:
         if baseline.kind == "direct":
             text = f"{baseline.cost.entries} \u00d7 {baseline.coefficients}"
-            axes.annotate(text, (of(baseline.cost), baseline.error), (0, 6), textcoords="offset points", ha="center", fontsize=7.5, color=RED)
+            axes.annotate(
+                text,
+                (of(baseline.cost), baseline.error),
+                (0, 6),
+                textcoords="offset points",
+                ha="center",
+                fontsize=7.5,
+                color=RED,
+            )

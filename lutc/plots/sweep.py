@@ -9,9 +9,10 @@ from lutc.taylor.sweeping import Point
 
 
 def plot(points: list[Point], path: str) -> None:
-    """Draw error over multiply-adds, megabytes and measured speed at the smallest batch to `path` (PNG, SVG or PDF by its ending)."""
+    """Draw error over multiply-adds, megabytes and measured speed at the smallest batch to `path` (PNG, SVG or PDF by
+    its ending).
+    """
     from matplotlib.ticker import LogLocator, NullLocator
-
 
     exact = next(point for point in points if point.name == "exact")
     batch = min(exact.speedup)
@@ -30,9 +31,24 @@ def plot(points: list[Point], path: str) -> None:
         panels = figure.subplots(1, len(costs), sharey=True)
         for (name, line), (marker, colour) in zip(lines.items(), styles):
             for axes, cost in zip(panels, costs.values()):
-                axes.plot([cost(point) for point in line], [point.error for point in line], marker + "-", color=colour, ms=4, lw=1, label=name)
+                axes.plot(
+                    [cost(point) for point in line],
+                    [point.error for point in line],
+                    marker + "-",
+                    color=colour,
+                    ms=4,
+                    lw=1,
+                    label=name,
+                )
                 for point in line if len(line) > 1 else ():
-                    axes.annotate(point.name.split()[0], (cost(point), point.error), (4, 4), textcoords="offset points", fontsize=7, color=colour)
+                    axes.annotate(
+                        point.name.split()[0],
+                        (cost(point), point.error),
+                        (4, 4),
+                        textcoords="offset points",
+                        fontsize=7,
+                        color=colour,
+                    )
         for axes, (label, cost) in zip(panels, costs.items()):
             axes.axvline(cost(exact), ls=":", color=plots.GREY, label="exact")
             axes.set(xlabel=label, xscale="log", yscale="log")

@@ -17,14 +17,25 @@ from lutc.table.table_set import TableSet
 
 _BAND, _RULE = "#D0D0D0", "#DDDDDD"
 _DENSE = 2001  # points of a drawn function
-_TICKS = {-1e4: "$-10^4$", -100: "$-$100", -1: "$-$1", -0.01: "$-$0.01", 0: "0", 0.01: "0.01", 1: "1", 100: "100", 1e4: "$10^4$"}
+_TICKS = {
+    -1e4: "$-10^4$",
+    -100: "$-$100",
+    -1: "$-$1",
+    -0.01: "$-$0.01",
+    0: "0",
+    0.01: "0.01",
+    1: "1",
+    100: "100",
+    1e4: "$10^4$",
+}
 _FEW = 40  # codes that are drawn one by one
 _NEAR = 2.0**-8  # float inputs closer to 0 share the linear middle of the axis
 _FLOOR = 2.0**-14  # relative errors are relative to max(|f|, 2**-14)
 
 
 def table_figure(tables: TableSet, fn: Callable, keys: Sequence[str] | None = None):
-    """Function, table and its breakpoints above, the error at every input below; a column for each key, all keys by default.
+    """Function, table and its breakpoints above, the error at every input below; a column for each key, all keys by
+    default.
 
     fn: the exact function, float64 in and out. LutcError for a key that is not there.
     """
@@ -35,7 +46,9 @@ def table_figure(tables: TableSet, fn: Callable, keys: Sequence[str] | None = No
     columns = min(len(panels), 3 if len(panels) in (5, 6, 9) else 4)
     rows = -(-len(panels) // columns)
     floats = any(panel.inputs is None for panel in panels)
-    width, height = (7.2, 5.0 + 1.6 * floats) if len(panels) == 1 else (1.0 + 2.9 * columns, (3.6 + 1.4 * floats) * rows)
+    width, height = (
+        (7.2, 5.0 + 1.6 * floats) if len(panels) == 1 else (1.0 + 2.9 * columns, (3.6 + 1.4 * floats) * rows)
+    )
     largest = max((np.abs(panel.error).max(initial=0.0) for panel in panels), default=0.0)
     with new_figure(width, height) as figure:
         if len(panels) > 1:
@@ -51,7 +64,9 @@ def table_figure(tables: TableSet, fn: Callable, keys: Sequence[str] | None = No
 
 @dataclass(frozen=True)
 class _Panel:
-    """A table to draw. x: inputs in the range, ascending; exact, got: the function and the table there; cuts: breakpoints between them."""
+    """A table to draw. x: inputs in the range, ascending; exact, got: the function and the table there; cuts:
+    breakpoints between them.
+    """
 
     name: str
     title: str
@@ -79,12 +94,16 @@ class _Panel:
         largest = formats.get("fp16").max if inputs is None else np.inf
         use = np.isfinite(exact) & np.isfinite(got) & (np.abs(exact) <= largest)
         if not use.any():
-            raise LutcError(f"table '{key}' has no input at which both it and the function are finite: there is nothing to draw")
+            raise LutcError(
+                f"table '{key}' has no input at which both it and the function are finite: there is nothing to draw"
+            )
         title = key
         if inputs is not None:
             title = f"scale $2^{{{-inputs.power}}}$" if inputs.power is not None else f"scale {inputs.scale:.4g}"
             title += f", zero point {inputs.zero_point}" if inputs.zero_point else ""
-        return cls(_name(tables), title, table, fn, inputs, (lo, hi), x[use], exact[use], got[use], _breakpoints(table, lo, hi))
+        return cls(
+            _name(tables), title, table, fn, inputs, (lo, hi), x[use], exact[use], got[use], _breakpoints(table, lo, hi)
+        )
 
 
 def _name(tables: TableSet) -> str:
@@ -105,7 +124,9 @@ def _title(tables: TableSet, keys: Sequence[str], panels: Sequence[_Panel]) -> s
 
 
 def _breakpoints(table: Table, lo: float, hi: float) -> np.ndarray:
-    """Where one segment ends and the next begins, in x, within (lo, hi); pieces of cells are too many to draw, their cut points are not."""
+    """Where one segment ends and the next begins, in x, within (lo, hi); pieces of cells are too many to draw, their
+    cut points are not.
+    """
     if isinstance(table.body, Lines):
         points = table.body.breakpoints
     else:
@@ -135,7 +156,9 @@ def _draw_codes(cell, panel: _Panel, title: str, largest: float, first: bool, al
         lower.set_ylabel(f"table − function{unit}")
     worst = int(np.argmax(np.abs(error)))
     where = f" at x = {_number(x[worst])}" if alone else ""
-    lower.set_title(f"mean squared {np.mean(error**2):.2e}, worst {_number(error[worst])}{where}", fontsize=8, color=INK, pad=3)
+    lower.set_title(
+        f"mean squared {np.mean(error**2):.2e}, worst {_number(error[worst])}{where}", fontsize=8, color=INK, pad=3
+    )
 
 
 def _margins(lo: float, hi: float) -> tuple[float, float]:
@@ -160,14 +183,30 @@ def _curves(axes, panel: _Panel) -> None:
         exact = np.asarray(panel.fn(dense), np.float64)
     table, cuts = panel.table, panel.cuts
     _rules(axes, cuts)
-    axes.plot(dense, np.where(np.isfinite(exact), exact, np.nan), color=_BAND, linewidth=5.0, solid_capstyle="round", label=panel.name)
+    axes.plot(
+        dense,
+        np.where(np.isfinite(exact), exact, np.nan),
+        color=_BAND,
+        linewidth=5.0,
+        solid_capstyle="round",
+        label=panel.name,
+    )
     # a segment at a time: a table may jump at its breakpoints
     for a, b in zip([lo, *cuts], [*cuts, hi]):
         part = np.append(dense[(dense > a) & (dense < b)], b)
         axes.plot(part, table(part), color=BLUE, linewidth=1.3, label="table" if a == lo else None)
     if panel.x.size <= _FEW:
         axes.plot(panel.x, panel.got, ".", color=BLUE, markersize=5.0, label="input code")
-    axes.plot(cuts, table(cuts), "o", color="white", markeredgecolor=BLUE, markersize=4.2, markeredgewidth=1.1, label="breakpoint")
+    axes.plot(
+        cuts,
+        table(cuts),
+        "o",
+        color="white",
+        markeredgecolor=BLUE,
+        markersize=4.2,
+        markeredgewidth=1.1,
+        label="breakpoint",
+    )
 
 
 def _rules(axes, cuts: np.ndarray) -> None:
@@ -176,24 +215,42 @@ def _rules(axes, cuts: np.ndarray) -> None:
 
 
 def _draw_floats(cell, panel: _Panel, title: str, largest: float, first: bool, alone: bool) -> None:
-    """A float table over all fp16 inputs: x logarithmic, to both sides of 0 if there are inputs; absolute and relative error."""
+    """A float table over all fp16 inputs: x logarithmic, to both sides of 0 if there are inputs; absolute and relative
+    error.
+    """
     x, error, cuts = panel.x, np.abs(panel.error), panel.cuts
     pole = [] if 0.0 in x else [int(np.searchsorted(x, 0.0))]  # nothing joins the two sides of a pole
     curve = [np.insert(values, pole, np.nan) for values in (x, panel.exact, panel.got)]
     upper, middle, lower = cell.subplots(3, 1, sharex=True, height_ratios=(1.7, 1.0, 1.0))
-    upper.plot(curve[0], curve[1], color=_BAND, linewidth=5.0, solid_capstyle="round", label=panel.name, rasterized=True)
+    upper.plot(
+        curve[0], curve[1], color=_BAND, linewidth=5.0, solid_capstyle="round", label=panel.name, rasterized=True
+    )
     upper.plot(curve[0], curve[2], color=BLUE, linewidth=1.2, label="table", rasterized=True)
     if cuts.size:
-        upper.plot(cuts, panel.table(cuts), "o", color="white", markeredgecolor=BLUE, markersize=4.2, markeredgewidth=1.1, label="cut point")
+        upper.plot(
+            cuts,
+            panel.table(cuts),
+            "o",
+            color="white",
+            markeredgecolor=BLUE,
+            markersize=4.2,
+            markeredgewidth=1.1,
+            label="cut point",
+        )
     upper.set_yscale("symlog", linthresh=1.0)
     upper.set_title(title)
-    for axes, values, what in ((middle, error, "absolute"), (lower, error / np.maximum(np.abs(panel.exact), _FLOOR), "relative")):
+    for axes, values, what in (
+        (middle, error, "absolute"),
+        (lower, error / np.maximum(np.abs(panel.exact), _FLOOR), "relative"),
+    ):
         axes.plot(x, np.where(values > 0, values, np.nan), ".", color=BLUE, markersize=1.0, rasterized=True)
         axes.set_yscale("log")
         worst = int(np.argmax(values))
         axes.set_ylim(max(1e-8, values[worst] * 1e-6), 3.0 * max(values[worst], 1e-7))
         where = f" at x = {_number(x[worst])}" if alone else ""
-        axes.set_title(f"{what}: mean {values.mean():.2e}, worst {values[worst]:.2e}{where}", fontsize=8, color=INK, pad=3)
+        axes.set_title(
+            f"{what}: mean {values.mean():.2e}, worst {values[worst]:.2e}{where}", fontsize=8, color=INK, pad=3
+        )
         if first:
             axes.set_ylabel(f"{what} error")
     positive = x[0] >= 0
@@ -205,6 +262,10 @@ def _draw_floats(cell, panel: _Panel, title: str, largest: float, first: bool, a
         ticks = {t: label for t, label in _TICKS.items() if x[0] <= t <= x[-1] and (alone or abs(t) not in (0.01, 100))}
         lower.set_xticks(list(ticks), list(ticks.values()))
     lower.minorticks_off()
-    lower.set_xlabel(("x, all fp16 values, logarithmic" + ("" if positive else " to both sides of 0")) if alone else "x (fp16 values)")
+    lower.set_xlabel(
+        ("x, all fp16 values, logarithmic" + ("" if positive else " to both sides of 0"))
+        if alone
+        else "x (fp16 values)"
+    )
     if first:
         upper.set_ylabel("value (logarithmic beyond \u00b11)" if alone else "value")

@@ -1,4 +1,6 @@
-"""Where a table is judged: the codes of a quantised input, all finite values of a 16-bit format, or a dense grid, with a weight each."""
+"""Where a table is judged: the codes of a quantised input, all finite values of a 16-bit format, or a dense grid, with
+a weight each.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from lutc.functions import Function
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """x (float64, strictly increasing), y = f(x), weight >= 0, all of shape (n,). A cut may stand at every x, and between codes only there."""
+    """x (float64, strictly increasing), y = f(x), weight >= 0, all of shape (n,). A cut may stand at every x, and
+    between codes only there.
+    """
 
     x: np.ndarray
     y: np.ndarray
@@ -25,7 +29,9 @@ class Samples:
 
 
 def _weights(x: np.ndarray, weight) -> np.ndarray:
-    """`weight`: None (uniform), "gauss" or "gauss:SIGMA" (normal density), a callable of x, or one weight for each x."""
+    """`weight`: None (uniform), "gauss" or "gauss:SIGMA" (normal density), a callable of x, or one
+    weight for each x.
+    """
     if weight is None or isinstance(weight, str) and weight == "uniform":
         return np.ones_like(x)
     if callable(weight) or isinstance(weight, np.ndarray):
@@ -52,13 +58,16 @@ def _sample(fn: Function, x: np.ndarray, weight) -> Samples:
 
 
 def code_samples(fn: Function, inputs: Inputs, lo: float, hi: float, weight=None) -> Samples:
-    """The codes whose real value lies in [lo, hi] and where fn is finite. A weight that knows codes (`of_codes`) is asked for theirs."""
+    """The codes whose real value lies in [lo, hi] and where fn is finite. A weight that knows codes (`of_codes`) is
+    asked for theirs.
+    """
     x = inputs.x()
     use = (x >= lo) & (x <= hi)
     samples = _sample(fn, x[use], weight.of_codes(inputs)[use] if hasattr(weight, "of_codes") else weight)
     if not len(samples):
         raise LutcError(
-            f"no code of {inputs.bits} bits at scale {inputs.scale:g} lies in [{lo:g}, {hi:g}]; its codes reach from {x[0]:g} to {x[-1]:g}: "
+            f"no code of {inputs.bits} bits at scale {inputs.scale:g} lies in [{lo:g}, {hi:g}]; its codes reach from "
+            f"{x[0]:g} to {x[-1]:g}: "
             "choose another scale or range"
         )
     return samples

@@ -29,14 +29,17 @@ class ErrorBound:
         except ValueError:
             size = np.nan
         if not (np.isfinite(size) and size > 0):
-            raise LutcError(f"an error bound is a positive number, alone or with lsb, % or ulp (1lsb, 0.01, 0.5%, 2ulp); given {text!r}")
+            raise LutcError(
+                "an error bound is a positive number, alone or with lsb, % or ulp (1lsb, 0.01, 0.5%, 2ulp); given "
+                f"{text!r}"
+            )
         return cls(size, match.group(2).lower())
 
     def tolerance(self, y: np.ndarray, out: Inputs | None, fmt: Format, inputs) -> np.ndarray:
         """Allowed |error| at each value y of the function.
 
-        lsb: the output scale where there is one, else the step of fixed-point coefficients. ulp: of the float input format, else of the
-        coefficients' float format.
+        lsb: the output scale where there is one, else the step of fixed-point coefficients. ulp: of the float input
+        format, else of the coefficients' float format.
         """
         if self.unit == "%":
             return self.size / 100 * np.maximum(np.abs(y), RELATIVE_FLOOR)
@@ -47,6 +50,8 @@ class ErrorBound:
             return self.size * formats.get(name).ulp(y)
         if self.unit == "lsb":
             if out is None and fmt.kind != "fixed":
-                raise LutcError(f"lsb needs an output scale (--out-scale) or fixed-point coefficients; given {fmt.name}")
+                raise LutcError(
+                    f"lsb needs an output scale (--out-scale) or fixed-point coefficients; given {fmt.name}"
+                )
             return np.full_like(y, self.size * (out.scale if out else fmt.step))
         return np.full_like(y, self.size)

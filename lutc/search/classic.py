@@ -1,7 +1,9 @@
-"""GQA-LUT as its paper describes it (Algorithms 1 and 2 of arXiv:2403.19591), for comparison: a real-valued genome, rounding mutation, chords.
+"""GQA-LUT as its paper describes it (Algorithms 1 and 2 of arXiv:2403.19591), for comparison: a real-valued genome,
+rounding mutation, chords.
 
-One set of breakpoints is evolved on a dense grid in real arithmetic; slopes and intercepts are chords of the function between breakpoints,
-rounded to the coefficient format; the breakpoints are then rounded per scale, the coefficients shared by all.
+One set of breakpoints is evolved on a dense grid in real arithmetic; slopes and intercepts are chords of the function
+between breakpoints, rounded to the coefficient format; the breakpoints are then rounded per scale, the coefficients
+shared by all.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ from lutc.search.genetic import creator, seeded
 
 @dataclass(frozen=True)
 class ClassicSettings:
-    """Defaults of the paper: population 50, crossover 0.7, mutation 0.2, 500 generations, rounding probability 0.05 per power of two."""
+    """Defaults of the paper: population 50, crossover 0.7, mutation 0.2, 500 generations, rounding probability 0.05 per
+    power of two.
+    """
 
     population: int = 50
     generations: int = 500
@@ -33,7 +37,9 @@ class ClassicSettings:
 
 @dataclass(frozen=True, eq=False)
 class ClassicResult:
-    """breakpoints: (n - 1,) real, ascending. slopes, intercepts: (n,), representable. cost: mean squared error on the grid."""
+    """breakpoints: (n - 1,) real, ascending. slopes, intercepts: (n,), representable. cost: mean squared error on the
+    grid.
+    """
 
     breakpoints: np.ndarray
     slopes: np.ndarray
@@ -54,11 +60,15 @@ def classic(
     settings: ClassicSettings = ClassicSettings(),
     progress: Callable[[int], object] | None = None,
 ) -> ClassicResult:
-    """x: ascending grid (0.01 apart in the paper); f: float64 function; powers: the least and greatest b that breakpoints are rounded to."""
+    """x: ascending grid (0.01 apart in the paper); f: float64 function; powers: the least and greatest b that
+    breakpoints are rounded to.
+    """
     y, lo, hi = f(x), float(x[0]), float(x[-1])
 
     def lines(points):
-        """Chords between neighbouring breakpoints, the tails outside; the chord to the end of the range where there is no tail."""
+        """Chords between neighbouring breakpoints, the tails outside; the chord to the end of the range where there is
+        no tail.
+        """
         knots = np.concatenate([[lo], points, [hi]])
         values = f(knots)
         width = np.diff(knots)
@@ -79,7 +89,9 @@ def classic(
     def mutate(individual):
         low, high = powers
         for i, value in enumerate(individual):
-            for power in range(low, high + 1):  # rounding mutation: the grids of all scales get their share of breakpoints
+            for power in range(
+                low, high + 1
+            ):  # rounding mutation: the grids of all scales get their share of breakpoints
                 draw = random.random()
                 if settings.rounding * (power - low) <= draw < settings.rounding * (power - low + 1):
                     value = round(value * 2**power) / 2**power
@@ -88,11 +100,15 @@ def classic(
             individual[i] = min(max(value, lo), hi)
 
     with seeded(seed):
-        population = [creator.LutcCuts(random.uniform(lo, hi) for _ in range(entries - 1)) for _ in range(settings.population)]
+        population = [
+            creator.LutcCuts(random.uniform(lo, hi) for _ in range(entries - 1)) for _ in range(settings.population)
+        ]
         for individual in population:
             evaluate(individual)
         for _ in range(settings.generations):
-            children = [creator.LutcCuts(p) for p in tools.selTournament(population, settings.population, settings.tournament)]
+            children = [
+                creator.LutcCuts(p) for p in tools.selTournament(population, settings.population, settings.tournament)
+            ]
             for first, second in zip(children[::2], children[1::2]):
                 if entries > 2 and random.random() < settings.crossover:
                     tools.cxTwoPoint(first, second)
@@ -105,4 +121,6 @@ def classic(
                 progress(1)
     best = min(population, key=lambda p: p.fitness.values)
     points = np.array(best)
-    return ClassicResult(points, *lines(points), float(best.fitness.values[0]), {"name": "classic", "seed": seed, **asdict(settings)})
+    return ClassicResult(
+        points, *lines(points), float(best.fitness.values[0]), {"name": "classic", "seed": seed, **asdict(settings)}
+    )

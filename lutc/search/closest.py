@@ -1,8 +1,10 @@
-"""Integer least squares in a box: the integers theta of least theta' M theta - 2 v' theta, M positive semi-definite (numba).
+"""Integer least squares in a box: the integers theta of least theta' M theta - 2 v' theta, M positive semi-definite
+(numba).
 
-Slopes and intercepts of a table are such integers (codes of a format), two for each segment. The unknowns are first changed to slope and value
-near the middle of the segment, which keeps them integers and makes M nearly diagonal; then the tree of all integers is searched depth first,
-nearest values first (Schnorr and Euchner 1994, as in Agrell et al. 2002).
+Slopes and intercepts of a table are such integers (codes of a format), two for each segment. The unknowns are first
+changed to slope and value near the middle of the segment, which keeps them integers and makes M nearly diagonal; then
+the tree of all integers is searched depth first, nearest values first (Schnorr and Euchner 1994, as in Agrell et al.
+2002).
 """
 
 from __future__ import annotations
@@ -49,7 +51,9 @@ def _reduced(factor, vector):
 
 @njit
 def nearest_plane(matrix, vector, low, high):
-    """Integers near the minimum: the real solution rounded one by one from the last, the others solved again each time (Babai 1986)."""
+    """Integers near the minimum: the real solution rounded one by one from the last, the others solved again each time
+    (Babai 1986).
+    """
     n = vector.size
     factor = _factorise(matrix)
     y = _reduced(factor, vector)
@@ -79,7 +83,8 @@ def _centred(matrix, vector):
 
 @njit
 def closest(matrix, vector, start, low, high, nodes):
-    """(theta, proven) with every theta in [low, high], no worse than `start`; at most `nodes` nodes of the tree are visited.
+    """(theta, proven) with every theta in [low, high], no worse than `start`; at most `nodes` nodes of the tree are
+    visited.
 
     proven: the whole tree was searched, so theta is the optimum, to 1e-4 of its excess over the real optimum.
     """

@@ -1,7 +1,9 @@
-"""Cut points for tables of intervals with equal pieces (FPLUT): dynamic programming over candidates, refined to single positions.
+"""Cut points for tables of intervals with equal pieces (FPLUT): dynamic programming over candidates, refined to single
+positions.
 
-A search sees costs only, an object such as `lutc.costs.intervals.IntervalCosts`: positions 0..size - 1 where a cut may stand,
-`interval(start, end, pieces)`, `outside_left(position)`, `outside_right(position)` and `combine` (np.add or np.maximum).
+A search sees costs only, an object such as `lutc.costs.intervals.IntervalCosts`: positions 0..size - 1 where a cut may
+stand, `interval(start, end, pieces)`, `outside_left(position)`, `outside_right(position)` and `combine` (np.add or
+np.maximum).
 """
 
 from __future__ import annotations
@@ -13,7 +15,11 @@ import numpy as np
 
 from lutc.errors import LutcError
 
-COARSE = {"quick": (256,), "best": (192, 256, 320, 400), "coarse": (64,)}  # candidates of each start; coarse: for costs that are slow
+COARSE = {
+    "quick": (256,),
+    "best": (192, 256, 320, 400),
+    "coarse": (64,),
+}  # candidates of each start; coarse: for costs that are slow
 _REACH = 4  # neighbours tried to each side of a cut while refining
 _PIECES_GRID, _MOST_PIECES = 80, 128  # candidates, and pieces of one interval, where the pieces are searched too
 _REMEDY = "use more cut points, a wider range, a prologue or values of a wider format"
@@ -38,16 +44,23 @@ def total(costs, positions, pieces) -> float:
 
 
 def search(costs, pieces, quality: str = "quick", anchors: Sequence[int] = ()) -> CutPoints:
-    """The best cuts found for intervals of `pieces[0]`, `pieces[1]`, ... pieces. anchors: positions always tried, such as kinks.
+    """The best cuts found for intervals of `pieces[0]`, `pieces[1]`, ... pieces. anchors: positions always tried, such
+    as kinks.
 
-    Exact over each coarse set of candidates (dynamic programming), then over windows around the best that shrink to single positions.
-    Raises LutcError where no cuts have a finite cost.
+    Exact over each coarse set of candidates (dynamic programming), then over windows around the best that shrink to
+    single positions. Raises LutcError where no cuts have a finite cost.
     """
     if costs.size <= len(pieces):
-        raise LutcError(f"{len(pieces)} intervals need {len(pieces) + 1} different cut points; only {costs.size} values lie in the range")
+        raise LutcError(
+            f"{len(pieces)} intervals need {len(pieces) + 1} different cut points; only {costs.size} values lie in the "
+            "range"
+        )
     most = min(COARSE[quality]) // 2
     if len(pieces) >= most:
-        raise LutcError(f"this search places at most {most} cut points; given {len(pieces) + 1}: use fewer, or give the cut points themselves")
+        raise LutcError(
+            f"this search places at most {most} cut points; given {len(pieces) + 1}: use fewer, or give the cut points "
+            "themselves"
+        )
     anchors = np.asarray(anchors, np.int64)
     grids = [np.union1d(np.linspace(0, costs.size - 1, count).astype(np.int64), anchors) for count in COARSE[quality]]
     found = [refine(costs, _start(costs, pieces, grid), anchors) for grid in grids]
@@ -58,9 +71,14 @@ def search(costs, pieces, quality: str = "quick", anchors: Sequence[int] = ()) -
 
 
 def search_pieces(costs, intervals: int, budget: int, anchors: Sequence[int] = ()) -> CutPoints:
-    """Cuts and the pieces between them, powers of two with at most `budget` in all: exact over coarse candidates, then refined."""
+    """Cuts and the pieces between them, powers of two with at most `budget` in all: exact over coarse candidates, then
+    refined.
+    """
     if costs.size <= intervals or budget < intervals:
-        raise LutcError(f"{intervals} intervals take {intervals + 1} cut points and at least {intervals} pieces; given {costs.size} and {budget}")
+        raise LutcError(
+            f"{intervals} intervals take {intervals + 1} cut points and at least {intervals} pieces; given "
+            f"{costs.size} and {budget}"
+        )
     grid = np.linspace(0, costs.size - 1, _PIECES_GRID).astype(np.int64)
     candidates = np.union1d(grid, np.asarray(anchors, np.int64))
     counts = [1 << k for k in range(min(_MOST_PIECES, budget - intervals + 1).bit_length())]
@@ -77,7 +95,10 @@ def search_pieces(costs, intervals: int, budget: int, anchors: Sequence[int] = (
                 reached = joined.min(axis=0)
                 better = reached < after[spent + count]
                 after[spent + count][better] = reached[better]
-                choice[spent + count][better, 0], choice[spent + count][better, 1] = joined.argmin(axis=0)[better], count
+                choice[spent + count][better, 0], choice[spent + count][better, 1] = (
+                    joined.argmin(axis=0)[better],
+                    count,
+                )
         value = after
         choices.append(choice)
     finished = costs.combine(value, costs.outside_right(candidates)[None, :])
@@ -124,12 +145,19 @@ def _start(costs, pieces, candidates) -> CutPoints:
 
 
 def refine(costs, start: CutPoints, anchors: Sequence[int] = ()) -> CutPoints:
-    """The best cuts reached from `start` by moving all of them at once, each to an anchor or by a few steps that shrink to single positions."""
-    best, step = CutPoints(start.positions, start.pieces, total(costs, start.positions, start.pieces)), max(1, costs.size // 512)
+    """The best cuts reached from `start` by moving all of them at once, each to an anchor or by a few steps that shrink
+    to single positions.
+    """
+    best, step = (
+        CutPoints(start.positions, start.pieces, total(costs, start.positions, start.pieces)),
+        max(1, costs.size // 512),
+    )
     window = np.arange(-_REACH, _REACH + 1)
     pieces = start.pieces
     while np.isfinite(start.cost):
-        options = [np.union1d(np.clip(p + step * window, 0, costs.size - 1), anchors).astype(np.int64) for p in best.positions]
+        options = [
+            np.union1d(np.clip(p + step * window, 0, costs.size - 1), anchors).astype(np.int64) for p in best.positions
+        ]
         matrices = [_matrix(costs, options[i], options[i + 1], count) for i, count in enumerate(pieces)]
         better = _chain(costs, pieces, options, matrices)
         if better.cost < best.cost:

@@ -1,10 +1,11 @@
 """A lower bound on the error of any table of so many pieces: dynamic programming without continuity.
 
-Every piece gets the best line of its own, whatever its neighbours, and ends anywhere. Where f is convex or concave, the least L1 error of
-a line is the value of its dual: signs s in [-1, 1] with sum(w s) = sum(w s x) = 0 give sum(w s f), whatever the line; the best ones are -1
-in a window that holds half of the weight and half of the moment. The number of pieces enters as a Lagrange multiplier, so that
-min(sum of costs + multiplier * pieces) - multiplier * budget is a bound for every multiplier. Piece ends are counted by blocks of samples;
-the block that holds an end is left out of both pieces, which keeps it a bound.
+Every piece gets the best line of its own, whatever its neighbours, and ends anywhere. Where f is convex or concave, the
+least L1 error of a line is the value of its dual: signs s in [-1, 1] with sum(w s) = sum(w s x) = 0 give sum(w s f),
+whatever the line; the best ones are -1 in a window that holds half of the weight and half of the moment. The number of
+pieces enters as a Lagrange multiplier, so that min(sum of costs + multiplier * pieces) - multiplier * budget is a bound
+for every multiplier. Piece ends are counted by blocks of samples; the block that holds an end is left out of both
+pieces, which keeps it a bound.
 """
 
 from __future__ import annotations
@@ -21,20 +22,29 @@ _STEPS = 6
 
 
 def lower_bound(targets: Targets, pieces: int, cost: float) -> float:
-    """No piecewise-linear function of `pieces` pieces, joined or not, has a smaller sum of weight * |error| over the targets.
+    """No piecewise-linear function of `pieces` pieces, joined or not, has a smaller sum of weight * |error| over the
+    targets.
 
-    cost: that of a known table, which tells the multiplier's magnitude. Targets need their regions. Segments longer than those that gain
-    by being halved are not considered, as in any optimum.
+    cost: that of a known table, which tells the multiplier's magnitude. Targets need their regions. Segments longer
+    than those that gain by being halved are not considered, as in any optimum.
     """
     if targets.region is None:
         raise LutcError("a lower bound needs to know where the function is convex and where concave")
     sums = IntervalCosts(targets, targets.x, np.asarray)._sums
-    # The error falls with the square of the pieces, so that at the optimum one more saves twice the mean cost of a piece.
+    # The error falls with the square of the pieces, so that at the optimum one more saves twice the mean cost of a
+    # piece.
     low, high = 0.01 * cost / pieces, 2.0 * cost / pieces
     for _ in range(_STEPS):  # the dearer a piece, the fewer
         multiplier = np.sqrt(low * high)
-        low, high = (multiplier, high) if _relaxed(targets.x, targets.region, sums, multiplier, _COARSE)[1] > pieces else (low, multiplier)
-    bounds = [_relaxed(targets.x, targets.region, sums, multiplier, _FINE)[0] - multiplier * pieces for multiplier in (low, high)]
+        low, high = (
+            (multiplier, high)
+            if _relaxed(targets.x, targets.region, sums, multiplier, _COARSE)[1] > pieces
+            else (low, multiplier)
+        )
+    bounds = [
+        _relaxed(targets.x, targets.region, sums, multiplier, _FINE)[0] - multiplier * pieces
+        for multiplier in (low, high)
+    ]
     return max(0.0, *bounds)
 
 
@@ -66,8 +76,8 @@ def _window(x, sums, p, j, half, base):
 def line_cost(x, sums, i, j):
     """A bound on the sum of weight * |f - line| over samples [i, j) on which f is convex, or concave, for any line.
 
-    Two windows that start at neighbouring samples are mixed so that the moment is met; with three or more samples of fractional sign
-    that falls short of the best signs by a little, which matters for runs of a few samples only.
+    Two windows that start at neighbouring samples are mixed so that the moment is met; with three or more samples of
+    fractional sign that falls short of the best signs by a little, which matters for runs of a few samples only.
     """
     if j - i < 3:
         return 0.0

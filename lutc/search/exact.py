@@ -11,7 +11,9 @@ _BLOCK = 128  # columns handled at once
 
 
 def exact(costs: SegmentCosts, entries: int) -> SearchResult:
-    """The best table of at most `entries` entries (tails included), proven over all cuts and, where `costs.exact`, all representable lines."""
+    """The best table of at most `entries` entries (tails included), proven over all cuts and, where `costs.exact`, all
+    representable lines.
+    """
     segments = costs.segments(entries)
     best = costs.left
     steps = []

@@ -1,8 +1,8 @@
 """Genetic search over cuts with DEAP, the default: GQA-LUT's idea (arXiv:2403.19591) on exact segment costs.
 
-A genome is a sorted list of cut positions on the sample lattice; slopes and intercepts follow from the costs, so rounding is part of the
-fitness. Two operators make it reach the optimum: coordinate descent (each cut moves to its best place between its neighbours) and
-relocation (a cut leaves its place and splits a segment elsewhere).
+A genome is a sorted list of cut positions on the sample lattice; slopes and intercepts follow from the costs, so
+rounding is part of the fitness. Two operators make it reach the optimum: coordinate descent (each cut moves to its best
+place between its neighbours) and relocation (a cut leaves its place and splits a segment elsewhere).
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ if not hasattr(creator, "LutcMinimum"):  # creator writes module globals: once i
 
 @dataclass(frozen=True)
 class GeneticSettings:
-    """Population and budget. Restarts are independent and end once `agreement` of them (by default 2 + entries / 8) have found the
-    same best cost; one restart ends after `patience` generations without progress."""
+    """Population and budget. Restarts are independent and end once `agreement` of them (by default 2 + entries / 8)
+    have found the same best cost; one restart ends after `patience` generations without progress.
+    """
 
     population: int = 50
     generations: int = 40
@@ -94,7 +95,10 @@ def genetic(
             population = _evolve(costs, segments, settings, given, progress)
             hall.update(population)
             winners.append(min(population, key=lambda p: p.fitness.values))
-            if sum(math.isclose(w.fitness.values[0], hall[0].fitness.values[0], rel_tol=1e-9) for w in winners) >= settings.agreement:
+            if (
+                sum(math.isclose(w.fitness.values[0], hall[0].fitness.values[0], rel_tol=1e-9) for w in winners)
+                >= settings.agreement
+            ):
                 break
     cuts = np.array(hall[0])
     return SearchResult(cuts, float(costs.total(cuts)), record)
@@ -114,20 +118,28 @@ def _evolve(costs: SegmentCosts, segments: int, settings: GeneticSettings, start
             _mutate(child, costs.size)
 
     population = [*start, *(_random(costs, segments) for _ in range(settings.population - len(start)))]
-    return evolve(population, lambda individuals: _improve(costs, individuals, settings.sweeps), mutate, settings, progress)
+    return evolve(
+        population, lambda individuals: _improve(costs, individuals, settings.sweeps), mutate, settings, progress
+    )
 
 
-def evolve(population: list, improve: Callable[[list], None], mutate: Callable[[list], None], settings, progress) -> list:
-    """Generations of tournament, two-point crossover, mutation and improvement, the elite kept; the last population, evaluated.
+def evolve(
+    population: list, improve: Callable[[list], None], mutate: Callable[[list], None], settings, progress
+) -> list:
+    """Generations of tournament, two-point crossover, mutation and improvement, the elite kept; the last population,
+    evaluated.
 
-    improve(individuals) repairs, descends and evaluates them, mutate(individual) changes one, both in place. settings: generations, patience,
-    population, tournament, elite and crossover.
+    improve(individuals) repairs, descends and evaluates them, mutate(individual) changes one, both in place. settings:
+    generations, patience, population, tournament, elite and crossover.
     """
     improve(population)
     best, stalled = min(p.fitness.values for p in population), 0
     for _ in range(settings.generations):
         elite = [_clone(p) for p in tools.selBest(population, settings.elite)]
-        children = [_clone(p) for p in tools.selTournament(population, settings.population - settings.elite, settings.tournament)]
+        children = [
+            _clone(p)
+            for p in tools.selTournament(population, settings.population - settings.elite, settings.tournament)
+        ]
         for first, second in zip(children[::2], children[1::2]):
             if len(first) > 2 and random.random() < settings.crossover:
                 tools.cxTwoPoint(first, second)
@@ -152,7 +164,9 @@ def _random(costs: SegmentCosts, segments: int):
 
 
 def _mutate(individual, size: int) -> None:
-    """Shift cuts by a few positions or set them anywhere else; one cut, or half as often two, a quarter as often three, ..."""
+    """Shift cuts by a few positions or set them anywhere else; one cut, or half as often two, a quarter as often three,
+    ...
+    """
     while True:
         at = random.randrange(len(individual))
         if random.random() < 0.5:
@@ -164,14 +178,18 @@ def _mutate(individual, size: int) -> None:
 
 
 def _relocate(costs: SegmentCosts, cuts: np.ndarray) -> None:
-    """In every row, in place: the inner cut whose loss costs least moves to where one more cut gains most, if that is a gain on balance."""
+    """In every row, in place: the inner cut whose loss costs least moves to where one more cut gains most, if that is a
+    gain on balance.
+    """
     segments = cuts.shape[1] - 1
     if segments < 4:
         return
     rows = np.arange(len(cuts))[:, None]
     start, stop = cuts[:, :-1], cuts[:, 1:]
     here = costs.matrix[start, stop]
-    loss = costs.matrix[start[:, :-1], stop[:, 1:]] - costs.combine(here[:, :-1], here[:, 1:])  # of inner cut c + 1, between segments c and c + 1
+    loss = costs.matrix[start[:, :-1], stop[:, 1:]] - costs.combine(
+        here[:, :-1], here[:, 1:]
+    )  # of inner cut c + 1, between segments c and c + 1
     gain, place = np.empty_like(here), np.empty_like(start)
     for s in range(segments):
         split = costs.combine(costs.matrix[start[:, s]], costs.matrix.T[stop[:, s]])

@@ -1,8 +1,9 @@
-"""NN-LUT (arXiv:2112.02191): breakpoints learned by gradient. One hidden ReLU layer is piecewise linear, so it is read off as a table.
+"""NN-LUT (arXiv:2112.02191): breakpoints learned by gradient. One hidden ReLU layer is piecewise linear, so it is read
+off as a table.
 
-Adam trains several networks side by side as one batched model. Each is read off exactly; its breakpoints are kept, its lines are replaced by
-the best representable ones between them, its ends by the exact tails, which begin where they pay, and the network that makes the best table
-wins. The only search that needs torch, which is imported inside it.
+Adam trains several networks side by side as one batched model. Each is read off exactly; its breakpoints are kept, its
+lines are replaced by the best representable ones between them, its ends by the exact tails, which begin where they pay,
+and the network that makes the best table wins. The only search that needs torch, which is imported inside it.
 """
 
 from __future__ import annotations
@@ -32,8 +33,10 @@ _REWEIGHTINGS = 40
 
 @dataclass(frozen=True)
 class GradientSettings:
-    """init: breakpoints begin where the curvature wants them, in all restarts but the first moved by up to half a segment; or "random", evenly
-    over the range. batch: samples drawn for each step, as often as they weigh. rate: of Adam, falling to 0 along a cosine."""
+    """init: breakpoints begin where the curvature wants them, in all restarts but the first moved by up to half a
+    segment; or "random", evenly over the range. batch: samples drawn for each step, as often as they weigh. rate: of
+    Adam, falling to 0 along a cosine.
+    """
 
     init: str = "curvature"
     restarts: int = 8
@@ -51,7 +54,9 @@ class GradientSettings:
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """y = outputs . relu(weights x + biases) + slope x + offset: weights, biases and outputs of shape (hidden,), float64."""
+    """y = outputs . relu(weights x + biases) + slope x + offset: weights, biases and outputs of shape (hidden,),
+    float64.
+    """
 
     weights: np.ndarray
     biases: np.ndarray
@@ -67,8 +72,8 @@ class Network:
     def read_off(self) -> Lines:
         """The same function as a table of up to hidden + 1 segments.
 
-        A neuron of positive weight is active to the right of its breakpoint -bias / weight, one of negative weight to the left; one without
-        weight is a constant. Neurons with the same breakpoint share it.
+        A neuron of positive weight is active to the right of its breakpoint -bias / weight, one of negative weight to
+        the left; one without weight is a constant. Neurons with the same breakpoint share it.
         """
         bent = self.weights != 0
         constant = float(np.maximum(self.biases[~bent], 0.0) @ self.outputs[~bent])
@@ -95,9 +100,10 @@ def gradient(
 ) -> SearchResult:
     """Best table of at most `entries` entries that the trained networks of entries - 1 hidden neurons give.
 
-    Cuts are sample indices; lines (representable in `fmt`) come with the result. objective: "absolute" is the mean absolute error, the others
-    the mean squared one (relative by the weights of the samples). The same seed gives the same result on the same machine. progress(steps) is
-    called as training goes on. LutcError for an objective without a gradient, too few entries, and where torch is not installed.
+    Cuts are sample indices; lines (representable in `fmt`) come with the result. objective: "absolute" is the mean
+    absolute error, the others the mean squared one (relative by the weights of the samples). The same seed gives the
+    same result on the same machine. progress(steps) is called as training goes on. LutcError for an objective without a
+    gradient, too few entries, and where torch is not installed.
     """
     if objective not in OBJECTIVES:
         raise LutcError(f"the gradient search takes the objective {', '.join(OBJECTIVES)}; given {objective!r}")
@@ -111,20 +117,28 @@ def gradient(
     return SearchResult(cuts, cost, {"name": "gradient", "seed": seed, **asdict(settings)}, lines)
 
 
-def train(samples: Samples, hidden: int, left, right, objective: str, seed: int, settings: GradientSettings, progress=None) -> list[Network]:
+def train(
+    samples: Samples, hidden: int, left, right, objective: str, seed: int, settings: GradientSettings, progress=None
+) -> list[Network]:
     """One trained network per restart. Inputs are scaled to [-1, 1] and outputs by their spread while training.
 
     A network that leaves its tails is punished as if that were an error at the ends of the scaled range.
     """
     torch = _torch()
     rng = np.random.default_rng(seed)
-    middle, half = (samples.x[0] + samples.x[-1]) / 2, max((samples.x[-1] - samples.x[0]) / 2, np.finfo(np.float64).tiny)
+    middle, half = (
+        (samples.x[0] + samples.x[-1]) / 2,
+        max((samples.x[-1] - samples.x[0]) / 2, np.finfo(np.float64).tiny),
+    )
     spread = float(np.std(samples.y)) or 1.0
     u, y = (samples.x - middle) / half, samples.y / spread
     share = np.cumsum(samples.weight)
     share = share / share[-1]
     breakpoints = _start(u, y, share, hidden, settings, rng)
-    tails = [None if t is None else (t.slope * half / spread, (t.slope * middle + t.intercept) / spread) for t in (left, right)]
+    tails = [
+        None if t is None else (t.slope * half / spread, (t.slope * middle + t.intercept) / spread)
+        for t in (left, right)
+    ]
     with _one_thread(torch), torch.enable_grad():
         parameters = [torch.from_numpy(p).requires_grad_() for p in _least_squares(u, y, breakpoints)]
         weights, biases, outputs, slope, offset = parameters
@@ -140,7 +154,10 @@ def train(samples: Samples, hidden: int, left, right, objective: str, seed: int,
             loss = (error.abs() if objective == "absolute" else error.square()).mean()
             for tail, outward in zip(tails, (weights < 0, weights > 0)):
                 if tail is not None:
-                    at_end = slope[:, 0] + (outputs * weights * outward).sum(1), offset[:, 0] + (outputs * biases * outward).sum(1)
+                    at_end = (
+                        slope[:, 0] + (outputs * weights * outward).sum(1),
+                        offset[:, 0] + (outputs * biases * outward).sum(1),
+                    )
                     loss = loss + sum((found - wanted).square().mean() for found, wanted in zip(at_end, tail))
             adam.zero_grad()
             loss.backward()
@@ -149,7 +166,13 @@ def train(samples: Samples, hidden: int, left, right, objective: str, seed: int,
                 progress(1)
     weights, biases, outputs, slope, offset = (p.detach().numpy() for p in parameters)
     return [  # back to x and y
-        Network(w / half, b - w * middle / half, m * spread, float(k[0] * spread / half), float((t[0] - k[0] * middle / half) * spread))
+        Network(
+            w / half,
+            b - w * middle / half,
+            m * spread,
+            float(k[0] * spread / half),
+            float((t[0] - k[0] * middle / half) * spread),
+        )
         for w, b, m, k, t in zip(weights, biases, outputs, slope, offset)
     ]
 
@@ -158,7 +181,9 @@ def _torch():
     try:
         import torch
     except ModuleNotFoundError as error:
-        raise LutcError("the gradient search trains with torch, which is not installed: pip install 'lutc[torch]'") from error
+        raise LutcError(
+            "the gradient search trains with torch, which is not installed: pip install 'lutc[torch]'"
+        ) from error
     return torch
 
 
@@ -177,7 +202,9 @@ def _start(u: np.ndarray, y: np.ndarray, share: np.ndarray, hidden: int, setting
     """Breakpoints (restarts, hidden) to begin with, in scaled x. share: of the weight up to each sample."""
     if settings.init == "random" or u.size < 3:
         return np.sort(rng.uniform(-1.0, 1.0, (settings.restarts, hidden)), axis=1)
-    even = np.linspace(-1.0, 1.0, min(u.size, _PLACES))  # floats crowd around 0, where differences of neighbours are noise
+    even = np.linspace(
+        -1.0, 1.0, min(u.size, _PLACES)
+    )  # floats crowd around 0, where differences of neighbours are noise
     curvature = np.abs(np.gradient(np.gradient(np.interp(even, u, y), even), even))
     crowd = np.gradient(np.interp(even, u, share), even)
     density = curvature**_DENSITY * crowd ** (_DENSITY / 2)
@@ -188,17 +215,34 @@ def _start(u: np.ndarray, y: np.ndarray, share: np.ndarray, hidden: int, setting
 
 
 def _least_squares(u: np.ndarray, y: np.ndarray, breakpoints: np.ndarray) -> list[np.ndarray]:
-    """Parameters of networks with these breakpoints, all neurons open to the right, outputs by least squares over an even choice of samples."""
+    """Parameters of networks with these breakpoints, all neurons open to the right, outputs by least squares over an
+    even choice of samples.
+    """
     chosen = np.unique(np.linspace(0, u.size - 1, 1024).round().astype(np.int64))
     x, target = u[chosen], y[chosen]
-    solved = np.array([
-        np.linalg.lstsq(np.column_stack([np.maximum(x[:, None] - points, 0.0), x, np.ones_like(x)]), target, rcond=1e-9)[0] for points in breakpoints
-    ])  # fmt: skip
-    return [np.ones_like(breakpoints), -breakpoints, solved[:, :-2].copy(), solved[:, -2:-1].copy(), solved[:, -1:].copy()]
+    solved = np.array(
+        [
+            np.linalg.lstsq(
+                np.column_stack([np.maximum(x[:, None] - points, 0.0), x, np.ones_like(x)]), target, rcond=1e-9
+            )[0]
+            for points in breakpoints
+        ]
+    )
+    return [
+        np.ones_like(breakpoints),
+        -breakpoints,
+        solved[:, :-2].copy(),
+        solved[:, -2:-1].copy(),
+        solved[:, -1:].copy(),
+    ]
 
 
-def _table(samples: Samples, breakpoints: np.ndarray, fmt: Format, left: Line | None, right: Line | None, objective: str):
-    """(cost, cuts, lines) of the table with these breakpoints: best lines between them, tails outside, whose own cuts are put where they pay."""
+def _table(
+    samples: Samples, breakpoints: np.ndarray, fmt: Format, left: Line | None, right: Line | None, objective: str
+):
+    """(cost, cuts, lines) of the table with these breakpoints: best lines between them, tails outside, whose own cuts
+    are put where they pay.
+    """
     n, weight = len(samples), samples.weight / samples.weight.sum()
     inner = np.searchsorted(samples.x, breakpoints, side="right")
     cuts = np.concatenate([[0] * (left is None), inner, [n] * (right is None)]).astype(np.int64)
@@ -220,11 +264,16 @@ def _table(samples: Samples, breakpoints: np.ndarray, fmt: Format, left: Line | 
 
 
 def _tail_ends(x: np.ndarray, y: np.ndarray, weight: np.ndarray, tail: Line) -> int:
-    """How many of these samples, from the outermost inwards, the tail serves best when a least-squares line serves the others."""
+    """How many of these samples, from the outermost inwards, the tail serves best when a least-squares line serves the
+    others.
+    """
     total = weight.sum()
     if not total > 0:
         return 0
-    x, off = x - weight @ x / total, y - (tail.slope * x + tail.intercept)  # a line fits y as well as it fits y less the tail
+    x, off = (
+        x - weight @ x / total,
+        y - (tail.slope * x + tail.intercept),
+    )  # a line fits y as well as it fits y less the tail
     off_mean = weight @ off / total
 
     def rest(values):
@@ -239,8 +288,12 @@ def _tail_ends(x: np.ndarray, y: np.ndarray, weight: np.ndarray, tail: Line) -> 
     return int(np.argmin(np.append(0.0, np.cumsum(weight * off * off)) + line))
 
 
-def _lines(samples: Samples, weight: np.ndarray, cell: np.ndarray, size: int, fmt: Format, objective: str) -> tuple[np.ndarray, np.ndarray]:
-    """Representable lines of all cells by least squares; for least absolute error with weights that undo the square, repeated."""
+def _lines(
+    samples: Samples, weight: np.ndarray, cell: np.ndarray, size: int, fmt: Format, objective: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Representable lines of all cells by least squares; for least absolute error with weights that undo the square,
+    repeated.
+    """
     ordinals = Ordinals(fmt)
 
     def fit(weights):

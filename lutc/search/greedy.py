@@ -1,7 +1,7 @@
 """The fewest entries that meet an error bound: every segment as long as it can be.
 
-If some representable line keeps all samples of a run within their bounds, it does so for every part of the run; so the longest extension
-from the left needs the fewest segments (feasibility passes to sub-runs).
+If some representable line keeps all samples of a run within their bounds, it does so for every part of the run; so the
+longest extension from the left needs the fewest segments (feasibility passes to sub-runs).
 """
 
 from __future__ import annotations
@@ -14,14 +14,21 @@ from lutc.formats.format import Format
 from lutc.functions import Line
 from lutc.search.result import SearchResult
 
-_SLOPES = 1 << 12  # slopes carried along; formats with more are thinned out around the slopes that occur, and the result is then not proven
+_SLOPES = (
+    1 << 12
+    # slopes carried along; formats with more are thinned out around the slopes that occur, and the result is then not
+    # proven
+)
 
 
-def greedy(x, y, tolerance, fmt: Format, left: Line | None = None, right: Line | None = None, described: str = "the bound") -> SearchResult:
-    """Fewest segments with |slope * x + intercept - y| <= tolerance at every sample; x, y, tolerance: (n,), x ascending.
+def greedy(
+    x, y, tolerance, fmt: Format, left: Line | None = None, right: Line | None = None, described: str = "the bound"
+) -> SearchResult:
+    """Fewest segments with |slope * x + intercept - y| <= tolerance at every sample; x, y, tolerance: (n,), x
+    ascending.
 
-    Cuts are sample indices. `record["proven"]` says whether all slopes of the format were tried. LutcError where a single sample cannot
-    be met; `described` names the bound in it.
+    Cuts are sample indices. `record["proven"]` says whether all slopes of the format were tried. LutcError where a
+    single sample cannot be met; `described` names the bound in it.
     """
     low, high = y - tolerance, y + tolerance
     start, stop = _tails(x, low, high, left, right)
@@ -30,7 +37,10 @@ def greedy(x, y, tolerance, fmt: Format, left: Line | None = None, right: Line |
     while cuts[-1] < stop:
         end, line = _longest(x, low, high, slopes, fmt, cuts[-1], stop)
         if line is None:
-            raise LutcError(f"no line with {fmt.name} coefficients is within {described} at x = {x[end]:g}; allow more error or a finer format")
+            raise LutcError(
+                f"no line with {fmt.name} coefficients is within {described} at x = {x[end]:g}; allow more error or a "
+                "finer format"
+            )
         cuts.append(end)
         lines.append(line)
     chosen = (np.array([k for k, _ in lines]), np.array([t for _, t in lines]))
@@ -58,7 +68,9 @@ def _tails(x, low, high, left, right) -> tuple[int, int]:
 
 
 def _slopes(x, y, fmt: Format) -> tuple[np.ndarray, bool]:
-    """Candidate slopes, ascending: all of the format, or an even choice among those between the least and the greatest slope of f."""
+    """Candidate slopes, ascending: all of the format, or an even choice among those between the least and the greatest
+    slope of f.
+    """
     ordinals = Ordinals(fmt)
     low, high = ordinals.low, ordinals.high
     if high - low >= _SLOPES:
@@ -69,7 +81,9 @@ def _slopes(x, y, fmt: Format) -> tuple[np.ndarray, bool]:
 
 
 def _intercept(fmt: Format, lowest, highest) -> tuple[np.ndarray, np.ndarray]:
-    """The value nearest to the middle of [lowest, highest], and whether it lies inside; if it does not, no value of the format does."""
+    """The value nearest to the middle of [lowest, highest], and whether it lies inside; if it does not, no value of the
+    format does.
+    """
     t = fmt.round((lowest + highest) / 2)
     return t, (t >= lowest) & (t <= highest)
 

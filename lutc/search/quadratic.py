@@ -1,8 +1,10 @@
-"""Genetic search for the error that a model's next layer feels: e' H e, e the table's error at every input code, H dense.
+"""Genetic search for the error that a model's next layer feels: e' H e, e the table's error at every input code, H
+dense.
 
-No dynamic program solves it: the lines of all segments depend on one another. For given cuts they are one joint least squares over
-representable slopes and intercepts, solved and rounded by `lutc.search.quadratic_kernels`. The search over cuts is that of
-`lutc.search.genetic`, seeded with the exact optimum of H's diagonal, and ends in a descent over every place of every cut.
+No dynamic program solves it: the lines of all segments depend on one another. For given cuts they are one joint least
+squares over representable slopes and intercepts, solved and rounded by `lutc.search.quadratic_kernels`. The search over
+cuts is that of `lutc.search.genetic`, seeded with the exact optimum of H's diagonal, and ends in a descent over every
+place of every cut.
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ _QUICK, _THOROUGH = 60, 200_000  # nodes of the search for lines: of a candidate
 
 @dataclass(frozen=True)
 class QuadraticSettings:
-    """Population and budget. `steps` are the moves of a cut that every individual tries; the winner tries every place."""
+    """Population and budget. `steps` are the moves of a cut that every individual tries; the winner
+    tries every place.
+    """
 
     population: int = 30
     generations: int = 25
@@ -48,9 +52,10 @@ class QuadraticSettings:
 class QuadraticCosts:
     """Cost of whole tables: e' H e + 2 offset' e + constant, e = table - f at the samples.
 
-    samples: n codes; their weights are not used. matrix: (n, n) float64, symmetric, positive semi-definite, not 0. offset: (n,) float64, what the
-    quantisation of the inputs does to the layer's output already, or None. fmt: fixed point. left, right: tails in that format.
-    between: points with next to no weight between the codes, which choose among tables of the same cost.
+    samples: n codes; their weights are not used. matrix: (n, n) float64, symmetric, positive semi-definite, not 0.
+    offset: (n,) float64, what the quantisation of the inputs does to the layer's output already, or None. fmt: fixed
+    point. left, right: tails in that format. between: points with next to no weight between the codes, which choose
+    among tables of the same cost.
     """
 
     def __init__(
@@ -69,10 +74,15 @@ class QuadraticCosts:
         n = len(samples)
         matrix = np.asarray(matrix, np.float64)
         if matrix.shape != (n, n) or not np.isfinite(matrix).all():
-            raise LutcError(f"the objective layer takes a finite matrix of {n} x {n}, one row for each input code; given {matrix.shape}")
+            raise LutcError(
+                f"the objective layer takes a finite matrix of {n} x {n}, one row for each input code; given "
+                f"{matrix.shape}"
+            )
         scale = np.trace(matrix)
         if not scale > 0:
-            raise LutcError("the matrix of the layer is 0: none of its calibration tokens reached a code; calibrate on more text")
+            raise LutcError(
+                "the matrix of the layer is 0: none of its calibration tokens reached a code; calibrate on more text"
+            )
         self.samples, self.format, self.matrix = samples, fmt, matrix
         self.offset = np.zeros(n) if offset is None else np.asarray(offset, np.float64)
         self.constant, self.tails, self.tail_lines = constant, (left is not None, right is not None), (left, right)
@@ -112,11 +122,16 @@ class QuadraticCosts:
         """Segments left for the search when `entries` include the tails."""
         inner = entries - sum(self.tails)
         if inner < 1:
-            raise LutcError(f"the objective layer needs an entry beside {sum(self.tails)} tails; given {entries}: use more entries or --tails free")
+            raise LutcError(
+                f"the objective layer needs an entry beside {sum(self.tails)} tails; given {entries}: use more entries "
+                "or --tails free"
+            )
         return inner
 
     def lines(self, cuts: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-        """Slopes, intercepts (representable, (m,) each) and cost of the best lines found for ascending cuts (m + 1,)."""
+        """Slopes, intercepts (representable, (m,) each) and cost of the best lines found for ascending
+        cuts (m + 1,).
+        """
         from lutc.search.quadratic_kernels import fit  # brings numba
 
         cost, theta, _ = fit(np.ascontiguousarray(cuts, np.int64), *self._problem, _THOROUGH)
@@ -133,7 +148,9 @@ class QuadraticCosts:
 
         offsets = np.array(sorted({-s for s in steps} | set(steps)), np.int64)
         sums, linear, tails, *rest = self._problem
-        return self._rest + descend_cuts(cuts, offsets, sums, linear, tails, np.array(self.tails), *rest, _QUICK, sweeps)
+        return self._rest + descend_cuts(
+            cuts, offsets, sums, linear, tails, np.array(self.tails), *rest, _QUICK, sweeps
+        )
 
     def diagonal(self, entries: int) -> SearchResult:
         """The optimum of the diagonal alone, by dynamic programming; its cost is in the diagonal's unit."""
@@ -177,7 +194,10 @@ def quadratic(
     with seeded(seed):
         for _ in range(settings.restarts):
             population = [creator.LutcCuts(start.tolist())]
-            population += [_jittered(start, costs.size) if i % 2 else _random(segments, costs.size) for i in range(settings.population - 1)]
+            population += [
+                _jittered(start, costs.size) if i % 2 else _random(segments, costs.size)
+                for i in range(settings.population - 1)
+            ]
             population = evolve(population, improve, mutate, settings, progress)
             winners.append(min(population, key=lambda p: p.fitness.values))
     finished = []
@@ -195,13 +215,19 @@ def _random(segments: int, size: int):
 
 def _jittered(start: np.ndarray, size: int):
     """The seed with every cut moved by a few positions."""
-    return creator.LutcCuts(sorted(min(max(c + round(random.gauss(0.0, 1.0 + size / 50)), 0), size) for c in start.tolist()))
+    return creator.LutcCuts(
+        sorted(min(max(c + round(random.gauss(0.0, 1.0 + size / 50)), 0), size) for c in start.tolist())
+    )
 
 
 def _mutate(individual, size: int) -> None:
     """A cut leaves its place for another, near or anywhere; one cut, or half as often two, ..."""
     while True:
         at = random.randrange(len(individual))
-        individual[at] = individual[at] + round(random.gauss(0.0, 1.0 + size / 50)) if random.random() < 0.5 else random.randint(0, size)
+        individual[at] = (
+            individual[at] + round(random.gauss(0.0, 1.0 + size / 50))
+            if random.random() < 0.5
+            else random.randint(0, size)
+        )
         if random.random() < 0.5:
             return

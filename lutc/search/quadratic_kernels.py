@@ -1,8 +1,12 @@
-"""Numba kernels of `lutc.search.quadratic`: the best representable lines for given cuts under a dense quadratic error, and descent on the cuts.
+"""Numba kernels of `lutc.search.quadratic`: the best representable lines for given cuts under a dense quadratic error,
+and descent on the cuts.
 
-Costs arrive as `sums`, prefix sums over the codes: sums[0..2][i, j] of H, x H (x of the row) and x H x over rows < i and columns < j, and
-`linear`, (2, n + 1), of h and x h, for the cost  sum_ab v_a H_ab v_b - 2 sum_a h_a v_a + constant  of values v = slope x + intercept.
-Parameters are interleaved: theta[2 s] is the slope of segment s, theta[2 s + 1] its intercept, both as codes of the format's step.
+Costs arrive as `sums`, prefix sums over the codes: sums[0..2][i, j] of H, x H (x of the row) and x H x over rows < i
+and columns < j, and
+`linear`, (2, n + 1), of h and x h, for the cost  sum_ab v_a H_ab v_b - 2 sum_a h_a v_a + constant  of values
+v = slope x + intercept.
+Parameters are interleaved: theta[2 s] is the slope of segment s, theta[2 s + 1] its intercept, both as codes of the
+format's step.
 """
 
 from __future__ import annotations
@@ -49,7 +53,9 @@ def normal_equations(bounds, sums, linear, step):
 
 @njit
 def descend_lines(theta, matrix, vector, low, high):
-    """Put one segment after the other on its best representable line, the others held, in place, until none gains. A trial costs O(1)."""
+    """Put one segment after the other on its best representable line, the others held, in place, until none gains. A
+    trial costs O(1).
+    """
     gradient = matrix @ theta - vector
     least = 1e-13 * (abs(theta @ (gradient + vector)) + abs(vector @ theta)) + 1e-300
     for _ in range(_SWEEPS):
@@ -77,7 +83,8 @@ def descend_lines(theta, matrix, vector, low, high):
 
 @njit
 def fit(cuts, sums, linear, tails, step, low, high, nodes):
-    """(cost without its constant, theta, whether proven best) for cuts (m + 1,); tails: (2, 2) codes of the left and the right one.
+    """(cost without its constant, theta, whether proven best) for cuts (m + 1,); tails: (2, 2) codes of the left and
+    the right one.
 
     An empty segment gets the line 0. Positions before cuts[0] and from cuts[m] on belong to the tails.
     """
@@ -102,7 +109,9 @@ def fit(cuts, sums, linear, tails, step, low, high, nodes):
 
 @njit
 def descend_cuts(cuts, offsets, sums, linear, tails, free, step, low, high, nodes, sweeps):
-    """In place: each cut moves to the best of `offsets` between its neighbours, until `sweeps` are over or none moves. Returns the cost."""
+    """In place: each cut moves to the best of `offsets` between its neighbours, until `sweeps` are over or none moves.
+    Returns the cost.
+    """
     size = sums.shape[1] - 1
     for i in range(cuts.size):
         cuts[i] = min(max(cuts[i], 0), size)

@@ -1,7 +1,8 @@
 """Many samples: a search over candidate cuts, refined in shrinking windows down to single samples.
 
-Segment costs over N positions need N^2 numbers. Beyond `DENSE_LIMIT` samples a search runs over a few hundred candidate positions, then
-over windows around the cuts it found, a quarter as wide each time. The result is not proven optimal; `lower_bound` says how far it can be.
+Segment costs over N positions need N^2 numbers. Beyond `DENSE_LIMIT` samples a search runs over a few hundred candidate
+positions, then over windows around the cuts it found, a quarter as wide each time. The result is not proven optimal;
+`lower_bound` says how far it can be.
 """
 
 from __future__ import annotations
@@ -29,11 +30,14 @@ def candidates(samples: Samples, count: int = CANDIDATES) -> np.ndarray:
 
 
 def refined(
-    samples: Samples, costs_at: Callable[[np.ndarray], SegmentCosts], search: Callable[[SegmentCosts, np.ndarray | None], SearchResult]
+    samples: Samples,
+    costs_at: Callable[[np.ndarray], SegmentCosts],
+    search: Callable[[SegmentCosts, np.ndarray | None], SearchResult],
 ) -> tuple[SearchResult, np.ndarray, SegmentCosts]:
     """(result, positions, costs): the result's cuts index `positions`, which index the samples.
 
-    costs_at(positions) gives the costs over cells between positions; search(costs, start) a table, beginning with cuts `start`.
+    costs_at(positions) gives the costs over cells between positions; search(costs, start) a table, beginning with cuts
+    `start`.
     """
     positions = candidates(samples)
     costs = costs_at(positions)
@@ -54,7 +58,9 @@ def refined(
 
 
 def _windows(cuts: np.ndarray, reach: int, n: int) -> tuple[np.ndarray, bool]:
-    """Positions within `reach` of each cut, both ends and the cuts among them; and whether they are every sample there."""
+    """Positions within `reach` of each cut, both ends and the cuts among them; and whether they are
+    every sample there.
+    """
     unique = np.unique(cuts)
     share = max(8, CANDIDATES // unique.size)  # 8 points a window still cover the next, a quarter as wide
     dense = 2 * reach + 1 <= share
@@ -64,8 +70,9 @@ def _windows(cuts: np.ndarray, reach: int, n: int) -> tuple[np.ndarray, bool]:
 
 
 def lower_bound(costs: SegmentCosts, entries: int) -> float:
-    """A cost no table can go below, wherever between candidates its cuts lie: a segment from inside cell i to inside cell j costs at least
-    the cells strictly between. Valid for additive costs and for the largest error alike."""
+    """A cost no table can go below, wherever between candidates its cuts lie: a segment from inside cell i to inside
+    cell j costs at least the cells strictly between. Valid for additive costs and for the largest error alike.
+    """
     segments = costs.segments(entries)
     size = costs.size
     inner = np.full((size, size), np.inf)

@@ -9,10 +9,11 @@ import numpy as np
 
 @dataclass(frozen=True, eq=False)
 class SearchResult:
-    """cuts: (m + 1,) ascending positions; segment s is [cuts[s], cuts[s + 1]), the tails lie outside. Repeated cuts are empty segments.
+    """cuts: (m + 1,) ascending positions; segment s is [cuts[s], cuts[s + 1]), the tails lie outside. Repeated cuts are
+    empty segments.
 
-    cost: of the table, in the costs' unit. lines: (slopes, intercepts) where the search chose them itself, else None: the costs' best ones.
-    record: the search's name and settings, for the table's file.
+    cost: of the table, in the costs' unit. lines: (slopes, intercepts) where the search chose them itself, else None:
+    the costs' best ones. record: the search's name and settings, for the table's file.
     """
 
     cuts: np.ndarray

@@ -1,8 +1,8 @@
 """Genetic search for one set of slopes and intercepts behind several input scales, each with breakpoints of its own.
 
-No dynamic program is known for it: a line's cost depends on the cuts of every scale at once. A genome holds the cuts of all scales; the best
-line of an entry follows from the moments of its samples in all scales together. Coordinate descent moves one cut of one scale within a
-window, for the whole population at once.
+No dynamic program is known for it: a line's cost depends on the cuts of every scale at once. A genome holds the cuts of
+all scales; the best line of an entry follows from the moments of its samples in all scales together. Coordinate descent
+moves one cut of one scale within a window, for the whole population at once.
 """
 
 from __future__ import annotations
@@ -49,8 +49,14 @@ class SharedCosts:
             points = Points.of(s)
             points = Points(points.x, points.y, points.weight / len(samples), points.cell, points.size)
             w, x, y = points.weight, points.x, points.y
-            self._sums.append(np.concatenate([np.zeros((6, 1)), np.cumsum([w, w * x, w * y, w * x * x, w * x * y, w * y * y], axis=1)], axis=1))
-            errors = tail_costs(points, left, right, lambda tail, p=points: p.weight * (tail.slope * p.x + tail.intercept - p.y) ** 2)
+            self._sums.append(
+                np.concatenate(
+                    [np.zeros((6, 1)), np.cumsum([w, w * x, w * y, w * x * x, w * x * y, w * y * y], axis=1)], axis=1
+                )
+            )
+            errors = tail_costs(
+                points, left, right, lambda tail, p=points: p.weight * (tail.slope * p.x + tail.intercept - p.y) ** 2
+            )
             self._tails.append(errors)
 
     def sums(self, scale: int, i, j) -> np.ndarray:
@@ -80,7 +86,9 @@ class SharedCosts:
         return self.lines(self.entry_sums(cuts))[2].sum(axis=1) + ends
 
     def descend(self, cuts: np.ndarray, reach: int) -> None:
-        """One sweep in place: in each scale first the even, then the odd cuts move to the best place within `reach` and their neighbours."""
+        """One sweep in place: in each scale first the even, then the odd cuts move to the best place within `reach` and
+        their neighbours.
+        """
         offsets = np.arange(-reach, reach + 1)
         last = cuts.shape[2] - 1
         for scale in range(cuts.shape[1]):
@@ -108,18 +116,24 @@ def shared_coefficients(
     settings: SharedSettings = SharedSettings(),
     progress: Callable[[int], object] | None = None,
 ) -> SearchResult:
-    """Best genome found; cuts (scales, segments + 1), with the shared lines. start: cuts to begin with, such as one shared set of breakpoints."""
+    """Best genome found; cuts (scales, segments + 1), with the shared lines. start: cuts to begin with, such as one
+    shared set of breakpoints.
+    """
     shape = start.shape
 
     def improve(individuals):
-        cuts = np.sort(np.clip(np.array([list(i) for i in individuals]).reshape(-1, *shape), 0, costs.sizes[:, None]), axis=2)
+        cuts = np.sort(
+            np.clip(np.array([list(i) for i in individuals]).reshape(-1, *shape), 0, costs.sizes[:, None]), axis=2
+        )
         if not costs.tails[0]:
             cuts[:, :, 0] = 0
         if not costs.tails[1]:
             cuts[:, :, -1] = costs.sizes
         for _ in range(settings.sweeps):
             costs.descend(cuts, settings.reach)
-        for individual, genome, cost in zip(individuals, cuts.reshape(len(individuals), -1).tolist(), costs.total(cuts).tolist()):
+        for individual, genome, cost in zip(
+            individuals, cuts.reshape(len(individuals), -1).tolist(), costs.total(cuts).tolist()
+        ):
             individual[:] = genome
             individual.fitness.values = (cost,)
 
@@ -133,7 +147,12 @@ def shared_coefficients(
     winner = min(population, key=lambda p: p.fitness.values)
     cuts = np.array(winner).reshape(shape)
     slope, intercept, _ = costs.lines(costs.entry_sums(cuts[None]))
-    return SearchResult(cuts, float(winner.fitness.values[0]), {"name": "genetic", "seed": seed, **vars(settings)}, (slope[0], intercept[0]))
+    return SearchResult(
+        cuts,
+        float(winner.fitness.values[0]),
+        {"name": "genetic", "seed": seed, **vars(settings)},
+        (slope[0], intercept[0]),
+    )
 
 
 def _mutated(individual, shape: tuple[int, int], sizes: np.ndarray):

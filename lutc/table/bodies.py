@@ -1,4 +1,6 @@
-"""What a table holds behind its prologue: lines between breakpoints, cells between cut points, exponents, or one value per code."""
+"""What a table holds behind its prologue: lines between breakpoints, cells between cut points, exponents, or one value
+per code.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,8 @@ def _increasing(name: str, array: np.ndarray) -> None:
 class Lines:
     """Addressing `compare`, payload `lines`: n slopes and intercepts, n - 1 strictly increasing breakpoints in real x.
 
-    Segment of x = number of breakpoints < x, so x equal to a breakpoint belongs to the left (`torch.bucketize(x, breakpoints)`).
+    Segment of x = number of breakpoints < x, so x equal to a breakpoint belongs to the left (`torch.bucketize(x,
+    breakpoints)`).
     """
 
     breakpoints: np.ndarray
@@ -40,7 +43,8 @@ class Lines:
         n = self.slopes.size
         if n < 1 or self.intercepts.size != n or self.breakpoints.size != n - 1:
             raise LutcError(
-                f"n entries have n slopes, n intercepts and n - 1 breakpoints; given {n}, {self.intercepts.size} and {self.breakpoints.size}"
+                f"n entries have n slopes, n intercepts and n - 1 breakpoints; given {n}, {self.intercepts.size} and "
+                f"{self.breakpoints.size}"
             )
         _increasing("breakpoints", self.breakpoints)
 
@@ -59,7 +63,9 @@ class Lines:
 
 
 def without_empty_segments(breakpoints, slopes, intercepts) -> Lines:
-    """Lines of ascending breakpoints that may repeat: between equal breakpoints no x lies, so that segment is dropped."""
+    """Lines of ascending breakpoints that may repeat: between equal breakpoints no x lies, so that
+    segment is dropped.
+    """
     points = np.asarray(breakpoints, np.float64)
     keep = np.append(np.ones(min(points.size, 1), bool), points[1:] != points[:-1])
     segments = np.append(True, np.append(keep[1:], np.ones(min(points.size, 1), bool)))
@@ -90,10 +96,12 @@ class _Knots:
 
 @dataclass(frozen=True, eq=False)
 class Cells(_Knots):
-    """Addressing `cells`, payload `values`: FPLUT (arXiv:2602.02988). m + 1 strictly increasing cut points bound m intervals, closed on the left.
+    """Addressing `cells`, payload `values`: FPLUT (arXiv:2602.02988). m + 1 strictly increasing cut points bound m
+    intervals, closed on the left.
 
-    Interval i is cut into pieces[i] equal pieces (a power of two); `values` (sum(pieces) + 1) stand at all piece edges, which are the
-    float64 values cut + i * width / pieces rounded to float32, and are interpolated linearly. Outside the cut points the end pieces go on.
+    Interval i is cut into pieces[i] equal pieces (a power of two); `values` (sum(pieces) + 1) stand at all piece edges,
+    which are the float64 values cut + i * width / pieces rounded to float32, and are interpolated linearly. Outside the
+    cut points the end pieces go on.
     """
 
     cut_points: np.ndarray
@@ -106,10 +114,15 @@ class Cells(_Knots):
         freeze(self, cut_points=vector("cut_points", self.cut_points), values=vector("values", self.values))
         pieces = tuple(self.pieces)
         if not all(is_int(p) and p > 0 and p & (p - 1) == 0 for p in pieces):
-            raise LutcError(f"pieces must be powers of two (1, 2, 4, ...), one per interval; given {list(pieces)!r:.80}")
+            raise LutcError(
+                f"pieces must be powers of two (1, 2, 4, ...), one per interval; given {list(pieces)!r:.80}"
+            )
         freeze(self, pieces=tuple(int(p) for p in pieces))
         if self.cut_points.size < 2 or len(self.pieces) != self.cut_points.size - 1:
-            raise LutcError(f"m intervals have m + 1 cut points, m at least 1; given {len(self.pieces)} pieces and {self.cut_points.size} cut points")
+            raise LutcError(
+                f"m intervals have m + 1 cut points, m at least 1; given {len(self.pieces)} pieces and "
+                f"{self.cut_points.size} cut points"
+            )
         if self.values.size != sum(self.pieces) + 1:
             raise LutcError(f"{sum(self.pieces)} pieces have {sum(self.pieces) + 1} values; given {self.values.size}")
         _increasing("cut_points", self.cut_points)
@@ -128,13 +141,15 @@ class Cells(_Knots):
 
 @dataclass(frozen=True, eq=False)
 class Exponents(_Knots):
-    """Addressing `exponent`, payload `values`: sign, exponent and top mantissa bits of a 16-bit input choose the piece, without arithmetic.
+    """Addressing `exponent`, payload `values`: sign, exponent and top mantissa bits of a 16-bit input choose the piece,
+    without arithmetic.
 
-    mantissa_bits: one per sign and exponent field of the format `input` in ascending order of x, negative numbers from the largest field
-    down to 0, then positive ones from 0 up (fp16: 2 x 31, bf16: 2 x 255; the field of infinities is left out). b >= 0 cuts the binade into
-    2^b equal pieces. JOINED: it goes on with its neighbour nearer to zero, itself joined or one piece. OUTSIDE: it holds no piece.
-    values stand at all edges, ascending in x, and are interpolated linearly. Field 0 starts at zero. By its bits an edge below zero belongs
-    to the piece nearer to zero, here to the one on its right as everywhere; the value at an edge is the stored one either way.
+    mantissa_bits: one per sign and exponent field of the format `input` in ascending order of x, negative numbers from
+    the largest field down to 0, then positive ones from 0 up (fp16: 2 x 31, bf16: 2 x 255; the field of infinities is
+    left out). b >= 0 cuts the binade into 2^b equal pieces. JOINED: it goes on with its neighbour nearer to zero,
+    itself joined or one piece. OUTSIDE: it holds no piece. values stand at all edges, ascending in x, and are
+    interpolated linearly. Field 0 starts at zero. By its bits an edge below zero belongs to the piece nearer to zero,
+    here to the one on its right as everywhere; the value at an edge is the stored one either way.
     """
 
     input: str
@@ -154,7 +169,9 @@ class Exponents(_Knots):
             raise LutcError(f"an exponent-addressed table of {fmt.name} has {wanted}; given {len(bits)}")
         inside = [i for i, b in enumerate(bits) if b != self.OUTSIDE]
         if not inside or len(inside) != inside[-1] - inside[0] + 1:
-            raise LutcError("the binades of an exponent-addressed table follow each other without a gap; at least one holds a piece")
+            raise LutcError(
+                "the binades of an exponent-addressed table follow each other without a gap; at least one holds a piece"
+            )
         for side in (bits[:fields][::-1], bits[fields:]):  # outward from zero
             if any(b == self.JOINED and (i == 0 or side[i - 1] not in (0, self.JOINED)) for i, b in enumerate(side)):
                 raise LutcError("a binade is joined (-1) to one nearer to zero that is joined or has one piece (0)")
@@ -200,7 +217,8 @@ def binades(input: str) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Direct:
-    """Addressing `direct`, payload `values`: one value per input code, values[q - q_min], q of `bits` bits, x = scale * (q - zero_point).
+    """Addressing `direct`, payload `values`: one value per input code, values[q - q_min], q of `bits` bits, x = scale *
+    (q - zero_point).
 
     Other x are quantised first: rounded half to even and clamped, as the codes saturate.
     """
@@ -217,7 +235,9 @@ class Direct:
         freeze(self, values=vector("values", self.values))
         Inputs(self.bits, self.scale, self.zero_point)  # checks them
         if self.values.size != 1 << self.bits:
-            raise LutcError(f"a direct table over {self.bits} bits has {1 << self.bits} values; given {self.values.size}")
+            raise LutcError(
+                f"a direct table over {self.bits} bits has {1 << self.bits} values; given {self.values.size}"
+            )
 
     @property
     def entries(self) -> int:

@@ -24,7 +24,9 @@ class Domain:
 
     def __post_init__(self):
         bounds, poles = (self.low, self.high), (self.low_pole, self.high_pole)
-        if not all(bound is None or is_finite(bound) for bound in bounds) or not all(is_int(pole) and -1 <= pole <= 1 for pole in poles):
+        if not all(bound is None or is_finite(bound) for bound in bounds) or not all(
+            is_int(pole) and -1 <= pole <= 1 for pole in poles
+        ):
             raise LutcError(f"a domain takes finite bounds or null, and poles -1, 0 or 1; given {str(self):.120}")
         if any(pole and bound is None for bound, pole in zip(bounds, poles)):
             raise LutcError(f"a pole of the domain stands at its bound; given {str(self):.120}")

@@ -1,7 +1,8 @@
-"""Integer-only arithmetic of a table, in numpy: the model that hardware and every integer backend is held to, bit by bit.
+"""Integer-only arithmetic of a table, in numpy: the model that hardware and every integer backend is held to, bit by
+bit.
 
-With coefficients of F fraction bits, k and t as integers, and input codes q at scale S and zero point z:
-acc (int32) = k * (q - z) + t', t' = floor(t_real * 2**F / S + 1/2), which is t << b for S = 2**-b; acc stands for acc * S * 2**-F.
+With coefficients of F fraction bits, k and t as integers, and input codes q at scale S and zero point z: acc (int32) =
+k * (q - z) + t', t' = floor(t_real * 2**F / S + 1/2), which is t << b for S = 2**-b; acc stands for acc * S * 2**-F.
 Output code = z_out + requantise(acc), saturated.
 """
 
@@ -26,8 +27,8 @@ _FAR = 2.0**40  # no code is that far out
 class IntegerLines:
     """A `Lines` table as a unit of comparators, one multiplier and one adder sees it.
 
-    cuts: int64 (n - 1), codes: the segment of q is the number of cuts < q - zero_point. slopes, intercepts: int64 (n), the latter scaled (t').
-    acc = slopes[i] * (q - zero_point) + intercepts[i] fits int32; it stands for acc * unit.
+    cuts: int64 (n - 1), codes: the segment of q is the number of cuts < q - zero_point. slopes, intercepts: int64 (n),
+    the latter scaled (t'). acc = slopes[i] * (q - zero_point) + intercepts[i] fits int32; it stands for acc * unit.
     """
 
     cuts: np.ndarray
@@ -52,7 +53,9 @@ def cut_codes(breakpoints, scale: float) -> np.ndarray:
     breakpoints = np.asarray(breakpoints, np.float64)
     nearest = np.rint(breakpoints / scale)
     candidates = nearest + np.array([[-1.0], [0.0], [1.0]])
-    return np.clip(np.where(scale * candidates <= breakpoints, candidates, -np.inf).max(axis=0), -_FAR, _FAR).astype(np.int64)
+    return np.clip(np.where(scale * candidates <= breakpoints, candidates, -np.inf).max(axis=0), -_FAR, _FAR).astype(
+        np.int64
+    )
 
 
 def integer_lines(table: Table, inputs: Inputs) -> IntegerLines:
@@ -63,16 +66,23 @@ def integer_lines(table: Table, inputs: Inputs) -> IntegerLines:
     fmt = formats.get(table.coefficients)
     if not isinstance(table.body, Lines) or fmt.kind != "fixed":
         raise LutcError(
-            f"integer arithmetic takes a table of lines with fixed-point coefficients (q1.6, ...); given {table.body.addressing} x "
+            "integer arithmetic takes a table of lines with fixed-point coefficients (q1.6, ...); given "
+            f"{table.body.addressing} x "
             f"{table.body.payload} in {table.coefficients}"
         )
     if table.prologue is not None and not isinstance(table.prologue, AbsPrologue):
-        raise LutcError(f"integer arithmetic takes a table without prologue or stored by symmetry; given prologue {table.prologue.kind}")
+        raise LutcError(
+            "integer arithmetic takes a table without prologue or stored by symmetry; given prologue "
+            f"{table.prologue.kind}"
+        )
     body = unfold(table)
     step = 2.0**-fmt.fraction_bits
     slopes, intercepts = (np.rint(values / step) for values in (body.slopes, body.intercepts))
     if (slopes * step != body.slopes).any() or (intercepts * step != body.intercepts).any():
-        raise LutcError(f"the table's coefficients are not multiples of 2**-{fmt.fraction_bits} ({fmt.name}), so integer arithmetic cannot hold them")
+        raise LutcError(
+            f"the table's coefficients are not multiples of 2**-{fmt.fraction_bits} ({fmt.name}), so integer "
+            "arithmetic cannot hold them"
+        )
     lines = IntegerLines(
         cuts=cut_codes(body.breakpoints, inputs.scale),
         slopes=slopes.astype(np.int64),
@@ -83,15 +93,18 @@ def integer_lines(table: Table, inputs: Inputs) -> IntegerLines:
     largest = max(abs(inputs.minimum - inputs.zero_point), abs(inputs.maximum - inputs.zero_point))
     bound = int(np.max(np.abs(lines.slopes) * largest + np.abs(lines.intercepts)))
     if bound > INT32_MAX:
-        raise LutcError(f"the accumulator could reach {bound}, beyond int32; use a coarser scale, fewer input bits or fewer fraction bits")
+        raise LutcError(
+            f"the accumulator could reach {bound}, beyond int32; use a coarser scale, fewer input bits or fewer "
+            "fraction bits"
+        )
     return lines
 
 
 def unfold(table: Table) -> Lines:
     """The lines of a table over all x, both sides of a symmetry written out.
 
-    On the negative side the cells [b, b') of |x| turn around, so a breakpoint -b moves to the next representable point below: codes lie on
-    a lattice, and -b - tiny keeps `|x| <= b` on the same line.
+    On the negative side the cells [b, b') of |x| turn around, so a breakpoint -b moves to the next representable point
+    below: codes lie on a lattice, and -b - tiny keeps `|x| <= b` on the same line.
     """
     body, prologue = table.body, table.prologue
     if prologue is None:

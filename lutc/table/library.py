@@ -17,14 +17,18 @@ from lutc.table.table_set import TableSet, read
 
 def names() -> list[str]:
     """Names of the shipped tables, sorted: "gelu_8", "silu_fplut", ..."""
-    return sorted(path.name[: -len(".json")] for path in resources.files("lutc.pretrained").iterdir() if path.name.endswith(".json"))
+    return sorted(
+        path.name[: -len(".json")]
+        for path in resources.files("lutc.pretrained").iterdir()
+        if path.name.endswith(".json")
+    )
 
 
 def load(name: str | os.PathLike) -> TableSet:
     """A shipped table by name ("gelu_8") or a file by path ("my/table.json").
 
-    Text with a folder separator or the suffix .json is a path. A name may begin with any alias of the function ("rsqrt_8" is "sqrt_reci_8").
-    Raises LutcError for an unknown name (the nearest is suggested) or a bad file.
+    Text with a folder separator or the suffix .json is a path. A name may begin with any alias of the function
+    ("rsqrt_8" is "sqrt_reci_8"). Raises LutcError for an unknown name (the nearest is suggested) or a bad file.
     """
     if not isinstance(name, (str, os.PathLike)):
         raise LutcError(f"a table is given by name or path, not by {type(name).__name__}")
@@ -36,7 +40,10 @@ def load(name: str | os.PathLike) -> TableSet:
     if found is None:
         near = difflib.get_close_matches(text, shipped, 1)
         hint = f"; did you mean '{near[0]}'?" if near else ";"
-        raise LutcError(f"no shipped table '{text}'{hint} there are {_listed(shipped)}; a file is given by its path, ending in .json")
+        raise LutcError(
+            f"no shipped table '{text}'{hint} there are {_listed(shipped)}; a file is given by its path, ending in "
+            ".json"
+        )
     with resources.as_file(resources.files("lutc.pretrained") / f"{found}.json") as path:
         return read(path)
 

@@ -16,13 +16,17 @@ from lutc.errors import LutcError
 def line(slope, intercept, x) -> np.ndarray:
     """slope * x + intercept in float64, elementwise; a slope of 0 gives the intercept even at x = +-inf."""
     with np.errstate(invalid="ignore", over="ignore"):
-        product = np.where(np.asarray(slope) == 0.0, np.where(np.isnan(x), np.nan, 0.0), slope * np.asarray(x, np.float64))
+        product = np.where(
+            np.asarray(slope) == 0.0, np.where(np.isnan(x), np.nan, 0.0), slope * np.asarray(x, np.float64)
+        )
         return product + intercept
 
 
 @dataclass(frozen=True)
 class AbsPrologue:
-    """T is stored for |x| only: f(x) = factor * T(|x|) + slope * x + intercept, one (factor, slope, intercept) for x >= 0, one for x < 0."""
+    """T is stored for |x| only: f(x) = factor * T(|x|) + slope * x + intercept, one (factor, slope, intercept) for x >=
+    0, one for x < 0.
+    """
 
     positive: tuple[float, float, float]
     negative: tuple[float, float, float]
@@ -38,7 +42,11 @@ class AbsPrologue:
 
     def __call__(self, body, x) -> np.ndarray:
         x = np.asarray(x, np.float64)
-        factor, slope, intercept = np.where((x >= 0)[..., None], self.positive, self.negative).reshape(*x.shape, 3).transpose(-1, *range(x.ndim))
+        factor, slope, intercept = (
+            np.where((x >= 0)[..., None], self.positive, self.negative)
+            .reshape(*x.shape, 3)
+            .transpose(-1, *range(x.ndim))
+        )
         return line(factor, line(slope, intercept, x), body(np.abs(x)))
 
 
@@ -46,8 +54,9 @@ class AbsPrologue:
 class ExponentPrologue:
     """x = m * 2**(step * e), m in [1, 2**step): f(x) = T(m) * 2**(growth * e) + offset * e.
 
-    0 and inf count as e = -inf and inf with m = 1. With `odd` the sign of x is copied to the result, with `even` it does not matter; without
-    either negative x give NaN, and -0 keeps its sign where there is no offset, as 1/sqrt(-0) = -inf.
+    0 and inf count as e = -inf and inf with m = 1. With `odd` the sign of x is copied to the result, with `even` it
+    does not matter; without either negative x give NaN, and -0 keeps its sign where there is no offset, as 1/sqrt(-0) =
+    -inf.
     """
 
     step: int
@@ -61,7 +70,10 @@ class ExponentPrologue:
     def __post_init__(self):
         whole = is_int(self.step) and is_int(self.growth) and isinstance(self.odd, bool) and isinstance(self.even, bool)
         if not whole or self.step not in (1, 2) or not -2 <= self.growth <= 2 or not is_finite(self.offset):
-            raise LutcError(f"prologue exponent takes step 1 or 2, growth -2..2, a finite offset, odd and even true or false; given {str(self):.120}")
+            raise LutcError(
+                "prologue exponent takes step 1 or 2, growth -2..2, a finite offset, odd and even true or false; "
+                f"given {str(self):.120}"
+            )
         if self.odd and self.even:
             raise LutcError("a prologue exponent is odd or even, not both")
 
@@ -85,7 +97,9 @@ class ExponentPrologue:
 
 @dataclass(frozen=True)
 class PeriodPrologue:
-    """x = n * period + r, r in [0, period): f(x) = T(r) * 2**(growth * n). +-inf give the limit for growth > 0, else NaN."""
+    """x = n * period + r, r in [0, period): f(x) = T(r) * 2**(growth * n). +-inf give the limit for growth > 0, else
+    NaN.
+    """
 
     period: float
     growth: int = 0

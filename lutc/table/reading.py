@@ -1,5 +1,7 @@
-"""From the text of a file to the fields of a table set, checked: lutc's own files, GQA-LUT's (no "lutc" key, repeated breakpoints), and
-NN-LUT's ("op", "cut_points", "slopes", "biases"), which may have infinite end cut points; those are dropped."""
+"""From the text of a file to the fields of a table set, checked: lutc's own files, GQA-LUT's (no "lutc" key, repeated
+breakpoints), and NN-LUT's ("op", "cut_points", "slopes", "biases"), which may have infinite end cut points; those are
+dropped.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,11 @@ def parse(text: str) -> dict:
     constants = []  # NaN, Infinity, -Infinity: no JSON, but in files of NN-LUT
     try:
         data = json.loads(
-            text, object_pairs_hook=_unique, parse_int=_integer, parse_float=_real, parse_constant=lambda name: constants.append(name) or float(name)
+            text,
+            object_pairs_hook=_unique,
+            parse_int=_integer,
+            parse_float=_real,
+            parse_constant=lambda name: constants.append(name) or float(name),
         )
     except (json.JSONDecodeError, RecursionError) as error:
         raise LutcError(f"not valid JSON ({error}); the file is broken or cut off") from error
@@ -74,7 +80,10 @@ def _numbers(entry: dict, name: str, where: str) -> list:
 
 def _lines(breakpoints: list, slopes: list, intercepts: list, where: str) -> Lines:
     if not len(slopes) == len(intercepts) == len(breakpoints) + 1:
-        raise LutcError(f"{where}: n breakpoints need n + 1 slopes and intercepts; given {len(breakpoints)}, {len(slopes)} and {len(intercepts)}")
+        raise LutcError(
+            f"{where}: n breakpoints need n + 1 slopes and intercepts; given {len(breakpoints)}, {len(slopes)} and "
+            f"{len(intercepts)}"
+        )
     return without_empty_segments(breakpoints, slopes, intercepts)
 
 
@@ -84,7 +93,11 @@ def _body(entry, addressing: str, payload: str, inputs: Inputs | str | None, whe
     if (addressing, payload) == ("compare", "lines"):
         return _lines(*(_numbers(entry, name, where) for name in ("breakpoints", "slopes", "intercepts")), where)
     if (addressing, payload) == ("cells", "values"):
-        return Cells(_numbers(entry, "cut_points", where), tuple(_numbers(entry, "pieces", where)), _numbers(entry, "values", where))
+        return Cells(
+            _numbers(entry, "cut_points", where),
+            tuple(_numbers(entry, "pieces", where)),
+            _numbers(entry, "values", where),
+        )
     if (addressing, payload) == ("direct", "values"):
         if inputs is None:
             raise LutcError(f"{where}: a direct table needs an entry under 'inputs'")
@@ -118,23 +131,41 @@ def _construct(cls, values, what: str):
 def _from_json(data: dict) -> dict:
     names = [key for key in data if key != "lutc"]
     if len(names) != 1:
-        raise LutcError(f"a table file has one function and perhaps 'lutc' at its top; given {', '.join(map(str, data)) or 'nothing'}")
+        raise LutcError(
+            "a table file has one function and perhaps 'lutc' at its top; given "
+            f"{', '.join(map(str, data)) or 'nothing'}"
+        )
     name = names[0]
     entries = _object(data[name], f"'{name}'")
     own = dict(_object(data.get("lutc", {}), "'lutc'"))
     foreign = "lutc" not in data
     if not foreign and own.pop("schema", None) != SCHEMA:
-        raise LutcError(f"schema {data['lutc'].get('schema')!r} is not known here; this version reads schema {SCHEMA}: update lutc or recompile")
+        raise LutcError(
+            f"schema {data['lutc'].get('schema')!r} is not known here; this version reads schema {SCHEMA}: update lutc "
+            "or recompile"
+        )
     if foreign:
         if not all(re.fullmatch(r"\d{1,2}", key) for key in entries):
-            raise LutcError(f"without 'lutc' this must be a GQA-LUT file, whose keys are powers 0, 1, ...; given {', '.join(entries) or 'nothing'}")
-        own = {"inputs": {key: {"scale": 2.0 ** -int(key)} for key in entries}, "coefficients": "q1.6", "origin": "gqa-lut"}
+            raise LutcError(
+                "without 'lutc' this must be a GQA-LUT file, whose keys are powers 0, 1, ...; given "
+                f"{', '.join(entries) or 'nothing'}"
+            )
+        own = {
+            "inputs": {key: {"scale": 2.0 ** -int(key)} for key in entries},
+            "coefficients": "q1.6",
+            "origin": "gqa-lut",
+        }
         own["function"] = _canonical(name)
-    inputs = {key: _construct(Inputs, value, f"inputs '{key}'") for key, value in _object(own.pop("inputs", {}), "inputs").items()}
+    inputs = {
+        key: _construct(Inputs, value, f"inputs '{key}'")
+        for key, value in _object(own.pop("inputs", {}), "inputs").items()
+    }
     addressing, payload = own.pop("addressing", "compare"), own.pop("payload", "lines")
     prologue = _prologue(own.pop("prologue", None))
     tails = _object(own.pop("tails", None) or {}, "tails")
-    left, right = (None if tails.get(side) is None else _construct(Line, tails[side], f"{side} tail") for side in ("left", "right"))
+    left, right = (
+        None if tails.get(side) is None else _construct(Line, tails[side], f"{side} tail") for side in ("left", "right")
+    )
     domain = own.pop("domain", None)
     domain = None if domain is None else _construct(Domain, domain, "domain")
     coefficients = own.pop("coefficients", None)
@@ -142,7 +173,9 @@ def _from_json(data: dict) -> dict:
     tables = {}
     for key, entry in entries.items():
         body = _body(entry, addressing, payload, bits_of or inputs.get(key), f"table '{key}'")
-        fmt = formats.get(coefficients if payload == "lines" and coefficients else key if key in ("fp16", "bf16", "fp32") else "fp32")
+        fmt = formats.get(
+            coefficients if payload == "lines" and coefficients else key if key in ("fp16", "bf16", "fp32") else "fp32"
+        )
         if not foreign:
             _check_format(body, fmt, key)
         tables[key] = Table(body, prologue, left, right, fmt.name, domain)
@@ -172,7 +205,10 @@ def _check_format(body, fmt, key: str) -> None:
     values = np.concatenate([body.slopes, body.intercepts]) if isinstance(body, Lines) else body.values
     bad = ~np.asarray(fmt.holds(values))
     if bad.any():
-        raise LutcError(f"table '{key}': {float(values[bad][0])!r} is not a value of {fmt.name}; the file was altered or its format is wrong")
+        raise LutcError(
+            f"table '{key}': {float(values[bad][0])!r} is not a value of {fmt.name}; the file was altered or its "
+            "format is wrong"
+        )
 
 
 def _canonical(name: str) -> str | None:

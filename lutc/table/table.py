@@ -1,8 +1,8 @@
 """Tables: frozen, self-validating, and evaluated in float64 as the reference for every backend.
 
-A table is a prologue (range reduction), a body (addressing and payload) and tails. All of them are numbers; nothing here knows a
-function's name, JSON or torch. Inputs and outputs of every evaluation are float64 arrays of any shape. NaN stays NaN; +-inf follow the
-end segment or the tail, with the intercept alone where a slope is 0.
+A table is a prologue (range reduction), a body (addressing and payload) and tails. All of them are numbers; nothing
+here knows a function's name, JSON or torch. Inputs and outputs of every evaluation are float64 arrays of any shape. NaN
+stays NaN; +-inf follow the end segment or the tail, with the intercept alone where a slope is 0.
 """
 
 from __future__ import annotations
@@ -41,10 +41,12 @@ Body = Lines | Cells | Exponents | Direct
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """body over a prologue, with tails and a domain. `left` / `right`: the line that holds outside the body; None where the end segment goes on.
+    """body over a prologue, with tails and a domain. `left` / `right`: the line that holds outside the body; None where
+    the end segment goes on.
 
-    For `Lines` the tails are the first and last entries themselves (checked). For `Cells` and `Exponents` they hold for x < first cut point and
-    x >= last cut point. Tails act on the reduced input, behind the prologue; the domain is that of x itself, None for all x.
+    For `Lines` the tails are the first and last entries themselves (checked). For `Cells` and `Exponents` they hold for
+    x < first cut point and x >= last cut point. Tails act on the reduced input, behind the prologue; the domain is that
+    of x itself, None for all x.
     """
 
     body: Body
@@ -61,16 +63,24 @@ class Table:
             if tail is not None and isinstance(self.body, Direct):
                 raise LutcError(f"a direct table has a value for every code and no {side} tail; given {tail}")
         if self.domain is not None and self.prologue is not None and not isinstance(self.prologue, AbsPrologue):
-            raise LutcError(f"range reduction by {self.prologue.kind} has a domain of its own; given another, {self.domain}")
+            raise LutcError(
+                f"range reduction by {self.prologue.kind} has a domain of its own; given another, {self.domain}"
+            )
         if isinstance(self.body, Lines):
             for tail, end, side in ((self.left, 0, "left"), (self.right, -1, "right")):
                 entry = Line(float(self.body.slopes[end]), float(self.body.intercepts[end]))
                 if tail is not None and tail != entry:
-                    raise LutcError(f"the {side} tail {tail} must be the {'first' if end == 0 else 'last'} entry of the table, which is {entry}")
+                    raise LutcError(
+                        f"the {side} tail {tail} must be the {'first' if end == 0 else 'last'} entry of the table, "
+                        f"which is {entry}"
+                    )
 
     def __repr__(self) -> str:
         kind = "" if self.prologue is None else f" behind {self.prologue.kind}"
-        return f"<Table {self.entries} {'entries' if isinstance(self.body, Lines) else 'values'}, {self.coefficients}{kind}>"
+        return (
+            f"<Table {self.entries} {'entries' if isinstance(self.body, Lines) else 'values'}, "
+            f"{self.coefficients}{kind}>"
+        )
 
     @property
     def entries(self) -> int:

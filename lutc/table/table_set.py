@@ -1,6 +1,6 @@
 """Table sets and their files: GQA-LUT's layout plus a "lutc" object, validated on loading, written atomically.
 
-    {"gelu": {"0": {"breakpoints": [...], "slopes": [...], "intercepts": [...]}, ...}, "lutc": {"schema": 1, ...}}
+{"gelu": {"0": {"breakpoints": [...], "slopes": [...], "intercepts": [...]}, ...}, "lutc": {"schema": 1, ...}}
 """
 
 from __future__ import annotations
@@ -24,10 +24,12 @@ LARGEST_FILE = 64 << 20  # bytes; a 65,536-entry table in three formats stays be
 
 @dataclass(frozen=True, eq=False)
 class TableSet(Mapping):
-    """Tables of one function by key: "0".."6" for int8 codes at scale 2**-key (GQA-LUT), "fp16"/"bf16"/"fp32" for float tables, or a label.
+    """Tables of one function by key: "0".."6" for int8 codes at scale 2**-key (GQA-LUT), "fp16"/"bf16"/"fp32" for float
+    tables, or a label.
 
-    name: top key of the file, as typed. function: the registry's name, a user's 'module:attribute', or None for a foreign file whose name
-    is not known. inputs: key -> Inputs for tables over codes. meta: everything else under "lutc" (search, certificate, objective, ...).
+    name: top key of the file, as typed. function: the registry's name, a user's 'module:attribute', or None for a
+    foreign file whose name is not known. inputs: key -> Inputs for tables over codes. meta: everything else under
+    "lutc" (search, certificate, objective, ...).
     """
 
     name: str
@@ -38,16 +40,24 @@ class TableSet(Mapping):
 
     def __post_init__(self):
         if self.name == "lutc":
-            raise LutcError("a table set is called anything but 'lutc', the key of its record in the file; choose another name (--name)")
+            raise LutcError(
+                "a table set is called anything but 'lutc', the key of its record in the file; choose another name "
+                "(--name)"
+            )
         if not self.tables:
             raise LutcError(f"a table file holds at least one table; '{self.name}' has none")
         unknown = set(self.inputs) - set(self.tables)
         if unknown:
-            raise LutcError(f"inputs name tables that are not there: {', '.join(sorted(unknown))}; there are {', '.join(self.tables)}")
+            raise LutcError(
+                f"inputs name tables that are not there: {', '.join(sorted(unknown))}; there are "
+                f"{', '.join(self.tables)}"
+            )
 
         bounded = [key for key in self.inputs if self.tables[key].domain is not None]
         if bounded:
-            raise LutcError(f"table '{bounded[0]}' has a domain, outside which lies NaN, but codes as inputs, which have none")
+            raise LutcError(
+                f"table '{bounded[0]}' has a domain, outside which lies NaN, but codes as inputs, which have none"
+            )
 
     def __repr__(self) -> str:
         return f"<TableSet {self.name}: {', '.join(f'{key!r}: {table!r}' for key, table in self.tables.items())}>"
@@ -76,20 +86,29 @@ class TableSet(Mapping):
         return known.range if known else None
 
     def key_for_scale(self, scale: float) -> str:
-        """Key whose input scale is nearest to `scale` on a log axis: a scale outside the keys clips to the nearest, as GQA-LUT does."""
+        """Key whose input scale is nearest to `scale` on a log axis: a scale outside the keys clips to the nearest, as
+        GQA-LUT does.
+        """
         if not (math.isfinite(scale) and scale > 0):
             raise LutcError(f"an input scale is a positive finite number; given {scale}")
         if not self.inputs:
-            raise LutcError(f"'{self.name}' holds float tables ({', '.join(self.tables)}), which have no input scale: leave the scale out")
+            raise LutcError(
+                f"'{self.name}' holds float tables ({', '.join(self.tables)}), which have no input scale: leave the "
+                "scale out"
+            )
         return min(self.inputs, key=lambda key: abs(math.log2(self.inputs[key].scale / scale)))
 
     @property
     def default_key(self) -> str:
-        """fp32 where there is one; among tables over codes the finest scale whose codes cover the range; else the first key."""
+        """fp32 where there is one; among tables over codes the finest scale whose codes cover the range; else the first
+        key.
+        """
         if "fp32" in self.tables:
             return "fp32"
         lo, hi = self.range or (0.0, 0.0)
-        covering = [key for key, inputs in self.inputs.items() if inputs.x()[0] <= lo and inputs.x()[-1] + inputs.scale >= hi]
+        covering = [
+            key for key, inputs in self.inputs.items() if inputs.x()[0] <= lo and inputs.x()[-1] + inputs.scale >= hi
+        ]
         if covering:
             return min(covering, key=lambda key: self.inputs[key].scale)
         return max(self.inputs, key=lambda key: self.inputs[key].scale) if self.inputs else next(iter(self.tables))

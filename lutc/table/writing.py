@@ -67,7 +67,10 @@ def _prologue_to_json(prologue) -> str | dict:
 def to_json(tables) -> dict:
     """A TableSet as the file's dict."""
     first = next(iter(tables.values()))
-    tails = {side: {"slope": t.slope, "intercept": t.intercept} if t else None for side, t in (("left", first.left), ("right", first.right))}
+    tails = {
+        side: {"slope": t.slope, "intercept": t.intercept} if t else None
+        for side, t in (("left", first.left), ("right", first.right))
+    }
     own = {
         "schema": SCHEMA,
         "function": tables.function,
@@ -75,7 +78,9 @@ def to_json(tables) -> dict:
         "addressing": first.body.addressing,
         "payload": first.body.payload,
         "tails": tails,
-        "inputs": {key: {"bits": i.bits, "scale": i.scale, "zero_point": i.zero_point} for key, i in tables.inputs.items()},
+        "inputs": {
+            key: {"bits": i.bits, "scale": i.scale, "zero_point": i.zero_point} for key, i in tables.inputs.items()
+        },
     }
     if first.domain is not None:
         own["domain"] = {name: getattr(first.domain, name) for name in Domain.__dataclass_fields__}
@@ -83,4 +88,7 @@ def to_json(tables) -> dict:
         own["input"] = first.body.input
     if first.body.payload == "lines":
         own["coefficients"] = first.coefficients
-    return {tables.name: {key: _body_to_json(table.body) for key, table in tables.tables.items()}, "lutc": {**own, **tables.meta}}
+    return {
+        tables.name: {key: _body_to_json(table.body) for key, table in tables.tables.items()},
+        "lutc": {**own, **tables.meta},
+    }

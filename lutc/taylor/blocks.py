@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from lutc.errors import LutcError
 from lutc.models import modes
 
-# Where transformers keep their MLPs, tried in this order when no pattern is given. BERT, DeiT and ViT split theirs over two modules.
+# Where transformers keep their MLPs, tried in this order when no pattern is given. BERT, DeiT and ViT split theirs over
+# two modules.
 DEFAULT_PATTERNS = ("**:intermediate+output.dense", "**.mlp", "**.feed_forward", "**.ffn", "**.classifier")
 
 _RECURRENT = (nn.RNNBase, nn.RNNCellBase)
@@ -54,7 +55,10 @@ def find_blocks(model: nn.Module, patterns: str | Iterable[str] | None = None) -
             if found := _match(model, pattern):
                 return found
         usual = ", ".join(DEFAULT_PATTERNS)
-        raise LutcError(f"no MLP found in {type(model).__name__} under the usual names ({usual}); give a pattern such as 'layers.*.mlp'")
+        raise LutcError(
+            f"no MLP found in {type(model).__name__} under the usual names ({usual}); give a pattern such as "
+            "'layers.*.mlp'"
+        )
     blocks: dict[str, Block] = {}
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         found = _match(model, pattern)
@@ -88,29 +92,46 @@ def _regex(pattern: str) -> str:
 
 
 def check_block(block: Block, rows: Tensor) -> Tensor:
-    """Run `block` on rows [n, d] and return its output [n, d_out]; raise LutcError where it is not a function of one row.
+    """Run `block` on rows [n, d] and return its output [n, d_out]; raise LutcError where it is not a function of one
+    row.
 
-    Refused: more than one tensor in or out, another width, output that depends on the other rows or on earlier calls, recurrent modules.
+    Refused: more than one tensor in or out, another width, output that depends on the other rows or on earlier calls,
+    recurrent modules.
     """
     for module in block.as_module.modules():
         if isinstance(module, _RECURRENT):
-            raise LutcError(f"{block.name} holds a {type(module).__name__}, which keeps a state; only functions of one tensor can be compiled")
+            raise LutcError(
+                f"{block.name} holds a {type(module).__name__}, which keeps a state; only functions of one tensor can "
+                "be compiled"
+            )
     with evaluation_mode(block), torch.no_grad():
         try:
             first = block(rows)
         except (TypeError, RuntimeError) as error:
             why = str(error).splitlines()[0]
-            raise LutcError(f"{block.name} does not run on one tensor of shape {list(rows.shape)}: {why}; name a module of one tensor") from error
+            raise LutcError(
+                f"{block.name} does not run on one tensor of shape {list(rows.shape)}: {why}; name a module of one "
+                "tensor"
+            ) from error
         if not isinstance(first, Tensor) or first.shape[:-1] != rows.shape[:-1]:
             what = f"shape {list(first.shape)}" if isinstance(first, Tensor) else type(first).__name__
-            raise LutcError(f"{block.name} maps a tensor of shape {list(rows.shape)} to {what}; a block must map [..., d] to one tensor [..., d_out]")
+            raise LutcError(
+                f"{block.name} maps a tensor of shape {list(rows.shape)} to {what}; a block must map [..., d] to one "
+                "tensor [..., d_out]"
+            )
         second = block(rows)
         alone = torch.cat([block(row[None]) for row in rows[:4]])
     scale = first.abs().max().clamp_min(1e-6)
     if not torch.allclose(first, second, rtol=0, atol=1e-5 * float(scale), equal_nan=True):
-        raise LutcError(f"{block.name} gives another result on the second call, so it keeps a state or draws random numbers; it cannot be compiled")
+        raise LutcError(
+            f"{block.name} gives another result on the second call, so it keeps a state or draws random numbers; it "
+            "cannot be compiled"
+        )
     if not torch.allclose(first[:4], alone, rtol=0, atol=1e-3 * float(scale), equal_nan=True):
-        raise LutcError(f"{block.name} mixes rows (attention or batch statistics); only functions of one row at a time can be compiled")
+        raise LutcError(
+            f"{block.name} mixes rows (attention or batch statistics); only functions of one row at a time can be "
+            "compiled"
+        )
     return first
 
 
@@ -120,22 +141,29 @@ def evaluation_mode(block: Block) -> Iterator[None]:
     trained = [module for module in block.as_module.modules() if module.training]
     random = [module for module in trained if isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0]
     if random or any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in trained):
-        warnings.warn(f"{block.name} is in train mode with dropout or batch normalisation; it is compiled in eval mode", stacklevel=3)
+        warnings.warn(
+            f"{block.name} is in train mode with dropout or batch normalisation; it is compiled in eval mode",
+            stacklevel=3,
+        )
     with modes.evaluation_mode(block.as_module):
         yield
 
 
 def replace(model: nn.Module, mlps: Mapping[str, nn.Module]) -> nn.Module:
-    """Put each module of `mlps` in the place of the block of that name; the rest of a chain becomes nn.Identity. Returns `model`.
+    """Put each module of `mlps` in the place of the block of that name; the rest of a chain becomes nn.Identity.
+    Returns `model`.
 
-    The exact modules are kept aside for `restore`. Raises LutcError, and changes nothing, where a name matches no block or several,
-    where a block is replaced already, or where the widths differ from the block's linear layers.
+    The exact modules are kept aside for `restore`. Raises LutcError, and changes nothing, where a name matches no block
+    or several, where a block is replaced already, or where the widths differ from the block's linear layers.
     """
     chosen = []
     for name, mlp in mlps.items():
         blocks = find_blocks(model, name)
         if len(blocks) != 1:
-            raise LutcError(f"{name!r} matches {len(blocks)} blocks; give one replacement for each: {', '.join(block.name for block in blocks[:6])}")
+            raise LutcError(
+                f"{name!r} matches {len(blocks)} blocks; give one replacement for each: "
+                f"{', '.join(block.name for block in blocks[:6])}"
+            )
         if any(path in _kept(model) for path in blocks[0].paths):
             raise LutcError(f"{name} is replaced already; call lutc.taylor.restore(model) first")
         _check_widths(blocks[0], mlp)
@@ -169,5 +197,6 @@ def _check_widths(block: Block, mlp: nn.Module) -> None:
         given = (linears[0].in_features, linears[-1].out_features)
         if given != wanted:
             raise LutcError(
-                f"{block.name} maps {given[0]} to {given[1]} features, its replacement {wanted[0]} to {wanted[1]}; load the right table"
+                f"{block.name} maps {given[0]} to {given[1]} features, its replacement {wanted[0]} to {wanted[1]}; "
+                "load the right table"
             )

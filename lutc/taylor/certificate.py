@@ -13,11 +13,16 @@ from lutc.taylor.table import TaylorTable
 def certify(table: TaylorTable, block: Block, samples) -> dict:
     """`data` and `certificate` of the artefact: held-out errors of the rounded table over all inputs and per centre.
 
-    Errors are relative: sum |error|^2 / sum |target - its mean|^2 per centre and over all. With radii, inputs beyond them count with
-    error 0 (they run the exact block) in `relative_error`, and `without_fallback` gives the error without it.
+    Errors are relative: sum |error|^2 / sum |target - its mean|^2 per centre and over all. With radii, inputs beyond
+    them count with error 0 (they run the exact block) in `relative_error`, and `without_fallback` gives the error
+    without it.
     """
     k = table.k
-    errors, spread, beyond = torch.zeros(k, dtype=torch.float64), torch.zeros(k, dtype=torch.float64), torch.zeros(k, dtype=torch.float64)
+    errors, spread, beyond = (
+        torch.zeros(k, dtype=torch.float64),
+        torch.zeros(k, dtype=torch.float64),
+        torch.zeros(k, dtype=torch.float64),
+    )
     kept = torch.zeros(k, dtype=torch.float64)
     counts = torch.zeros(k, dtype=torch.int64)
     worst, mean, total = 0.0, 0, 0

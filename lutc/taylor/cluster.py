@@ -41,7 +41,9 @@ def find_centres(x: Tensor, k: int, seed: int = 0) -> Tensor:
     with warnings.catch_warnings():
         # Its advice on threads concerns another platform; duplicates are reported below.
         warnings.simplefilter("ignore")
-        means = MiniBatchKMeans(k, init="k-means++", n_init=3, batch_size=max(1024, 16 * k), random_state=seed, reassignment_ratio=0.01)
+        means = MiniBatchKMeans(
+            k, init="k-means++", n_init=3, batch_size=max(1024, 16 * k), random_state=seed, reassignment_ratio=0.01
+        )
         means.fit(x.cpu().float().numpy())
     centres = torch.from_numpy(means.cluster_centers_).to(x)
     return fill_empty(x, centres)
@@ -51,9 +53,15 @@ def check_samples(x: Tensor, k: int) -> None:
     if k < 1:
         raise LutcError(f"k = {k} centres are not possible; give k >= 1")
     if len(x) < k:
-        raise LutcError(f"k = {k} centres need at least {k} samples, but there are {len(x)}; collect more inputs or give a smaller k")
+        raise LutcError(
+            f"k = {k} centres need at least {k} samples, but there are {len(x)}; collect more inputs or give a smaller "
+            "k"
+        )
     if not torch.isfinite(x).all():
-        raise LutcError(f"{int((~torch.isfinite(x)).any(1).sum())} of {len(x)} samples are NaN or infinite; check the model that they come from")
+        raise LutcError(
+            f"{int((~torch.isfinite(x)).any(1).sum())} of {len(x)} samples are NaN or infinite; check the model that "
+            "they come from"
+        )
 
 
 def fill_empty(x: Tensor, centres: Tensor) -> Tensor:
@@ -68,6 +76,9 @@ def fill_empty(x: Tensor, centres: Tensor) -> Tensor:
         farthest = int(distance.argmax())
         if float(distance[farthest]) == 0:
             distinct = len(centres) - len(empty)
-            raise LutcError(f"k = {len(centres)} centres, but there are only {distinct} distinct samples; collect more inputs or give a smaller k")
+            raise LutcError(
+                f"k = {len(centres)} centres, but there are only {distinct} distinct samples; collect more inputs or "
+                "give a smaller k"
+            )
         centres[empty[0]] = x[farthest]
     return centres

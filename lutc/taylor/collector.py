@@ -33,10 +33,11 @@ def collect(
 ) -> Inputs:
     """Run `model` on `batches` and store what the blocks matching `modules` are given; returns the collected inputs.
 
-    A batch is a tensor, a tuple of positional arguments, or a mapping of keyword arguments. Where a mapping holds `mask` ([batch, length],
-    0 = padding), padded positions are left out. Each row of a batch is one document. `limit` stops after so many samples per block.
-    An interrupted run resumes: give the same batches in the same order. Memory: `shard_bytes` plus one batch.
-    Raises LutcError for NaN or infinite inputs, for a block that is called twice or not at all, and for a folder of other settings.
+    A batch is a tensor, a tuple of positional arguments, or a mapping of keyword arguments. Where a mapping holds
+    `mask` ([batch, length], 0 = padding), padded positions are left out. Each row of a batch is one document. `limit`
+    stops after so many samples per block. An interrupted run resumes: give the same batches in the same order. Memory:
+    `shard_bytes` plus one batch. Raises LutcError for NaN or infinite inputs, for a block that is called twice or not
+    at all, and for a folder of other settings.
     """
     if dtype not in DTYPES:
         raise LutcError(f"inputs cannot be stored as {dtype!r}; use one of {', '.join(DTYPES)}")
@@ -57,12 +58,20 @@ def collect(
         for number, batch in enumerate(batches):
             if writer is not None and number < writer.batches:
                 continue
-            if limit is not None and writer is not None and writer.rows + sum(len(part[DOCUMENTS]) for part in pending) >= limit:
+            if (
+                limit is not None
+                and writer is not None
+                and writer.rows + sum(len(part[DOCUMENTS]) for part in pending) >= limit
+            ):
                 number -= 1
                 break
             part = caught.run(model, batch, mask, number, document)
             if writer is None:
-                header = {"blocks": {block.name: part[block.name].shape[1] for block in blocks}, "dtype": dtype, "mask": mask}
+                header = {
+                    "blocks": {block.name: part[block.name].shape[1] for block in blocks},
+                    "dtype": dtype,
+                    "mask": mask,
+                }
                 writer = Writer(folder, header)
                 bar.update(writer.rows)
                 document = writer.documents
@@ -100,9 +109,14 @@ class _Catcher:
         def caught(module, args, kwargs):
             tensors = [*args, *kwargs.values()]
             if len(tensors) != 1 or not isinstance(tensors[0], Tensor) or not tensors[0].is_floating_point():
-                raise LutcError(f"{block.name} is called with {len(tensors)} arguments; only functions of one floating-point tensor can be compiled")
+                raise LutcError(
+                    f"{block.name} is called with {len(tensors)} arguments; only functions of one floating-point "
+                    "tensor can be compiled"
+                )
             if block.name in self.seen:
-                raise LutcError(f"{block.name} is called more than once in one batch; a block must be called once per forward pass")
+                raise LutcError(
+                    f"{block.name} is called more than once in one batch; a block must be called once per forward pass"
+                )
             self.seen[block.name] = tensors[0].detach()
 
         return caught
@@ -129,11 +143,17 @@ class _Catcher:
             x, rows = x.reshape(-1, x.shape[-1]), rows.reshape(-1)
             if not torch.isfinite(x).all():
                 bad = int((~torch.isfinite(x)).any(1).sum())
-                raise LutcError(f"{bad} of {len(x)} inputs of {block.name} in batch {number} are NaN or infinite; check the model and its data")
+                raise LutcError(
+                    f"{bad} of {len(x)} inputs of {block.name} in batch {number} are NaN or infinite; check the model "
+                    "and its data"
+                )
             result[block.name] = x.cpu()
             if result.setdefault(DOCUMENTS, rows.cpu() + document).shape[0] != len(x):
                 other = len(result[DOCUMENTS])
-                raise LutcError(f"{block.name} sees {len(x)} samples where another block sees {other}; collect them into folders of their own")
+                raise LutcError(
+                    f"{block.name} sees {len(x)} samples where another block sees {other}; collect them into folders "
+                    "of their own"
+                )
         return result
 
 

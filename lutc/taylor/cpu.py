@@ -1,7 +1,8 @@
-"""numba kernels for a CPU. Small batches: routing and product in one call, without a dispatch's fixed cost. Larger ones: the product.
+"""numba kernels for a CPU. Small batches: routing and product in one call, without a dispatch's fixed cost. Larger
+ones: the product.
 
-fp16 and bf16 slopes are read as their 16-bit codes and widened in registers, int8 slopes likewise, so that a batch moves half or a
-quarter of the bytes: at small batches the slopes' bytes are the time. All arithmetic is float32.
+fp16 and bf16 slopes are read as their 16-bit codes and widened in registers, int8 slopes likewise, so that a batch
+moves half or a quarter of the bytes: at small batches the slopes' bytes are the time. All arithmetic is float32.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from lutc.functions.in_torch import value
 
 # Up to this many rows one numba call both routes and multiplies; beyond, torch's matrix product routes.
 SMALL_BATCH = 64
-# The numba product runs on one thread. From this many rows per centre and thread on, a matrix product of torch's per centre uses all threads better.
+# The numba product runs on one thread. From this many rows per centre and thread on, a matrix product of torch's per
+# centre uses all threads better.
 ROWS_PER_CENTRE = 16
 
 _HUGE_PAGE = 2 << 20
@@ -31,7 +33,8 @@ def serves(rows: int, k: int) -> bool:
 
 
 class Bound:
-    """Routing and product of one table in a single call, with the table's arrays at hand: at batch 1 each look-up of a tensor counts.
+    """Routing and product of one table in a single call, with the table's arrays at hand: at batch 1 each look-up of a
+    tensor counts.
 
     The arrays share the tensors' memory, so training shows; `valid` tells whether the tensors still lie where they did.
     """
@@ -52,7 +55,13 @@ class Bound:
         self.outputs, self.width = slopes.shape[1], centres.shape[1]
         slopes, shifts = slopes.detach(), bias.detach().numpy()
         codes = slopes.view(torch.uint16) if slopes.dtype in (torch.float16, torch.bfloat16) else slopes
-        self.arrays = (centres.numpy(), half_norms.numpy(), codes.numpy(), shifts if scales is None else scales.numpy(), shifts)
+        self.arrays = (
+            centres.numpy(),
+            half_norms.numpy(),
+            codes.numpy(),
+            shifts if scales is None else scales.numpy(),
+            shifts,
+        )
         self.neurons = None if neurons is None else (weights.detach().numpy(), offsets.detach().numpy())
         self.kernel = _kernels().WHOLE[slopes.dtype]
         use_huge_pages(slopes)
@@ -80,7 +89,8 @@ class Bound:
 
 
 def use_huge_pages(tensor: Tensor) -> None:
-    """Ask Linux to keep a large tensor in pages of 2 MiB, in place: a random centre's slopes then miss the TLB once, not once every 4 KiB.
+    """Ask Linux to keep a large tensor in pages of 2 MiB, in place: a random centre's slopes then miss the TLB once,
+    not once every 4 KiB.
 
     Only a request: on other systems, and on kernels that cannot (before 6.1), nothing happens.
     """
@@ -100,7 +110,9 @@ def route(x: Tensor, centres: Tensor, half_norms: Tensor) -> Tensor:
 
 
 def product(z: Tensor, owner: Tensor, slopes: Tensor, scales: Tensor | None, bias: Tensor) -> Tensor:
-    """y[n] = bias[owner[n]] + scales * slopes[owner[n]] @ z[n] for z [n, p] float32, slopes [k, o, p] in any storage format."""
+    """y[n] = bias[owner[n]] + scales * slopes[owner[n]] @ z[n] for z [n, p] float32, slopes [k, o, p] in any storage
+    format.
+    """
     where = owner.numpy()
     y = np.empty((len(z), slopes.shape[1]), np.float32)
     codes = slopes.view(torch.uint16) if slopes.dtype in (torch.float16, torch.bfloat16) else slopes
@@ -108,7 +120,9 @@ def product(z: Tensor, owner: Tensor, slopes: Tensor, scales: Tensor | None, bia
     sequence = np.argsort(where, kind="stable")
     offsets = bias.numpy()
     # Without int8 the scales are never read; the bias stands in so that the kernel has one signature.
-    _kernels().PRODUCT[slopes.dtype](z.numpy(), where, sequence, codes.numpy(), offsets if scales is None else scales.numpy(), offsets, y)
+    _kernels().PRODUCT[slopes.dtype](
+        z.numpy(), where, sequence, codes.numpy(), offsets if scales is None else scales.numpy(), offsets, y
+    )
     return torch.from_numpy(y)
 
 

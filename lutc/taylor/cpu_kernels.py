@@ -49,7 +49,9 @@ def _prefetch(context, address):
 
 @njit
 def _fetch_ahead(matrix, o):
-    """Four rows of `matrix` from row o + _AHEAD on. The processor's own prefetching stops at each page; a large table is not in any cache."""
+    """Four rows of `matrix` from row o + _AHEAD on. The processor's own prefetching stops at each page; a large table
+    is not in any cache.
+    """
     start = matrix.ctypes.data + (o + _AHEAD) * matrix.strides[0]
     for line in range(0, 4 * matrix.strides[0], _CACHE_LINE):
         _prefetch(int64(start + line))
@@ -154,7 +156,9 @@ def joined(x, weights, offsets, z):
 
 
 def _product(decode, scaled: bool):
-    """y[n] = bias + scales * (decode(slopes) @ z[n]) for the centre owner[n], n in the order of `sequence`: equal centres in one run."""
+    """y[n] = bias + scales * (decode(slopes) @ z[n]) for the centre owner[n], n in the order of `sequence`: equal
+    centres in one run.
+    """
     one, four = _dots(decode)
 
     @njit(nogil=True)

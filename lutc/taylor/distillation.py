@@ -13,7 +13,8 @@ from lutc.errors import LutcError
 from lutc.taylor.blocks import find_blocks, replace, restore
 
 _WARM_UP = 20
-# Steps of a centre's own and of kept neurons, for a rate of 1: a centre sees few rows of a batch, and longer steps follow their noise.
+# Steps of a centre's own and of kept neurons, for a rate of 1: a centre sees few rows of a batch, and longer steps
+# follow their noise.
 _OWN = 0.2
 
 
@@ -30,28 +31,40 @@ def distil(
     dtype: str = "fp32",
     report: Callable[[int, float], None] | None = None,
 ) -> list[float]:
-    """Train slopes, biases and kept neurons of `mlps` (block name -> TaylorMLP) in place; returns the loss of each step.
+    """Train slopes, biases and kept neurons of `mlps` (block name -> TaylorMLP) in place; returns the loss of each
+    step.
 
-    The teacher is the model with its exact blocks, the student the same model with `mlps` in their place; the student's other weights and
-    the exact MLPs of a fallback stay as they are, and the model is exact again afterwards. Per step: `loss(student_output, teacher_output,
-    batch)` (default: the relative squared error of the first tensor) plus `hidden` times the relative squared errors at the outputs of the
-    layers that hold the blocks.
-    Adam with a linear warm-up and a cosine to 0 over `steps` (default: one pass). All centres of a table take a common step beside their own:
-    what all of them get wrong alike shows in every row, while a centre alone sees few rows of a batch. From a good fit only small steps go
-    down: at ten times the default rate the loss first rises for tens of steps. dtype "bf16" runs both models under
-    torch's autocast, several times faster on a CPU with bf16 products. Raises LutcError where no slope can be trained (int8).
+    The teacher is the model with its exact blocks, the student the same model with `mlps` in their place; the student's
+    other weights and the exact MLPs of a fallback stay as they are, and the model is exact again afterwards. Per step:
+    `loss(student_output, teacher_output, batch)` (default: the relative squared error of the first tensor) plus
+    `hidden` times the relative squared errors at the outputs of the layers that hold the blocks. Adam with a linear
+    warm-up and a cosine to 0 over `steps` (default: one pass). All centres of a table take a common step beside their
+    own: what all of them get wrong alike shows in every row, while a centre alone sees few rows of a batch. From a good
+    fit only small steps go down: at ten times the default rate the loss first rises for tens of steps. dtype "bf16"
+    runs both models under torch's autocast, several times faster on a CPU with bf16 products. Raises LutcError where no
+    slope can be trained (int8).
     """
     if dtype not in ("fp32", "bf16"):
         raise LutcError(f"distillation in {dtype!r} is not possible; use fp32 or bf16")
     batches = list(batches)
     steps = len(batches) if steps is None else steps
-    parameters = [parameter for mlp in mlps.values() for name, parameter in mlp.named_parameters() if not name.startswith("exact.")]
+    parameters = [
+        parameter
+        for mlp in mlps.values()
+        for name, parameter in mlp.named_parameters()
+        if not name.startswith("exact.")
+    ]
     parameters = [parameter for parameter in parameters if parameter.requires_grad and parameter.dtype == torch.float32]
     if not batches or not any(parameter.ndim == 3 for parameter in parameters):
-        raise LutcError("nothing to train: give at least one batch, and tables stored in fp32 (store them in another format afterwards)")
+        raise LutcError(
+            "nothing to train: give at least one batch, and tables stored in fp32 (store them in another format "
+            "afterwards)"
+        )
     frozen = [parameter for parameter in model.parameters() if parameter.requires_grad]
     layers = [model.get_submodule(_layer(find_blocks(model, name)[0].paths[0], name)) for name in mlps]
-    slopes = [parameter for mlp in mlps.values() for parameter in (mlp.slopes, mlp.bias) if parameter.dtype == torch.float32]
+    slopes = [
+        parameter for mlp in mlps.values() for parameter in (mlp.slopes, mlp.bias) if parameter.dtype == torch.float32
+    ]
     common = [nn.Parameter(torch.zeros_like(parameter[0])) for parameter in slopes]
     groups = [{"params": parameters, "lr": rate * _OWN}, {"params": common, "lr": rate}]
     optimiser = torch.optim.Adam(groups, betas=(0.9, 0.98), fused=True)
@@ -106,9 +119,18 @@ def relative_error(given: Tensor, wanted: Tensor, mask: Tensor | None = None) ->
 def _run(model: nn.Module, layers: list[nn.Module], batch) -> tuple[object, list[Tensor]]:
     """The model's output and, in order, those of its `layers`."""
     seen: dict[int, Tensor] = {}
-    hooks = [layer.register_forward_hook(lambda module, _, output, i=i: seen.__setitem__(i, _first(output))) for i, layer in enumerate(layers)]
+    hooks = [
+        layer.register_forward_hook(lambda module, _, output, i=i: seen.__setitem__(i, _first(output)))
+        for i, layer in enumerate(layers)
+    ]
     try:
-        output = model(**batch) if isinstance(batch, Mapping) else model(*batch) if isinstance(batch, tuple | list) else model(batch)
+        output = (
+            model(**batch)
+            if isinstance(batch, Mapping)
+            else model(*batch)
+            if isinstance(batch, tuple | list)
+            else model(batch)
+        )
     finally:
         for hook in hooks:
             hook.remove()

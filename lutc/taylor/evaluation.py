@@ -1,4 +1,6 @@
-"""What replacing blocks does to a whole model: its outputs against the exact ones, and what it saves, on given batches."""
+"""What replacing blocks does to a whole model: its outputs against the exact ones, and what it saves,
+on given batches.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +21,9 @@ from lutc.taylor.blocks import find_blocks, replace, restore
 @dataclass(frozen=True)
 class Evaluation:
     """cosines: of each document's mean output vector (over its unmasked positions) to the exact model's, [documents].
-    agreement: share of documents whose largest output is the same (classifiers). fallback: share of rows beyond their radius, per block.
-    multiply_adds, exact_multiply_adds: per row, summed over the blocks, fallback included. bytes: of the tables, the exact MLPs of a
-    fallback included; exact_bytes: of the exact blocks.
+    agreement: share of documents whose largest output is the same (classifiers). fallback: share of rows beyond their
+    radius, per block. multiply_adds, exact_multiply_adds: per row, summed over the blocks, fallback included. bytes: of
+    the tables, the exact MLPs of a fallback included; exact_bytes: of the exact blocks.
     """
 
     cosines: Tensor
@@ -37,19 +39,29 @@ class Evaluation:
         return float(self.cosines.mean())
 
 
-def evaluate(model: nn.Module, mlps: Mapping[str, nn.Module], batches: Iterable, *, mask: str = "attention_mask") -> Evaluation:
-    """Run `model` exactly and with `mlps` (block name -> TaylorMLP) on `batches`; the model is exact again afterwards."""
+def evaluate(
+    model: nn.Module, mlps: Mapping[str, nn.Module], batches: Iterable, *, mask: str = "attention_mask"
+) -> Evaluation:
+    """Run `model` exactly and with `mlps` (block name -> TaylorMLP) on `batches`; the model is exact
+    again afterwards.
+    """
     counts = {name: [0, 0] for name in mlps}
     exact, replaced = [], []
     blocks = {name: find_blocks(model, name)[0] for name in mlps}
     costs = {name: exact_multiply_adds(block, mlps[name].in_features) for name, block in blocks.items()}
-    weights = {name: sum(parameter.nbytes for parameter in block.as_module.parameters()) for name, block in blocks.items()}
+    weights = {
+        name: sum(parameter.nbytes for parameter in block.as_module.parameters()) for name, block in blocks.items()
+    }
     with torch.inference_mode():
         for batch in _progress(batches):
             exact.append(_pooled(model, batch, mask))
             replace(model, mlps)
             rows = batch.get(mask) if isinstance(batch, Mapping) else None
-            hooks = [mlp.register_forward_pre_hook(_counter(counts[name], rows)) for name, mlp in mlps.items() if mlp.radii is not None]
+            hooks = [
+                mlp.register_forward_pre_hook(_counter(counts[name], rows))
+                for name, mlp in mlps.items()
+                if mlp.radii is not None
+            ]
             try:
                 replaced.append(_pooled(model, batch, mask))
             finally:
@@ -77,7 +89,11 @@ def _counter(count: list[int], mask: Tensor | None):
 
     def counted(mlp, arguments):
         x = arguments[0]
-        rows = (x[mask.bool()] if mask is not None and mask.shape == x.shape[:-1] else x).reshape(-1, mlp.in_features).float()
+        rows = (
+            (x[mask.bool()] if mask is not None and mask.shape == x.shape[:-1] else x)
+            .reshape(-1, mlp.in_features)
+            .float()
+        )
         count[0] += int(mlp.far(rows, ops.route(rows, mlp.centres, mlp.half_norms)).sum())
         count[1] += len(rows)
 
@@ -86,7 +102,13 @@ def _counter(count: list[int], mask: Tensor | None):
 
 def _pooled(model: nn.Module, batch, mask: str) -> Tensor:
     """The model's first output, averaged over unmasked positions: [documents, width]."""
-    output = model(**batch) if isinstance(batch, Mapping) else model(*batch) if isinstance(batch, tuple | list) else model(batch)
+    output = (
+        model(**batch)
+        if isinstance(batch, Mapping)
+        else model(*batch)
+        if isinstance(batch, tuple | list)
+        else model(batch)
+    )
     keep = batch.get(mask) if isinstance(batch, Mapping) else None
     return pooled(first_tensor(output), None if keep is None else keep.bool())
 

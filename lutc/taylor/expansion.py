@@ -1,7 +1,8 @@
 """Taylor expansion of a block at many points: value, Jacobian, diagonal Hessian, and the full Hessian of small blocks.
 
-F(x) = F(c) + J (x - c) + 1/2 diag(H) (x - c)^2: eq. 2 of a multivariate Taylor expansion with the Hessian's off-diagonal entries dropped.
-The diagonal takes d second-order Jacobian-vector products per centre, as many as J takes first-order ones; the full Hessian takes d^2.
+F(x) = F(c) + J (x - c) + 1/2 diag(H) (x - c)^2: eq. 2 of a multivariate Taylor expansion with the Hessian's
+off-diagonal entries dropped. The diagonal takes d second-order Jacobian-vector products per centre, as many as J takes
+first-order ones; the full Hessian takes d^2.
 """
 
 from __future__ import annotations
@@ -28,20 +29,27 @@ _COPIES = 6
 
 @dataclass(frozen=True)
 class Expansion:
-    """Values [k, o], Jacobians [k, o, d] and, for order 2, diagonal Hessians [k, o, d] (d^2 F_o / d x_i^2) at k centres."""
+    """Values [k, o], Jacobians [k, o, d] and, for order 2, diagonal Hessians [k, o, d] (d^2 F_o / d x_i^2) at k
+    centres.
+    """
 
     values: Tensor
     jacobians: Tensor
     hessians: Tensor | None
 
 
-def expand(function: Callable[[Tensor], Tensor], centres: Tensor, order: int = 1, memory: int = DEFAULT_MEMORY) -> Expansion:
+def expand(
+    function: Callable[[Tensor], Tensor], centres: Tensor, order: int = 1, memory: int = DEFAULT_MEMORY
+) -> Expansion:
     """Expand `function`, which maps [..., d] to [..., o], at `centres` [k, d] to `order` 1 or 2 (diagonal).
 
-    `memory` is in bytes: results and work space stay within it. Raises LutcError where the results alone do not fit, or are not finite.
+    `memory` is in bytes: results and work space stay within it. Raises LutcError where the results alone do not fit, or
+    are not finite.
     """
     if order not in (1, 2):
-        raise LutcError(f"order {order} is not possible; order is 1 (value and Jacobian) or 2 (with the diagonal Hessian)")
+        raise LutcError(
+            f"order {order} is not possible; order is 1 (value and Jacobian) or 2 (with the diagonal Hessian)"
+        )
     if centres.ndim != 2 or not torch.isfinite(centres).all():
         raise LutcError(f"centres of shape {list(centres.shape)} must be [k, d] and finite")
     with torch.no_grad():
@@ -64,19 +72,25 @@ def expand(function: Callable[[Tensor], Tensor], centres: Tensor, order: int = 1
     result = Expansion(values, jacobians, hessians)
     for what, tensor in (("value", values), ("Jacobian", jacobians), ("Hessian", hessians)):
         if tensor is not None and not torch.isfinite(tensor).all():
-            raise LutcError(f"the {what} is not finite at some centre: the block overflows or has no derivative there; check its weights and inputs")
+            raise LutcError(
+                f"the {what} is not finite at some centre: the block overflows or has no derivative there; check its "
+                "weights and inputs"
+            )
     return result
 
 
 def hessian(function: Callable[[Tensor], Tensor], centres: Tensor) -> Tensor:
-    """The full Hessian [k, o, d, d] at `centres` [k, d]; LutcError past 4 M entries per centre (use `expand(order=2)`)."""
+    """The full Hessian [k, o, d, d] at `centres` [k, d]; LutcError past 4 M entries per centre (use
+    `expand(order=2)`).
+    """
     d = centres.shape[1]
     with torch.no_grad():
         o = function(centres[:1]).shape[-1]
     if d * d * o > HESSIAN_LIMIT:
         size = d * d * o * centres.element_size()
         raise LutcError(
-            f"the full Hessian of a {d} to {o} block takes {format_bytes(size)} per centre, over {HESSIAN_LIMIT} entries: use order 2, the diagonal"
+            f"the full Hessian of a {d} to {o} block takes {format_bytes(size)} per centre, over {HESSIAN_LIMIT} "
+            "entries: use order 2, the diagonal"
         )
     with torch.no_grad(), warnings.catch_warnings(), WrittenOut():
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -97,7 +111,8 @@ def _rows_in_memory(function: Callable, centres: Tensor, entries: int, memory: i
     row = _COPIES * centres.element_size() * _widths(function, centres[:1])
     if results + row > memory:
         raise LutcError(
-            f"the Jacobians at {len(centres)} centres need {format_bytes(results + row)}, but {format_bytes(memory)} are given; "
+            f"the Jacobians at {len(centres)} centres need {format_bytes(results + row)}, but {format_bytes(memory)} "
+            "are given; "
             f"give more memory, fewer centres (k) or order 1"
         )
     return max(1, min(centres.shape[1], (memory - results) // row))

@@ -28,10 +28,11 @@ CHUNK = 32768
 class Settings:
     """How a block is fitted.
 
-    k: number of centres. order: 1 or 2 (diagonal Hessian). neurons: how many neurons of a two-layer MLP are computed exactly, as further
-    inputs of every local map. fit: "ridge" (the expansion is the prior of a regression) or "taylor".
-    format: fp32, fp16, bf16 or int8. fallback: share of held-out inputs to run exactly, 0 for none. post_norm: the block's output is added to
-    its input and layer-normalised (BERT), so errors are weighted by 1 / variance of that sum. memory: bytes for Jacobians and for sums.
+    k: number of centres. order: 1 or 2 (diagonal Hessian). neurons: how many neurons of a two-layer MLP are computed
+    exactly, as further inputs of every local map. fit: "ridge" (the expansion is the prior of a regression) or
+    "taylor". format: fp32, fp16, bf16 or int8. fallback: share of held-out inputs to run exactly, 0 for none.
+    post_norm: the block's output is added to its input and layer-normalised (BERT), so errors are weighted by 1 /
+    variance of that sum. memory: bytes for Jacobians and for sums.
     """
 
     k: int = 16
@@ -46,11 +47,17 @@ class Settings:
 
     def __post_init__(self):
         if self.k < 1 or self.order not in (1, 2):
-            raise LutcError(f"k = {self.k}, order = {self.order} are not possible; k >= 1, order is 1 or 2 (diagonal Hessian)")
+            raise LutcError(
+                f"k = {self.k}, order = {self.order} are not possible; k >= 1, order is 1 or 2 (diagonal Hessian)"
+            )
         if self.neurons < 0 or self.neurons and self.order == 2:
-            raise LutcError(f"neurons = {self.neurons} with order {self.order} is not possible; neurons >= 0, and they need order 1")
+            raise LutcError(
+                f"neurons = {self.neurons} with order {self.order} is not possible; neurons >= 0, and they need order 1"
+            )
         if self.fit not in ("ridge", "taylor"):
-            raise LutcError(f"fit {self.fit!r} is unknown; it is 'ridge' (expansion and regression) or 'taylor' (expansion alone)")
+            raise LutcError(
+                f"fit {self.fit!r} is unknown; it is 'ridge' (expansion and regression) or 'taylor' (expansion alone)"
+            )
         if self.format not in FORMATS:
             raise LutcError(f"format {self.format!r} is unknown; storage formats are {', '.join(FORMATS)}")
         if not 0 <= self.fallback < 1:
@@ -60,9 +67,10 @@ class Settings:
 class Samples:
     """Pairs of inputs and targets of one block, in chunks; a tenth of the documents is held out.
 
-    `inputs` are collected `Inputs` or a tensor [n, d] (each tenth row is then held out). The target is the block's output F(x). With `exact`,
-    the inputs that the unchanged model has at the same places, it is F(x_exact) + x_exact - x: what makes the sum x + F(x), the residual
-    stream of a post-norm transformer, right again after the errors of earlier layers.
+    `inputs` are collected `Inputs` or a tensor [n, d] (each tenth row is then held out). The target is the block's
+    output F(x). With `exact`, the inputs that the unchanged model has at the same places, it is F(x_exact) + x_exact -
+    x: what makes the sum x + F(x), the residual stream of a post-norm transformer, right again after the errors of
+    earlier layers.
     """
 
     def __init__(self, block: Block, inputs: Inputs | Tensor, exact: Inputs | None = None):
@@ -103,7 +111,10 @@ def aligned(first: Iterator[Tensor], second: Iterator[Tensor]) -> Iterator[tuple
         if a is None and b is None:
             return
         if a is None or b is None:
-            raise LutcError("the exact inputs and the inputs of the replaced model differ in number; collect both from the same batches")
+            raise LutcError(
+                "the exact inputs and the inputs of the replaced model differ in number; collect both from the same "
+                "batches"
+            )
         rows = min(len(a), len(b))
         yield a[:rows], b[:rows]
         a, b = a[rows:], b[rows:]
@@ -117,11 +128,12 @@ def fit(
     centres: Tensor | None = None,
     exact: Inputs | None = None,
 ) -> TaylorTable:
-    """Compile `block` on the inputs it really sees; returns a table in `settings.format` with its certificate in `info`.
+    """Compile `block` on the inputs it really sees; returns a table in `settings.format` with its certificate in
+    `info`.
 
-    `inputs` holds the block's samples (float32, any number; memory stays fixed) or is a tensor [n, d]. `centres` [k, d] replaces K-means
-    (from `OnlineKMeans`, say). `exact` is explained at `Samples`; `fit_sequential` gives it. Raises LutcError for blocks that are no
-    function of one row, too few or non-finite samples, too little memory.
+    `inputs` holds the block's samples (float32, any number; memory stays fixed) or is a tensor [n, d]. `centres` [k, d]
+    replaces K-means (from `OnlineKMeans`, say). `exact` is explained at `Samples`; `fit_sequential` gives it. Raises
+    LutcError for blocks that are no function of one row, too few or non-finite samples, too little memory.
     """
     if isinstance(block, nn.Module):
         block = Block("block", ("",), (block,))
@@ -130,7 +142,10 @@ def fit(
     samples = Samples(block, inputs, exact)
     parameter = next(block.as_module.parameters(), torch.zeros(0))
     if parameter.dtype != torch.float32 or parameter.device.type != "cpu":
-        raise LutcError(f"{block.name} has {parameter.dtype} weights on {parameter.device}; it is fitted in float32 on the CPU: call .float().cpu()")
+        raise LutcError(
+            f"{block.name} has {parameter.dtype} weights on {parameter.device}; it is fitted in float32 on the CPU: "
+            "call .float().cpu()"
+        )
     points = samples.sample(max(SAMPLES_LEAST, SAMPLES_PER_CENTRE * settings.k))
     check_samples(points, settings.k)
     check_block(block, points[:8])
@@ -139,7 +154,9 @@ def fit(
     centres = centres.to(FORMATS[settings.format][1]).float()
     table = _expanded(block, centres, points, settings)
     table, strength = _regressed(table, samples, settings)
-    table = changed(table, radii=find_radii(table, samples, settings.fallback) if settings.fallback else None).stored(settings.format)
+    table = changed(table, radii=find_radii(table, samples, settings.fallback) if settings.fallback else None).stored(
+        settings.format
+    )
     info = {
         "block": block.name,
         "modules": [str(module) for module in block.modules],
@@ -151,12 +168,18 @@ def fit(
 
 
 def _expanded(block: Block, centres: Tensor, points: Tensor, settings: Settings) -> TaylorTable:
-    """The expansion of the block at the centres; kept neurons stay as they are, and the rest of the block is expanded."""
+    """The expansion of the block at the centres; kept neurons stay as they are, and the rest of the
+    block is expanded.
+    """
     counts = torch.zeros(settings.k, dtype=torch.int64)
     with evaluation_mode(block):
         if not settings.neurons:
             expansion = expand(block, centres, settings.order, settings.memory)
-            slopes = expansion.jacobians if expansion.hessians is None else torch.cat([expansion.jacobians, expansion.hessians], 2)
+            slopes = (
+                expansion.jacobians
+                if expansion.hessians is None
+                else torch.cat([expansion.jacobians, expansion.hessians], 2)
+            )
             return TaylorTable(centres, expansion.values, slopes, counts)
         with torch.no_grad():
             weight = _weights(points, block(points), settings)
@@ -164,7 +187,13 @@ def _expanded(block: Block, centres: Tensor, points: Tensor, settings: Settings)
         expansion = expand(lambda x: block(x) - _share(kept, x), centres, 1, settings.memory)
     slopes = torch.cat([expansion.jacobians, kept.columns.expand(settings.k, -1, -1)], 2)
     return TaylorTable(
-        centres, expansion.values, slopes, counts, weights=kept.weights, offsets=kept.offsets, activation=kept.activation
+        centres,
+        expansion.values,
+        slopes,
+        counts,
+        weights=kept.weights,
+        offsets=kept.offsets,
+        activation=kept.activation,
     )
 
 
@@ -179,10 +208,15 @@ def _weights(x: Tensor, y: Tensor, settings: Settings) -> Tensor:
 
 
 def _regressed(table: TaylorTable, samples: Samples, settings: Settings) -> tuple[TaylorTable, float]:
-    """The table with the residual of its expansion regressed per centre, and with counts; and the strength of the prior."""
+    """The table with the residual of its expansion regressed per centre, and with counts; and the strength of the
+    prior.
+    """
     k, o, p = table.slopes.shape
     if settings.fit == "taylor":
-        counts = sum((torch.bincount(nearest(x, table.centres), minlength=k) for x in samples.inputs_only(False)), torch.zeros(k, dtype=torch.int64))
+        counts = sum(
+            (torch.bincount(nearest(x, table.centres), minlength=k) for x in samples.inputs_only(False)),
+            torch.zeros(k, dtype=torch.int64),
+        )
         return changed(table, counts=counts), float("inf")
     moments = {}
     for held_out in (False, True):

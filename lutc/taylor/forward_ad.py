@@ -1,4 +1,6 @@
-"""Activations written so that torch can differentiate them forward twice; its fused ones stop at the first derivative."""
+"""Activations written so that torch can differentiate them forward twice; its fused ones stop at the
+first derivative.
+"""
 
 from __future__ import annotations
 

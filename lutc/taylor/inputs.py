@@ -1,7 +1,8 @@
 """Collected inputs of blocks: a folder of shards that is read in chunks, never as a whole.
 
-A folder holds `inputs.json` and `shard-00000.safetensors`, ... Each shard holds one tensor [n, d] per block and `documents` [n] (int64),
-the running number of the batch row a sample came from, so that samples of one document are held out together.
+A folder holds `inputs.json` and `shard-00000.safetensors`, ... Each shard holds one tensor [n, d] per block and
+`documents` [n] (int64), the running number of the batch row a sample came from, so that samples of one document are
+held out together.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ HELD_OUT = 10
 class Inputs:
     """The collected inputs of one or more blocks, in a folder.
 
-    `blocks` maps block names to widths, `rows` is the number of samples (the same for every block). Raises LutcError where the folder
-    is missing, of another schema, or damaged.
+    `blocks` maps block names to widths, `rows` is the number of samples (the same for every block). Raises LutcError
+    where the folder is missing, of another schema, or damaged.
     """
 
     def __init__(self, folder: str | os.PathLike):
@@ -40,8 +41,11 @@ class Inputs:
         self.shard_rows = [self._shape(shard)[0] for shard in self.shards]
         self.rows = sum(self.shard_rows)
 
-    def chunks(self, block: str, held_out: bool | None = None, rows: int = 8192, limit: int | None = None) -> Iterator[Tensor]:
-        """The inputs of `block` as float32 tensors [<= rows, d]: all, or only the held-out documents, or only the others.
+    def chunks(
+        self, block: str, held_out: bool | None = None, rows: int = 8192, limit: int | None = None
+    ) -> Iterator[Tensor]:
+        """The inputs of `block` as float32 tensors [<= rows, d]: all, or only the held-out documents, or only the
+        others.
 
         `limit` stops after so many samples.
         """
@@ -64,7 +68,9 @@ class Inputs:
         """At most `count` samples of `block`, spread evenly over the whole collection, as one float32 tensor [n, d]."""
         keep = min(1.0, 1.2 * count / self.rows)
         generator = torch.Generator().manual_seed(seed)
-        parts = [x if keep == 1 else x[torch.rand(len(x), generator=generator) < keep] for x in self.chunks(block, held_out)]
+        parts = [
+            x if keep == 1 else x[torch.rand(len(x), generator=generator) < keep] for x in self.chunks(block, held_out)
+        ]
         x = torch.cat(parts) if parts else torch.empty(0, self.blocks[self._known(block)])
         return x[torch.randperm(len(x), generator=generator)[:count]]
 
@@ -82,12 +88,17 @@ class Inputs:
         with _open(shard) as file:
             if set(file.keys()) != {*self.blocks, DOCUMENTS}:
                 held = ", ".join(sorted(file.keys()))
-                raise LutcError(f"{shard} does not belong to {self.folder / 'inputs.json'}: it holds {held}; collect again into an empty folder")
+                raise LutcError(
+                    f"{shard} does not belong to {self.folder / 'inputs.json'}: it holds {held}; collect again into an "
+                    "empty folder"
+                )
             return file.get_slice(next(iter(self.blocks))).get_shape()
 
 
 class Writer:
-    """Appends shards to a folder; each appears whole or not at all. `batches` says how many batches an earlier run has finished."""
+    """Appends shards to a folder; each appears whole or not at all. `batches` says how many batches an earlier run has
+    finished.
+    """
 
     def __init__(self, folder: str | os.PathLike, header: dict):
         self.folder = Path(folder)
@@ -97,7 +108,10 @@ class Writer:
             found = _read_header(self.folder)
             if found != self.header:
                 how = _difference(found, self.header)
-                raise LutcError(f"{self.folder} holds inputs collected otherwise ({how}); give the same settings to resume, or an empty folder")
+                raise LutcError(
+                    f"{self.folder} holds inputs collected otherwise ({how}); give the same settings to resume, or an "
+                    "empty folder"
+                )
         else:
             atomic_write(self.folder / "inputs.json", json.dumps(self.header, indent=1, allow_nan=False))
         shards = sorted(self.folder.glob("shard-*.safetensors"))
@@ -106,7 +120,9 @@ class Writer:
         if shards:
             with _open(shards[-1]) as file:
                 progress = file.metadata()
-                self.batches, self.documents, self.rows = (int(progress[key]) for key in ("batches", "documents", "rows"))
+                self.batches, self.documents, self.rows = (
+                    int(progress[key]) for key in ("batches", "documents", "rows")
+                )
 
     def write(self, tensors: dict[str, Tensor], documents: Tensor, batches: int) -> None:
         """Write one shard, complete up to and including batch number `batches - 1`."""
@@ -114,7 +130,9 @@ class Writer:
 
         self.batches, self.documents, self.rows = batches, int(documents[-1]) + 1, self.rows + len(documents)
         progress = {"batches": str(self.batches), "documents": str(self.documents), "rows": str(self.rows)}
-        atomic_write(self.folder / f"shard-{self.count:05d}.safetensors", save({**tensors, DOCUMENTS: documents}, progress))
+        atomic_write(
+            self.folder / f"shard-{self.count:05d}.safetensors", save({**tensors, DOCUMENTS: documents}, progress)
+        )
         self.count += 1
 
 
@@ -123,10 +141,17 @@ def _read_header(folder: Path) -> dict:
     try:
         header = json.loads(path.read_text())
     except FileNotFoundError as error:
-        raise LutcError(f"{folder} holds no collected inputs (no inputs.json); run `lutc taylor collect` first") from error
+        raise LutcError(
+            f"{folder} holds no collected inputs (no inputs.json); run `lutc taylor collect` first"
+        ) from error
     except (OSError, ValueError) as error:
         raise LutcError(f"{path} cannot be read: {error}; collect again into an empty folder") from error
-    if not isinstance(header, dict) or header.get("schema") != SCHEMA or not isinstance(header.get("blocks"), dict) or not header["blocks"]:
+    if (
+        not isinstance(header, dict)
+        or header.get("schema") != SCHEMA
+        or not isinstance(header.get("blocks"), dict)
+        or not header["blocks"]
+    ):
         raise LutcError(f"{path} is not an inputs file of schema {SCHEMA}; collect again with this version")
     return header
 
@@ -137,7 +162,9 @@ def _open(shard: Path):
     try:
         return safe_open(str(shard), framework="pt")
     except (SafetensorError, OSError) as error:
-        raise LutcError(f"{shard} is truncated or altered ({error}); delete it and run `lutc taylor collect` again to resume") from error
+        raise LutcError(
+            f"{shard} is truncated or altered ({error}); delete it and run `lutc taylor collect` again to resume"
+        ) from error
 
 
 def _difference(found: dict, given: dict) -> str:

@@ -16,12 +16,14 @@ _INPUT_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 class TaylorMLP(nn.Module):
-    """y = F(c) + J (x - c) (+ diag(H) (x - c)^2 / 2) (+ kept neurons) about the centre c nearest to x [..., d]; returns [..., o] in x's dtype.
+    """y = F(c) + J (x - c) (+ diag(H) (x - c)^2 / 2) (+ kept neurons) about the centre c nearest to x [..., d]; returns
+    [..., o] in x's dtype.
 
-    Inputs are float32, float16 or bfloat16; sums are float32 (under autocast on the CPU they are of its dtype). A row with NaN gives NaN.
-    `slopes`, `bias`, and `weights` and `offsets` of kept neurons are parameters (trainable but for int8 slopes), centres are buffers: routing
-    has no gradient. With radii in the table, `exact` is the module that rows beyond them run through; it stays registered, so a state_dict
-    carries its weights. Raises LutcError for another width, dtype or device.
+    Inputs are float32, float16 or bfloat16; sums are float32 (under autocast on the CPU they are of its dtype). A row
+    with NaN gives NaN. `slopes`, `bias`, and `weights` and `offsets` of kept neurons are parameters (trainable but for
+    int8 slopes), centres are buffers: routing has no gradient. With radii in the table, `exact` is the module that rows
+    beyond them run through; it stays registered, so a state_dict carries its weights. Raises LutcError for another
+    width, dtype or device.
     """
 
     def __init__(self, table: TaylorTable, exact: nn.Module | None = None):
@@ -30,7 +32,12 @@ class TaylorMLP(nn.Module):
             has = "the table has a fallback: give the exact MLP as `exact`"
             has_not = "the table has no fallback (radii): fit with fallback > 0, or leave `exact` out"
             raise LutcError(has if exact is None else has_not)
-        self.in_features, self.out_features, self.k, self.order = table.in_features, table.out_features, table.k, table.order
+        self.in_features, self.out_features, self.k, self.order = (
+            table.in_features,
+            table.out_features,
+            table.k,
+            table.order,
+        )
         self.format, self.info, self.fallback = table.format, table.info, table.radii is not None
         centres = table.centres.float()
         self.register_buffer("centres", centres)
@@ -62,9 +69,15 @@ class TaylorMLP(nn.Module):
                 self._bound = cpu.Bound(self.centres, self.half_norms, self.slopes, self.scales, self.bias, neurons)
             return self._bound(x)
         if x.shape[-1] != self.in_features:
-            raise LutcError(f"the input is {x.shape[-1]} wide, the table {self.in_features}; this table belongs to another layer or model")
+            raise LutcError(
+                f"the input is {x.shape[-1]} wide, the table {self.in_features}; this table belongs to another layer "
+                "or model"
+            )
         if x.dtype not in _INPUT_DTYPES:
-            raise LutcError(f"inputs of {x.dtype} are not supported; use {', '.join(str(dtype).removeprefix('torch.') for dtype in _INPUT_DTYPES)}")
+            raise LutcError(
+                f"inputs of {x.dtype} are not supported; use "
+                f"{', '.join(str(dtype).removeprefix('torch.') for dtype in _INPUT_DTYPES)}"
+            )
         ops.check_device(x, self.centres)
         rows = x.reshape(-1, self.in_features).float()
         owner = ops.route(rows.detach(), self.centres, self.half_norms)
@@ -79,12 +92,22 @@ class TaylorMLP(nn.Module):
         return y.to(x.dtype).reshape(*x.shape[:-1], self.out_features)
 
     def _small(self, x: Tensor) -> bool:
-        """Whether one numba call does all: few float32 rows on the CPU, no gradient wanted, first order, no fallback."""
+        """Whether one numba call does all: few float32 rows on the CPU, no gradient wanted, first
+        order, no fallback.
+        """
         if x.numel() > cpu.SMALL_BATCH * self.in_features or self.order == 2 or self.fallback:
             return False
-        if x.dtype != torch.float32 or x.shape[-1] != self.in_features or not x.is_cpu or not x.is_contiguous() or not x.numel():
+        if (
+            x.dtype != torch.float32
+            or x.shape[-1] != self.in_features
+            or not x.is_cpu
+            or not x.is_contiguous()
+            or not x.numel()
+        ):
             return False
-        if torch.is_grad_enabled() and (x.requires_grad or any(parameter.requires_grad for parameter in self._parameters.values())):
+        if torch.is_grad_enabled() and (
+            x.requires_grad or any(parameter.requires_grad for parameter in self._parameters.values())
+        ):
             return False
         return self._buffers["centres"].is_cpu
 
@@ -106,7 +129,9 @@ class TaylorMLP(nn.Module):
         return (rows - self.centres[owner]).norm(dim=1) > self.radii[owner]
 
     def _apply(self, fn, recurse=True):
-        """Moves go through; casts do not: `.half()` on a model must not round a table. The exact MLP is cast like the model."""
+        """Moves go through; casts do not: `.half()` on a model must not round a table. The exact MLP is cast like the
+        model.
+        """
         self._bound = None
 
         def moved(tensor: Tensor) -> Tensor:
@@ -118,7 +143,9 @@ class TaylorMLP(nn.Module):
         return super()._apply(moved, recurse=False)
 
     def table(self) -> TaylorTable:
-        """The table with the parameters as they are now (after fine-tuning, say), in its format, without a certificate: certify it anew."""
+        """The table with the parameters as they are now (after fine-tuning, say), in its format, without a certificate:
+        certify it anew.
+        """
         slope_dtype, dtype = FORMATS[self.format]
         bias = self.bias.detach().double()
         slopes = self.slopes.detach()
@@ -142,9 +169,13 @@ class TaylorMLP(nn.Module):
     def extra_repr(self) -> str:
         fallback = "" if self.radii is None else ", fallback to the exact MLP"
         kept = "" if self.weights is None else f", {len(self.weights)} neurons"
-        return f"{self.in_features} -> {self.out_features}, k={self.k}, order={self.order}{kept}, {self.format}{fallback}"
+        return (
+            f"{self.in_features} -> {self.out_features}, k={self.k}, order={self.order}{kept}, {self.format}{fallback}"
+        )
 
 
 def _about(slopes: Tensor, centres: Tensor) -> Tensor:
-    """J c [k, o] in float64: slopes [k, o, p], of which the first d columns are the Jacobians J, and centres c [k, d]."""
+    """J c [k, o] in float64: slopes [k, o, p], of which the first d columns are the Jacobians J, and
+    centres c [k, d].
+    """
     return torch.einsum("kod,kd->ko", slopes[..., : centres.shape[1]].double(), centres.double())

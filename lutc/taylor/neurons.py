@@ -1,4 +1,6 @@
-"""The neurons of a two-layer MLP W2 act(W1 x) that no linear map explains: kept exactly, they are further inputs of every local map."""
+"""The neurons of a two-layer MLP W2 act(W1 x) that no linear map explains: kept exactly, they are further inputs of
+every local map.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ _RIDGE = 1e-6
 
 @dataclass(frozen=True)
 class Neurons:
-    """n neurons: activation(weights @ x + offsets), weights [n, d], offsets [n], and the columns [o, n] of W2 that they are multiplied by."""
+    """n neurons: activation(weights @ x + offsets), weights [n, d], offsets [n], and the columns [o, n] of W2 that they
+    are multiplied by.
+    """
 
     weights: Tensor
     offsets: Tensor
@@ -27,7 +31,9 @@ class Neurons:
 
 
 def two_layers(block: Block) -> tuple[nn.Linear, nn.Module, nn.Linear] | None:
-    """First linear layer, activation and second linear layer of a block W2 act(W1 x), or None where it is built otherwise."""
+    """First linear layer, activation and second linear layer of a block W2 act(W1 x), or None where it is built
+    otherwise.
+    """
     leaves = [module for module in block.as_module.modules() if not list(module.children())]
     leaves = [module for module in leaves if not isinstance(module, nn.Dropout | nn.Identity)]
     shaped = len(leaves) == 3 and isinstance(leaves[0], nn.Linear) and isinstance(leaves[2], nn.Linear)
@@ -37,15 +43,19 @@ def two_layers(block: Block) -> tuple[nn.Linear, nn.Module, nn.Linear] | None:
 
 
 def choose_neurons(block: Block, x: Tensor, weight: Tensor, n: int, dtype: torch.dtype = torch.float32) -> Neurons:
-    """The `n` neurons with the largest share of the output that no linear map of the inputs explains, rounded to `dtype` (as float32).
+    """The `n` neurons with the largest share of the output that no linear map of the inputs explains, rounded to
+    `dtype` (as float32).
 
-    A neuron's share is the mean square of its residual after regression on the samples x [m, d], weighted by `weight` [m], times the square
-    of its column in W2. Raises LutcError where the block is no W2 act(W1 x) of a known elementwise function, or has fewer neurons.
+    A neuron's share is the mean square of its residual after regression on the samples x [m, d], weighted by `weight`
+    [m], times the square of its column in W2. Raises LutcError where the block is no W2 act(W1 x) of a known
+    elementwise function, or has fewer neurons.
     """
     layers = two_layers(block)
     function = layers and activation_name(layers[1])
     if not function:
-        raise LutcError(f"{block.name} is not two linear layers about a function that `lutc functions` lists; use neurons = 0")
+        raise LutcError(
+            f"{block.name} is not two linear layers about a function that `lutc functions` lists; use neurons = 0"
+        )
     first, activation, last = layers
     if n > first.out_features:
         raise LutcError(f"{n} neurons cannot be kept, {block.name} has {first.out_features}; keep fewer")
@@ -66,5 +76,7 @@ def choose_neurons(block: Block, x: Tensor, weight: Tensor, n: int, dtype: torch
 
 
 def activation_name(module: nn.Module) -> str | None:
-    """The registry's name of the elementwise function that `module` computes and torch can differentiate; None where it is none."""
+    """The registry's name of the elementwise function that `module` computes and torch can differentiate; None where it
+    is none.
+    """
     return next((name for name in functions_of(module) if known(name)), None)

@@ -15,11 +15,12 @@ WARM_UP_PER_CENTRE = 20
 class OnlineKMeans:
     """Centres that follow a stream.
 
-    A sample within `threshold` of its nearest centre moves that centre by an exponential average: c += rate (x - c), with rate
-    max(1 / n, `least_rate`) for the n-th sample of the centre, so that early samples average and late ones forget. A sample farther away
-    founds a new centre while there are fewer than k, and afterwards replaces the least active centre with `probability`; activity is the
-    count of a centre's samples, halved every `half_life` samples of the stream. Memory: k centres, k activities, and a warm-up of 20 k samples
-    that seeds the centres by k-means++ and sets the threshold (3 times their median distance) where none is given.
+    A sample within `threshold` of its nearest centre moves that centre by an exponential average: c += rate (x - c),
+    with rate max(1 / n, `least_rate`) for the n-th sample of the centre, so that early samples average and late ones
+    forget. A sample farther away founds a new centre while there are fewer than k, and afterwards replaces the least
+    active centre with `probability`; activity is the count of a centre's samples, halved every `half_life` samples of
+    the stream. Memory: k centres, k activities, and a warm-up of 20 k samples that seeds the centres by k-means++ and
+    sets the threshold (3 times their median distance) where none is given.
 
     `partial_fit(x)` takes chunks [n, d] of any size; `centres` is [k, d] and `assign(x)` gives the nearest.
     """
@@ -68,7 +69,13 @@ class OnlineKMeans:
         """Learn from a chunk x [n, d]; returns self. Raises LutcError for another width, NaN or infinity."""
         if x.ndim != 2 or not torch.isfinite(x).all():
             raise LutcError(f"samples of shape {list(x.shape)} must be [n, d] and finite")
-        width = self._centres.shape[1] if self._centres is not None else self._warm_up[0].shape[1] if self._warm_up else x.shape[1]
+        width = (
+            self._centres.shape[1]
+            if self._centres is not None
+            else self._warm_up[0].shape[1]
+            if self._warm_up
+            else x.shape[1]
+        )
         if x.shape[1] != width:
             raise LutcError(f"samples are {x.shape[1]} wide, earlier ones {width}; give samples of one width")
         if self._centres is None:
@@ -109,7 +116,9 @@ class OnlineKMeans:
             self._found(sample)
 
     def _move(self, x: Tensor, owner: Tensor) -> None:
-        """n samples of a centre at once: the average of their exponential steps, 1 - (1 - rate)^n towards their mean."""
+        """n samples of a centre at once: the average of their exponential steps, 1 - (1 - rate)^n
+        towards their mean.
+        """
         n = torch.bincount(owner, minlength=len(self._centres)).to(x.dtype)
         mean = torch.zeros_like(self._centres).index_add_(0, owner, x) / n.clamp_min(1)[:, None]
         self._counts += n
@@ -134,7 +143,9 @@ class OnlineKMeans:
 
 
 def plus_plus(x: Tensor, k: int, generator: torch.Generator | None = None) -> Tensor:
-    """k-means++ seeding: each next centre is a sample of x [n, d], drawn in proportion to its squared distance to those chosen."""
+    """k-means++ seeding: each next centre is a sample of x [n, d], drawn in proportion to its squared distance to those
+    chosen.
+    """
     chosen = [int(torch.randint(len(x), (1,), generator=generator))]
     distance = (x - x[chosen[0]]).square().sum(1)
     while len(chosen) < k:

@@ -1,7 +1,9 @@
-"""The two operations of a compiled MLP as torch operators: routing, and the product of each row with its own centre's matrix.
+"""The two operations of a compiled MLP as torch operators: routing, and the product of each row with its own centre's
+matrix.
 
-Opaque to torch.compile (no graph breaks), differentiable where that has a meaning: the product in its rows, slopes and bias; routing is
-piecewise constant. CPU: numba, or with several threads and many rows a matrix product per centre. CUDA: Triton.
+Opaque to torch.compile (no graph breaks), differentiable where that has a meaning: the product in its rows, slopes and
+bias; routing is piecewise constant. CPU: numba, or with several threads and many rows a matrix product per centre.
+CUDA: Triton.
 """
 
 from __future__ import annotations
@@ -59,7 +61,8 @@ def real(slopes: Tensor, scales: Tensor | None) -> Tensor:
 
 @torch.library.custom_op("lutc::taylor_route", mutates_args=())
 def route(x: Tensor, centres: Tensor, half_norms: Tensor) -> Tensor:
-    """Nearest centre of each row: x [n, d], centres [k, d], half_norms [k] = |c|^2 / 2, all float32 -> int64 [n]; first on a tie.
+    """Nearest centre of each row: x [n, d], centres [k, d], half_norms [k] = |c|^2 / 2, all float32 -> int64 [n]; first
+    on a tie.
 
     The index of a row with NaN is any valid index.
     """
@@ -73,10 +76,11 @@ def _(x, centres, half_norms):
 
 @torch.library.custom_op("lutc::grouped_linear", mutates_args=())
 def grouped_linear(z: Tensor, owner: Tensor, slopes: Tensor, scales: Tensor | None, bias: Tensor) -> Tensor:
-    """y[n] = bias[a] + slopes[a] @ z[n] with a = owner[n]: z [n, p] float32, owner int64 [n], slopes [k, o, p], bias [k, o] -> [n, o] float32.
+    """y[n] = bias[a] + slopes[a] @ z[n] with a = owner[n]: z [n, p] float32, owner int64 [n], slopes [k, o, p], bias
+    [k, o] -> [n, o] float32.
 
-    slopes are float32, float16, bfloat16, or int8 with `scales` [k, o] float32; sums are float32. On the CPU z may be bfloat16 or float16,
-    as under autocast: products and result are then of that dtype.
+    slopes are float32, float16, bfloat16, or int8 with `scales` [k, o] float32; sums are float32. On the CPU z may be
+    bfloat16 or float16, as under autocast: products and result are then of that dtype.
     """
     return _grouped_linear(z, owner, slopes, scales, bias)
 
@@ -97,7 +101,13 @@ def _backward(ctx, gradient: Tensor):
     if ctx.needs_input_grad[0]:
         # The transposed product, with the scales moved to its input side.
         scaled = gradient if scales is None else gradient * scales[owner]
-        to_z = grouped_linear(scaled, owner, slopes.transpose(1, 2), _ones_like_scales(scales, slopes), bias.new_zeros(len(bias), z.shape[1]))
+        to_z = grouped_linear(
+            scaled,
+            owner,
+            slopes.transpose(1, 2),
+            _ones_like_scales(scales, slopes),
+            bias.new_zeros(len(bias), z.shape[1]),
+        )
     if ctx.needs_input_grad[2]:
         to_slopes = _slope_gradient(z, owner, gradient, len(slopes)).to(slopes.dtype)
     if ctx.needs_input_grad[4]:

@@ -17,9 +17,10 @@ _LEAST = 100
 def find_radii(table: TaylorTable, samples, share: float) -> Tensor:
     """Radii [k] beyond which a share `share` of the held-out documents' inputs lies.
 
-    Each centre's radius is its root mean square distance on training samples times one common factor, the quantile of that ratio on
-    held-out documents. Quantiles of the training distances themselves fire 1.4 to 2 times too often on new text, and a centre has too few
-    held-out samples for a quantile of its own. Raises LutcError with fewer than 100 held-out samples.
+    Each centre's radius is its root mean square distance on training samples times one common factor, the quantile of
+    that ratio on held-out documents. Quantiles of the training distances themselves fire 1.4 to 2 times too often on
+    new text, and a centre has too few held-out samples for a quantile of its own. Raises LutcError with fewer than 100
+    held-out samples.
     """
     squares = torch.zeros(table.k, dtype=torch.float64)
     counts = torch.zeros(table.k)
@@ -36,28 +37,37 @@ def find_radii(table: TaylorTable, samples, share: float) -> Tensor:
         ratios.append(square.sqrt() / typical[owner])
     ratio = torch.cat(ratios) if ratios else torch.empty(0)
     if len(ratio) < _LEAST:
-        raise LutcError(f"{len(ratio)} held-out samples cannot calibrate a fallback; collect more (a tenth of the documents is held out)")
+        raise LutcError(
+            f"{len(ratio)} held-out samples cannot calibrate a fallback; collect more (a tenth of the documents is "
+            "held out)"
+        )
     factor = ratio.kthvalue(max(1, round(len(ratio) * (1 - share)))).values
     return (factor * typical).float()
 
 
 def recalibrate(model, mlps, batches, share: float, *, mask: str = "attention_mask") -> None:
-    """Scale the radii of `mlps` (block name -> TaylorMLP, in the model's order), so that `share` of the inputs runs exactly in the replaced model.
+    """Scale the radii of `mlps` (block name -> TaylorMLP, in the model's order), so that `share` of the inputs runs
+    exactly in the replaced model.
 
-    What earlier replaced blocks get wrong moves the inputs of later ones away from their centres, so radii found on the exact model's inputs
-    fire too often. Block after block, with those before already scaled; `batches` must be documents that no fit has seen. In place.
+    What earlier replaced blocks get wrong moves the inputs of later ones away from their centres, so radii found on the
+    exact model's inputs fire too often. Block after block, with those before already scaled; `batches` must be
+    documents that no fit has seen. In place.
     """
     batches = list(batches)
     for mlp in mlps.values():
         ratios: list[Tensor] = []
-        hook = mlp.register_forward_pre_hook(lambda module, arguments, ratios=ratios: ratios.append(_ratio(module, arguments[0])))
+        hook = mlp.register_forward_pre_hook(
+            lambda module, arguments, ratios=ratios: ratios.append(_ratio(module, arguments[0]))
+        )
         keep: list[Tensor] = []
         try:
             replace(model, mlps)
             with torch.inference_mode():
                 for batch in batches:
                     model(**batch)
-                    keep.append(batch[mask].bool().flatten() if mask in batch else torch.ones(len(ratios[-1]), dtype=torch.bool))
+                    keep.append(
+                        batch[mask].bool().flatten() if mask in batch else torch.ones(len(ratios[-1]), dtype=torch.bool)
+                    )
         finally:
             restore(model)
             hook.remove()

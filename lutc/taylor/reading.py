@@ -13,7 +13,9 @@ from lutc.taylor.writing import SCHEMA, SHAPES, TENSORS, base_of
 
 
 def load(name: str | os.PathLike) -> TaylorTable:
-    """Read the table `name` (with or without `.json` or `.safetensors`). LutcError where a file is missing, altered, or of another pair."""
+    """Read the table `name` (with or without `.json` or `.safetensors`). LutcError where a file is missing, altered, or
+    of another pair.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load as from_bytes
 
@@ -23,20 +25,31 @@ def load(name: str | os.PathLike) -> TaylorTable:
     try:
         payload = tensor_path.read_bytes()
     except OSError as error:
-        raise LutcError(f"{tensor_path} cannot be read: {error.strerror}; both files of an artefact must lie side by side") from error
+        raise LutcError(
+            f"{tensor_path} cannot be read: {error.strerror}; both files of an artefact must lie side by side"
+        ) from error
     if hashlib.sha256(payload).hexdigest() != header["sha256"]:
-        raise LutcError(f"{tensor_path} is truncated, altered, or belongs to another table than {json_path}; copy both files again or fit again")
+        raise LutcError(
+            f"{tensor_path} is truncated, altered, or belongs to another table than {json_path}; copy both files again "
+            "or fit again"
+        )
     try:
         tensors = from_bytes(payload)
     except SafetensorError as error:
         raise LutcError(f"{tensor_path} is not a safetensors file: {error}") from error
     if not {"centres", "values", "slopes", "counts"} <= tensors.keys() <= set(TENSORS):
-        raise LutcError(f"{tensor_path} holds {', '.join(sorted(tensors))}; a table has centres, values, slopes and counts")
-    info = {key: value for key, value in header.items() if key not in ("schema", "kind", "sha256", "activation", *SHAPES)}
+        raise LutcError(
+            f"{tensor_path} holds {', '.join(sorted(tensors))}; a table has centres, values, slopes and counts"
+        )
+    info = {
+        key: value for key, value in header.items() if key not in ("schema", "kind", "sha256", "activation", *SHAPES)
+    }
     table = TaylorTable(**tensors, format=header["format"], activation=header.get("activation"), info=info)
     for key in SHAPES:
         if header[key] != getattr(table, key):
-            raise LutcError(f"{json_path} says {key} = {header[key]}, {tensor_path} has {getattr(table, key)}; fit again")
+            raise LutcError(
+                f"{json_path} says {key} = {header[key]}, {tensor_path} has {getattr(table, key)}; fit again"
+            )
     return table
 
 
@@ -56,5 +69,3 @@ def read_header(path: Path) -> dict:
     if missing:
         raise LutcError(f"{path} lacks {', '.join(missing)}; fit again")
     return header
-
-

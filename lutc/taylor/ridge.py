@@ -18,9 +18,11 @@ _CONSTANT = 1e-6
 
 
 class Moments:
-    """Sums over samples, per centre: A = sum w f f^T [k, p, p], B = sum w f r^T [k, p, o], R = sum w |r|^2 [k], n = sum w [k].
+    """Sums over samples, per centre: A = sum w f f^T [k, p, p], B = sum w f r^T [k, p, o], R = sum w |r|^2 [k], n = sum
+    w [k].
 
-    f = (z, 1) with z the table's features about the centre, p = their number + 1, r what the prior leaves of the target, w a weight. float64.
+    f = (z, 1) with z the table's features about the centre, p = their number + 1, r what the prior leaves of the
+    target, w a weight. float64.
     """
 
     def __init__(self, k: int, p: int, o: int, memory: int):
@@ -37,7 +39,9 @@ class Moments:
         self.count = torch.zeros(k, dtype=torch.int64)
 
     def add(self, x: Tensor, y: Tensor, owner: Tensor, weight: Tensor, prior: TaylorTable) -> None:
-        """Take in samples x [n, d] with targets y [n, o], weights [n] and their centres' numbers `owner` [n]; `prior` is stored in fp32."""
+        """Take in samples x [n, d] with targets y [n, o], weights [n] and their centres' numbers `owner` [n]; `prior`
+        is stored in fp32.
+        """
         sequence = torch.argsort(owner, stable=True)
         counts = torch.bincount(owner, minlength=prior.k)
         for index, rows in enumerate(sequence.split(counts.tolist())):
@@ -55,7 +59,9 @@ class Moments:
         self.count += counts
 
     def solve(self, strength: float, centres: Tensor) -> Tensor:
-        """Corrections [len(centres), p, o] that minimise sum w |r - f D|^2 + strength * sum_i s_i^2 |D_i|^2, s_i^2 the mean square of feature i."""
+        """Corrections [len(centres), p, o] that minimise sum w |r - f D|^2 + strength * sum_i s_i^2 |D_i|^2, s_i^2 the
+        mean square of feature i.
+        """
         if strength == float("inf"):
             return torch.zeros_like(self.b[centres])
         scale = self.a.diagonal(dim1=1, dim2=2).sum(0) / self.n.sum().clamp_min(1e-300)
@@ -68,7 +74,9 @@ class Moments:
 
     def error(self, correction: Tensor, centres: Tensor) -> Tensor:
         """sum w |r - f D|^2 of each of `centres` under its correction D [len(centres), p, o]."""
-        quadratic = torch.stack([(one * (self.a[index] @ one)).sum() for one, index in zip(correction, centres.tolist())])
+        quadratic = torch.stack(
+            [(one * (self.a[index] @ one)).sum() for one, index in zip(correction, centres.tolist())]
+        )
         return (self.r[centres] - 2 * (correction * self.b[centres]).sum((1, 2)) + quadratic).clamp_min(0)
 
 
@@ -78,5 +86,8 @@ def choose_strength(train: Moments, held_out: Moments, strengths: tuple[float, .
     judges = torch.linspace(0, k - 1, min(k, _JUDGES)).round().long()
     if not int(held_out.count[judges].sum()):
         return float("inf")
-    errors = {strength: float(held_out.error(train.solve(strength, judges), judges).sum()) for strength in sorted(strengths, reverse=True)}
+    errors = {
+        strength: float(held_out.error(train.solve(strength, judges), judges).sum())
+        for strength in sorted(strengths, reverse=True)
+    }
     return min(errors, key=errors.get)

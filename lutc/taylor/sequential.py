@@ -31,9 +31,10 @@ def fit_sequential(
 ) -> dict[str, TaylorTable]:
     """A table per block, in the model's order; the model is exact again afterwards.
 
-    `batches` is run once per block, so it must give the same batches each time (a list or a DataLoader without shuffling). Collected inputs
-    go to `folder`. Finished layers are saved there as `table-<number>` and are not fitted again, so an interrupted run resumes.
-    With `settings.post_norm` each layer also corrects, as far as its inputs tell, what earlier layers got wrong.
+    `batches` is run once per block, so it must give the same batches each time (a list or a DataLoader without
+    shuffling). Collected inputs go to `folder`. Finished layers are saved there as `table-<number>` and are not fitted
+    again, so an interrupted run resumes. With `settings.post_norm` each layer also corrects, as far as its inputs tell,
+    what earlier layers got wrong.
     """
     if iter(batches) is batches:
         raise LutcError("batches can be run only once; give a list or a DataLoader that starts anew each time")
@@ -50,9 +51,15 @@ def fit_sequential(
             if path.with_suffix(".json").exists():
                 table = load(path)
                 if table.info.get("settings") != _plain(settings):
-                    raise LutcError(f"{path}.json was fitted with other settings; give the same ones to resume, or an empty folder")
+                    raise LutcError(
+                        f"{path}.json was fitted with other settings; give the same ones to resume, or an empty folder"
+                    )
             else:
-                inputs: Inputs = exact if number == 0 and exact else collect(model, block.name, batches, folder / f"inputs-{number}", **options)
+                inputs: Inputs = (
+                    exact
+                    if number == 0 and exact
+                    else collect(model, block.name, batches, folder / f"inputs-{number}", **options)
+                )
                 table = fit(block, inputs, settings, exact=exact if number else None)
                 table.save(path)
             tables[block.name] = table

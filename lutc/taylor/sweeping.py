@@ -1,4 +1,6 @@
-"""Choosing k, order and storage: the front of error, multiply-adds, bytes and measured time, with the honest competitors in it."""
+"""Choosing k, order and storage: the front of error, multiply-adds, bytes and measured time, with the honest
+competitors in it.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ _REPEATS = 30
 
 @dataclass(frozen=True)
 class Point:
-    """One design. error: relative squared error on held-out documents. speedup: exact time / its time, per batch size, same run."""
+    """One design. error: relative squared error on held-out documents. speedup: exact time / its time, per batch size,
+    same run.
+    """
 
     name: str
     error: float
@@ -46,11 +50,12 @@ def sweep(
     neurons: Sequence[int] = (),
     batches: Sequence[int] = (1, 32),
 ) -> list[Point]:
-    """Fit every k and order, store each in every format, and put them beside one linear map and n exact neurons plus a linear map.
+    """Fit every k and order, store each in every format, and put them beside one linear map and n exact neurons plus a
+    linear map.
 
-    `settings.neurons` are kept in every first-order table. `neurons`, those of the competitor, default to an eighth of the hidden width where
-    the block is a two-layer MLP. A point is on the front where no other one has at most its error, multiply-adds and bytes. Returns the
-    points by falling multiply-adds.
+    `settings.neurons` are kept in every first-order table. `neurons`, those of the competitor, default to an eighth of
+    the hidden width where the block is a two-layer MLP. A point is on the front where no other one has at most its
+    error, multiply-adds and bytes. Returns the points by falling multiply-adds.
     """
     settings = settings or Settings()
     if not ks or not orders or not formats:
@@ -80,7 +85,9 @@ def sweep(
             speedup = _speedup(exact, _times(module, rows, batches))
             cost = stored.multiply_adds(share, points[0].multiply_adds)
             size = stored.storage_bytes + (points[0].bytes if stored.radii is not None else 0)
-            points.append(Point(name if "k=" not in name else f"{name} {format}", _error(module, samples), cost, size, speedup))
+            points.append(
+                Point(name if "k=" not in name else f"{name} {format}", _error(module, samples), cost, size, speedup)
+            )
     points = [changed(point, on_front=not any(_dominates(other, point) for other in points)) for point in points]
     return sorted(points, key=lambda point: -point.multiply_adds)
 
@@ -96,7 +103,9 @@ def _error(module: nn.Module, samples: Samples) -> float:
     with torch.no_grad():
         for x, y in samples.pairs(True):
             sums = [(module(x) - y).double().square().sum(), y.double().sum(0), y.double().square().sum()]
-            error, total, squares = sums if error is None else [old + new for old, new in zip((error, total, squares), sums)]
+            error, total, squares = (
+                sums if error is None else [old + new for old, new in zip((error, total, squares), sums)]
+            )
             count += len(y)
     if not count:
         raise LutcError("nothing is held out; collect at least ten documents")
@@ -108,7 +117,9 @@ def _times(module: nn.Module, rows: Tensor, batches: Sequence[int]) -> dict[int,
     result = {}
     with torch.inference_mode():
         for batch in batches:
-            parts = [rows[start : start + batch] for start in range(0, min(len(rows), 40 * batch) - batch + 1, batch)] or [rows]
+            parts = [
+                rows[start : start + batch] for start in range(0, min(len(rows), 40 * batch) - batch + 1, batch)
+            ] or [rows]
             seconds = []
             for repeat in range(_REPEATS + 3):
                 x = parts[repeat % len(parts)].contiguous()

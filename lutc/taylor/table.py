@@ -13,7 +13,8 @@ from lutc.functions.in_torch import known, names, value
 from lutc.taylor.cluster import nearest
 from lutc.taylor.writing import save
 
-# Storage format -> dtype of the slopes, dtype of centres and values. int8 slopes have one fp32 scale per row (one output of one centre).
+# Storage format -> dtype of the slopes, dtype of centres and values. int8 slopes have one fp32 scale per row (one
+# output of one centre).
 FORMATS = {
     "fp32": (torch.float32, torch.float32),
     "fp16": (torch.float16, torch.float16),
@@ -25,14 +26,15 @@ INT8_MAX = 127
 
 @dataclass(frozen=True)
 class TaylorTable:
-    """F(x) ~ values[a] + slopes[a] @ z, where a is the nearest centre and z = x - centres[a], for order 2 followed by z^2 / 2, and at last by
-    n kept neurons, activation(weights @ x + offsets).
+    """F(x) ~ values[a] + slopes[a] @ z, where a is the nearest centre and z = x - centres[a], for order 2 followed by
+    z^2 / 2, and at last by n kept neurons, activation(weights @ x + offsets).
 
-    centres [k, d]; values [k, o]; slopes [k, o, d] or, for order 2, [k, o, 2 d] (Jacobian, then diagonal Hessian), n columns more with kept
-    neurons; weights [n, d] and offsets [n] or None; all in the dtypes of `format` (weights as the centres). activation: a name in
-    `lutc functions`. scales [k, o] (fp32, int8 only): slope = code * scale. radii [k] (fp32) or None: inputs farther from their centre than its
-    radius belong to the exact MLP. counts [k] (int64): training samples per centre. `info` is what the artefact's JSON tells: block,
-    modules, settings, data, certificate. Raises LutcError where shapes, dtypes or values do not fit together.
+    centres [k, d]; values [k, o]; slopes [k, o, d] or, for order 2, [k, o, 2 d] (Jacobian, then diagonal Hessian), n
+    columns more with kept neurons; weights [n, d] and offsets [n] or None; all in the dtypes of `format` (weights as
+    the centres). activation: a name in `lutc functions`. scales [k, o] (fp32, int8 only): slope = code * scale. radii
+    [k] (fp32) or None: inputs farther from their centre than its radius belong to the exact MLP. counts [k] (int64):
+    training samples per centre. `info` is what the artefact's JSON tells: block, modules, settings, data, certificate.
+    Raises LutcError where shapes, dtypes or values do not fit together.
     """
 
     centres: Tensor
@@ -51,15 +53,28 @@ class TaylorTable:
         if self.format not in FORMATS:
             raise LutcError(f"format {self.format!r} is unknown; storage formats are {', '.join(FORMATS)}")
         if self.centres.ndim != 2 or self.values.ndim != 2 or self.slopes.ndim != 3:
-            raise LutcError("centres must be [k, d], values [k, o], slopes [k, o, d] or [k, o, 2 d], and a column more for each kept neuron")
+            raise LutcError(
+                "centres must be [k, d], values [k, o], slopes [k, o, d] or [k, o, 2 d], and a column more for each "
+                "kept neuron"
+            )
         (k, d), o, n = self.centres.shape, self.values.shape[1], self.neurons
         if self.slopes.shape not in ((k, o, d + n), (k, o, 2 * d + n)):
-            raise LutcError(f"slopes of shape {list(self.slopes.shape)} do not fit {k} centres of width {d} with {o} outputs and {n} neurons")
+            raise LutcError(
+                f"slopes of shape {list(self.slopes.shape)} do not fit {k} centres of width {d} with {o} outputs and "
+                f"{n} neurons"
+            )
         if (self.weights is None) != (self.offsets is None) or (self.weights is None) != (self.activation is None):
             raise LutcError("weights, offsets and activation of kept neurons belong together")
         if self.activation is not None:
             _check_activation(self.activation)
-        expected = {"values": (k, o), "counts": (k,), "radii": (k,), "scales": (k, o), "weights": (n, d), "offsets": (n,)}
+        expected = {
+            "values": (k, o),
+            "counts": (k,),
+            "radii": (k,),
+            "scales": (k, o),
+            "weights": (n, d),
+            "offsets": (n,),
+        }
         for name, shape in expected.items():
             tensor = getattr(self, name)
             if tensor is not None and tensor.shape != shape:
@@ -73,7 +88,9 @@ class TaylorTable:
         for name in ("centres", "values", "slopes", "scales", "radii", "weights", "offsets"):
             tensor = getattr(self, name)
             if tensor is not None and tensor.is_floating_point() and not torch.isfinite(tensor).all():
-                raise LutcError(f"{name} hold NaN or infinity; fit again, or store in a wider format than {self.format}")
+                raise LutcError(
+                    f"{name} hold NaN or infinity; fit again, or store in a wider format than {self.format}"
+                )
 
     @property
     def k(self) -> int:
@@ -103,9 +120,13 @@ class TaylorTable:
         return sum(tensor.nbytes for tensor in tensors if tensor is not None)
 
     def multiply_adds(self, fallback: float = 0.0, exact: int = 0) -> float:
-        """Multiply-adds per input: routing, the kept neurons, one product with the slopes, and `exact` ones for the share `fallback`."""
+        """Multiply-adds per input: routing, the kept neurons, one product with the slopes, and `exact` ones for the
+        share `fallback`.
+        """
         routing = self.k * self.in_features if self.k > 1 or self.radii is not None else 0
-        return routing + self.neurons * self.in_features + self.slopes.shape[1] * self.slopes.shape[2] + fallback * exact
+        return (
+            routing + self.neurons * self.in_features + self.slopes.shape[1] * self.slopes.shape[2] + fallback * exact
+        )
 
     def real_slopes(self) -> Tensor:
         """The slopes as float32 numbers, whatever the format."""
@@ -113,7 +134,9 @@ class TaylorTable:
         return slopes if self.scales is None else slopes * self.scales[..., None]
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Evaluate at x [n, d] in x's dtype (float32 or float64), centre by centre: the reference for every backend. No fallback."""
+        """Evaluate at x [n, d] in x's dtype (float32 or float64), centre by centre: the reference for every backend. No
+        fallback.
+        """
         owner = nearest(x, self.centres.to(x))
         y = x.new_empty(len(x), self.out_features)
         slopes = self.real_slopes()
@@ -137,7 +160,9 @@ class TaylorTable:
         return (x - centres[owner]).norm(dim=1) > self.radii.to(x)[owner]
 
     def stored(self, format: str) -> TaylorTable:
-        """The same table rounded to `format`. Centres are rounded first and values moved along, so that only rounding is lost."""
+        """The same table rounded to `format`. Centres are rounded first and values moved along, so that only rounding
+        is lost.
+        """
         if format not in FORMATS:
             raise LutcError(f"format {format!r} is unknown; storage formats are {', '.join(FORMATS)}")
         slope_dtype, dtype = FORMATS[format]
@@ -148,7 +173,15 @@ class TaylorTable:
         if format == "int8":
             scales = slopes.abs().amax(2).clamp_min(1e-30).float() / INT8_MAX
             slopes = (slopes / scales.double()[..., None]).round().clamp(-INT8_MAX, INT8_MAX)
-        return replace(self, centres=centres, values=values.to(dtype), slopes=slopes.to(slope_dtype), format=format, scales=scales, **kept)
+        return replace(
+            self,
+            centres=centres,
+            values=values.to(dtype),
+            slopes=slopes.to(slope_dtype),
+            format=format,
+            scales=scales,
+            **kept,
+        )
 
     def save(self, name: str | os.PathLike) -> None:
         """Write `name.json` beside `name.safetensors`."""
@@ -171,7 +204,9 @@ def hidden(x: Tensor, weights: Tensor, offsets: Tensor, activation: str) -> Tens
 
 
 def _moved(table: TaylorTable, centres: Tensor) -> tuple[Tensor, Tensor]:
-    """Values and slopes (float64) of the same functions about other centres: exact, they are polynomials (kept neurons have no centre)."""
+    """Values and slopes (float64) of the same functions about other centres: exact, they are polynomials (kept neurons
+    have no centre).
+    """
     d = table.in_features
     slopes = table.real_slopes().double()
     step = centres - table.centres.double()

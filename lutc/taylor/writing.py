@@ -15,7 +15,9 @@ SHAPES = ("k", "order", "format", "in_features", "out_features")
 
 
 def save(table, name: str | os.PathLike) -> None:
-    """Write `name.json` and `name.safetensors`. The JSON holds the digest of the tensors, so that the two belong together."""
+    """Write `name.json` and `name.safetensors`. The JSON holds the digest of the tensors, so that the two belong
+    together.
+    """
     from safetensors.torch import save as to_bytes
 
     tensors = {key: getattr(table, key).contiguous() for key in TENSORS if getattr(table, key) is not None}

@@ -16,18 +16,35 @@ MODEL = {"name": "m", "class": "M", "digest": "ab" * 32}
 def made(seed, model=MODEL, facts=None):
     x = np.random.default_rng(seed).normal(size=(64, 5)).astype(np.float32)
     act = Layer(
-        "silu", "activation", "x", Histogram.of(x), channel_low=x.min(0), channel_high=x.max(0),
-        arrays={"layer_objective": np.full((4, 4), float(seed)), "tokens": np.array(64)}, facts=facts or {"scale": 0.25},
-    )  # fmt: skip
+        "silu",
+        "activation",
+        "x",
+        Histogram.of(x),
+        channel_low=x.min(0),
+        channel_high=x.max(0),
+        arrays={"layer_objective": np.full((4, 4), float(seed)), "tokens": np.array(64)},
+        facts=facts or {"scale": 0.25},
+    )
     softmax = Layer("exp", "softmax", "x - max(x)", Histogram.of(-np.abs(x)), masked=3)
-    return Calibration(model, {"tokens": 64, "batches": 1, "text": "t"}, {"model.layers.0.mlp.act_fn": act, "model.layers.0.self_attn": softmax})
+    return Calibration(
+        model,
+        {"tokens": 64, "batches": 1, "text": "t"},
+        {"model.layers.0.mlp.act_fn": act, "model.layers.0.self_attn": softmax},
+    )
 
 
 def same(a, b):
     assert a.model == b.model and a.data == b.data and list(a.layers) == list(b.layers)
     for x, y in zip(a.layers.values(), b.layers.values(), strict=True):
-        assert x.histogram == y.histogram and (x.function, x.operator, x.quantity, x.masked) == (y.function, y.operator, y.quantity, y.masked)
-        assert np.array_equal(x.channel_low, y.channel_low) and x.arrays.keys() == y.arrays.keys() and x.facts == y.facts
+        assert x.histogram == y.histogram and (x.function, x.operator, x.quantity, x.masked) == (
+            y.function,
+            y.operator,
+            y.quantity,
+            y.masked,
+        )
+        assert (
+            np.array_equal(x.channel_low, y.channel_low) and x.arrays.keys() == y.arrays.keys() and x.facts == y.facts
+        )
         assert all(np.array_equal(x.arrays[key], y.arrays[key]) for key in x.arrays)
 
 
@@ -40,14 +57,22 @@ def test_what_is_written_is_read_and_the_same_bytes_come_again(tmp_path):
     for name in ("c.json", "c.npz"):
         assert (tmp_path / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
     told = json.loads((tmp_path / "c.json").read_text())["layers"]["model.layers.0.mlp.act_fn"]
-    assert told["count"] == 320 and told["outside"] == {"range": [-4.0, 4.0], "share": 0.0} and len(told["outliers"]["channels"]) == 3
+    assert (
+        told["count"] == 320
+        and told["outside"] == {"range": [-4.0, 4.0], "share": 0.0}
+        and len(told["outliers"]["channels"]) == 3
+    )
     assert set(told["quantiles"]) == {"0.0001", "0.001", "0.01", "0.1", "0.5", "0.9", "0.99", "0.999", "0.9999"}
 
 
 def test_merging_adds_everything():
     both = made(1) + made(2)
     layer = both.layer("mlp.act_fn")[1]
-    assert both.data == {"tokens": 128, "batches": 2, "text": "t"} and layer.histogram.count == 640 and both.layer("self_attn")[1].masked == 6
+    assert (
+        both.data == {"tokens": 128, "batches": 2, "text": "t"}
+        and layer.histogram.count == 640
+        and both.layer("self_attn")[1].masked == 6
+    )
     assert (layer.arrays["layer_objective"] == 3).all() and layer.arrays["tokens"] == 128
     lows = [c.layer("act_fn")[1].channel_low for c in (made(1), made(2))]
     assert np.array_equal(layer.channel_low, np.minimum(*lows))
@@ -100,5 +125,8 @@ def test_altered_broken_and_foreign_files_are_one_line(tmp_path):
 
 def test_reading_imports_no_torch(tmp_path):
     made(1).save(tmp_path / "c.json")
-    code = f"import sys; from lutc.calibration import read; read({str(tmp_path / 'c.json')!r}); sys.exit('torch' in sys.modules)"
+    code = (
+        f"import sys; from lutc.calibration import read; read({str(tmp_path / 'c.json')!r}); sys.exit('torch' in "
+        "sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -8,7 +8,9 @@ from lutc.errors import LutcError
 from lutc.formats.codes import Inputs
 
 RNG = np.random.default_rng(5)
-X = np.concatenate([RNG.normal(size=20_000) * 3, RNG.normal(size=500) * 1e-6, [0.0, -0.0, 61.5, -3e38, 1e-42, 2.0**-126]]).astype(np.float32)
+X = np.concatenate(
+    [RNG.normal(size=20_000) * 3, RNG.normal(size=500) * 1e-6, [0.0, -0.0, 61.5, -3e38, 1e-42, 2.0**-126]]
+).astype(np.float32)
 BODY = X[np.abs(X) < 1e6]
 
 
@@ -43,7 +45,9 @@ def test_codes_of_powers_of_two_are_exact(bits, power):
 def test_codes_of_any_scale_are_exact_for_bf16_values():
     x = (BODY.view(np.uint32) & 0xFFFF0000).view(np.float32)
     for inputs in (Inputs(8, 0.037, 11), Inputs(12, 0.003), Inputs(5, 0.4, -16)):
-        assert np.array_equal(Histogram.of(x).of_codes(inputs), np.bincount(inputs.quantise(x) - inputs.minimum, minlength=2**inputs.bits))
+        assert np.array_equal(
+            Histogram.of(x).of_codes(inputs), np.bincount(inputs.quantise(x) - inputs.minimum, minlength=2**inputs.bits)
+        )
 
 
 def test_counts_on_a_grid_follow_the_density():
@@ -51,7 +55,11 @@ def test_counts_on_a_grid_follow_the_density():
     found = Histogram.of(BODY).on(grid)
     inside = BODY[(BODY >= -4) & (BODY <= 4)]
     exact = np.bincount(np.rint((inside + 4) * 10).astype(int), minlength=81)
-    assert found.sum() == pytest.approx(inside.size, rel=1e-3) and np.abs(found - exact).max() < 0.1 * exact.max() and (found >= 0).all()
+    assert (
+        found.sum() == pytest.approx(inside.size, rel=1e-3)
+        and np.abs(found - exact).max() < 0.1 * exact.max()
+        and (found >= 0).all()
+    )
     fine = np.arange(-4096, 4097) / 1024  # many points in a bin: each gets its share
     assert Histogram.of(BODY).on(fine).sum() == pytest.approx(inside.size, rel=1e-3)
     assert Histogram.of(np.float32([1.0, 1.0, 2.0])).on(np.array([0.9, 1.1, 2.0])).tolist() == [2.0, 0.0, 1.0]
@@ -62,7 +70,11 @@ def test_bad_values_are_refused():
         with np.errstate(over="ignore"), pytest.raises(LutcError, match="finite"):
             Histogram.of(bad)
     h = Histogram.of(BODY)
-    for changed in ((h.codes[::-1], h.counts, h.residues), (h.codes, -h.counts, h.residues), (h.codes, h.counts, h.counts * 70_000)):
+    for changed in (
+        (h.codes[::-1], h.counts, h.residues),
+        (h.codes, -h.counts, h.residues),
+        (h.codes, h.counts, h.counts * 70_000),
+    ):
         with pytest.raises(LutcError):
             Histogram(*changed, h.low, h.high)
     with pytest.raises(LutcError, match="nothing was observed"):

@@ -89,7 +89,10 @@ def test_min_max_clips_nothing_and_no_finer_scale_does(name, bits):
     x = DATA[name]
     for symmetric in (True, False):
         inputs = choose(Histogram.of(x), "min-max", bits, symmetric)
-        assert (np.abs(restore(quantise(x, inputs), inputs) - x) <= inputs.scale * 0.501 + 0.5 * inputs.scale * (not symmetric)).all()
+        assert (
+            np.abs(restore(quantise(x, inputs), inputs) - x)
+            <= inputs.scale * 0.501 + 0.5 * inputs.scale * (not symmetric)
+        ).all()
         assert restore(quantise(0.0, inputs), inputs) == 0.0
     inputs = choose(Histogram.of(x), "min-max", bits, True)
     finer = Inputs(bits, inputs.scale * 0.95)
@@ -126,7 +129,10 @@ def test_mapping_and_inverse():
     inputs = Inputs(4, 0.5, 3)
     assert quantise([-100, -5.5, -0.25, 0.25, 0.74, 0.75, 100, np.nan], inputs).tolist() == [-8, -8, 3, 3, 4, 5, 7, 3]
     assert restore([-8, 3, 7], inputs).tolist() == [-5.5, 0.0, 2.0]
-    assert loss(Histogram.of([0.5, -1.0]), inputs).signal_to_noise is None and loss(Histogram.of([0.5, -1.0]), inputs).mean_squared == 0
+    assert (
+        loss(Histogram.of([0.5, -1.0]), inputs).signal_to_noise is None
+        and loss(Histogram.of([0.5, -1.0]), inputs).mean_squared == 0
+    )
 
 
 def test_channels():

@@ -19,7 +19,10 @@ from lutc.functions import FUNCTIONS
 from lutc.samples.samples import code_samples
 
 RNG = np.random.default_rng(8)
-FED = {"a.act": RNG.normal(-0.4, 0.6, 20_000).astype(np.float32), "b.act": RNG.normal(2.0, 1.5, 9_000).astype(np.float32)}
+FED = {
+    "a.act": RNG.normal(-0.4, 0.6, 20_000).astype(np.float32),
+    "b.act": RNG.normal(2.0, 1.5, 9_000).astype(np.float32),
+}
 SCORES = -RNG.exponential(2.0, 5_000).astype(np.float32)
 
 
@@ -58,16 +61,25 @@ def test_the_model_sees_less_error(path, name):
         fed = codes.scale * np.clip(np.rint(x / codes.scale), -128, 127)
         on_codes = [np.mean((tables[key](fed) - silu(fed)) ** 2) for tables in (weighted, even)]
         direct = np.mean((weighted[key](fed) - silu(x)) ** 2)
-        assert weighted.meta["weights"]["mean_squared"][key] == pytest.approx(direct, rel=1e-2)  # bins are a bf16 value wide
+        assert weighted.meta["weights"]["mean_squared"][key] == pytest.approx(
+            direct, rel=1e-2
+        )  # bins are a bf16 value wide
         assert on_codes[0] < 0.7 * on_codes[1] and weighted.meta["search"]["gap"][key] == 0
     assert weighted.range[0] <= -4 and weighted.range[1] >= 4
     record = weighted.meta["weights"]
-    assert record["layer"] == f"model.{name}" and record["model"] == "toy" and record["file"] == "c.json" and record["values"] == x.size
+    assert (
+        record["layer"] == f"model.{name}"
+        and record["model"] == "toy"
+        and record["file"] == "c.json"
+        and record["values"] == x.size
+    )
     assert record["sha256"] == json.loads(path.read_text())["sha256"]
 
 
 def test_clamped_codes_stand_for_all_beyond(path):
-    """At 2^-5 codes end at 3.97, a twelfth of the inputs lies beyond: the last code gives the mean of their silu, and no code in between moves."""
+    """At 2^-5 codes end at 3.97, a twelfth of the inputs lies beyond: the last code gives the mean of their silu, and
+    no code in between moves.
+    """
     x, inputs = FED["b.act"].astype(np.float64), Inputs(8, 2.0**-5)
     codes = np.clip(np.rint(x * 32), -128, 127)
     beyond = silu(x[codes == 127])
@@ -79,12 +91,16 @@ def test_clamped_codes_stand_for_all_beyond(path):
     assert targets[-1] == pytest.approx(wanted, rel=1e-5) and targets[0] == pytest.approx(silu(-4.0))
     assert np.allclose(targets[1:-1], silu(inputs.x()[1:-1]), rtol=1e-12)
     table = lutc.compile("silu", 8, inputs=(inputs,), weights=f"{path}:b.act")["5"]
-    assert table([127 / 32])[0] == pytest.approx(beyond.mean(), abs=0.01) and table([126 / 32])[0] == pytest.approx(silu(126 / 32), abs=0.05)
+    assert table([127 / 32])[0] == pytest.approx(beyond.mean(), abs=0.01) and table([126 / 32])[0] == pytest.approx(
+        silu(126 / 32), abs=0.05
+    )
     error, exact = (np.mean((f(codes / 32) - silu(x)) ** 2) for f in (table, silu))
     assert error < 0.7 * exact and weights.mean_squared(silu, silu, inputs) == pytest.approx(exact, rel=1e-3)
     # what does not ask for means, or for one table a scale, or is for all layers, of which others may end elsewhere
     for options in ({"objective": "absolute"}, {"share": "all"}, {"weights": str(path)}):
-        other = next(iter(lutc.compile("silu", 8, inputs=(inputs,), **{"weights": f"{path}:b.act", **options}).values()))
+        other = next(
+            iter(lutc.compile("silu", 8, inputs=(inputs,), **{"weights": f"{path}:b.act", **options}).values())
+        )
         assert other([127 / 32])[0] == pytest.approx(silu(127 / 32), abs=0.1)
 
 
@@ -118,7 +134,12 @@ def test_what_cannot_be_weighed(path):
             measured(source, function)
     with pytest.raises(LutcError, match="holds at every input alike"):
         lutc.compile("silu", search="greedy", max_error="0.01", weights=f"{path}:a.act")
-    assert is_calibration("c.json") and is_calibration("x/c.json:layer") and not is_calibration("gauss:2") and not is_calibration(None)
+    assert (
+        is_calibration("c.json")
+        and is_calibration("x/c.json:layer")
+        and not is_calibration("gauss:2")
+        and not is_calibration(None)
+    )
 
 
 def run(*arguments, code=0):
@@ -130,7 +151,11 @@ def run(*arguments, code=0):
 def test_compile_takes_weights_and_scale(path, tmp_path):
     out = tmp_path / "t.json"
     said = run("compile", "silu", "--weights", f"{path}:b.act", "--calibrated-scale", "-o", out)
-    assert "mean squared error that toy sees, by 9,000 inputs of model.b.act" in said and "equal weights" in said and "%" in said
+    assert (
+        "mean squared error that toy sees, by 9,000 inputs of model.b.act" in said
+        and "equal weights" in said
+        and "%" in said
+    )
     tables, layer = lutc.load(out), read(path).layer("b.act")[1]
     assert list(tables.inputs.values()) == [for_layer(layer)]
     run("compile", "silu", "--weights", f"{path}:b.act", "--calibrated-scale", "least-squares", "--bits", 6, "-o", out)
@@ -153,5 +178,8 @@ def test_compile_takes_weights_and_scale(path, tmp_path):
 
 def test_compiling_with_weights_imports_no_torch(path, tmp_path):
     arguments = ["compile", "silu", "--weights", f"{path}:a.act", "--scale", "2^-4", "-o", str(tmp_path / "t.json")]
-    code = f"import sys; from lutc.cli import main; main({arguments!r}, standalone_mode=False); sys.exit('torch' in sys.modules)"
+    code = (
+        f"import sys; from lutc.cli import main; main({arguments!r}, standalone_mode=False); sys.exit('torch' in "
+        "sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0

@@ -1,4 +1,6 @@
-"""Tables computed in fp32 and fp16: nearest even against numpy's own float16, truncation by what it must do; certificates on every code."""
+"""Tables computed in fp32 and fp16: nearest even against numpy's own float16, truncation by what it must do;
+certificates on every code.
+"""
 
 import json
 from pathlib import Path
@@ -92,7 +94,11 @@ def test_powers_of_two_are_exact_behind_an_exponent():
 
 def test_a_period_is_taken_off_in_two_parts():
     edges = np.linspace(0.0, 1.0, 33) * np.float64(np.float16(0.6934))
-    table = Table(Cells([0.0, float(np.float16(0.6934))], (32,), half(np.exp(edges))), PeriodPrologue(np.log(2.0), 1), coefficients="fp16")
+    table = Table(
+        Cells([0.0, float(np.float16(0.6934))], (32,), half(np.exp(edges))),
+        PeriodPrologue(np.log(2.0), 1),
+        coefficients="fp16",
+    )
     x = X[np.isfinite(X) & (X < 11) & (X > -9)].astype(np.float64)
     got = in_arithmetic(table, "fp16_rne")(x)
     assert np.abs(got / np.exp(x) - 1).max() < 0.01
@@ -119,7 +125,9 @@ def test_fp32_interpolation_is_close_to_the_table():
     for table in (lines(), cells(), cells(left=Line(0.0, -1.0), right=Line(0.0, 1.0))):
         x = X[np.isfinite(X)].astype(np.float64)
         want = table(x)
-        np.testing.assert_allclose(in_arithmetic(table, "fp32")(x), want, rtol=1e-6, atol=1e-6 * np.abs(want[np.abs(x) < 8]).max())
+        np.testing.assert_allclose(
+            in_arithmetic(table, "fp32")(x), want, rtol=1e-6, atol=1e-6 * np.abs(want[np.abs(x) < 8]).max()
+        )
 
 
 def test_refusals():
@@ -133,7 +141,8 @@ def test_refusals():
         certify_float(cells(), functions.get("tanh"), "bf16", "fp16_rne")
 
 
-# --- certificates --------------------------------------------------------------------------------------------------------------------------
+# --- certificates
+# ----------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", ["fp16", "bf16"])
@@ -190,8 +199,12 @@ def test_an_answer_that_is_no_number_counts_as_wrong_by_the_largest():
 
 
 def test_overflow_and_undefined_inputs_are_counted_apart():
-    """exp in fp16: above 11.09 it overflows; log below 0 is undefined. A table that gives a number there does not agree."""
-    table = Table(Cells([-10.0, 0.0, 11.0], (8, 64), np.float32(np.exp(Cells([-10.0, 0.0, 11.0], (8, 64), np.zeros(73)).edges))))
+    """exp in fp16: above 11.09 it overflows; log below 0 is undefined. A table that gives a number there does not
+    agree.
+    """
+    table = Table(
+        Cells([-10.0, 0.0, 11.0], (8, 64), np.float32(np.exp(Cells([-10.0, 0.0, 11.0], (8, 64), np.zeros(73)).edges)))
+    )
     figures = certify_float(table, functions.get("exp"), "fp16")
     x = X.astype(np.float64)
     with np.errstate(over="ignore", invalid="ignore"):  # some C libraries' exp raises "invalid" on NaN
@@ -211,5 +224,7 @@ def test_a_correctly_rounded_table_is_correct():
 
 def test_certificate_holds_every_arithmetic_of_fp16_values():
     tables = float_certificate(cells(), functions.get("tanh"))
-    assert set(tables["fp16"]["arithmetic"]) == {"fp32", "fp16_rne", "fp16_trunc"} and set(tables["bf16"]["arithmetic"]) == {"fp32"}
+    assert set(tables["fp16"]["arithmetic"]) == {"fp32", "fp16_rne", "fp16_trunc"} and set(
+        tables["bf16"]["arithmetic"]
+    ) == {"fp32"}
     assert tables["fp16"]["arithmetic"]["fp16_trunc"]["mean_relative"] > tables["fp16"]["domain"]["mean_relative"]

@@ -52,7 +52,10 @@ def test_figures_by_a_plain_loop(name):
             assert agree(figures["mean_squared"], math.fsum(e * e for e, _ in errors) / len(errors))
             assert agree(figures["mean_absolute"], math.fsum(e for e, _ in errors) / len(errors))
             assert agree(figures["worst_absolute"]["error"], max(errors)[0])
-            assert agree(abs(plain_value(table, figures["worst_absolute"]["x"]) - float(fn(figures["worst_absolute"]["x"]))), max(errors)[0])
+            assert agree(
+                abs(plain_value(table, figures["worst_absolute"]["x"]) - float(fn(figures["worst_absolute"]["x"]))),
+                max(errors)[0],
+            )
         assert claimed["float"]["inputs"] == certify.GRID
 
 
@@ -77,7 +80,12 @@ def test_output_codes_by_plain_integers(gelu):
             code = min(max(((k * q + (t << b)) + (1 << (shift - 1))) >> shift, -128), 127)
             wrong.append(abs(code - min(max(round(float(fn(x)) * 16), -128), 127)))
         claimed = gelu.meta["certificate"][key]["output"]
-        expected = {"inputs": len(wrong), "wrong": sum(w > 0 for w in wrong), "largest": max(wrong), "squared": sum(w * w for w in wrong)}
+        expected = {
+            "inputs": len(wrong),
+            "wrong": sum(w > 0 for w in wrong),
+            "largest": max(wrong),
+            "squared": sum(w * w for w in wrong),
+        }
         assert claimed == expected
 
 
@@ -144,7 +152,9 @@ def test_any_changed_coefficient_is_caught(gelu):
             assert differences and all(line.startswith("4.") for line in differences)
 
 
-@pytest.mark.parametrize("claim", [{}, {"4": 3}, {"4": None}, {"4": {"entries": "8"}}, {"4": {"entries": True}}, {"9": {}}])
+@pytest.mark.parametrize(
+    "claim", [{}, {"4": 3}, {"4": None}, {"4": {"entries": "8"}}, {"4": {"entries": True}}, {"9": {}}]
+)
 def test_hostile_claims_differ(gelu, claim):
     lines = certify.check(claim, certify.certify(gelu))
     assert lines and all("\n" not in line for line in lines)
@@ -164,7 +174,9 @@ def test_a_table_that_is_nan_where_the_function_is_not():
 
 
 def test_no_code_in_the_range():
-    tables = TableSet("x", {"k": Table(Lines([], [1.0], [0.0]))}, {"k": Inputs(4, 2.0**-4)}, "relu", {"range": [2.0, 4.0]})
+    tables = TableSet(
+        "x", {"k": Table(Lines([], [1.0], [0.0]))}, {"k": Inputs(4, 2.0**-4)}, "relu", {"range": [2.0, 4.0]}
+    )
     assert certify.certify(tables)["k"]["range"] == {"inputs": 0, "undefined": 0}
 
 

@@ -61,7 +61,10 @@ def test_command_appends_rows(path, tmp_path):
     rows = list(csv.DictReader(out.read_text().splitlines()))
     assert [row["contender"] for row in rows].count("copy") == 4
     assert {row["device"] for row in rows} == {f"cpu x{torch.get_num_threads()}"} and rows[0]["dtype"] == "fp32"
-    assert result.output.splitlines()[0].split() == "contender table plan device dtype elements p20 us p50 us p80 us x copy".split()
+    assert (
+        result.output.splitlines()[0].split()
+        == "contender table plan device dtype elements p20 us p50 us p80 us x copy".split()
+    )
 
 
 def test_json(path):

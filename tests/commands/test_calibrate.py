@@ -50,7 +50,9 @@ def test_a_model_in_a_python_file(model, tmp_path):
 
 
 def test_bad_input_is_one_line_and_writes_nothing(model, tmp_path):
-    (tmp_path / "linear.py").write_text("import torch\ndef model(): return torch.nn.Linear(2, 2)\ndef batches(): return [torch.ones(1, 2)]\n")
+    (tmp_path / "linear.py").write_text(
+        "import torch\ndef model(): return torch.nn.Linear(2, 2)\ndef batches(): return [torch.ones(1, 2)]\n"
+    )
     nan = MODEL.replace("torch.randn(10, 4)", "torch.full((2, 4), float('nan'))")
     (tmp_path / "nan.py").write_text(nan)
     (tmp_path / "other.json").write_text("{}")

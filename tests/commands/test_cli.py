@@ -66,7 +66,9 @@ def test_compile_writes_a_table_and_says_how_good_it_is(tmp_path):
 
 
 def test_compile_prints_json_for_programs(tmp_path):
-    data = json.loads(run("compile", "exp", "--entries", 4, "--scale", "2^-4", "--json", "-o", tmp_path / "e.json").output)
+    data = json.loads(
+        run("compile", "exp", "--entries", 4, "--scale", "2^-4", "--json", "-o", tmp_path / "e.json").output
+    )
     assert data["file"] == str(tmp_path / "e.json") and data["search"]["gap"] == {"4": 0.0}
     assert data["certificate"]["4"]["range"]["inputs"] == 129
 
@@ -98,11 +100,15 @@ def test_what_compile_writes_is_what_certify_finds(tmp_path, options):
 
 def test_a_gap_is_said_to_be_what_it_is(tmp_path):
     """To the proven optimum; to that of rounded lines; or, where only a bound is known, at most so much."""
-    wide = run("compile", "gelu", "--bits", 16, "--scale", "2^-10", "--generations", 2, "-o", tmp_path / "t.json").output
+    wide = run(
+        "compile", "gelu", "--bits", 16, "--scale", "2^-10", "--generations", 2, "-o", tmp_path / "t.json"
+    ).output
     assert " at most " in wide and "rounded" not in wide
     fine = run("compile", "gelu", "--coefficients", "q1.10", "--scale", "2^-4", "-o", tmp_path / "t.json").output
     assert " at most " not in fine and "the optimum is that of such lines" in fine
-    shared = run("compile", "gelu", "--coefficients", "q1.10", "--share", "all", "--scale", "2^-4", "-o", tmp_path / "t.json").output
+    shared = run(
+        "compile", "gelu", "--coefficients", "q1.10", "--share", "all", "--scale", "2^-4", "-o", tmp_path / "t.json"
+    ).output
     assert "the optimum is that of such lines" in shared
 
 
@@ -203,7 +209,9 @@ def test_bad_input_is_one_line_and_writes_nothing(tmp_path, monkeypatch, argumen
 
 
 def test_a_user_function_that_fails_is_named(tmp_path, monkeypatch):
-    (tmp_path / "broken_activations.py").write_text("def raises(x):\n    raise RuntimeError('boom')\ndef nan(x):\n    return x * float('nan')\n")
+    (tmp_path / "broken_activations.py").write_text(
+        "def raises(x):\n    raise RuntimeError('boom')\ndef nan(x):\n    return x * float('nan')\n"
+    )
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     assert "boom" in refused("compile", "broken_activations:raises", "--range", 0, 1)
@@ -212,7 +220,13 @@ def test_a_user_function_that_fails_is_named(tmp_path, monkeypatch):
 
 def test_bad_files_are_one_line(tmp_path):
     whole = (ROOT / "pretrained/gelu_8.json").read_text()
-    for name, text in {"empty": "", "cut": whole[:500], "list": "[]", "nan": whole.replace("-0.109375", "NaN", 1), "deep": "[" * 100_000}.items():
+    for name, text in {
+        "empty": "",
+        "cut": whole[:500],
+        "list": "[]",
+        "nan": whole.replace("-0.109375", "NaN", 1),
+        "deep": "[" * 100_000,
+    }.items():
         path = tmp_path / f"{name}.json"
         path.write_text(text)
         for command in ("show", "certify", "compare"):
@@ -231,9 +245,25 @@ def test_an_unwritable_path_leaves_the_old_file(tmp_path):
 def test_interrupting_a_compile_leaves_nothing_half_written(tmp_path):
     path = tmp_path / "table.json"
     path.write_text("old")
-    command = [sys.executable, "-m", "lutc", "compile", "gelu", "--search", "classic", "--generations", "100000", "-o", str(path)]
-    listening = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # tests that run in the background ignore the signal, and so would this
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=listening) as process:
+    command = [
+        sys.executable,
+        "-m",
+        "lutc",
+        "compile",
+        "gelu",
+        "--search",
+        "classic",
+        "--generations",
+        "100000",
+        "-o",
+        str(path),
+    ]
+    listening = partial(
+        signal.signal, signal.SIGINT, signal.SIG_DFL
+    )  # tests that run in the background ignore the signal, and so would this
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=listening
+    ) as process:
         time.sleep(3)
         process.send_signal(signal.SIGINT)
         try:

@@ -26,14 +26,34 @@ def llama(folders):
 
 
 def test_one_set_of_tables(llama):
-    out = run(*llama, "--activation", "silu_fplut", "--softmax", "exp_fplut,reciprocal_fplut", "--norm", "rsqrt_fplut", "--batch", "3")
+    out = run(
+        *llama,
+        "--activation",
+        "silu_fplut",
+        "--softmax",
+        "exp_fplut,reciprocal_fplut",
+        "--norm",
+        "rsqrt_fplut",
+        "--batch",
+        "3",
+    )
     assert "124 tokens of" in out and "replaced 7 rms_norm, 3 silu, 3 softmax" in out
     assert out.count("model.layers.") == 4  # one of them the worst
 
 
 def test_comparison_with_files(llama, tmp_path):
     table, picture = tmp_path / "out.csv", tmp_path / "out.png"
-    arguments = [*llama, "--tables", "silu_8", "--tables", "all=silu_fplut,exp_fplut,rsqrt_fplut", "--csv", table, "--plot", picture]
+    arguments = [
+        *llama,
+        "--tables",
+        "silu_8",
+        "--tables",
+        "all=silu_fplut,exp_fplut,rsqrt_fplut",
+        "--csv",
+        table,
+        "--plot",
+        picture,
+    ]
     found = json.loads(run(*arguments, "--json", "--each-layer"))
     assert picture.read_bytes()[:4] == b"\x89PNG"
     exact, coarse, fine = found["results"]
@@ -63,7 +83,8 @@ def test_encoder(folders):
 def test_python_file(tmp_path):
     path = tmp_path / "net.py"
     path.write_text(
-        "import torch\ndef model():\n    torch.manual_seed(0)\n    return torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.GELU())\n"
+        "import torch\ndef model():\n    torch.manual_seed(0)\n    return torch.nn.Sequential(torch.nn.Linear(4, 8), "
+        "torch.nn.GELU())\n"
         "def batches():\n    return [torch.ones(3, 4)]\n"
     )
     assert "gelu_8: replaced 1 gelu" in run(path, "--tables", "gelu_8")
@@ -77,7 +98,10 @@ def test_errors_are_one_line(folders, llama, tmp_path):
         ([*llama, "--softmax", "silu_8"], "--softmax takes a table of exp and reciprocal; 'silu_8' is one of silu"),
         ([*llama, "--activation", "exp_8"], "--activation takes a table of an activation; 'exp_8' is one of exp"),
         ([*llama, "--tables", "gelu_8"], "nothing was replaced: model.layers.0.mlp.act_fn: no table of silu was given"),
-        ([nothing, *llama[1:], "--tables", "silu_8"], "nothing was replaced: model.layers.0.mlp.act_fn: no function of the registry"),
+        (
+            [nothing, *llama[1:], "--tables", "silu_8"],
+            "nothing was replaced: model.layers.0.mlp.act_fn: no function of the registry",
+        ),
         ([*llama, "--seqlen", "4000", "--max-tokens", "8000", "--tables", "silu_8"], "less than one window of 4000"),
         ([*llama[:1], "--tables", "silu_8"], "give --text FILE"),
         ([*llama, "--tables", "silu_8", "--int8", tmp_path / "none.json"], "cannot read"),
@@ -91,7 +115,10 @@ def test_errors_are_one_line(folders, llama, tmp_path):
 
 
 def test_help_needs_no_torch():
-    code = "import sys; from click.testing import CliRunner; from lutc.cli import main; CliRunner().invoke(main, ['evaluate', '--help'])\n"
+    code = (
+        "import sys; from click.testing import CliRunner; from lutc.cli import main; CliRunner().invoke(main, "
+        "['evaluate', '--help'])\n"
+    )
     subprocess.run([sys.executable, "-c", code + "assert 'torch' not in sys.modules"], check=True)
 
 
@@ -102,4 +129,6 @@ def test_bytes():
     assert table_bytes(entries["4"], entries.inputs["4"]) == 8 + 8 + 7
     assert used_bytes([(entries, "4"), (entries, "3"), (entries, "4")]) == 46
     shared = lutc.compile("silu", 8, share="all", search="exact")
-    assert used_bytes([(shared, key) for key in shared]) == -(-(16 * 8 + 7 * 12) // 8)  # breakpoints in steps of 2^-8 within +-4
+    assert used_bytes([(shared, key) for key in shared]) == -(
+        -(16 * 8 + 7 * 12) // 8
+    )  # breakpoints in steps of 2^-8 within +-4

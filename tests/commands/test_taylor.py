@@ -19,7 +19,8 @@ class Dead(nn.Module):
 
 def model():
     torch.manual_seed(0)
-    return nn.Sequential(nn.Sequential(nn.Linear(4, 8), Dead()), nn.Sequential(nn.Linear(8, 32), nn.GELU(), nn.Linear(32, 3)))
+    mlp = nn.Sequential(nn.Linear(8, 32), nn.GELU(), nn.Linear(32, 3))
+    return nn.Sequential(nn.Sequential(nn.Linear(4, 8), Dead()), mlp)
 
 def batches():
     torch.manual_seed(1)
@@ -56,14 +57,32 @@ def test_from_collecting_to_evaluating(source, tmp_path):
     fallback = float(out.split("fallback: ")[1].split()[0])
     assert cosine > 0.95
     assert 0.05 < fallback < 0.2
-    out = run("sweep", source, folder, "-k", 2, "-k", 8, "--order", 1, "--order", 2, "--format", "fp32", "--plot", tmp_path / "front.png")
+    out = run(
+        "sweep",
+        source,
+        folder,
+        "-k",
+        2,
+        "-k",
+        8,
+        "--order",
+        1,
+        "--order",
+        2,
+        "--format",
+        "fp32",
+        "--plot",
+        tmp_path / "front.png",
+    )
     lines = [line.split("  ")[0] for line in out.splitlines()[1:]]
     assert {"exact", "linear", "4 neurons + linear", "k=2 order=1 fp32", "k=8 order=2 fp32"} <= set(lines)
     assert (tmp_path / "front.png").read_bytes()[:4] == b"\x89PNG"
 
 
 def test_sequential_needs_no_collecting(source, tmp_path):
-    assert "s-0: relative error" in run("fit", source, tmp_path / "work", "-o", tmp_path / "s", "-k", 2, "--sequential", "--modules", "1")
+    assert "s-0: relative error" in run(
+        "fit", source, tmp_path / "work", "-o", tmp_path / "s", "-k", 2, "--sequential", "--modules", "1"
+    )
 
 
 def test_help_needs_no_torch():
@@ -100,7 +119,9 @@ def test_errors(source, tmp_path):
 
 def test_competitors_and_front(block):
     x = 2 * torch.randn(3000, 6, generator=torch.Generator().manual_seed(0))
-    points = {point.name: point for point in sweep(block, x, ks=(1, 20), formats=("fp32",), neurons=(6, 24), batches=(1,))}
+    points = {
+        point.name: point for point in sweep(block, x, ks=(1, 20), formats=("fp32",), neurons=(6, 24), batches=(1,))
+    }
     # All neurons kept: nothing is left for the linear map. A linear map is what k = 1 fits too.
     assert points["24 neurons + linear"].error < 1e-9
     assert points["6 neurons + linear"].error < points["linear"].error
@@ -111,7 +132,11 @@ def test_competitors_and_front(block):
     for point in points.values():
         of = lambda p: (p.error, p.multiply_adds, p.bytes)  # noqa: E731
         others = [other for other in points.values() if of(other) != of(point)]
-        better = [p for p in others if p.error <= point.error and p.multiply_adds <= point.multiply_adds and p.bytes <= point.bytes]
+        better = [
+            p
+            for p in others
+            if p.error <= point.error and p.multiply_adds <= point.multiply_adds and p.bytes <= point.bytes
+        ]
         assert point.on_front == (not better)
 
 

@@ -60,7 +60,9 @@ def test_a_breakpoint_lies_between_its_codes_where_floats_err_least(name, power)
     tails = tails_of(fn, fn.coefficients)
     found = exact(costs, 8)
     parts = found.cuts, costs.line(found.cuts[:-1], found.cuts[1:])
-    plain, table = (build(*parts, lattice_of(name, power, halves), *tails, formats.get(fn.coefficients)) for halves in (False, True))
+    plain, table = (
+        build(*parts, lattice_of(name, power, halves), *tails, formats.get(fn.coefficients)) for halves in (False, True)
+    )
     np.testing.assert_array_equal(table(s.x), plain(s.x))
     moved = (table.body.breakpoints - plain.body.breakpoints) * 2**power
     assert np.isin(moved, [0, 0.5]).all() and (moved[1:-1] == 0.5).any()
@@ -102,7 +104,9 @@ def test_cuts_without_segments():
     assert build(np.array([len(s)]), nothing, lattice_of("gelu", 2), left, None, Q16).entries == 1
 
 
-@pytest.mark.parametrize(("name", "tail"), [("gelu", Line(0.0, 0.0)), ("sigmoid", Line(0.0, 0.0)), ("elu", Line(0.0, -1.0))])
+@pytest.mark.parametrize(
+    ("name", "tail"), [("gelu", Line(0.0, 0.0)), ("sigmoid", Line(0.0, 0.0)), ("elu", Line(0.0, -1.0))]
+)
 def test_a_left_tail_outside_the_codes_is_where_floats_err_least(name, tail):
     """At 2^-6 the codes end at -2: the place by trying each one of the grid down to the end of the range."""
     fn, lattice = functions.get(name), lattice_of(name, 6)
@@ -155,7 +159,9 @@ def test_tails_are_rounded_to_the_format():
     assert rounded_tail(None, Q16, "f") is None
     with pytest.raises(LutcError, match=r"q1.6 cannot hold the tail slope 2 of f"):
         rounded_tail(Line(2.0, 0.0), Q16, "f")
-    with pytest.raises(LutcError, match=r"q1.6 cannot hold the tail intercept 5 of f: its values reach from -2 to 1.98438"):
+    with pytest.raises(
+        LutcError, match=r"q1.6 cannot hold the tail intercept 5 of f: its values reach from -2 to 1.98438"
+    ):
         rounded_tail(Line(0.0, 5.0), Q16, "f")
 
 

@@ -35,17 +35,27 @@ def test_a_calibration_carries_layer_errors_to_the_compiler(tmp_path):
     exact = functions.get("silu")(direct[0].inputs.x())
     felt, told = direct[0].error(tables["4"](direct[0].inputs.x()), exact), tables.meta["layer_error"]["4"]
     assert felt < 0.8 * direct[0].error(plain["4"](direct[0].inputs.x()), exact)
-    assert felt == pytest.approx(told["added"], rel=1e-5) and told["exact_on_codes"] == pytest.approx(direct[0].floor, rel=1e-5)
-    assert told["sha256"] == direct[0].record["sha256"] and told["norm"] == "end.norm" and tables.meta["weights"]["layer"] == "act_fn"
+    assert felt == pytest.approx(told["added"], rel=1e-5) and told["exact_on_codes"] == pytest.approx(
+        direct[0].floor, rel=1e-5
+    )
+    assert (
+        told["sha256"] == direct[0].record["sha256"]
+        and told["norm"] == "end.norm"
+        and tables.meta["weights"]["layer"] == "act_fn"
+    )
     with pytest.raises(LutcError, match="calibrated for 8 bits at scale 2\\^-4, .* given 8 bits at scale 2\\^-5"):
-        lutc.compile("silu", 8, weights=f"{tmp_path / 'c.json'}:act_fn", objective="layer", inputs=(Inputs(8, 2.0**-5),))
+        lutc.compile(
+            "silu", 8, weights=f"{tmp_path / 'c.json'}:act_fn", objective="layer", inputs=(Inputs(8, 2.0**-5),)
+        )
     with pytest.raises(LutcError, match="name it"):
         lutc.compile("silu", 8, weights=str(tmp_path / "c.json"), objective="layer")
 
 
 def test_calibrations_with_layer_errors_add_up():
     model, x = Plain().eval().double(), torch.randn(40, 5, dtype=torch.float64)
-    whole, first, second = (with_layer_errors(calibrate(model, [part]), model, [part], [Inputs(8, 2.0**-4)]) for part in (x, x[:15], x[15:]))
+    whole, first, second = (
+        with_layer_errors(calibrate(model, [part]), model, [part], [Inputs(8, 2.0**-4)]) for part in (x, x[:15], x[15:])
+    )
     one, two = (errors_of("act", c.layers["act"]).errors[0] for c in (whole, first + second))
     assert one.tokens == two.tokens == 40 and one.facts == two.facts
     np.testing.assert_allclose(one.form, two.form, rtol=1e-9, atol=1e-12)
@@ -72,7 +82,8 @@ def test_requests_that_have_no_layer_objective(options, message):
 def test_both_commands(tmp_path):
     (tmp_path / "net.py").write_text(
         "import torch\ntorch.manual_seed(0)\n"
-        "def model(): return torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.SiLU(), torch.nn.Linear(6, 4), torch.nn.LayerNorm(4))\n"
+        "def model(): return torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.SiLU(), torch.nn.Linear(6, 4), "
+        "torch.nn.LayerNorm(4))\n"
         "def batches(): return [torch.randn(30, 4)]\n"
     )
 
@@ -87,19 +98,38 @@ def test_both_commands(tmp_path):
     assert "mean squared error of the output of 2, as 3 lets it through" in said
     assert lutc.load(str(table)).meta["layer_error"]["5"]["linear"] == "2"
     never = tmp_path / "never.json"
-    refused = run("compile", "silu", "--weights", f"{calibration}:1", "--objective", "layer", "--scale", "2^-1", "-o", never, code=2)
+    refused = run(
+        "compile",
+        "silu",
+        "--weights",
+        f"{calibration}:1",
+        "--objective",
+        "layer",
+        "--scale",
+        "2^-1",
+        "-o",
+        never,
+        code=2,
+    )
     assert refused.count("\n") == 1 and "given 8 bits at scale 2^-1" in refused and not never.exists()
     refused = run("calibrate", tmp_path / "net.py", "-o", calibration, "--layer-error", "half", code=2)
     assert "write 0.0625, 2^-4, 2**-4 or 1/16" in refused
 
 
 def test_the_whole_error_makes_up_for_clipped_inputs():
-    """Inputs far beyond the codes: the exact function on codes is far off, a table may say at the last code what they were on average."""
+    """Inputs far beyond the codes: the exact function on codes is far off, a table may say at the last code what they
+    were on average.
+    """
     model, x, codes = Plain().eval(), [torch.randn(200, 5) * 20], Inputs(8, 2.0**-5)
     (errors,) = layer_errors(model, x, [codes], token_weights=False).values()
-    made = {o: lutc.compile("gelu", 8, objective=o, weights=LayerErrors("act", tuple(errors))) for o in ("layer", "layer-total")}
+    made = {
+        o: lutc.compile("gelu", 8, objective=o, weights=LayerErrors("act", tuple(errors)))
+        for o in ("layer", "layer-total")
+    }
     exact = functions.get("gelu")(codes.x())
     added, whole = (errors[0].total(tables["5"](codes.x()), exact) for tables in made.values())
     assert whole < 0.5 * errors[0].floor < added < 1.1 * errors[0].floor
     told = made["layer-total"].meta
-    assert told["objective"] == "layer-total" and told["layer_error"]["5"]["mean_squared"] == pytest.approx(whole, rel=1e-5)
+    assert told["objective"] == "layer-total" and told["layer_error"]["5"]["mean_squared"] == pytest.approx(
+        whole, rel=1e-5
+    )

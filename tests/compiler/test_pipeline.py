@@ -14,7 +14,8 @@ from lutc.table.prologues import AbsPrologue
 
 GRID4 = (Inputs(8, 2.0**-4),)
 
-# mean squared error over the int8 codes in the range, at most: mean over b = 0..6, over b = 3..6, one shared set over b = 0..6
+# mean squared error over the int8 codes in the range, at most: mean over b = 0..6, over b = 3..6, one shared set over b
+# = 0..6
 FIGURES = {
     ("gelu", 8): (1.80e-5, 2.40e-5, 3.21e-5),
     ("gelu", 16): (3.40e-6, 3.06e-6, 5.2e-6),
@@ -48,7 +49,9 @@ def test_the_figures(name, entries):
 
 
 def test_a_constant_and_what_is_flatter_than_a_step_compile(tmp_path, monkeypatch):
-    (tmp_path / "flat.py").write_text("constant = lambda x: 0 * x + 0.3\nflat = lambda x: 1e-3 * x + 0.3\nfar = lambda x: 0 * x + 30\n")
+    (tmp_path / "flat.py").write_text(
+        "constant = lambda x: 0 * x + 0.3\nflat = lambda x: 1e-3 * x + 0.3\nfar = lambda x: 0 * x + 30\n"
+    )
     monkeypatch.syspath_prepend(tmp_path)
     for name in ("flat:constant", "flat:flat"):
         (table,) = pipeline.compile(name, 8, range=(-4.0, 4.0), inputs=GRID4).values()
@@ -75,7 +78,10 @@ def test_inputs_alone_or_in_a_list_and_a_bound_as_a_number():
     assert pipeline.compile("gelu", 4, search="exact", inputs=GRID4[0]).dumps() == plain
     assert pipeline.compile("gelu", 4, search="exact", inputs=list(GRID4)).dumps() == plain
     bound = {"search": "greedy", "inputs": GRID4}
-    assert pipeline.compile("gelu", max_error=0.01, **bound).dumps() == pipeline.compile("gelu", max_error="0.01", **bound).dumps()
+    assert (
+        pipeline.compile("gelu", max_error=0.01, **bound).dumps()
+        == pipeline.compile("gelu", max_error="0.01", **bound).dumps()
+    )
 
 
 def test_aliases_name_the_file_not_the_function():
@@ -90,7 +96,9 @@ def test_the_same_request_gives_the_same_bytes():
 
 
 def test_symmetry_acts_as_twice_the_entries():
-    half, whole, double = (pipeline.compile("gelu", n, inputs=GRID4, symmetry=s) for n, s in ((8, True), (8, False), (16, False)))
+    half, whole, double = (
+        pipeline.compile("gelu", n, inputs=GRID4, symmetry=s) for n, s in ((8, True), (8, False), (16, False))
+    )
     assert isinstance(half["4"].prologue, AbsPrologue) and half["4"].entries <= 8
     assert mean_squared(half) < 0.3 * mean_squared(whole)
     assert mean_squared(half) < 1.5 * mean_squared(double)
@@ -181,7 +189,9 @@ def test_float_tables():
     assert list(tables) == ["fp16"] and record["lines"]["fp16"] == "rounded"
     x = formats.get("fp16").values()
     x = x[np.abs(x) <= 4]
-    assert np.mean((tables["fp16"](x) - functions.get("silu")(x)) ** 2) == pytest.approx(record["cost"]["fp16"], rel=1e-4)
+    assert np.mean((tables["fp16"](x) - functions.get("silu")(x)) ** 2) == pytest.approx(
+        record["cost"]["fp16"], rel=1e-4
+    )
 
 
 def test_a_grid():
@@ -216,7 +226,10 @@ def test_a_grid():
         ({"search": "greedy", "max_error": "much"}, "positive number"),
         ({"search": "greedy", "max_error": "1e-9"}, "allow more error or a finer format"),
         ({"coefficients": "q8.8.8"}, "unknown format"),
-        ({"function": "square", "range": (-30.0, 30.0), "inputs": (Inputs(8, 0.25),), "coefficients": "q0.7"}, "cannot hold"),
+        (
+            {"function": "square", "range": (-30.0, 30.0), "inputs": (Inputs(8, 0.25),), "coefficients": "q0.7"},
+            "cannot hold",
+        ),
         ({"function": "sqrt", "symmetry": True}, "has no symmetry"),
         ({"inputs": GRID4 * 2}, "stand once"),
         ({"inputs": ()}, "give scales"),
@@ -230,7 +243,10 @@ def test_bad_requests(request_, message):
 
 
 def test_compiling_imports_no_torch():
-    code = "import sys, lutc, lutc.compiler.pipeline as p; p.compile('gelu', 4); sys.exit('torch' in sys.modules or 'matplotlib' in sys.modules)"
+    code = (
+        "import sys, lutc, lutc.compiler.pipeline as p; p.compile('gelu', 4); sys.exit('torch' in sys.modules or "
+        "'matplotlib' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

@@ -40,12 +40,16 @@ def test_one_set_for_all_scales(name, search):
         scale = tables.inputs[key].scale
         rounded = np.unique(np.rint(points / scale) * scale)
         own = table.body.breakpoints
-        assert set(own) <= set(rounded) and set(rounded) - set(own) <= set(np.rint(outer / scale) * scale)  # no tail, no outer breakpoint
+        assert set(own) <= set(rounded) and set(rounded) - set(own) <= set(
+            np.rint(outer / scale) * scale
+        )  # no tail, no outer breakpoint
         assert {(float(k), float(t)) for k, t in zip(table.body.slopes, table.body.intercepts)} <= every
 
 
 @pytest.mark.parametrize(
-    "inputs", [(Inputs(8, 0.05), Inputs(8, 0.03), Inputs(8, 0.011)), (Inputs(8, 0.05, -20), Inputs(6, 0.2), Inputs(4, 0.5))], ids=["scales", "widths"]
+    "inputs",
+    [(Inputs(8, 0.05), Inputs(8, 0.03), Inputs(8, 0.011)), (Inputs(8, 0.05, -20), Inputs(6, 0.2), Inputs(4, 0.5))],
+    ids=["scales", "widths"],
 )
 def test_arbitrary_scales_share_too(inputs):
     tables = pipeline.compile("silu", 8, share="all", inputs=inputs)
@@ -58,7 +62,9 @@ def test_arbitrary_scales_share_too(inputs):
 
 @pytest.mark.parametrize("scales", [[2.0**-b for b in range(7)], [0.3, 0.7], [0.5, 0.11, 0.013]], ids=str)
 def test_every_way_of_rounding_a_breakpoint_occurs(scales):
-    """Whatever real breakpoint is rounded to all scales, the cuts between samples that come of it are among those searched."""
+    """Whatever real breakpoint is rounded to all scales, the cuts between samples that come of it are among those
+    searched.
+    """
     _, tasks = prepare(Request("gelu", 4, inputs=tuple(Inputs(8, scale) for scale in scales)))
     searched = set(map(tuple, SharedCuts(tasks, -4.0, 4.0).index.T))
     anywhere = np.random.default_rng(0).uniform(-4.0 - max(scales), 4.0, 100_000)
@@ -84,7 +90,9 @@ def test_sharing_never_beats_and_seldom_ties():
 
 def test_one_scale_shares_with_itself():
     one = (Inputs(8, 2.0**-4),)
-    assert mean_squared(pipeline.compile("tanh", 8, share="all", inputs=one)) == mean_squared(pipeline.compile("tanh", 8, inputs=one))
+    assert mean_squared(pipeline.compile("tanh", 8, share="all", inputs=one)) == mean_squared(
+        pipeline.compile("tanh", 8, inputs=one)
+    )
 
 
 def test_symmetry_and_sharing_go_together():

@@ -41,7 +41,13 @@ def half(v):
 @pytest.mark.parametrize("store", [np.asarray, half], ids=["exact", "fp16"])
 @pytest.mark.parametrize(
     "name, lo, hi",
-    [("silu", -20.0, 60000.0), ("gelu", -5.5, 100.0), ("tanh", -4.5, 4.5), ("exp", -17.0, 11.0), ("hardswish", -3.5, 9.0)],
+    [
+        ("silu", -20.0, 60000.0),
+        ("gelu", -5.5, 100.0),
+        ("tanh", -4.5, 4.5),
+        ("exp", -17.0, 11.0),
+        ("hardswish", -3.5, 9.0),
+    ],
 )
 def test_equal_direct_sums(name, lo, hi, store, norm):
     costs = make(name, lo, hi, norm, store)

@@ -61,7 +61,9 @@ def test_absolute_and_maximum_by_brute_force(seed):
         assert costs.exact and costs.combine is combine
 
 
-@pytest.mark.parametrize(("power", "out_power", "name"), [(4, 4, "gelu"), (3, 6, "tanh"), (6, 4, "silu"), (0, 7, "sigmoid")])
+@pytest.mark.parametrize(
+    ("power", "out_power", "name"), [(4, 4, "gelu"), (3, 6, "tanh"), (6, 4, "silu"), (0, 7, "sigmoid")]
+)
 def test_codes_by_brute_force(power, out_power, name):
     fn, inputs, out = functions.get(name), Inputs(8, 2.0**-power), Inputs(8, 2.0**-out_power)
     s = code_samples(fn, inputs, -1.5, 1.5) if power else code_samples(fn, inputs, -7.0, 7.0)
@@ -111,9 +113,14 @@ def test_a_bound_does_not_change_the_optimum(kind):
 
 @pytest.mark.parametrize("kind", [absolute_objective, maximum_objective])
 def test_a_bound_met_exactly_is_kept(kind):
-    """One segment, or a table without any error: the known table is itself the optimum, whatever the order of summing."""
+    """One segment, or a table without any error: the known table is itself the optimum, whatever the
+    order of summing.
+    """
     rng = np.random.default_rng(4)
-    for samples in (random_samples(rng, 13), Samples(np.arange(9) / 4, np.maximum(np.arange(9) / 4 - 1, 0.0), np.ones(9))):
+    for samples in (
+        random_samples(rng, 13),
+        Samples(np.arange(9) / 4, np.maximum(np.arange(9) / 4 - 1, 0.0), np.ones(9)),
+    ):
         points = Points.of(samples)
         objective = kind(points)
         free = pair_costs(points, Q16, None, None, objective)
@@ -124,7 +131,11 @@ def test_a_bound_met_exactly_is_kept(kind):
             bounded = pair_costs(points, Q16, None, None, objective, bound)
             found = exact(bounded, entries)
             real = cost_of(points, objective, found.cuts, bounded.line(found.cuts[:-1], found.cuts[1:]), None, None)
-            assert found.cost == pytest.approx(real, rel=1e-12, abs=1e-15) == pytest.approx(best.cost, rel=1e-12, abs=1e-15)
+            assert (
+                found.cost
+                == pytest.approx(real, rel=1e-12, abs=1e-15)
+                == pytest.approx(best.cost, rel=1e-12, abs=1e-15)
+            )
 
 
 @pytest.mark.parametrize("kind", [absolute_objective, maximum_objective])

@@ -33,13 +33,17 @@ def test_random_samples_by_brute_force(fmt, seed):
     assert costs.exact
     weight = samples.weight / samples.weight.sum()
     for i, j in runs(rng, 20, 12, 12):
-        assert costs.matrix[i, j] == pytest.approx(best_squared(samples.x[i:j], samples.y[i:j], weight[i:j], fmt), rel=1e-9, abs=1e-18)
+        assert costs.matrix[i, j] == pytest.approx(
+            best_squared(samples.x[i:j], samples.y[i:j], weight[i:j], fmt), rel=1e-9, abs=1e-18
+        )
 
 
 @pytest.mark.parametrize("power", [2, 4, 6])
 @pytest.mark.parametrize("name", ["gelu", "exp", "sigmoid", "reciprocal", "sin"])
 def test_functions_by_brute_force(name, power):
-    """Narrow segments at 2^-6 are the hard ones: many slopes fit nearly as well, and only the rounding of the intercept tells them apart."""
+    """Narrow segments at 2^-6 are the hard ones: many slopes fit nearly as well, and only the rounding of the intercept
+    tells them apart.
+    """
     rng = np.random.default_rng(power)
     samples, costs, fmt = int8_samples(name, power), int8_costs(name, power), functions.get(name).coefficients
     n = len(samples)
@@ -50,8 +54,14 @@ def test_functions_by_brute_force(name, power):
 
 @pytest.mark.parametrize(("name", "power"), [("gelu", 4), ("silu", 6), ("reciprocal", 5)])
 def test_every_run_by_brute_force(name, power):
-    """All runs of all codes, every slope with its best intercept: the error is a parabola in the intercept, so that is the rounded mean."""
-    samples, costs, fmt = int8_samples(name, power), int8_costs(name, power), formats.get(functions.get(name).coefficients)
+    """All runs of all codes, every slope with its best intercept: the error is a parabola in the intercept, so that is
+    the rounded mean.
+    """
+    samples, costs, fmt = (
+        int8_samples(name, power),
+        int8_costs(name, power),
+        formats.get(functions.get(name).coefficients),
+    )
     n, slopes = len(samples), fmt.values()[:, None]
     for i in range(n):
         rest, count = samples.y[i:] - slopes * samples.x[i:], np.arange(1, n - i + 1)
@@ -95,12 +105,18 @@ def least_squares(x, y) -> float:
     """Residual of the best line with real coefficients, in rational arithmetic."""
     x, y = [Fraction(float(v)) for v in x], [Fraction(float(v)) for v in y]
     n, mx, my = len(x), sum(x) / len(x), sum(y) / len(y)
-    xx, xy, yy = sum((a - mx) ** 2 for a in x), sum((a - mx) * (b - my) for a, b in zip(x, y)), sum((b - my) ** 2 for b in y)
+    xx, xy, yy = (
+        sum((a - mx) ** 2 for a in x),
+        sum((a - mx) * (b - my) for a, b in zip(x, y)),
+        sum((b - my) ** 2 for b in y),
+    )
     return float(yy - xy * xy / xx) if n > 1 and xx else 0.0
 
 
 def test_no_cancellation_over_fp16_values():
-    """silu over the fp16 values in [0.001, 0.002]: sums of raw powers over all of fp16 are off by a factor of millions here."""
+    """silu over the fp16 values in [0.001, 0.002]: sums of raw powers over all of fp16 are off by a factor of millions
+    here.
+    """
     s = format_samples(functions.get("silu"), "fp16", 0.001, 0.002)
     costs = squared_costs(Points.of(s), formats.get("fp32"), None, None)
     n = len(s)
@@ -112,7 +128,9 @@ def test_no_cancellation_over_fp16_values():
 
 
 def test_no_cancellation_in_cells_of_all_fp16_values():
-    """Cells between candidate positions over [-4, 4]: millions of times apart in width, summed pairwise without loss."""
+    """Cells between candidate positions over [-4, 4]: millions of times apart in width, summed
+    pairwise without loss.
+    """
     s = format_samples(functions.get("silu"), "fp16", -4.0, 4.0)
     positions = np.unique(np.linspace(0, len(s), 65).round().astype(int))
     costs = squared_costs(Points.of(s, positions), formats.get("fp32"), None, None)
@@ -147,7 +165,9 @@ def test_cells_hold_their_samples():
     """Costs between positions are the costs of the same runs of single samples."""
     samples = int8_samples("tanh", 5)
     positions = np.array([0, 3, 4, 40, 41, 100, len(samples)])
-    fine, coarse = (squared_costs(points, Q16, None, None) for points in (Points.of(samples), Points.of(samples, positions)))
+    fine, coarse = (
+        squared_costs(points, Q16, None, None) for points in (Points.of(samples), Points.of(samples, positions))
+    )
     np.testing.assert_allclose(coarse.matrix, fine.matrix[np.ix_(positions, positions)], rtol=1e-9, atol=1e-18)
 
 
@@ -185,7 +205,9 @@ def test_samples_without_weight_cost_nothing():
     weight[silent] = 0.0
     costs = squared_costs(Points.of(Samples(s.x, s.y, weight)), Q16, Line(0.0, 0.0), None)
     for i, j in ((0, 2), (0, 5), (6, 11), (7, 10), (10, 16), (0, 16)):
-        assert costs.matrix[i, j] == pytest.approx(best_squared(s.x[i:j], s.y[i:j], weight[i:j] / weight.sum(), "q1.6"), rel=1e-9, abs=1e-18)
+        assert costs.matrix[i, j] == pytest.approx(
+            best_squared(s.x[i:j], s.y[i:j], weight[i:j] / weight.sum(), "q1.6"), rel=1e-9, abs=1e-18
+        )
 
 
 def test_a_single_sample_takes_the_slope_of_its_neighbourhood():

@@ -59,7 +59,9 @@ def test_divergence_and_errors_by_numpy(ids):
         assert result.kl_se == pytest.approx(divergences.std(ddof=1) / math.sqrt(5), rel=1e-6)
         changed = others - losses
         assert result.change == pytest.approx(math.exp(changed.mean()) - 1, rel=1e-6)
-        assert result.change_se == pytest.approx(math.exp(changed.mean()) * changed.std(ddof=1) / math.sqrt(5), rel=1e-6)
+        assert result.change_se == pytest.approx(
+            math.exp(changed.mean()) * changed.std(ddof=1) / math.sqrt(5), rel=1e-6
+        )
     less = np.subtract(found["silu_8"].divergences, found["all"].divergences)
     assert found.difference("silu_8", "all") == pytest.approx((less.mean(), less.std(ddof=1) / math.sqrt(5)))
     assert found.difference("silu_8", "exact", "losses").value == pytest.approx(math.log1p(found["silu_8"].change))
@@ -81,7 +83,9 @@ def test_batches_and_padding_do_not_change_windows(ids):
     # jackknife: leaving one window out at a time estimates the same standard error
     kls, tokens = np.array(one.divergences), np.array([23, 8, 14])
     without = [np.delete(kls * tokens, i).sum() / np.delete(tokens, i).sum() for i in range(3)]
-    assert one.kl_se == pytest.approx(math.sqrt(2 / 3 * np.square(np.subtract(without, np.mean(without))).sum()), rel=0.5)
+    assert one.kl_se == pytest.approx(
+        math.sqrt(2 / 3 * np.square(np.subtract(without, np.mean(without))).sum()), rel=0.5
+    )
 
 
 def test_standard_error_is_the_spread_of_the_mean():
@@ -100,7 +104,9 @@ def test_to_the_exact_function_on_codes(ids):
     found = evaluate(tiny_models.llama(), [{"input_ids": ids}], on_codes([variant("silu_8")], Inputs(8, 2**-4)))
     changed = np.subtract(found["silu_8"].losses, found["exact on int8 inputs"].losses)
     assert found["silu_8"].change_on_codes == pytest.approx(math.expm1(changed.mean()))
-    assert found["silu_8"].change_on_codes_se == pytest.approx(math.exp(changed.mean()) * changed.std(ddof=1) / math.sqrt(5))
+    assert found["silu_8"].change_on_codes_se == pytest.approx(
+        math.exp(changed.mean()) * changed.std(ddof=1) / math.sqrt(5)
+    )
 
 
 def kl_of(exact, found):
@@ -115,7 +121,10 @@ def test_what_cannot_be():
     inf = math.inf
     p = np.exp(log_softmax(np.array([1.0, 2.0])))
     q = log_softmax(np.array([0.5, 2.0, 1.0]))[:2]
-    assert kl_of([1, 2, -inf], [0.5, 2, 1]) == (pytest.approx(float(p @ (np.log(p) - q))), True)  # the exact model rules a token out
+    assert kl_of([1, 2, -inf], [0.5, 2, 1]) == (
+        pytest.approx(float(p @ (np.log(p) - q))),
+        True,
+    )  # the exact model rules a token out
     assert kl_of([1, 2, -inf], [1, 2, -inf]) == (pytest.approx(0, abs=1e-15), True)
     assert kl_of([1, 2, 0], [1, 2, -inf]) == (inf, False)  # the tables rule out what may come
     for bad in ([1, 2, math.nan], [1, 2, inf], [-inf, -inf, -inf]):
@@ -143,11 +152,26 @@ def test_tables_that_spoil_one_logit_give_no_number(ids, value):
 
 def test_printed_and_written(folders, tmp_path):
     table = tmp_path / "out.csv"
-    arguments = ["evaluate", folders["llama"], "--text", folders["text"], "--seqlen", "32", "--max-tokens", "128", "--tables", "silu_8", "--tables"]
+    arguments = [
+        "evaluate",
+        folders["llama"],
+        "--text",
+        folders["text"],
+        "--seqlen",
+        "32",
+        "--max-tokens",
+        "128",
+        "--tables",
+        "silu_8",
+        "--tables",
+    ]
     arguments = [*map(str, arguments), "silu_16", "--no-layers", "--csv", str(table)]
     found = json.loads(CliRunner().invoke(main, [*arguments, "--json"]).output)
     exact, coarse, fine = found["results"]
-    assert found["windows"] == [31] * 4 and len(exact["losses"]) == len(coarse["losses"]) == len(coarse["divergences"]) == 4
+    assert (
+        found["windows"] == [31] * 4
+        and len(exact["losses"]) == len(coarse["losses"]) == len(coarse["divergences"]) == 4
+    )
     assert coarse["kl"] == pytest.approx(np.mean(coarse["divergences"])) and coarse["kl"] > fine["kl"] > 0
     with open(table, newline="") as file:
         rows = {(row["tables"], row["layer"], row["measure"]): float(row["value"]) for row in csv.DictReader(file)}

@@ -25,7 +25,11 @@ def by_hand(model, ids):
     with torch.no_grad():
         hidden = model.model.embed_tokens(ids)
         position = model.model.rotary_emb(hidden, torch.arange(ids.shape[1])[None])
-        mask = torch.full((1, 1, ids.shape[1], ids.shape[1]), -math.inf).triu(1) if model.config._attn_implementation.endswith("eager") else None
+        mask = (
+            torch.full((1, 1, ids.shape[1], ids.shape[1]), -math.inf).triu(1)
+            if model.config._attn_implementation.endswith("eager")
+            else None
+        )
         outputs = []
         for layer in model.model.layers:
             hidden = layer(hidden, attention_mask=mask, position_embeddings=position)
@@ -75,7 +79,9 @@ def test_own_error_is_of_the_layer_on_exact_inputs(ids):
 def test_one_layer_at_a_time(ids):
     model, calls = tiny_models.llama(), []
     variants = [variant(ALL), variant(COARSE)]
-    found = evaluate(model, [{"input_ids": ids}], variants, each_layer=True, progress=lambda n, total=None: calls.append((n, total)))
+    found = evaluate(
+        model, [{"input_ids": ids}], variants, each_layer=True, progress=lambda n, total=None: calls.append((n, total))
+    )
     assert [layer.name for layer in found["all"].layers] == [*(f"model.layers.{i}" for i in range(3)), "the rest"]
     assert [layer.name for layer in found[COARSE].layers] == [f"model.layers.{i}" for i in range(3)]
     assert calls[0] == (0, 1 + 2 * (2 + 4)) and calls[1:] == [(1, None)] * (1 + 2 * (2 + 4))
@@ -95,7 +101,9 @@ def test_padding_does_not_count(ids, side):
         mask = torch.ones(2, 24, dtype=torch.int64)
         mask[1, slice(15, None) if side == "right" else slice(None, 9)] = 0
         together = evaluate(model, [{"input_ids": ids[:2], "attention_mask": mask}], [variant(tables)])
-        position = {} if side == "right" or "Bert" not in type(model).__name__ else {"position_ids": torch.arange(9, 24)[None]}
+        position = (
+            {} if side == "right" or "Bert" not in type(model).__name__ else {"position_ids": torch.arange(9, 24)[None]}
+        )
         alone = [{"input_ids": ids[:1]}, {"input_ids": ids[1:2][:, mask[1].bool()], **position}]
         apart = evaluate(model, alone, [variant(tables)])
         for name in ("exact", tables):
@@ -142,7 +150,9 @@ def test_int8_inputs(ids):
         model.model.layers[i].mlp.act_fn = OnCodes(name)
     perplexity, _, _ = by_hand(model, ids)
     exact = found["exact on int8 inputs"]
-    assert exact.perplexity == pytest.approx(perplexity, rel=1e-5) and exact.bytes == 0 and exact.change_on_codes is None
+    assert (
+        exact.perplexity == pytest.approx(perplexity, rel=1e-5) and exact.bytes == 0 and exact.change_on_codes is None
+    )
     for i, name in enumerate(names):
         scale = codes[name].scale
         clipped = ((inputs[name] < -128.5 * scale) | (inputs[name] > 127.5 * scale)).float().mean()
@@ -163,7 +173,9 @@ def test_scales_from_a_number_and_from_a_calibration(ids, tmp_path):
     assert int8_scales("2^-4", model) == Inputs(8, 2.0**-4)
     calibrate(model, [{"input_ids": ids}]).save(tmp_path / "c.json")
     codes = int8_scales(str(tmp_path / "c.json"), model)
-    assert list(codes) == [f"model.layers.{i}.mlp.act_fn" for i in range(3)] and all(inputs.power is not None for inputs in codes.values())
+    assert list(codes) == [f"model.layers.{i}.mlp.act_fn" for i in range(3)] and all(
+        inputs.power is not None for inputs in codes.values()
+    )
     with pytest.raises(LutcError, match="another model"):
         int8_scales(str(tmp_path / "c.json"), tiny_models.llama(num_hidden_layers=2))
     with pytest.raises(LutcError, match="--int8 is a scale such as 2"):
@@ -232,7 +244,10 @@ def test_a_variant_with_nan_fails_alone(ids):
 def test_what_is_refused(ids):
     model, batch = tiny_models.llama(), [{"input_ids": ids}]
     for what, words in [
-        (lambda: evaluate(model, batch, [variant("gelu_8")]), "nothing was replaced: model.layers.0.mlp.act_fn: no table of silu"),
+        (
+            lambda: evaluate(model, batch, [variant("gelu_8")]),
+            "nothing was replaced: model.layers.0.mlp.act_fn: no table of silu",
+        ),
         (lambda: evaluate(model, [], [variant(COARSE)]), "no batches"),
         (lambda: evaluate(model, batch, [variant(COARSE), variant(COARSE)]), "two variants are called 'silu_8'"),
         (lambda: variant("silu_8,silu_16"), "two tables of silu"),
@@ -258,7 +273,9 @@ def test_models_without_repeated_blocks():
         hidden = model[0](x)
         exact, got = torch.nn.functional.gelu(hidden), lutc.nn.LUT("gelu_8")(hidden)
         inside = hidden.abs() <= 4
-    assert found["gelu_8"].layers[0].own == pytest.approx(float(((got - exact).norm(dim=1) / exact.norm(dim=1)).mean()), rel=1e-4)
+    assert found["gelu_8"].layers[0].own == pytest.approx(
+        float(((got - exact).norm(dim=1) / exact.norm(dim=1)).mean()), rel=1e-4
+    )
     assert found["gelu_8"].layers[0].outside == pytest.approx(1 - float(inside.float().mean()))
 
 
@@ -280,20 +297,32 @@ def test_offloaded_layers(folders, ids, tmp_path):
     where |= {f"model.layers.{i}": "disk" if i else "cpu" for i in range(3)}
     import transformers
 
-    network = transformers.AutoModelForCausalLM.from_pretrained(folders["llama"], device_map=where, offload_folder=str(tmp_path), dtype=torch.float32)
+    network = transformers.AutoModelForCausalLM.from_pretrained(
+        folders["llama"], device_map=where, offload_folder=str(tmp_path), dtype=torch.float32
+    )
     assert any(parameter.is_meta for parameter in network.parameters())
     got = evaluate(network.eval(), [{"input_ids": ids}], [variant(ALL)])
     want = evaluate(load(folders["llama"]), [{"input_ids": ids}], [variant(ALL)])
-    assert got["all"].sites == want["all"].sites and got["all"].perplexity == pytest.approx(want["all"].perplexity, rel=1e-6)
-    assert [layer.own for layer in got["all"].layers] == pytest.approx([layer.own for layer in want["all"].layers], rel=1e-2)
+    assert got["all"].sites == want["all"].sites and got["all"].perplexity == pytest.approx(
+        want["all"].perplexity, rel=1e-6
+    )
+    assert [layer.own for layer in got["all"].layers] == pytest.approx(
+        [layer.own for layer in want["all"].layers], rel=1e-2
+    )
 
 
 def test_a_table_that_finds_no_place_is_told(ids, capsys):
     """A model with the tanh form of gelu takes no table of gelu: its figures are not those of one."""
     from lutc.commands.evaluation_report import echo
 
-    found = evaluate(tiny_models.llama(hidden_act="gelu_pytorch_tanh"), [{"input_ids": ids}], [variant("gelu_fplut,exp_fplut", "both")])
-    assert found["both"].sites == {"softmax": 3} and found["both"].left == ["3 gelu_tanh (no table of gelu_tanh was given)"]
+    found = evaluate(
+        tiny_models.llama(hidden_act="gelu_pytorch_tanh"),
+        [{"input_ids": ids}],
+        [variant("gelu_fplut,exp_fplut", "both")],
+    )
+    assert found["both"].sites == {"softmax": 3} and found["both"].left == [
+        "3 gelu_tanh (no table of gelu_tanh was given)"
+    ]
     echo(found)
     assert "both: replaced 3 softmax; left 3 gelu_tanh (no table of gelu_tanh was given)\n" in capsys.readouterr().out
 
@@ -304,7 +333,9 @@ def test_a_layer_that_runs_often(ids):
 
     torch.manual_seed(0)
     sizes = {**tiny_models.SIZES, "embedding_size": 16, "initializer_range": 0.1}
-    model = transformers.AlbertModel(transformers.AlbertConfig(**sizes, hidden_act="gelu"), add_pooling_layer=False).eval()
+    model = transformers.AlbertModel(
+        transformers.AlbertConfig(**sizes, hidden_act="gelu"), add_pooling_layer=False
+    ).eval()
     found = evaluate(model, [{"input_ids": ids}], [variant("gelu_8")])
     with torch.no_grad():
         exact = model(ids, output_hidden_states=True).hidden_states[1:]
@@ -319,6 +350,10 @@ def test_a_layer_that_runs_often(ids):
 def test_layers_on_the_first_batches_only(ids):
     model, batches = tiny_models.llama(), [{"input_ids": part} for part in ids.split(1)]
     found = evaluate(model, batches, [variant(COARSE)], layers=2)
-    assert found[COARSE].perplexity == pytest.approx(evaluate(model, batches, [variant(COARSE)], layers=False)[COARSE].perplexity, rel=1e-6)
+    assert found[COARSE].perplexity == pytest.approx(
+        evaluate(model, batches, [variant(COARSE)], layers=False)[COARSE].perplexity, rel=1e-6
+    )
     few = evaluate(model, batches[:2], [variant(COARSE)])
-    assert [(one.error, one.own) for one in found[COARSE].layers] == [(one.error, one.own) for one in few[COARSE].layers]
+    assert [(one.error, one.own) for one in found[COARSE].layers] == [
+        (one.error, one.own) for one in few[COARSE].layers
+    ]

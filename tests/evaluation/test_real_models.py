@@ -32,10 +32,14 @@ def test_smollm2():
     measured, other = windows(loaded.tokenizer, reference(), 256, 1024).split(2)
     batch = [{"input_ids": measured}]
     codes = codes_of(calibrate(loaded.model, [{"input_ids": other}], only="*.mlp"))
-    found = evaluate(loaded, batch, [variant("all=silu_fplut,exp_fplut,rsqrt_fplut"), *on_codes([variant("silu_16")], codes)])
+    found = evaluate(
+        loaded, batch, [variant("all=silu_fplut,exp_fplut,rsqrt_fplut"), *on_codes([variant("silu_16")], codes)]
+    )
     assert found["all"].sites == {"rms_norm": 61, "silu": 30, "softmax": 30}
     assert abs(found["all"].change) < 0.002 and len(found["all"].layers) == 30
-    assert 0 < found["all"].kl < 3e-6 and found.difference("exact on int8 inputs", "all").value > 1e-3  # 3e-7 on the verdict's tokens
+    assert (
+        0 < found["all"].kl < 3e-6 and found.difference("exact on int8 inputs", "all").value > 1e-3
+    )  # 3e-7 on the verdict's tokens
     # few tokens: the wider bound of the two that the verdict's 4,096 tokens hold
     assert abs(found["silu_16"].change_on_codes) < 0.05
 

@@ -44,7 +44,10 @@ def test_bits_and_accuracy_are_of_letters(example):
     assert example.judge(Next(), letters) == (pytest.approx(1.0, rel=1e-5), 100.0)
     letters[5] = 77  # neither foreseen nor a help
     wrong = 2 / (3 * example.CONTEXT)
-    assert example.judge(Next(), letters) == (pytest.approx(1 + wrong * math.log2(127), rel=1e-5), pytest.approx(100 * (1 - wrong)))
+    assert example.judge(Next(), letters) == (
+        pytest.approx(1 + wrong * math.log2(127), rel=1e-5),
+        pytest.approx(100 * (1 - wrong)),
+    )
 
 
 def test_topics_are_not_shared(example):

@@ -21,7 +21,9 @@ def test_questions(tmp_path):
     for question in questions:
         last = int(question["context"].split()[-7])
         right = question["endings"][question["label"]]
-        assert f"number {last + 1} " in right and question["endings"].count(right) == 1 and len(question["endings"]) == 4
+        assert (
+            f"number {last + 1} " in right and question["endings"].count(right) == 1 and len(question["endings"]) == 4
+        )
 
 
 @pytest.mark.slow
@@ -29,7 +31,9 @@ def test_scores(folders, tmp_path, monkeypatch, capsys):
     pytest.importorskip("lm_eval")
     text = tmp_path / "text.txt"
     text.write_text(" ".join(f"w{i % 40} w3 w4 w5 w6 w7 w8 w9 w10 w11 w12." for i in range(30)))
-    monkeypatch.setattr(sys, "argv", ["x", str(folders["llama"]), "--text", str(text), "--tables", "silu_8", "--count", "4"])
+    monkeypatch.setattr(
+        sys, "argv", ["x", str(folders["llama"]), "--text", str(text), "--tables", "silu_8", "--count", "4"]
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the harness's own
         lm_eval_task.main()

@@ -48,7 +48,9 @@ def score(design, minimise) -> tuple:
 
 
 @pytest.mark.parametrize("minimise", [("bits",), ("bits", "comparators", "multiplier")])
-@pytest.mark.parametrize("space", [SMALL, dataclasses.replace(SMALL, out=OUT_4, objective="codes")], ids=["squared", "codes"])
+@pytest.mark.parametrize(
+    "space", [SMALL, dataclasses.replace(SMALL, out=OUT_4, objective="codes")], ids=["squared", "codes"]
+)
 def test_the_evolved_front_is_the_enumerated_one(space, minimise):
     every = enumerated(space)
     scores = [score(design, minimise) for design in every]
@@ -69,9 +71,14 @@ def test_with_several_scales_the_front_has_own_and_shared_tables():
 
 
 _designs = st.builds(
-    lambda error, bits, comparators, entries: Design(Choice(entries, "q1.6"), float(error), Cost(entries, bits, comparators, 8, (8, 8), 17), True),
-    st.integers(0, 6), st.integers(1, 6), st.integers(1, 4), st.integers(2, 9),
-)  # fmt: skip
+    lambda error, bits, comparators, entries: Design(
+        Choice(entries, "q1.6"), float(error), Cost(entries, bits, comparators, 8, (8, 8), 17), True
+    ),
+    st.integers(0, 6),
+    st.integers(1, 6),
+    st.integers(1, 4),
+    st.integers(2, 9),
+)
 
 
 @given(st.lists(_designs, min_size=1, max_size=30), st.sampled_from([("bits",), ("bits", "comparators")]))
@@ -188,7 +195,9 @@ def test_equal_segments_against_plain_arithmetic(scales):
 
 
 def half_in_equal_segments(scales, width: float, cells: int) -> float:
-    """Mean squared error of gelu's stored half with the best q0.6 line in each of `cells` segments, by trying all of them, and 0 beyond."""
+    """Mean squared error of gelu's stored half with the best q0.6 line in each of `cells` segments, by trying all of
+    them, and 0 beyond.
+    """
     values = np.arange(-64, 64) / 64
     k, t = (v.ravel() for v in np.meshgrid(values, values, indexing="ij"))
     u, h, weight = [], [], []
@@ -238,13 +247,28 @@ def test_unknown_costs_are_refused(minimise):
         explore(SMALL, minimise)
 
 
-@pytest.mark.parametrize("setting", [{"population": 10}, {"population": 4}, {"generations": 0}, {"gain": 1.0}, {"gain": float("nan")}])
+@pytest.mark.parametrize(
+    "setting", [{"population": 10}, {"population": 4}, {"generations": 0}, {"gain": 1.0}, {"gain": float("nan")}]
+)
 def test_settings_are_checked(setting):
     with pytest.raises(LutcError, match="given"):
         EvolutionSettings(**setting)
 
 
-QUICK = ["explore", "gelu", "--entries", "2", "10", "--fraction-bits", "4", "6", "--population", "16", "--generations", "6"]
+QUICK = [
+    "explore",
+    "gelu",
+    "--entries",
+    "2",
+    "10",
+    "--fraction-bits",
+    "4",
+    "6",
+    "--population",
+    "16",
+    "--generations",
+    "6",
+]
 
 
 def run(*arguments):
@@ -264,10 +288,14 @@ def test_command_prints_the_front_and_the_baselines():
 
 def test_command_prints_json_and_writes_a_table_and_a_picture(tmp_path):
     table, picture = tmp_path / "table.json", tmp_path / "front.png"
-    result = run("--json", "--write", 3, "-o", table, "--plot", picture, "--out-scale", "2^-4", "--minimise", "bits,comparators")
+    result = run(
+        "--json", "--write", 3, "-o", table, "--plot", picture, "--out-scale", "2^-4", "--minimise", "bits,comparators"
+    )
     assert result.exit_code == 0, result.output
     data = json.loads(result.output)
-    assert data["written"] == str(table) and data["minimise"] == ["bits", "comparators"] and data["objective"] == "codes"
+    assert (
+        data["written"] == str(table) and data["minimise"] == ["bits", "comparators"] and data["objective"] == "codes"
+    )
     design, tables = data["front"][2], load(table)
     assert tables["4"].entries == design["entries"] and tables["4"].coefficients == design["coefficients"]
     assert tables.meta["certificate"]["4"]["output"]["squared"] == design["error"]

@@ -6,9 +6,31 @@ import pytest
 from lutc.errors import LutcError
 from lutc.formats.float16 import float16_add, float16_mul
 
-# Both sides of every boundary: zeros, subnormals, the smallest normal, 1, powers of two, the largest, infinity, NaN; both signs.
-_POSITIVE = [0, 1, 2, 3, 0x1FF, 0x200, 0x3FE, 0x3FF, 0x400, 0x401, 0x7FF, 0x800, 0x3BFF, 0x3C00, 0x3C01, 0x3FFF, 0x4000, 0x4001]
-_POSITIVE += [0x6BFF, 0x6C00, 0x77FF, 0x7800, 0x7801, 0x7BFE, 0x7BFF, 0x7C00, 0x7C01, 0x7E00, 0x7FFF] + [k << 10 for k in range(1, 31)]
+# Both sides of every boundary: zeros, subnormals, the smallest normal, 1, powers of two, the largest, infinity, NaN;
+# both signs.
+_POSITIVE = [
+    0,
+    1,
+    2,
+    3,
+    0x1FF,
+    0x200,
+    0x3FE,
+    0x3FF,
+    0x400,
+    0x401,
+    0x7FF,
+    0x800,
+    0x3BFF,
+    0x3C00,
+    0x3C01,
+    0x3FFF,
+    0x4000,
+    0x4001,
+]
+_POSITIVE += [0x6BFF, 0x6C00, 0x77FF, 0x7800, 0x7801, 0x7BFE, 0x7BFF, 0x7C00, 0x7C01, 0x7E00, 0x7FFF] + [
+    k << 10 for k in range(1, 31)
+]
 BOUNDARY = np.array(_POSITIVE + [b | 0x8000 for b in _POSITIVE], np.uint16)
 
 
@@ -16,7 +38,9 @@ def pairs(kind: str):
     rng = np.random.default_rng(0)
     every = np.arange(1 << 16).astype(np.uint16)
     if kind == "random":
-        return rng.integers(0, 1 << 16, 2_000_000).astype(np.uint16), rng.integers(0, 1 << 16, 2_000_000).astype(np.uint16)
+        return rng.integers(0, 1 << 16, 2_000_000).astype(np.uint16), rng.integers(0, 1 << 16, 2_000_000).astype(
+            np.uint16
+        )
     if kind == "boundary":  # every code with every boundary code
         return np.repeat(every, BOUNDARY.size), np.tile(BOUNDARY, every.size)
     near = rng.integers(0, 1 << 16, 2_000_000)  # near in exponent, so that additions cancel and tie

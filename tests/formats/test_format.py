@@ -15,8 +15,12 @@ from lutc.errors import LutcError
 from lutc.formats.format import FLOAT_FORMATS, Format, get, nearest, properties
 
 DTYPES = {
-    "fp16": np.float16, "bf16": ml_dtypes.bfloat16, "fp8_e4m3": ml_dtypes.float8_e4m3fn, "fp8_e5m2": ml_dtypes.float8_e5m2, "fp32": np.float32,
-}  # fmt: skip
+    "fp16": np.float16,
+    "bf16": ml_dtypes.bfloat16,
+    "fp8_e4m3": ml_dtypes.float8_e4m3fn,
+    "fp8_e5m2": ml_dtypes.float8_e5m2,
+    "fp32": np.float32,
+}
 SMALL = [name for name in DTYPES if name != "fp32"]
 FIXED = ["q1.6", "q2.5", "q0.7", "q7.0", "q4.3", "q0.1", "q1.0", "q3.12", "q0.15", "q15.0"]
 
@@ -50,7 +54,9 @@ def brute_force_round(fmt: Format, x: np.ndarray) -> np.ndarray:
 
 
 def hard_cases(fmt: Format, seed: int = 0) -> np.ndarray:
-    """Values, midpoints, the doubles next to both, numbers whose rounding through fp32 is wrong, and random ones of every size."""
+    """Values, midpoints, the doubles next to both, numbers whose rounding through fp32 is wrong, and random ones of
+    every size.
+    """
     values = fmt.values()
     if len(values) > 4000:
         values = np.unique(np.concatenate((values[:: len(values) // 3000], values[:50], values[-50:])))
@@ -61,7 +67,16 @@ def hard_cases(fmt: Format, seed: int = 0) -> np.ndarray:
     rng = np.random.default_rng(seed)
     spread = fmt.smallest_subnormal * 2.0 ** rng.uniform(-3, math.log2(fmt.max / fmt.smallest_subnormal) + 2, 2000)
     both = np.concatenate((spread, -spread))
-    return np.concatenate((near, np.nextafter(near, np.inf), np.nextafter(near, -np.inf), *through_fp32, both, [1e300, -1e300, 5e-324, 0.0]))
+    return np.concatenate(
+        (
+            near,
+            np.nextafter(near, np.inf),
+            np.nextafter(near, -np.inf),
+            *through_fp32,
+            both,
+            [1e300, -1e300, 5e-324, 0.0],
+        )
+    )
 
 
 # floating point against numpy and ml_dtypes
@@ -100,7 +115,10 @@ def test_constants_against_finfo(name):
     fmt, info = get(name), ml_dtypes.finfo(DTYPES[name])
     assert (fmt.bits, fmt.mantissa_bits, fmt.exponent_bits) == (info.bits, info.nmant, info.nexp)
     assert (fmt.max, fmt.min, fmt.epsilon) == (float(info.max), float(info.min), float(info.eps))
-    assert (fmt.smallest_normal, fmt.smallest_subnormal) == (float(info.smallest_normal), float(info.smallest_subnormal))
+    assert (fmt.smallest_normal, fmt.smallest_subnormal) == (
+        float(info.smallest_normal),
+        float(info.smallest_subnormal),
+    )
     assert fmt.dtype_name == np.dtype(DTYPES[name]).name
     assert not fmt.is_fixed and fmt.has_nan and fmt.has_inf == (name != "fp8_e4m3")
 
@@ -129,7 +147,9 @@ def test_fp32_rounds_and_encodes_as_numpy():
 
 
 def test_rounding_once_where_a_cast_through_fp32_rounds_twice():
-    """1 + 2^-8 is the tie between two neighbours in bf16; just above it lies nearer to the upper, but in fp32 becomes the tie."""
+    """1 + 2^-8 is the tie between two neighbours in bf16; just above it lies nearer to the upper, but in fp32 becomes
+    the tie.
+    """
     x = 1 + 2.0**-8 + 2.0**-40
     assert float(np.float32(x)) == 1 + 2.0**-8
     assert get("bf16").round(x) == 1 + 2.0**-7
@@ -184,7 +204,9 @@ def test_neighbours_and_ulp_against_all_values(name):
 @pytest.mark.parametrize("name", SMALL + FIXED + ["fp32", "q31.0", "q0.31", "q16.15"])
 def test_special_inputs(name):
     fmt = get(name)
-    assert np.isnan(fmt.round(np.nan)) and np.isnan(fmt.ulp(np.nan)) and all(np.isnan(v) for v in fmt.neighbours(np.nan))
+    assert (
+        np.isnan(fmt.round(np.nan)) and np.isnan(fmt.ulp(np.nan)) and all(np.isnan(v) for v in fmt.neighbours(np.nan))
+    )
     assert bool(fmt.holds(np.nan)) == fmt.has_nan
     for x in (np.inf, -np.inf):
         end = fmt.max if x > 0 else fmt.min
@@ -220,7 +242,11 @@ def test_fixed_point_from_its_definition(name):
     integer, fraction = (int(part) for part in name[1:].split("."))
     assert fmt.bits == 1 + integer + fraction and fmt.step == 2.0**-fraction
     assert fmt.min == -(2.0**integer) and fmt.max == 2.0**integer - 2.0**-fraction
-    assert not (fmt.has_inf or fmt.has_nan) and fmt.dtype_name is None and fmt.epsilon == fmt.smallest_subnormal == fmt.step
+    assert (
+        not (fmt.has_inf or fmt.has_nan)
+        and fmt.dtype_name is None
+        and fmt.epsilon == fmt.smallest_subnormal == fmt.step
+    )
     half = 2 ** (fmt.bits - 1)
     codes = np.array([-half, -1, 0, 1, half - 1])
     np.testing.assert_array_equal(fmt.codes(codes * fmt.step), codes)
@@ -257,16 +283,30 @@ def test_errors():
 
 def test_names_and_aliases():
     for text, name in {
-        "Q2.5": "q2.5", " q01.06 ": "q1.6", "half": "fp16", "float16": "fp16", "BF16": "bf16", "bfloat16": "bf16", "float32": "fp32",
-        "single": "fp32", "e4m3": "fp8_e4m3", "float8_e4m3fn": "fp8_e4m3", "fp8_e5m2": "fp8_e5m2", "E5M2": "fp8_e5m2",
-    }.items():  # fmt: skip
+        "Q2.5": "q2.5",
+        " q01.06 ": "q1.6",
+        "half": "fp16",
+        "float16": "fp16",
+        "BF16": "bf16",
+        "bfloat16": "bf16",
+        "float32": "fp32",
+        "single": "fp32",
+        "e4m3": "fp8_e4m3",
+        "float8_e4m3fn": "fp8_e4m3",
+        "fp8_e5m2": "fp8_e5m2",
+        "E5M2": "fp8_e5m2",
+    }.items():
         assert get(text).name == name and get(get(text)) is get(text) or get(text) == get(name)
     assert get("q1.6") == get("Q1.6") and hash(get("q1.6")) == hash(get("Q1.6"))
 
 
-@pytest.mark.parametrize("text", ["q0.0", "q31.1", "q99.99", "q1", "q1.6.1", "q-1.6", "q1,6", "1.6", "fp17", "", "q١.٦", "q100.1"])
+@pytest.mark.parametrize(
+    "text", ["q0.0", "q31.1", "q99.99", "q1", "q1.6.1", "q-1.6", "q1,6", "1.6", "fp17", "", "q١.٦", "q100.1"]
+)
 def test_bad_names_list_what_is_allowed(text):
-    with pytest.raises(LutcError, match=r"known: fp32, bf16, fp16, fp8_e4m3, fp8_e5m2 and qI\.F with 2 to 32 bits in all"):
+    with pytest.raises(
+        LutcError, match=r"known: fp32, bf16, fp16, fp8_e4m3, fp8_e5m2 and qI\.F with 2 to 32 bits in all"
+    ):
         get(text)
 
 
@@ -340,11 +380,17 @@ def test_properties_are_plain_and_alike():
     listings = [properties(name) for name in (*FLOAT_FORMATS, "q1.6")]
     assert len({frozenset(listed) for listed in listings}) == 1
     values = [value for listed in listings for value in listed.values()]
-    assert all(isinstance(value, (int, float, str, type(None))) and not isinstance(value, np.generic) for value in values)
+    assert all(
+        isinstance(value, (int, float, str, type(None))) and not isinstance(value, np.generic) for value in values
+    )
 
 
 def test_nearest():
-    assert nearest("fp16", 0.1) == {"value": 0.0999755859375, "bits": "0 01011 1001100110", "error": 0.0999755859375 - 0.1}
+    assert nearest("fp16", 0.1) == {
+        "value": 0.0999755859375,
+        "bits": "0 01011 1001100110",
+        "error": 0.0999755859375 - 0.1,
+    }
     assert nearest("q1.6", -0.1)["bits"] == "1 1 111010" and nearest("q0.7", 0.5)["bits"] == "0 1000000"
     assert nearest("q3.0", 2.0) == {"value": 2.0, "bits": "0 010", "error": 0.0}
     assert nearest("fp32", 0.1)["bits"].replace(" ", "") == f"{np.float32(0.1).view(np.uint32):032b}"

@@ -16,7 +16,9 @@ OUT, JOINED = Exponents.OUTSIDE, Exponents.JOINED
 
 def bits(negative=(), positive=(), fields=31):
     """Bits outward from zero on each side, the rest outside."""
-    return tuple([OUT] * (fields - len(negative)) + list(negative)[::-1] + list(positive) + [OUT] * (fields - len(positive)))
+    return tuple(
+        [OUT] * (fields - len(negative)) + list(negative)[::-1] + list(positive) + [OUT] * (fields - len(positive))
+    )
 
 
 @pytest.mark.parametrize("dtype", ["fp16", "bf16"])

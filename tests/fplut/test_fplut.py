@@ -16,7 +16,17 @@ from lutc.fplut.values import fitted
 from lutc.table import library, table_set
 from lutc.table.bodies import Cells, Exponents
 
-SILU = (-20.359375, -17.109375, -8.3671875, -1.9755859375, -0.255615234375, -0.007244110107421875, 0.0072174072265625, 0.228515625, 1.58203125)
+SILU = (
+    -20.359375,
+    -17.109375,
+    -8.3671875,
+    -1.9755859375,
+    -0.255615234375,
+    -0.007244110107421875,
+    0.0072174072265625,
+    0.228515625,
+    1.58203125,
+)
 SILU += (10.46875, 65504.0)
 FP16 = formats.get("fp16").values()
 
@@ -70,7 +80,8 @@ def test_the_certificate_is_of_the_stored_values(silu):
     assert certify(silu) == silu.meta["certificate"]
 
 
-# --- fitted values against a linear program ------------------------------------------------------------------------------------------------
+# --- fitted values against a linear program
+# ------------------------------------------------------------------------------------------------
 
 
 def hats(x, edges):
@@ -83,7 +94,9 @@ def hats(x, edges):
 
 
 def least(x, y, w, edges, norm):
-    """The least cost over all values: least squares, or a linear program for least sum and least maximum of weighted errors."""
+    """The least cost over all values: least squares, or a linear program for least sum and least maximum of weighted
+    errors.
+    """
     matrix, n, m = hats(x, edges), x.size, edges.size
     if norm == "l2":
         root = np.sqrt(w)
@@ -91,7 +104,9 @@ def least(x, y, w, edges, norm):
     bounds = np.eye(n) / w[:, None] if norm == "l1" else (1 / w)[:, None]
     a = np.block([[matrix, -bounds], [-matrix, -bounds]])
     cost = np.concatenate([np.zeros(m), np.ones(bounds.shape[1])])
-    solved = linprog(cost, A_ub=a, b_ub=np.concatenate([y, -y]), bounds=[(None, None)] * m + [(0, None)] * bounds.shape[1])
+    solved = linprog(
+        cost, A_ub=a, b_ub=np.concatenate([y, -y]), bounds=[(None, None)] * m + [(0, None)] * bounds.shape[1]
+    )
     return float(solved.fun)
 
 
@@ -128,7 +143,8 @@ def test_fitted_fp16_values_cannot_be_improved_one_at_a_time():
             assert cost(other) >= best * (1 - 1e-9)
 
 
-# --- prologues -----------------------------------------------------------------------------------------------------------------------------
+# --- prologues
+# ----------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["exp", "log", "sin", "cos", "reciprocal", "rsqrt", "sqrt", "square"])
@@ -163,7 +179,8 @@ def test_plain_build_over_a_range():
     assert np.abs(table(x) * x - 1).max() < 1e-3
 
 
-# --- exponent addressing -------------------------------------------------------------------------------------------------------------------
+# --- exponent addressing
+# -------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", ["fp16", "bf16"])
@@ -219,7 +236,8 @@ def test_the_allocation_of_bits_is_optimal_on_a_small_budget():
     assert sum(1 << bits for *_, bits in path) <= 9 and path[0][0] == 0 and path[-1][1] == 6
 
 
-# --- bad input -----------------------------------------------------------------------------------------------------------------------------
+# --- bad input
+# ----------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -252,15 +270,33 @@ def test_bad_input_is_one_clear_error(name, options, message):
     assert "\n" not in str(caught.value)
 
 
-# --- shipped tables ------------------------------------------------------------------------------------------------------------------------
+# --- shipped tables
+# ----------------------------------------------------------------------------------------------------------------------
 
 SHIPPED = [name for name in library.names() if name.endswith("_fplut")]
-EXACT_TO_1_PERCENT = {"silu", "gelu", "gelu_tanh", "sigmoid", "tanh", "hardswish", "mish", "elu", "selu", "softplus", "exp", "reciprocal", "rsqrt"}
+EXACT_TO_1_PERCENT = {
+    "silu",
+    "gelu",
+    "gelu_tanh",
+    "sigmoid",
+    "tanh",
+    "hardswish",
+    "mish",
+    "elu",
+    "selu",
+    "softplus",
+    "exp",
+    "reciprocal",
+    "rsqrt",
+}
 EXACT_TO_1_PERCENT |= {"quick_gelu"}
 
 
 def test_every_function_ships():
-    wanted = {"silu gelu gelu_tanh sigmoid tanh relu leaky_relu elu selu celu hardswish hardsigmoid mish softplus exp log sin cos reciprocal rsqrt"}
+    wanted = {
+        "silu gelu gelu_tanh sigmoid tanh relu leaky_relu elu selu celu hardswish hardsigmoid mish softplus exp log "
+        "sin cos reciprocal rsqrt"
+    }
     wanted = set(" ".join(wanted).split()) | {"inverse_sigmoid", "square", "quick_gelu"}
     assert wanted <= {name.removesuffix("_fplut") for name in SHIPPED}
 
@@ -286,7 +322,8 @@ def test_shipped_table_keeps_its_promise(name):
                 assert tables.function not in EXACT_TO_1_PERCENT and excused["why"]
 
 
-# --- fp16 arithmetic -----------------------------------------------------------------------------------------------------------------------
+# --- fp16 arithmetic
+# ----------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("arithmetic", ["fp16_rne", "fp16_trunc"])
@@ -298,12 +335,16 @@ def test_costs_of_fp16_arithmetic_are_those_of_the_table_that_runs_in_it(arithme
     from lutc.table.table import Table
 
     problem = make_problem(functions.get("silu"), "relative", "none", "fp16", (-8.0, 8.0), False)
-    costs = HalfCosts(IntervalCosts(problem.targets, problem.places, problem.f, "l1", STORE["fp16"]), arithmetic == "fp16_trunc", 1)
+    costs = HalfCosts(
+        IntervalCosts(problem.targets, problem.places, problem.f, "l1", STORE["fp16"]), arithmetic == "fp16_trunc", 1
+    )
     rng = np.random.default_rng(0)
     for _ in range(12):
         a, b = np.sort(rng.choice(costs.size, 2, replace=False))
         low, high = problem.places[a], problem.places[b]
-        table = Table(Cells([low, high], (8,), STORE["fp16"](problem.f(edges_between(low, high, 8)))), coefficients="fp16")
+        table = Table(
+            Cells([low, high], (8,), STORE["fp16"](problem.f(edges_between(low, high, 8)))), coefficients="fp16"
+        )
         inside = (problem.targets.x >= low) & (problem.targets.x < high)
         error = np.abs(in_arithmetic(table, arithmetic)(problem.targets.x[inside]) - problem.targets.y[inside])
         want = (problem.targets.weight[inside] * error).sum()

@@ -23,7 +23,8 @@ ALL = list(FUNCTIONS)
 CODES_FP16 = np.arange(65536, dtype=np.uint16).view(np.float16).astype(np.float64)
 SELU_SCALE, SELU_ALPHA = mpf("1.0507009873554804934193349852946"), mpf("1.6732632423543772848170429916717")
 
-# Written from the papers' and torch's formulas; mpmath's own precision takes the place of care. The cube's 0.044715 is decimal.
+# Written from the papers' and torch's formulas; mpmath's own precision takes the place of care. The cube's 0.044715 is
+# decimal.
 ORACLES = {
     "gelu": lambda x: x * mpmath.ncdf(x),
     "gelu_tanh": lambda x: x / 2 * (1 + mpmath.tanh(mpmath.sqrt(2 / mp.pi) * (x + mpf("0.044715") * x**3))),
@@ -51,7 +52,8 @@ ORACLES = {
     "inverse_sigmoid": lambda x: mpmath.log(x / (1 - x)),
     "erf": mpmath.erf,
 }
-# Bounds in units of the last place. Those of gelu and erf are scipy.special's: its erfcx and erfc are up to 7 and 9 off, measured apart.
+# Bounds in units of the last place. Those of gelu and erf are scipy.special's: its erfcx and erfc are up to 7 and 9
+# off, measured apart.
 ULPS = dict.fromkeys(ORACLES, 4.0) | {"gelu": 10.0, "erf": 10.0}
 KINKS = {0.0, -3.0, 3.0}
 
@@ -73,13 +75,17 @@ def points(name: str, seed: int = 0) -> np.ndarray:
     lo, hi = max(fn.domain[0], -1e3), min(fn.domain[1], 1e3)
     scale = 10.0 ** rng.uniform(-12, 2, 150) * rng.choice([-1, 1], 150)
     near = [c + s * 2.0**-k for c in (-3.0, 0.0, 0.5, 3.0, 1.0) for s in (-1, 1) for k in (1, 3, 10, 30, 52)]
-    x = np.concatenate((np.linspace(*fn.range, 101), rng.uniform(-40, 40, 150), rng.uniform(*fn.range, 100), scale, near, [lo, hi]))
+    x = np.concatenate(
+        (np.linspace(*fn.range, 101), rng.uniform(-40, 40, 150), rng.uniform(*fn.range, 100), scale, near, [lo, hi])
+    )
     x = np.unique(x[(x >= lo) & (x <= hi)])
     return x[np.isfinite(fn(x)) & (x != 0)]
 
 
 def ulps_off(got: float, want) -> float:
-    """|got - want| in ulps of want; the whole of it below the smallest normal, where doubles lose digits, is in those of 1e-290."""
+    """|got - want| in ulps of want; the whole of it below the smallest normal, where doubles lose
+    digits, is in those of 1e-290.
+    """
     return float(abs(mpf(float(got)) - want) / mpf(math.ulp(max(abs(float(want)), 1e-290))))
 
 
@@ -97,7 +103,9 @@ def test_values_against_mpmath(name):
 
 @pytest.mark.parametrize("name", ALL)
 def test_derivatives_against_mpmath(name):
-    """Relative error 1e-14, but for the neighbourhood of the derivative's own zeros: there 1e-15 of the sizes that cancel."""
+    """Relative error 1e-14, but for the neighbourhood of the derivative's own zeros: there 1e-15 of the sizes that
+    cancel.
+    """
     x = points(name, seed=1)
     x = np.array([v for v in x[::3] if v not in KINKS and abs(v) < 700])
     y = FUNCTIONS[name].derivative(x)
@@ -106,7 +114,11 @@ def test_derivatives_against_mpmath(name):
             step = min(abs(mpf(at) - kink) for kink in KINKS) * mpf(10) ** -20
             want = (ORACLES[name](mpf(at) + step) - ORACLES[name](mpf(at) - step)) / (2 * step)
         error = abs(mpf(float(got)) - want)
-        assert error <= 1e-14 * abs(want) + 1e-15 * min(1, 30 * abs(float(want)) + 0.3 * (abs(at) < 8)) + 1e-290, (at, got, float(want))
+        assert error <= 1e-14 * abs(want) + 1e-15 * min(1, 30 * abs(float(want)) + 0.3 * (abs(at) < 8)) + 1e-290, (
+            at,
+            got,
+            float(want),
+        )
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -133,7 +145,8 @@ def test_tails_are_the_limits(name, side):
     tail = getattr(fn, side)
     far = sign * np.array([60.0, 1e3, 1e6, 1e30])
     if tail is None:
-        # Then f is undefined or infinite there, or no line holds at three points; 1/x and 1/sqrt(x) tend to 0 too slowly for one.
+        # Then f is undefined or infinite there, or no line holds at three points; 1/x and 1/sqrt(x) tend to 0 too
+        # slowly for one.
         f = fn(sign * np.array([64.0, 128.0, 192.0]))
         line = np.isfinite(f).all() and abs(f[0] - 2.0 * f[1] + f[2]) < 1e-6 * abs(f[0])
         assert not line, "a tail is missing"
@@ -188,7 +201,9 @@ def test_reduction_identity(name):
         n = np.floor(x / reduction.period)
         r = np.array([float(mpf(v) - mpf(reduction.period) * int(k)) for v, k in zip(x, n)])
         # the period is rounded to double, so the reduced argument is off by |x| 2^-53
-        np.testing.assert_allclose(fn(r) * 2.0 ** (reduction.growth * n), fn(x), rtol=2e-13, atol=2e-13 if reduction.growth == 0 else 0)
+        np.testing.assert_allclose(
+            fn(r) * 2.0 ** (reduction.growth * n), fn(x), rtol=2e-13, atol=2e-13 if reduction.growth == 0 else 0
+        )
         assert (r >= -1e-15).all() and (r <= reduction.period).all()
 
 
@@ -196,7 +211,11 @@ def test_reduction_identity(name):
 def test_convex_or_concave_between_inflections(name):
     """The slope is monotone between neighbouring inflections, and turns at each."""
     fn = FUNCTIONS[name]
-    lo, hi = (0.0, fn.reduction.period) if fn.reduction and fn.reduction.kind == "period" and fn.reduction.growth == 0 else (-8.0, 8.0)
+    lo, hi = (
+        (0.0, fn.reduction.period)
+        if fn.reduction and fn.reduction.kind == "period" and fn.reduction.growth == 0
+        else (-8.0, 8.0)
+    )
     lo, hi = max(lo, fn.domain[0]), min(hi, fn.domain[1])
     ends = [lo, *fn.inflections, hi]
     for a, b in itertools.pairwise(ends):
@@ -215,7 +234,9 @@ def test_convex_or_concave_between_inflections(name):
 
 @pytest.mark.parametrize("name", ALL)
 def test_default_format_holds_good_lines(name):
-    """Slopes and intercepts of chords over sixteenths of the default range lie in the format, at most one step beyond it."""
+    """Slopes and intercepts of chords over sixteenths of the default range lie in the format, at most one step beyond
+    it.
+    """
     from lutc import formats
 
     fn, fmt = FUNCTIONS[name], formats.get(FUNCTIONS[name].coefficients)
@@ -230,32 +251,68 @@ def test_at_the_edges_as_torch_does():
     torch = pytest.importorskip("torch")
     f = torch.nn.functional
     theirs = {
-        "relu": f.relu, "leaky_relu": f.leaky_relu, "elu": f.elu, "selu": f.selu, "celu": f.celu, "hardswish": f.hardswish, "mish": f.mish,
-        "hardsigmoid": f.hardsigmoid, "gelu": f.gelu, "silu": f.silu, "sigmoid": torch.sigmoid, "tanh": torch.tanh, "softplus": f.softplus,
-        "gelu_tanh": lambda x: f.gelu(x, approximate="tanh"), "exp": torch.exp, "log": torch.log, "sin": torch.sin, "cos": torch.cos,
-        "reciprocal": torch.reciprocal, "rsqrt": torch.rsqrt, "sqrt": torch.sqrt, "square": torch.square, "erf": torch.erf,
-        "inverse_sigmoid": torch.logit, "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
-    }  # fmt: skip
+        "relu": f.relu,
+        "leaky_relu": f.leaky_relu,
+        "elu": f.elu,
+        "selu": f.selu,
+        "celu": f.celu,
+        "hardswish": f.hardswish,
+        "mish": f.mish,
+        "hardsigmoid": f.hardsigmoid,
+        "gelu": f.gelu,
+        "silu": f.silu,
+        "sigmoid": torch.sigmoid,
+        "tanh": torch.tanh,
+        "softplus": f.softplus,
+        "gelu_tanh": lambda x: f.gelu(x, approximate="tanh"),
+        "exp": torch.exp,
+        "log": torch.log,
+        "sin": torch.sin,
+        "cos": torch.cos,
+        "reciprocal": torch.reciprocal,
+        "rsqrt": torch.rsqrt,
+        "sqrt": torch.sqrt,
+        "square": torch.square,
+        "erf": torch.erf,
+        "inverse_sigmoid": torch.logit,
+        "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
+    }
     assert set(theirs) == set(FUNCTIONS)
     kinks = torch.tensor([-3.0, 3.0, 0.0, -0.0, 1.0, 0.5, 2.0, -2.0], dtype=torch.float64)
     for name, module in theirs.items():
         x = kinks.clone().requires_grad_()
         y = module(x)
         (slope,) = torch.autograd.grad(y.sum(), x)
-        np.testing.assert_allclose(FUNCTIONS[name](kinks.numpy()), y.detach().numpy(), rtol=1e-12, atol=1e-15, err_msg=name)
+        np.testing.assert_allclose(
+            FUNCTIONS[name](kinks.numpy()), y.detach().numpy(), rtol=1e-12, atol=1e-15, err_msg=name
+        )
         # outside the domain torch's derivative of log is a number, and at -0 its infinities have another sign
-        defined = ~np.isnan(y.detach().numpy()) & (x.detach().numpy() != 0 if name in ("rsqrt", "sqrt", "log", "inverse_sigmoid") else True)
+        defined = ~np.isnan(y.detach().numpy()) & (
+            x.detach().numpy() != 0 if name in ("rsqrt", "sqrt", "log", "inverse_sigmoid") else True
+        )
         # torch's hardsigmoid takes its 1/6 from fp32
         np.testing.assert_allclose(
-            FUNCTIONS[name].derivative(kinks.numpy())[defined], slope.numpy()[defined], rtol=1e-7, atol=1e-15, err_msg=name
+            FUNCTIONS[name].derivative(kinks.numpy())[defined],
+            slope.numpy()[defined],
+            rtol=1e-7,
+            atol=1e-15,
+            err_msg=name,
         )
 
 
 def test_poles():
-    assert FUNCTIONS["log"](0.0) == -np.inf and FUNCTIONS["inverse_sigmoid"](0.0) == -np.inf and FUNCTIONS["inverse_sigmoid"](1.0) == np.inf
+    assert (
+        FUNCTIONS["log"](0.0) == -np.inf
+        and FUNCTIONS["inverse_sigmoid"](0.0) == -np.inf
+        and FUNCTIONS["inverse_sigmoid"](1.0) == np.inf
+    )
     assert FUNCTIONS["reciprocal"](-0.0) == -np.inf and FUNCTIONS["reciprocal"](0.0) == np.inf
-    assert FUNCTIONS["rsqrt"](0.0) == np.inf and np.isnan(FUNCTIONS["rsqrt"](-1.0)) and np.isnan(FUNCTIONS["sqrt"](-1.0))
-    assert FUNCTIONS["reciprocal"](np.inf) == 0 and FUNCTIONS["rsqrt"](np.inf) == 0 and np.isnan(FUNCTIONS["sin"](np.inf))
+    assert (
+        FUNCTIONS["rsqrt"](0.0) == np.inf and np.isnan(FUNCTIONS["rsqrt"](-1.0)) and np.isnan(FUNCTIONS["sqrt"](-1.0))
+    )
+    assert (
+        FUNCTIONS["reciprocal"](np.inf) == 0 and FUNCTIONS["rsqrt"](np.inf) == 0 and np.isnan(FUNCTIONS["sin"](np.inf))
+    )
 
 
 # names
@@ -263,9 +320,16 @@ def test_poles():
 
 def test_aliases():
     for alias, name in {
-        "hswish": "hardswish", "reci": "reciprocal", "divide": "reciprocal", "sqrt_reci": "rsqrt", "swish": "silu", "SiLU": "silu",
-        "inversesigmoid": "inverse_sigmoid", "pow_2.0": "square", " GELU ": "gelu",
-    }.items():  # fmt: skip
+        "hswish": "hardswish",
+        "reci": "reciprocal",
+        "divide": "reciprocal",
+        "sqrt_reci": "rsqrt",
+        "swish": "silu",
+        "SiLU": "silu",
+        "inversesigmoid": "inverse_sigmoid",
+        "pow_2.0": "square",
+        " GELU ": "gelu",
+    }.items():
         assert get(alias) is FUNCTIONS[name] is load(alias)
     every = [name for fn in FUNCTIONS.values() for name in (fn.name, *fn.aliases)]
     assert len(every) == len(set(every)) and all(name == name.lower() for name in every)
@@ -294,8 +358,12 @@ def test_functions_travel_between_processes(name):
 
 def test_import_is_light():
     heavy = "{'torch', 'scipy', 'ml_dtypes', 'numba'}"
-    code = f"import sys, lutc.functions, lutc.formats; print(sorted({{m.split('.')[0] for m in sys.modules}} & {heavy}))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    code = (
+        f"import sys, lutc.functions, lutc.formats; print(sorted({{m.split('.')[0] for m in sys.modules}} & {heavy}))"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    )
 
 
 # ranges

@@ -9,7 +9,7 @@ import pytest
 from lutc.errors import LutcError
 from lutc.functions import FUNCTIONS, load
 
-SOURCE = '''
+SOURCE = """
 import math
 import numpy as np
 
@@ -48,7 +48,7 @@ class Scaled:
         return 2.0 * x
 
 value = 3
-'''
+"""
 
 
 @pytest.fixture
@@ -67,7 +67,11 @@ def test_user_array_function(user):
     x = np.linspace(-5, 5, 12).reshape(3, 4)
     np.testing.assert_array_equal(fn(x), x + np.sin(x) ** 2)
     np.testing.assert_array_equal(fn.derivative(x), 1 + np.sin(2 * x))
-    assert fn.name == f"{user}:snake" and fn.range == (-4.0, 4.0) and fn.left is fn.right is fn.symmetry is fn.reduction is None
+    assert (
+        fn.name == f"{user}:snake"
+        and fn.range == (-4.0, 4.0)
+        and fn.left is fn.right is fn.symmetry is fn.reduction is None
+    )
     assert np.isnan(fn(np.nan)) and isinstance(fn(0.5), float)
 
 
@@ -119,13 +123,18 @@ def test_user_module_that_cannot_be_imported(user):
 def test_user_torch_functions(tmp_path, monkeypatch):
     torch = pytest.importorskip("torch")
     name = "torch_activations"
-    source = "import torch\nactivation = torch.nn.SiLU()\nfunction = lambda x: x * torch.sigmoid(x)\nlearned = torch.nn.PReLU(init=0.125)\n"
+    source = (
+        "import torch\nactivation = torch.nn.SiLU()\nfunction = lambda x: x * torch.sigmoid(x)\nlearned = "
+        "torch.nn.PReLU(init=0.125)\n"
+    )
     (tmp_path / f"{name}.py").write_text(source)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     x = np.linspace(-6, 6, 101)
     for attribute in ("activation", "function"):
-        np.testing.assert_allclose(load(f"{name}:{attribute}", (-4, 4))(x), FUNCTIONS["silu"](x), rtol=1e-14, atol=1e-300)
+        np.testing.assert_allclose(
+            load(f"{name}:{attribute}", (-4, 4))(x), FUNCTIONS["silu"](x), rtol=1e-14, atol=1e-300
+        )
     prelu = load(f"{name}:learned", (-4, 4))
     np.testing.assert_allclose(prelu(x), np.where(x > 0, x, 0.125 * x), rtol=1e-6)
     assert torch.is_grad_enabled()

@@ -63,8 +63,12 @@ def test_together_adds_memory_and_shares_the_unit():
     assert both.multiplier == (8, 8) and both.adder == max(a.adder, b.adder)
 
 
-@pytest.mark.parametrize("function, half", [("gelu", False), ("gelu", True), ("sigmoid", True), ("tanh", True), ("exp", False)])
-@pytest.mark.parametrize("inputs", [Inputs(8, 2.0**-4), Inputs(10, 2.0**-6), Inputs(8, 0.05), Inputs(8, 2.0**-4, zero_point=-30)])
+@pytest.mark.parametrize(
+    "function, half", [("gelu", False), ("gelu", True), ("sigmoid", True), ("tanh", True), ("exp", False)]
+)
+@pytest.mark.parametrize(
+    "inputs", [Inputs(8, 2.0**-4), Inputs(10, 2.0**-6), Inputs(8, 0.05), Inputs(8, 2.0**-4, zero_point=-30)]
+)
 def test_the_adder_holds_every_sum_of_a_compiled_table(function, half, inputs):
     table = next(iter(compile(function, 8, inputs=(inputs,), search="exact", symmetry=half).values()))
     cost, used = hardware.cost(table, inputs), hardware.accumulator_bits(table, inputs)
@@ -81,9 +85,17 @@ def test_the_adder_holds_every_sum_of_a_compiled_table(function, half, inputs):
     assert used <= cost.adder
 
 
-@pytest.mark.parametrize("inputs, width", [(Inputs(8, 2.0**-4), 16), (Inputs(8, 2.0**-9), 18), (Inputs(12, 1.0), 20), (Inputs(8, 2.0**-4, -127), 17)])
+@pytest.mark.parametrize(
+    "inputs, width",
+    [(Inputs(8, 2.0**-4), 16), (Inputs(8, 2.0**-9), 18), (Inputs(12, 1.0), 20), (Inputs(8, 2.0**-4, -127), 17)],
+)
 def test_the_adder_is_as_wide_as_the_largest_sum_of_any_coefficients(inputs, width):
-    sums = [k * (q - inputs.zero_point) + (t << inputs.power) for k in (-128, 127) for q in inputs.codes().tolist() for t in (-128, 127)]
+    sums = [
+        k * (q - inputs.zero_point) + (t << inputs.power)
+        for k in (-128, 127)
+        for q in inputs.codes().tolist()
+        for t in (-128, 127)
+    ]
     assert hardware.signed_bits(min(sums), max(sums)) == hardware.lines_cost(8, Q16, inputs).adder == width
 
 

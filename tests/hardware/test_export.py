@@ -1,4 +1,6 @@
-"""Exported files, read by a unit that knows docs/hardware.md alone, and by a C compiler, give what the integer model gives for every code."""
+"""Exported files, read by a unit that knows docs/hardware.md alone, and by a C compiler, give what the integer model
+gives for every code.
+"""
 
 import csv
 import json
@@ -32,10 +34,19 @@ def one(key: str, body: Lines, inputs: Inputs) -> TableSet:
 TABLES = {
     "powers of two": lambda: (load("gelu_8"), OUT),
     "q2.5, outputs wider than sums": lambda: (load("reci_8"), Inputs(16, 2.0**-13, -5)),
-    "any scale": lambda: (pipeline.compile("silu", 8, search="exact", inputs=(Inputs(8, 0.05, 3), Inputs(8, 0.013, -100))), Inputs(7, 0.03, 9)),
+    "any scale": lambda: (
+        pipeline.compile("silu", 8, search="exact", inputs=(Inputs(8, 0.05, 3), Inputs(8, 0.013, -100))),
+        Inputs(7, 0.03, 9),
+    ),
     "half stored": lambda: (pipeline.compile("sigmoid", 6, search="exact", symmetry=True), OUT),
-    "wide inputs": lambda: (pipeline.compile("exp", 6, search="exact", inputs=(Inputs(11, 2.0**-7),)), Inputs(8, 2.0**-7)),
-    "no intercepts, at a scale beyond 32 bits": lambda: (one("40", Lines([0.0], [0.0, 1.0], [0.0, 0.0]), Inputs(8, 2.0**-40)), OUT),
+    "wide inputs": lambda: (
+        pipeline.compile("exp", 6, search="exact", inputs=(Inputs(11, 2.0**-7),)),
+        Inputs(8, 2.0**-7),
+    ),
+    "no intercepts, at a scale beyond 32 bits": lambda: (
+        one("40", Lines([0.0], [0.0, 1.0], [0.0, 0.0]), Inputs(8, 2.0**-40)),
+        OUT,
+    ),
     "coarse, one line": lambda: (one("x/*", Lines([], [1.5], [-0.25]), Inputs(4, 8.0)), OUT),
 }
 
@@ -54,7 +65,9 @@ def words(text: str, bits: int) -> list[int]:
 
 
 def unit(q: int, p: dict, cuts, slopes, intercepts) -> tuple[int, int]:
-    """(acc, code) by docs/hardware.md: comparators, a multiplier, an adder; multiplier, rounding shift and saturation."""
+    """(acc, code) by docs/hardware.md: comparators, a multiplier, an adder; multiplier, rounding shift
+    and saturation.
+    """
     i = sum(cut < q for cut in cuts)
     acc = slopes[i] * (q - p["input_zero_point"]) + (intercepts[i] << p["intercept_shift"])
     for value in (acc, slopes[i] * (q - p["input_zero_point"]), intercepts[i] << p["intercept_shift"]):
@@ -67,12 +80,17 @@ def unit(q: int, p: dict, cuts, slopes, intercepts) -> tuple[int, int]:
 
 def expected(tables, key, out) -> list[tuple[int, int]]:
     inputs = tables.inputs[key]
-    acc = evaluate(tables[key], inputs.codes(), inputs) / (inputs.scale * 2.0 ** -int(tables[key].coefficients.split(".")[1]))
+    acc = evaluate(tables[key], inputs.codes(), inputs) / (
+        inputs.scale * 2.0 ** -int(tables[key].coefficients.split(".")[1])
+    )
     return list(zip(np.rint(acc).astype(int).tolist(), evaluate(tables[key], inputs.codes(), inputs, out).tolist()))
 
 
 def rows(text: str) -> list[dict]:
-    return [{k: v if k == "key" else float(v) if "scale" in k else int(v or 0) for k, v in row.items()} for row in csv.DictReader(text.splitlines())]
+    return [
+        {k: v if k == "key" else float(v) if "scale" in k else int(v or 0) for k, v in row.items()}
+        for row in csv.DictReader(text.splitlines())
+    ]
 
 
 def test_hex_words(case):
@@ -97,9 +115,17 @@ def test_csv(case):
     for p, key in zip(rows(files["t.csv"]), tables):
         name = f"t_{export._identifier(key)}"
         lines, golden = rows(files[f"{name}_lines.csv"]), rows(files[f"{name}_golden.csv"])
-        arrays = [line["cut"] for line in lines[:-1]], [line["slope"] for line in lines], [line["intercept"] for line in lines]
+        arrays = (
+            [line["cut"] for line in lines[:-1]],
+            [line["slope"] for line in lines],
+            [line["intercept"] for line in lines],
+        )
         assert [row["q"] for row in golden] == tables.inputs[key].codes().tolist()
-        assert [(row["acc"], row["code"]) for row in golden] == [unit(row["q"], p, *arrays) for row in golden] == expected(tables, key, out)
+        assert (
+            [(row["acc"], row["code"]) for row in golden]
+            == [unit(row["q"], p, *arrays) for row in golden]
+            == expected(tables, key, out)
+        )
 
 
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
@@ -109,10 +135,22 @@ def test_the_c_header(case, tmp_path):
     main_c = '#include <stdio.h>\n#define T_GOLDEN\n#include "t.h"\n#include "t.h"\nint main(void) {\n'
     for key, inputs in tables.inputs.items():
         name, low = f"t_{export._identifier(key)}", inputs.minimum
-        main_c += f"  for (int q = {low}; q <= {inputs.maximum}; ++q) {{\n    if ({name}_acc(q) != {name}_golden_acc[q - ({low})]) return 1;\n"
-        main_c += f'    if ({name}(q) != {name}_golden[q - ({low})]) return 2;\n    printf("%d %d\\n", {name}_acc(q), {name}(q));\n  }}\n'
+        main_c += f"  for (int q = {low}; q <= {inputs.maximum}; ++q) {{\n"
+        main_c += f"    if ({name}_acc(q) != {name}_golden_acc[q - ({low})]) return 1;\n"
+        main_c += f"    if ({name}(q) != {name}_golden[q - ({low})]) return 2;\n"
+        main_c += f'    printf("%d %d\\n", {name}_acc(q), {name}(q));\n  }}\n'
     (tmp_path / "main.c").write_text(main_c + "  return 0;\n}\n")
-    flags = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-fsanitize=undefined", "-fno-sanitize-recover", "-o", "main", "main.c"]
+    flags = [
+        "-std=c99",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-fsanitize=undefined",
+        "-fno-sanitize-recover",
+        "-o",
+        "main",
+        "main.c",
+    ]
     if subprocess.run(["gcc", *flags], cwd=tmp_path, capture_output=True).returncode:
         flags = [flag for flag in flags if "sanitize" not in flag]  # no sanitiser installed: the warnings at least
         subprocess.run(["gcc", *flags], cwd=tmp_path, check=True)
@@ -132,7 +170,11 @@ def test_segments_that_no_code_reaches_are_left_out():
     fine = export.units(load("gelu_8"), ["6"])[0]
     assert load("gelu_8")["6"].entries == 8 and fine.slopes.size == 6  # both tails lie beyond 127 codes
     *_, padded = export.units(load("gelu_8"))
-    assert padded.slopes.size == 8 and padded.cuts[-2:].tolist() == [127, 127] and (padded.slopes[5:] == padded.slopes[5]).all()
+    assert (
+        padded.slopes.size == 8
+        and padded.cuts[-2:].tolist() == [127, 127]
+        and (padded.slopes[5:] == padded.slopes[5]).all()
+    )
 
 
 def test_the_command(tmp_path):

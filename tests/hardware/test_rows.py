@@ -42,7 +42,9 @@ class Unit:
         x, body = Fraction(scale) * code, self.table.body
         i = sum(Fraction(float(b)) < x for b in body.breakpoints)
         k, t = (int(Fraction(float(v[i])) * 2**self.bits) for v in (body.slopes, body.intercepts))
-        return scaled(k * code + math.floor(Fraction(t) / Fraction(scale) + Fraction(1, 2)), scale * 2.0 ** (bits - self.bits))
+        return scaled(
+            k * code + math.floor(Fraction(t) / Fraction(scale) + Fraction(1, 2)), scale * 2.0 ** (bits - self.bits)
+        )
 
 
 def softmax(row: list[int], scale: float, out: OutputCodes) -> list[int]:
@@ -53,7 +55,9 @@ def softmax(row: list[int], scale: float, out: OutputCodes) -> list[int]:
     return [min(max(scaled(v * r, 2.0**-15 / out.scale, lead) + out.zero_point, out.minimum), out.maximum) for v in p]
 
 
-def norm(row: list[int], scale: float, zero_point: int, eps: float, weight, bias, centred: bool, out: OutputCodes) -> tuple[list[int], int]:
+def norm(
+    row: list[int], scale: float, zero_point: int, eps: float, weight, bias, centred: bool, out: OutputCodes
+) -> tuple[list[int], int]:
     """Codes, and the largest number before it is clamped to 16 bits."""
     n = len(row)
     f = max(f for f in range(15) if n * (255**2 + eps / scale**2) * 2.0**f < 2**31)
@@ -70,7 +74,10 @@ def norm(row: list[int], scale: float, zero_point: int, eps: float, weight, bias
     g = 1.0 if weight is None and bias is None else 2.0**-8 if weight is None else np.abs(weight).max() / 32767
     w = [round(1 / g)] * n if weight is None else np.rint(weight / g).astype(int).tolist()
     b = [0] * n if bias is None else [math.floor(v / (g * 2.0**-h) + 0.5) for v in bias]
-    codes = [scaled(wi * min(max(yi, -32768), 32767) + bi, g * 2.0**-h / out.scale) + out.zero_point for wi, yi, bi in zip(w, y, b)]
+    codes = [
+        scaled(wi * min(max(yi, -32768), 32767) + bi, g * 2.0**-h / out.scale) + out.zero_point
+        for wi, yi, bi in zip(w, y, b)
+    ]
     return [min(max(code, out.minimum), out.maximum) for code in codes], max(y)
 
 

@@ -1,4 +1,6 @@
-"""Tables made in the tests themselves, without a search: equal pieces, least-squares lines, coefficients rounded to the format."""
+"""Tables made in the tests themselves, without a search: equal pieces, least-squares lines, coefficients rounded to the
+format.
+"""
 
 import itertools
 
@@ -12,7 +14,9 @@ from lutc.table.table_set import TableSet
 
 
 def fitted_lines(fn, lo, hi, entries, grid, step=None, left=None, right=None) -> Table:
-    """`entries` segments over [lo, hi] (tails included), breakpoints on `grid`, coefficients on `step` (None: floats)."""
+    """`entries` segments over [lo, hi] (tails included), breakpoints on `grid`, coefficients on `step`
+    (None: floats).
+    """
     inner = entries - (left is not None) - (right is not None)
     cuts = np.unique(np.round(np.linspace(lo, hi, inner + 1) / grid) * grid)
     slopes, intercepts = [], []
@@ -32,7 +36,9 @@ def fitted_lines(fn, lo, hi, entries, grid, step=None, left=None, right=None) ->
     name = "fp32" if step is None else {2.0**-6: "q1.6", 2.0**-5: "q2.5"}[step]
     if step is None:
         slopes, intercepts = np.float32(slopes), np.float32(intercepts)
-    return Table(Lines(np.array(breakpoints), np.array(slopes), np.array(intercepts)), left=left, right=right, coefficients=name)
+    return Table(
+        Lines(np.array(breakpoints), np.array(slopes), np.array(intercepts)), left=left, right=right, coefficients=name
+    )
 
 
 def int_tables(name, entries=8, powers=range(7), step=2.0**-6) -> TableSet:
@@ -62,4 +68,9 @@ def cell_tables(name, cuts, pieces, left=None, right=None) -> TableSet:
     """Cells x values (FPLUT), sampled from the function."""
     fn = functions.get(name)
     body = Cells(np.array(cuts, float), tuple(pieces), np.zeros(sum(pieces) + 1))
-    return TableSet(name, {"fp32": Table(Cells(body.cut_points, body.pieces, np.float32(fn(body.edges))), left=left, right=right)}, {}, fn.name)
+    return TableSet(
+        name,
+        {"fp32": Table(Cells(body.cut_points, body.pieces, np.float32(fn(body.edges))), left=left, right=right)},
+        {},
+        fn.name,
+    )

@@ -1,4 +1,6 @@
-"""The import graph of the package, read with ast: every `from lutc...` and `import lutc...`, those inside functions too."""
+"""The import graph of the package, read with ast: every `from lutc...` and `import lutc...`, those inside functions
+too.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# The house, from what a user calls down to what everything stands on; imports run down this list, never up. One line is one floor.
+# The house, from what a user calls down to what everything stands on; imports run down this list, never up. One line is
+# one floor.
 FLOORS = (
     ("__main__",),
     ("cli",),
@@ -42,7 +45,9 @@ FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
 @dataclass(frozen=True)
 class Import:
-    """One import of `module` (dotted, a name of the package's own) at path:line, in a function or for annotations only."""
+    """One import of `module` (dotted, a name of the package's own) at path:line, in a function or for
+    annotations only.
+    """
 
     path: str
     line: int
@@ -109,7 +114,9 @@ def upward(found: list[Import]) -> list[Import]:
 
 
 def circles(found: list[Import]) -> list[tuple[str, ...]]:
-    """Circles among modules: strongly connected sets of more than one, with imports inside functions and without annotations."""
+    """Circles among modules: strongly connected sets of more than one, with imports inside functions and without
+    annotations.
+    """
     graph: dict[str, set[str]] = {}
     for one in found:
         if not one.typing and one.source != one.module and one.module != "lutc":

@@ -20,7 +20,13 @@ class Norm(nn.Module):
 class Plain(nn.Module):
     def __init__(self, kind="layer_norm"):
         super().__init__()
-        self.up, self.act, self.drop, self.down, self.end = nn.Linear(5, 12), nn.GELU(), nn.Dropout(0.5), nn.Linear(12, 5), Norm(5, kind)
+        self.up, self.act, self.drop, self.down, self.end = (
+            nn.Linear(5, 12),
+            nn.GELU(),
+            nn.Dropout(0.5),
+            nn.Linear(12, 5),
+            Norm(5, kind),
+        )
 
     def forward(self, x):
         return self.end(x + self.down(self.drop(self.act(self.up(x)))))
@@ -29,7 +35,13 @@ class Plain(nn.Module):
 class Gated(nn.Module):
     def __init__(self):
         super().__init__()
-        self.gate, self.up, self.down, self.act_fn, self.end = nn.Linear(5, 12), nn.Linear(5, 12), nn.Linear(12, 5), nn.SiLU(), Norm(5, "rms_norm")
+        self.gate, self.up, self.down, self.act_fn, self.end = (
+            nn.Linear(5, 12),
+            nn.Linear(5, 12),
+            nn.Linear(12, 5),
+            nn.SiLU(),
+            Norm(5, "rms_norm"),
+        )
 
     def forward(self, x):
         return self.end(x + self.down(self.act_fn(self.gate(x)) * self.up(x)))

@@ -8,18 +8,29 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 WORDS = ["[UNK]", "[EOS]", "[PAD]", *(f"w{i}" for i in range(47))]
-SIZES = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64, "vocab_size": 50, "initializer_range": 0.3}
+SIZES = {
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "vocab_size": 50,
+    "initializer_range": 0.3,
+}
 
 
 def tokenizer():
     words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]", eos_token="[EOS]", pad_token="[PAD]")
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=words, unk_token="[UNK]", eos_token="[EOS]", pad_token="[PAD]"
+    )
 
 
 def llama(**options):
     torch.manual_seed(0)
-    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**{**SIZES, "num_key_value_heads": 2, **options})).eval()
+    return transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(**{**SIZES, "num_key_value_heads": 2, **options})
+    ).eval()
 
 
 def bert():
@@ -36,4 +47,6 @@ def save(model, folder: Path, with_tokenizer: bool = True) -> Path:
 
 def text(lines: int = 60, words: int = 20) -> str:
     chooser = random.Random(0)
-    return "\n".join(" ".join(chooser.choice(WORDS[3:]) for _ in range(chooser.randint(words // 2, words))) for _ in range(lines))
+    return "\n".join(
+        " ".join(chooser.choice(WORDS[3:]) for _ in range(chooser.randint(words // 2, words))) for _ in range(lines)
+    )

@@ -32,7 +32,10 @@ def test_equal_numpy_on_bits(rounding):
     """Every code with codes near it, far from it, with boundary codes, and a size that fills no whole block."""
     rng = np.random.default_rng(0)
     others = [rng.permutation(EVERY), EVERY ^ 0x8000, EVERY ^ 0x8001, EVERY + np.uint16(1024)]
-    others += [np.full(1 << 16, code, np.uint16) for code in (0, 1, 0x8000, 0x3FF, 0x400, 0x3C01, 0x7BFF, 0xFBFF, 0x7C00, 0x7E00)]
+    others += [
+        np.full(1 << 16, code, np.uint16)
+        for code in (0, 1, 0x8000, 0x3FF, 0x400, 0x3C01, 0x7BFF, 0xFBFF, 0x7C00, 0x7E00)
+    ]
     a, b = np.tile(EVERY, len(others))[:-5], np.concatenate(others)[:-5]
     sums, products = run(a, b, rounding == "trunc")
     np.testing.assert_array_equal(sums, float16_add(a, b, rounding))
@@ -55,7 +58,8 @@ from triton.compiler import ASTSource
 from lutc.kernels.float16 import arithmetic_kernel
 pointers = dict.fromkeys(("a", "b", "sums", "products"), "*fp16")
 constants = {{"TRUNCATE": {truncate}, "BLOCK": 1024}}
-source = ASTSource(fn=arithmetic_kernel, signature={{**pointers, "n_elements": "i32", **dict.fromkeys(constants, "constexpr")}}, constexprs=constants)
+signature = {{**pointers, "n_elements": "i32", **dict.fromkeys(constants, "constexpr")}}
+source = ASTSource(fn=arithmetic_kernel, signature=signature, constexprs=constants)
 print(len(triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm["ptx"]))
 """
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}

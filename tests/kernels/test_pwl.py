@@ -29,7 +29,20 @@ INTERPRETED = DEVICE == "cpu"
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 KINDS = ("uniform", "cells", "search", "direct")
 TORCH = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-NAMES = ("grid", "flat ends", "right of 0", "one line", "floats", "many floats", "close", "abs", "odd", "cells with tails", "codes", "reciprocal")
+NAMES = (
+    "grid",
+    "flat ends",
+    "right of 0",
+    "one line",
+    "floats",
+    "many floats",
+    "close",
+    "abs",
+    "odd",
+    "cells with tails",
+    "codes",
+    "reciprocal",
+)
 
 
 @pytest.fixture(scope="module")
@@ -66,12 +79,16 @@ BF16 = [case for case in itertools.product(("grid", "flat ends", "floats", "abs"
 
 
 def test_every_plan_is_tried():
-    assert {(dtype, kind) for _, dtype, kind in CASES} == set(itertools.product(("fp32", "fp16"), KINDS)) - {("fp32", "direct")}
+    assert {(dtype, kind) for _, dtype, kind in CASES} == set(itertools.product(("fp32", "fp16"), KINDS)) - {
+        ("fp32", "direct")
+    }
 
 
 @pytest.mark.parametrize("name, dtype, kind", CASES)
 def test_values_and_slopes(gpu, name, dtype, kind):
-    """All codes in fp16; every cut, its neighbours and special values in fp32. Bit for bit: fp16 always, fp32 fused or unfused."""
+    """All codes in fp16; every cut, its neighbours and special values in fp32. Bit for bit: fp16 always, fp32 fused or
+    unfused.
+    """
     plan = lower(TABLES[name], dtype, (kind,))
     x = plan_tables.inputs(TABLES[name], dtype)
     got = array(gpu.values(tensor(x), words(plan), plan.meta))
@@ -108,7 +125,10 @@ def test_sizes_write_all_and_nothing_else(gpu, size):
     if size:
         pwl.launch(x, None, memory[16 : 16 + size], words(plan), plan.meta, "value", 1, size, 0, 0)
     assert memory[:16].isnan().all() and memory[16 + size :].isnan().all()
-    assert (same(array(memory[16 : 16 + size]), plan(x.cpu().numpy())) | same(array(memory[16 : 16 + size]), plan.unfused(x.cpu().numpy()))).all()
+    assert (
+        same(array(memory[16 : 16 + size]), plan(x.cpu().numpy()))
+        | same(array(memory[16 : 16 + size]), plan.unfused(x.cpu().numpy()))
+    ).all()
     assert gpu.values(x, words(plan), plan.meta).shape == (size,)
 
 
@@ -137,7 +157,9 @@ def test_shapes_and_strides(gpu, name, x):
     assert torch.equal(gpu.gradients(y, x, words(plan), plan.meta), gpu.slopes(x, words(plan), plan.meta) * y)
 
 
-@pytest.mark.parametrize("dtype, kind", [("fp32", "uniform"), ("fp32", "cells"), ("fp16", "uniform"), ("fp16", "direct")])
+@pytest.mark.parametrize(
+    "dtype, kind", [("fp32", "uniform"), ("fp32", "cells"), ("fp16", "uniform"), ("fp16", "direct")]
+)
 def test_products_equal_two_steps(gpu, dtype, kind):
     plan = lower(TABLES["grid"], dtype, (kind,))
     gate, value = torch.randn(33, 5002, dtype=TORCH[dtype], device=DEVICE).chunk(2, -1)
@@ -184,7 +206,9 @@ def test_rows_beyond_a_grid_s_second_dimension_are_copied(gpu, monkeypatch):
     assert gpu._rows(x) == (3, 50, 100)
     monkeypatch.setattr(pwl, "LONGEST_ROW", 49)
     assert gpu._rows(x) is None
-    assert same(array(gpu.values(x, words(plan), plan.meta)), array(gpu.values(x.contiguous(), words(plan), plan.meta))).all()
+    assert same(
+        array(gpu.values(x, words(plan), plan.meta)), array(gpu.values(x.contiguous(), words(plan), plan.meta))
+    ).all()
 
 
 def test_one_compiled_kernel_serves_all_tables_of_a_kind():
@@ -195,7 +219,9 @@ def test_one_compiled_kernel_serves_all_tables_of_a_kind():
     c = pwl.arguments(lower(TABLES["flat ends"]).meta)
     assert {k for k in a if not k.startswith("p")} == {"KIND", "FLAGS"}
     assert a["KIND"] == b["KIND"] == c["KIND"] and a != b
-    special = {p.name for p in pwl.elementwise.params if p.do_not_specialize} if hasattr(pwl.elementwise, "params") else None
+    special = (
+        {p.name for p in pwl.elementwise.params if p.do_not_specialize} if hasattr(pwl.elementwise, "params") else None
+    )
     assert special is None or {f"p{i}" for i in range(6)} | {"n"} <= special
 
 
@@ -206,7 +232,9 @@ FLAGS = (1, 3)  # flat on the left, as gelu's tables; on both sides, as sigmoid'
 
 @pytest.fixture(scope="module")
 def counts():
-    """Instruction counts, compiled ahead of time in a process of its own: the interpreter's flag is read when a kernel is defined."""
+    """Instruction counts, compiled ahead of time in a process of its own: the interpreter's flag is read when a kernel
+    is defined.
+    """
     import triton
 
     if not (Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "nvdisasm").exists():
@@ -216,16 +244,29 @@ def counts():
         "rows = {}\n"
         "for kind, dtype, mode, flags in json.loads(input()):\n"
         "    for target in k.TARGETS if flags == 1 else (90,):\n"
-        "        c = k.count(k.disassemble(k.compile_kernel(kind, dtype, target, flags, mode)), k.pwl.BLOCK // (32 * k.pwl.WARPS))\n"
-        "        rows[f'{kind} {dtype} {mode} {flags} {target}'] = [c.per_element, dict(c.opcodes), dict(c.everything)]\n"
+        "        c = k.count(k.disassemble(k.compile_kernel(kind, dtype, target, flags, mode)), k.pwl.BLOCK // (32 * "
+        "k.pwl.WARPS))\n"
+        "        rows[f'{kind} {dtype} {mode} {flags} {target}'] = [c.per_element, dict(c.opcodes), "
+        "dict(c.everything)]\n"
         "print(json.dumps(rows))\n"
     )
     wanted = [(kind, dtype, "value", flags) for kind, dtype in LIMITS for flags in FLAGS]
-    wanted += [("direct", "fp16", "value", 1), ("uniform", "fp16", "product", 1), ("uniform", "fp16", "gradient", 1), ("uniform", "int8", "value", 1)]
+    wanted += [
+        ("direct", "fp16", "value", 1),
+        ("uniform", "fp16", "product", 1),
+        ("uniform", "fp16", "gradient", 1),
+        ("uniform", "int8", "value", 1),
+    ]
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     folder = Path(__file__).resolve().parents[2] / "benchmarks"
     run = subprocess.run(
-        [sys.executable, "-c", script], input=json.dumps(wanted), cwd=folder, env=environment, capture_output=True, text=True, timeout=600
+        [sys.executable, "-c", script],
+        input=json.dumps(wanted),
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
     )
     assert run.returncode == 0, run.stderr[-2000:]
     return json.loads(run.stdout)

@@ -21,9 +21,21 @@ from lutc.table.bodies import Lines  # noqa: E402
 from lutc.table.prologues import ExponentPrologue  # noqa: E402
 from lutc.table.table import Table  # noqa: E402
 
-pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # the interpreter computes in numpy, which warns where a GPU does not
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::RuntimeWarning"
+)  # the interpreter computes in numpy, which warns where a GPU does not
 BY_HAND = ("reciprocal", "logarithm", "sine", "square", "two steps", "exponential")
-SHIPPED = ("exp_fplut", "log_fplut", "sin_fplut", "cos_fplut", "reciprocal_fplut", "rsqrt_fplut", "sqrt_fplut", "square_fplut", "exp_nnlut_16")
+SHIPPED = (
+    "exp_fplut",
+    "log_fplut",
+    "sin_fplut",
+    "cos_fplut",
+    "reciprocal_fplut",
+    "rsqrt_fplut",
+    "sqrt_fplut",
+    "square_fplut",
+    "exp_nnlut_16",
+)
 
 
 def table_of(name: str) -> Table:
@@ -42,7 +54,9 @@ def inputs(table: Table) -> np.ndarray:
     around = [cuts, np.nextafter(cuts, np.float32(np.inf)), np.nextafter(cuts, np.float32(-np.inf))]
     rng = np.random.default_rng(0)
     bits = rng.integers(0, 1 << 32, 20_000, dtype=np.uint64).astype(np.uint32).view(np.float32)
-    x = np.concatenate([*around, -cuts, np.float32(plan_tables.SPECIAL), bits, np.float32(rng.normal(size=20_000) * 20)])
+    x = np.concatenate(
+        [*around, -cuts, np.float32(plan_tables.SPECIAL), bits, np.float32(rng.normal(size=20_000) * 20)]
+    )
     return np.where(np.isnan(x), np.float32(np.nan), x)
 
 
@@ -59,10 +73,14 @@ def test_the_plan_finds_the_tables_segment(name):
     plan = lower(table, "fp32", ("reduced",))
     top = 2.0**table.prologue.step if table.prologue.kind == "exponent" else table.prologue.period
     reference = lower(table, "fp32", ("reference",))
-    r = np.concatenate([np.random.default_rng(1).uniform(table.prologue.kind == "exponent", top, 5000), reference.thresholds])
+    r = np.concatenate(
+        [np.random.default_rng(1).uniform(table.prologue.kind == "exponent", top, 5000), reference.thresholds]
+    )
     r = np.concatenate([r, np.nextafter(r, 0.0)])
     r = r[(r >= (table.prologue.kind == "exponent")) & (r < top)]
-    np.testing.assert_array_equal(plan.slopes[plan.index(r)], reference.slopes[np.searchsorted(reference.thresholds, r, side="right")])
+    np.testing.assert_array_equal(
+        plan.slopes[plan.index(r)], reference.slopes[np.searchsorted(reference.thresholds, r, side="right")]
+    )
     assert plan.thresholds.size <= 16384
 
 
@@ -79,7 +97,9 @@ def test_numba(name, slope_only):
 @pytest.mark.parametrize("slope_only", [False, True])
 @pytest.mark.parametrize("name", [*BY_HAND, "exp_fplut", "rsqrt_fplut"])
 def test_triton(name, slope_only):
-    """The interpreter does not fuse, which far from 0 leaves other remainders: periods are held to where it makes no difference there."""
+    """The interpreter does not fuse, which far from 0 leaves other remainders: periods are held to where it makes no
+    difference there.
+    """
     pytest.importorskip("triton", reason="Triton is not installed here")
     from lutc.nn import gpu
 
@@ -96,7 +116,9 @@ def test_triton(name, slope_only):
     got = run(torch.from_numpy(x).to(device), words, plan.meta).cpu().numpy()
     want = plan.slope(x) if slope_only else plan(x)
     finite = np.isfinite(want) & (np.abs(want) > 1e-30)
-    np.testing.assert_allclose(got[finite], want[finite], rtol=3e-7, atol=1e-9 if table.prologue.kind == "period" else 0)
+    np.testing.assert_allclose(
+        got[finite], want[finite], rtol=3e-7, atol=1e-9 if table.prologue.kind == "period" else 0
+    )
     assert same(got[~np.isfinite(want)], want[~np.isfinite(want)]).all()
 
 

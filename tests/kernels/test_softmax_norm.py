@@ -1,4 +1,6 @@
-"""The Triton kernels of softmax and norms against the torch form: in Triton's interpreter where there is no GPU, and compiled ahead of time."""
+"""The Triton kernels of softmax and norms against the torch form: in Triton's interpreter where there is no GPU, and
+compiled ahead of time.
+"""
 
 import math
 import os
@@ -33,7 +35,10 @@ TABLES = {
         cell_tables("reciprocal", [0.5, 1, 2, 4], [4, 32, 4]),
     ),
     "exp by its period": (
-        Table(Cells(np.float32([0, math.log(2)]).astype(float), (64,), np.exp(EDGES).astype(np.float32)), PeriodPrologue(math.log(2), 1)),
+        Table(
+            Cells(np.float32([0, math.log(2)]).astype(float), (64,), np.exp(EDGES).astype(np.float32)),
+            PeriodPrologue(math.log(2), 1),
+        ),
         None,
     ),
 }
@@ -86,20 +91,48 @@ def test_norm(name, n, dtype, centred):
         x[2] = 0.0
         x[3] = 2.0
     weight, bias = (torch.randn(n, generator=generator).to(dtype) for _ in range(2))
-    module = LUTLayerNorm(n, rsqrt=RSQRT[name], dtype=dtype) if centred else LUTRMSNorm(n, 1e-6, rsqrt=RSQRT[name], dtype=dtype)
+    module = (
+        LUTLayerNorm(n, rsqrt=RSQRT[name], dtype=dtype)
+        if centred
+        else LUTRMSNorm(n, 1e-6, rsqrt=RSQRT[name], dtype=dtype)
+    )
     module.weight.data = weight
     if centred:
         module.bias.data = bias
     plans = plans_of([w.to(DEVICE) for w in module.words], module.meta)
     out = torch.full_like(x, math.nan, device=DEVICE)
     mean, variance = (torch.full((7, 1), math.nan, device=DEVICE) for _ in range(2))
-    norm(x.to(DEVICE), weight.to(DEVICE), bias.to(DEVICE) if centred else None, out, mean, variance, module.eps, centred, plans[0].fast)
-    want, want_mean, want_variance = rows.norm(x, weight, bias if centred else None, module.eps, centred, module.words, module.meta)
+    norm(
+        x.to(DEVICE),
+        weight.to(DEVICE),
+        bias.to(DEVICE) if centred else None,
+        out,
+        mean,
+        variance,
+        module.eps,
+        centred,
+        plans[0].fast,
+    )
+    want, want_mean, want_variance = rows.norm(
+        x, weight, bias if centred else None, module.eps, centred, module.words, module.meta
+    )
     # a sum in another order moves a variance by an ulp or two, which at a cut of the table is its step there
     got, want = out.double().cpu(), want.double().detach()
     step = {"cells": 5e-5, "uniform": 3e-2}[name]
-    assert torch.allclose(got, want, rtol=step + 2 * torch.finfo(dtype).eps, atol=1e-3 * float(dtype == torch.float32) + 2e-2, equal_nan=True)
-    assert torch.allclose(got[3:], want[3:], rtol=step + 2 * torch.finfo(dtype).eps, atol=step + 4 * torch.finfo(dtype).eps, equal_nan=True)
+    assert torch.allclose(
+        got,
+        want,
+        rtol=step + 2 * torch.finfo(dtype).eps,
+        atol=1e-3 * float(dtype == torch.float32) + 2e-2,
+        equal_nan=True,
+    )
+    assert torch.allclose(
+        got[3:],
+        want[3:],
+        rtol=step + 2 * torch.finfo(dtype).eps,
+        atol=step + 4 * torch.finfo(dtype).eps,
+        equal_nan=True,
+    )
     assert torch.allclose(mean.cpu(), want_mean, rtol=1e-4, atol=1e-4, equal_nan=True)
     assert torch.allclose(variance.cpu(), want_variance, rtol=1e-4, atol=1e-9, equal_nan=True)
 
@@ -111,7 +144,8 @@ def test_rsqrt_of_every_size(square):
     module = LUTRMSNorm(1, rsqrt=RSQRT["cells"], elementwise_affine=False)
     plans = plans_of([w.to(DEVICE) for w in module.words], module.meta)
     x, scratch = torch.zeros(1, 1, device=DEVICE), [torch.empty(1, 1, device=DEVICE) for _ in range(3)]
-    # a row of 0 with eps = square: nothing but the root of eps, so x is 0 and a bias carries no root; use x with x^2 = 0 beside eps
+    # a row of 0 with eps = square: nothing but the root of eps, so x is 0 and a bias carries no root; use x with x^2 =
+    # 0 beside eps
     x[0] = 1e-30
     norm(x, None, None, *scratch, square, False, plans[0].fast)
     want = 1e-30 / math.sqrt(float(np.float32(square)))
@@ -142,9 +176,12 @@ def build(kernel, n, capability, dtype, constants):
             return "*i32" if name.endswith("words") else "*fp32" if name in ("mean_ptr", "variance_ptr") else dtype
         return "fp32" if name in FLOATS else "i32"
 
-    aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(kernel.arg_names) if name in POINTERS or name == "n"}
-    source = ASTSource(fn=kernel, signature={name: kind(name) for name in kernel.arg_names}, constexprs=constants, attrs=aligned)
-    built = triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": warps, "enable_fp_fusion": False})
+    multiples = [i for i, name in enumerate(kernel.arg_names) if name in POINTERS or name == "n"]
+    aligned = {(i,): [["tt.divisibility", 16]] for i in multiples}
+    signature = {name: kind(name) for name in kernel.arg_names}
+    source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned)
+    options = {"num_warps": warps, "enable_fp_fusion": False}
+    built = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(built.asm["cubin"])
         file.flush()
@@ -161,7 +198,8 @@ for n in (64, 4096, 16384, 131072) if every else (4096, 131072):
     for kernel, constants in zip(kernels, (exp, root)):
         for dtype in ("*fp16", "*fp32") if every else ("*fp16",):
             text = build(kernel, n, capability, dtype, constants)
-            loads, stores, spills = (len(re.findall(p, text)) for p in (r"LDG\\.E\\S*128", r"STG\\.E\\S*128", r"\\bSTL\\b"))
+            patterns = (r"LDG\\.E\\S*128", r"STG\\.E\\S*128", r"\\bSTL\\b")
+            loads, stores, spills = (len(re.findall(p, text)) for p in patterns)
             print(kernel.fn.__name__, n, dtype, loads, stores, spills)
 build(softmax.softmax_rows, 1024, capability, "*bf16", {**exp, "E_KIND": 3, "R_KIND": 0, "PERIOD": True})
 """
@@ -171,7 +209,9 @@ build(softmax.softmax_rows, 1024, capability, "*bf16", {**exp, "E_KIND": 3, "R_K
 def test_compiles_ahead_of_time(capability):
     """16-byte loads and stores and no spills, in a process of its own, since the interpreter is chosen at import."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    run = subprocess.run([sys.executable, "-c", AHEAD, str(capability)], capture_output=True, text=True, env=environment)
+    run = subprocess.run(
+        [sys.executable, "-c", AHEAD, str(capability)], capture_output=True, text=True, env=environment
+    )
     assert run.returncode == 0, run.stderr[-2000:]
     lines = [line.split() for line in run.stdout.splitlines()]
     assert len(lines) == (16 if capability == 90 else 4)

@@ -52,7 +52,9 @@ def test_16_bits_are_the_float64_value_rounded_once(name, dtype):
 
 @pytest.mark.parametrize("name", PIECEWISE)
 def test_fp32_segment_and_error(name):
-    """The same segment as the table's at every cut and its neighbours; within 1 ulp of the larger term, 1.5 where slopes are rounded."""
+    """The same segment as the table's at every cut and its neighbours; within 1 ulp of the larger term, 1.5 where
+    slopes are rounded.
+    """
     table = TABLES[name]
     x = plan_tables.inputs(table)
     wide = plans.widened(x)
@@ -61,7 +63,10 @@ def test_fp32_segment_and_error(name):
         index = lines.index(wide)
         scale = np.maximum(np.abs(lines.slopes[index] * wide), np.abs(lines.intercepts[index]))
         ulp = np.spacing(np.minimum(np.nan_to_num(scale, posinf=1e38), 3e38).astype(np.float32)).astype(float)
-    exact = same(lines.slopes, lines.slopes.astype(np.float32)).all() and same(lines.intercepts, lines.intercepts.astype(np.float32)).all()
+    exact = (
+        same(lines.slopes, lines.slopes.astype(np.float32)).all()
+        and same(lines.intercepts, lines.intercepts.astype(np.float32)).all()
+    )
     for kind, plan in fitting(name):
         _, i = plan._at(x)
         finite = np.isfinite(wide)
@@ -91,14 +96,26 @@ def test_cut_rule_left_and_mirrored():
     plain = segments(Table(Lines([1.0], [0.0, 0.0], [5.0, 7.0])))
     assert plain.thresholds.tolist() == [float(np.nextafter(np.float32(1), np.float32(2)))]
     both = segments(Table(Lines([1.0], [0.0, 0.0], [5.0, 7.0]), AbsPrologue((1, 0, 0), (-1, 0, 0))))
-    x = np.float32([-np.nextafter(np.float32(1), np.float32(2)), -1.0, -1e-45, -0.0, 0.0, 1.0, np.nextafter(np.float32(1), np.float32(2))])
+    x = np.float32(
+        [
+            -np.nextafter(np.float32(1), np.float32(2)),
+            -1.0,
+            -1e-45,
+            -0.0,
+            0.0,
+            1.0,
+            np.nextafter(np.float32(1), np.float32(2)),
+        ]
+    )
     assert both.intercepts[both.index(x.astype(float))].tolist() == [-7, -5, -5, 5, 5, 5, 7]
 
 
 @pytest.mark.parametrize("name", TABLES)
 def test_slope_is_the_difference_quotient(name):
     table = TABLES[name]
-    x = np.random.default_rng(4).uniform(0.01, 8 if table.domain is None or table.domain.high is None else table.domain.high - 1e-6, 500)
+    x = np.random.default_rng(4).uniform(
+        0.01, 8 if table.domain is None or table.domain.high is None else table.domain.high - 1e-6, 500
+    )
     h = 1e-7
     found, apart = slope(table, x), np.abs(slope(table, x - h) - slope(table, x + h))
     quotient = (table(x + h) - table(x - h)) / (2 * h)
@@ -136,11 +153,21 @@ def test_a_domain_holds_in_every_plan(name, dtype):
     table = TABLES[name]
     bounds = [b for b in (table.domain.low, table.domain.high) if b is not None]
     number = plans.DTYPES[dtype].type
-    x = np.array([v for b in bounds for v in (b, -b if b == 0 else b)] + [-np.inf, np.inf, np.nan, -9.0, 9.0, 0.5], number)
+    x = np.array(
+        [v for b in bounds for v in (b, -b if b == 0 else b)] + [-np.inf, np.inf, np.nan, -9.0, 9.0, 0.5], number
+    )
     if dtype != "bf16":
-        x = np.concatenate([x, np.nextafter(np.array(bounds, number), number(np.inf)), np.nextafter(np.array(bounds, number), number(-np.inf))])
+        x = np.concatenate(
+            [
+                x,
+                np.nextafter(np.array(bounds, number), number(np.inf)),
+                np.nextafter(np.array(bounds, number), number(-np.inf)),
+            ]
+        )
     wide = plans.widened(x)
-    low, high = (np.inf * (1 if high else -1) if b is None else b for high, b in enumerate((table.domain.low, table.domain.high)))
+    low, high = (
+        np.inf * (1 if high else -1) if b is None else b for high, b in enumerate((table.domain.low, table.domain.high))
+    )
     outside = np.isnan(wide) | (wide < low) | (wide > high)
     want = np.where(outside, np.nan, table(wide))
     assert same(table(wide), want).all() and outside.any() and not outside.all()
@@ -157,7 +184,10 @@ def test_a_domain_holds_in_every_plan(name, dtype):
 
 
 def test_uniform_cells_are_limited():
-    assert lower(Table(Lines([-0.25, (MAX_CELLS - 3) * 0.25], [1, 2, 3], [0, 0, 0])), "fp32", ("uniform",)).slopes.size == MAX_CELLS
+    assert (
+        lower(Table(Lines([-0.25, (MAX_CELLS - 3) * 0.25], [1, 2, 3], [0, 0, 0])), "fp32", ("uniform",)).slopes.size
+        == MAX_CELLS
+    )
     with pytest.raises(LutcError, match="none of the plans uniform fits"):
         lower(Table(Lines([-0.25, (MAX_CELLS - 2) * 0.25], [1, 2, 3], [0, 0, 0])), "fp32", ("uniform",))
 
@@ -187,7 +217,9 @@ def test_rounded_to_bf16_rounds_once():
     values = plans.widened(plans.all_codes("bf16"))
     values = np.unique(values[np.isfinite(values)])
     ties = (values[:-1] + values[1:]) / 2
-    x = np.concatenate([x, ties, np.nextafter(ties, np.inf), np.nextafter(ties, -np.inf), [1e39, -1e39, np.inf, np.nan, 0.0, 1e-60]])
+    x = np.concatenate(
+        [x, ties, np.nextafter(ties, np.inf), np.nextafter(ties, -np.inf), [1e39, -1e39, np.inf, np.nan, 0.0, 1e-60]]
+    )
     got = plans.widened(plans.rounded(x, "bf16"))
     finite = np.isfinite(x) & (np.abs(x) < values[-1])
     right = np.clip(np.searchsorted(values, x[finite]), 1, values.size - 1)

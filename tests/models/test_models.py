@@ -45,7 +45,9 @@ def test_class_by_config():
     assert auto_class(config("gpt2", "GPT2LMHeadModel")) == "AutoModelForCausalLM"
     assert auto_class(config("bert", "BertForMaskedLM")) == "AutoModel"
     assert auto_class(config("bert")) == "AutoModel"
-    assert auto_class(config("distilbert", "DistilBertForSequenceClassification")) == "AutoModelForSequenceClassification"
+    assert (
+        auto_class(config("distilbert", "DistilBertForSequenceClassification")) == "AutoModelForSequenceClassification"
+    )
     with pytest.raises(LutcError, match="encoder-decoder"):
         auto_class(config("t5", "T5ForConditionalGeneration", is_encoder_decoder=True))
 
@@ -82,7 +84,10 @@ def test_documents(folders):
 
 def test_python_files(tmp_path):
     path = tmp_path / "model.py"
-    path.write_text("import torch\ndef model(): return torch.nn.Linear(3, 2).double()\ndef batches(): return (torch.ones(2, 3) for _ in range(4))\n")
+    path.write_text(
+        "import torch\ndef model(): return torch.nn.Linear(3, 2).double()\ndef batches(): return (torch.ones(2, 3) for "
+        "_ in range(4))\n"
+    )
     loaded = load(path)
     assert loaded.kind == "other" and loaded.model.weight.dtype == torch.float64
     assert len(batches(loaded, None)) == 4
@@ -109,7 +114,10 @@ def test_errors(folders, tmp_path, monkeypatch):
         (lambda: load(folders["llama"], dtype="fp8"), "one of fp32, fp16, bf16; given 'fp8'"),
         (lambda: load(folders["llama"], task="AutoNothing"), "no class 'AutoNothing'"),
         (lambda: load(folders["llama"], device="abacus"), "no device is called"),
-        (lambda: load(folders["llama"], device_map="auto:cpu=2"), "--device-map auto:cpu=2: limits are of GPUs by number and of cpu, as in auto:0="),
+        (
+            lambda: load(folders["llama"], device_map="auto:cpu=2"),
+            "--device-map auto:cpu=2: limits are of GPUs by number and of cpu, as in auto:0=",
+        ),
         (lambda: batches(llama, text), "3 tokens, less than one window of 512"),
         (lambda: batches(llama, None), "give --text FILE"),
         (lambda: batches(llama, tmp_path / "none.txt"), "cannot be read"),
@@ -164,7 +172,12 @@ def _gguf(path):
     writer.add_token_merges([f"{token[0]} {token[1]}" for token in tokens[29:]])
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
-    names = {"input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up"}
+    names = {
+        "input_layernorm": "attn_norm",
+        "post_attention_layernorm": "ffn_norm",
+        "mlp.gate_proj": "ffn_gate",
+        "mlp.up_proj": "ffn_up",
+    }
     names |= {"mlp.down_proj": "ffn_down", "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output"}
     names |= {"self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k"}
     for name, tensor in state.items():

@@ -1,4 +1,6 @@
-"""FakeQuantize, QuantActivation and QuantLUT with their scales: against brute force in float64, in every precision, compiled, copied and stored."""
+"""FakeQuantize, QuantActivation and QuantLUT with their scales: against brute force in float64, in every precision,
+compiled, copied and stored.
+"""
 
 import copy
 import itertools
@@ -17,7 +19,9 @@ from lutc.nn import LUT, FakeQuantize, QuantActivation, QuantLUT
 from tests.helpers.handmade import float_tables, int_tables
 
 GELU = int_tables("gelu")
-compiled = pytest.mark.filterwarnings("ignore:.*autograd.function.Function.*:DeprecationWarning")  # torch's own, while it traces
+compiled = pytest.mark.filterwarnings(
+    "ignore:.*autograd.function.Function.*:DeprecationWarning"
+)  # torch's own, while it traces
 KINDS = ("learned", "observed", "dynamic", 2.0**-4)
 
 
@@ -31,7 +35,8 @@ def samples(count=4000, spread=2.0):
     return torch.randn(count // 40, 40, generator=torch.Generator().manual_seed(1)) * spread
 
 
-# --- values and scales -------------------------------------------------------------------------------------------------------------------
+# --- values and scales
+# -------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("bits", range(2, 9))
@@ -122,10 +127,13 @@ def test_a_scale_that_came_from_another_process(kind):
         assert module.scale == 2.0**-6
         got = module(x)
         average = -6.0 if kind == "learned" or not training else 0.9 * -6 + 0.1 * best_power(x, 8)
-        assert module.log2_scale.item() == pytest.approx(average) and torch.equal(got, FakeQuantize(2.0 ** round(average))(x))
+        assert module.log2_scale.item() == pytest.approx(average) and torch.equal(
+            got, FakeQuantize(2.0 ** round(average))(x)
+        )
 
 
-# --- gradients ---------------------------------------------------------------------------------------------------------------------------
+# --- gradients
+# ----------------------------------------------------------------------------------------------------------------------
 
 
 def test_gradients_are_those_of_lsq():
@@ -209,14 +217,20 @@ def test_a_scale_in_a_tensor_gives_the_responses_of_the_number(out_scale):
 
 
 def test_tables_of_unlike_lengths_and_steps_stand_side_by_side():
-    mixed = type(GELU)("gelu", {"2": int_tables("gelu", 5)["2"], "4": int_tables("gelu", 16)["4"]}, {k: GELU.inputs[k] for k in "24"}, "gelu")
+    mixed = type(GELU)(
+        "gelu",
+        {"2": int_tables("gelu", 5)["2"], "4": int_tables("gelu", 16)["4"]},
+        {k: GELU.inputs[k] for k in "24"},
+        "gelu",
+    )
     codes = torch.arange(-128, 128, dtype=torch.int8)
     for scale, key in ((2.0**-2, "2"), (2.0**-4, "4"), (0.2, "2"), (0.07, "4")):
         alone = type(GELU)("gelu", {key: mixed[key]}, {key: mixed.inputs[key]}, "gelu")
         assert torch.equal(QuantLUT(mixed)(codes, scale), QuantLUT(alone, scale)(codes))
 
 
-# --- precision, compilation, copies --------------------------------------------------------------------------------------------------------
+# --- precision, compilation, copies
+# --------------------------------------------------------------------------------------------------------
 
 
 def network(quantised, seed=0):
@@ -293,7 +307,11 @@ def test_nothing_is_read_on_the_host(kind):
 def test_compiles_as_one_graph(kind):
     torch.compiler.reset()
     table = QuantLUT(GELU, copy.deepcopy(kind), out_scale=2.0**-5)
-    modules = [network(table)] if isinstance(kind, torch.nn.Parameter) else [network(table), network(QuantActivation("gelu", kind))]
+    modules = (
+        [network(table)]
+        if isinstance(kind, torch.nn.Parameter)
+        else [network(table), network(QuantActivation("gelu", kind))]
+    )
     for module in modules:
         x = torch.randn(16, 8)
         module(x)  # a first batch
@@ -319,7 +337,12 @@ def test_compiled_training_from_the_first_batch():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_copies_pickles_checkpoints(kind):
-    for make in (lambda k: QuantLUT(GELU, k), lambda k: QuantActivation("gelu", k), lambda k: QuantActivation(LUT("gelu_fplut"), k), FakeQuantize):
+    for make in (
+        lambda k: QuantLUT(GELU, k),
+        lambda k: QuantActivation("gelu", k),
+        lambda k: QuantActivation(LUT("gelu_fplut"), k),
+        FakeQuantize,
+    ):
         module, x = make(kind), samples()
         fresh = copy.deepcopy(module)
         module(x)
@@ -344,7 +367,10 @@ def test_sharded_and_in_parallel():
     want.sum().backward()
     distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
     try:
-        for wrap in (lambda m: fully_shard(m, mesh=init_device_mesh("cpu", (1,))), torch.nn.parallel.DistributedDataParallel):
+        for wrap in (
+            lambda m: fully_shard(m, mesh=init_device_mesh("cpu", (1,))),
+            torch.nn.parallel.DistributedDataParallel,
+        ):
             other = copy.deepcopy(model)
             other.zero_grad()
             y = wrap(other)(x)
@@ -370,7 +396,9 @@ def test_checkpoints_before_the_first_batch_and_of_other_kinds():
     other.load_state_dict(fresh.state_dict())
     with pytest.raises(LutcError, match="this learned scale has seen no batch yet; run one in training mode"):
         other.eval()(samples())
-    with pytest.raises(LutcError, match="the checkpoint's FakeQuantize has 8 bits and a fixed scale; this one is 'dynamic, bits=8"):
+    with pytest.raises(
+        LutcError, match="the checkpoint's FakeQuantize has 8 bits and a fixed scale; this one is 'dynamic, bits=8"
+    ):
         FakeQuantize("dynamic").load_state_dict(FakeQuantize(0.1).state_dict())
     with pytest.raises(LutcError, match="has 4 bits"):
         FakeQuantize("dynamic").load_state_dict(FakeQuantize("dynamic", bits=4).state_dict())
@@ -402,7 +430,8 @@ def test_on_a_gpu_without_waiting_for_it(kind):
     assert torch.equal(y.cpu(), want)
 
 
-# --- bad input ---------------------------------------------------------------------------------------------------------------------------
+# --- bad input
+# ----------------------------------------------------------------------------------------------------------------------
 
 
 def test_bad_input():
@@ -410,7 +439,9 @@ def test_bad_input():
         FakeQuantize(bits=9)
     with pytest.raises(LutcError, match="takes 2 to 8 bits; given True"):
         FakeQuantize(bits=True)
-    with pytest.raises(LutcError, match="scale is one positive finite number, or learned, observed, dynamic; given 'learnt'"):
+    with pytest.raises(
+        LutcError, match="scale is one positive finite number, or learned, observed, dynamic; given 'learnt'"
+    ):
         FakeQuantize("learnt")
     with pytest.raises(LutcError, match="given -1"):
         FakeQuantize(-1)
@@ -424,13 +455,18 @@ def test_bad_input():
         FakeQuantize("observed").eval()(torch.zeros(1))
     with pytest.raises(LutcError, match=r"FakeQuantize takes float tensors; given torch.int8"):
         FakeQuantize()(torch.zeros(1, dtype=torch.int8))
-    with pytest.raises(LutcError, match="function is a module, or the name of a function that torch knows: gelu, .*; given 'gelv'"):
+    with pytest.raises(
+        LutcError, match="function is a module, or the name of a function that torch knows: gelu, .*; given 'gelv'"
+    ):
         QuantActivation("gelv")
     with pytest.raises(LutcError, match="QuantLUT takes tables over codes"):
         QuantLUT(float_tables("gelu", -4, 4), "learned")
     with pytest.raises(LutcError, match="this QuantLUT has no scale of its own"):
         QuantLUT(GELU, "dynamic")(torch.zeros(3, dtype=torch.int8))
-    with pytest.raises(LutcError, match="bits and zero_point are those of the FakeQuantize, dynamic, bits=4, zero_point=0; given 6 and 0"):
+    with pytest.raises(
+        LutcError,
+        match="bits and zero_point are those of the FakeQuantize, dynamic, bits=4, zero_point=0; given 6 and 0",
+    ):
         QuantLUT(GELU, FakeQuantize("dynamic", bits=4), bits=6)
     with pytest.raises(LutcError, match="takes 2 to 8 bits; given 12"):
         QuantLUT(GELU, "learned", bits=12)

@@ -18,7 +18,10 @@ CODES = torch.arange(-(1 << 15), 1 << 15).to(torch.int16)
 CUTS = (-8.0, -4.0, -1.0, -0.25, 0.0, 0.25, 1.0, 4.0, 8.0)
 
 
-@pytest.mark.parametrize("module, name", [(nn.SiLU(), "silu"), (nn.GELU(), "gelu"), (nn.GELU(approximate="tanh"), "gelu_tanh"), (nn.Tanh(), "tanh")])
+@pytest.mark.parametrize(
+    "module, name",
+    [(nn.SiLU(), "silu"), (nn.GELU(), "gelu"), (nn.GELU(approximate="tanh"), "gelu_tanh"), (nn.Tanh(), "tanh")],
+)
 def test_the_call_its_users_write(module, name):
     """FPLUT(function=nn.SiLU(), func_name="silu") is the shipped table."""
     lut = FPLUT(function=module, func_name=name)

@@ -15,7 +15,10 @@ from tests.helpers.handmade import int_tables
 
 def foreign(tmp_path, tables):
     """A file as GQA-LUT writes it: no 'lutc' key."""
-    entries = {key: {name: getattr(t.body, name).tolist() for name in ("breakpoints", "slopes", "intercepts")} for key, t in tables.tables.items()}
+    entries = {
+        key: {name: getattr(t.body, name).tolist() for name in ("breakpoints", "slopes", "intercepts")}
+        for key, t in tables.tables.items()
+    }
     path = tmp_path / f"{tables.name}_pwl_7.json"
     path.write_text(json.dumps({tables.name: entries}))
     return path
@@ -46,7 +49,17 @@ def test_every_code(tmp_path, scale, ours):
 
 def test_power_is_truncated_toward_zero_and_clipped(tmp_path):
     module = gqa_lut_pwl("gelu", foreign(tmp_path, int_tables("gelu")), 4)
-    assert [module.power(s) for s in (4.0, 1.5, 1.0, 0.6, 0.5, 0.3, 0.25, 2.0**-4, 2.0**-8)] == [0, 0, 0, 0, 1, 1, 2, 4, 4]
+    assert [module.power(s) for s in (4.0, 1.5, 1.0, 0.6, 0.5, 0.3, 0.25, 2.0**-4, 2.0**-8)] == [
+        0,
+        0,
+        0,
+        0,
+        1,
+        1,
+        2,
+        4,
+        4,
+    ]
 
 
 def test_gradients_are_the_exact_functions(tmp_path):
@@ -66,7 +79,9 @@ def test_half_keeps_the_table_and_nan_stays(tmp_path):
     assert module(q.half(), 2.0**-4).dtype == torch.float16
 
 
-@pytest.mark.parametrize(("name", "file"), [("gelu", "gelu_pwl_7.json"), ("gelu", "gelu_pwl_15.json"), ("exp", "exp_pwl_7.json")])
+@pytest.mark.parametrize(
+    ("name", "file"), [("gelu", "gelu_pwl_7.json"), ("gelu", "gelu_pwl_15.json"), ("exp", "exp_pwl_7.json")]
+)
 def test_files_of_gqa_lut(anchors, name, file):
     path = anchors / "gqa_lut" / file
     module = gqa_lut_pwl(name, path)

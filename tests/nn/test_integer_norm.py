@@ -35,10 +35,14 @@ def rows(n, seed=0):
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 64, 384, 769, 4096, 33025])
-@pytest.mark.parametrize(("scale", "zero_point", "out"), [(2.0**-4, 0, 2.0**-4), (0.037, -17, 0.03), (2.0**-8, 127, 0.05)])
+@pytest.mark.parametrize(
+    ("scale", "zero_point", "out"), [(2.0**-4, 0, 2.0**-4), (0.037, -17, 0.03), (2.0**-8, 127, 0.05)]
+)
 def test_torch_equals_the_model(n, scale, zero_point, out):
     weight, bias = parameters(n)
-    layer = IntegerLayerNorm(weight, bias, 1e-5, scale=scale, zero_point=zero_point, out_scale=out, out_zero_point=3, rsqrt=RSQRT)
+    layer = IntegerLayerNorm(
+        weight, bias, 1e-5, scale=scale, zero_point=zero_point, out_scale=out, out_zero_point=3, rsqrt=RSQRT
+    )
     rms = IntegerRMSNorm(weight, 1e-6, scale=scale, zero_point=zero_point, out_scale=out, rsqrt=RSQRT)
     plain = IntegerLayerNorm(None, None, scale=scale, zero_point=zero_point, out_scale=out, rsqrt=RSQRT, n=n)
     q = rows(n)
@@ -130,7 +134,14 @@ def test_shapes_and_state_dict():
     ],
 )
 def test_bad_arguments(arguments, message):
-    arguments = {"weight": torch.ones(8), "bias": torch.zeros(8), "scale": 2.0**-4, "out_scale": 2.0**-4, "rsqrt": RSQRT, **arguments}
+    arguments = {
+        "weight": torch.ones(8),
+        "bias": torch.zeros(8),
+        "scale": 2.0**-4,
+        "out_scale": 2.0**-4,
+        "rsqrt": RSQRT,
+        **arguments,
+    }
     with pytest.raises(LutcError, match=message):
         IntegerLayerNorm(**arguments)
 

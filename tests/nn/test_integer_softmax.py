@@ -1,4 +1,6 @@
-"""Integer softmax: torch against the numpy model bit for bit, the model against plain Python integers and the float softmax."""
+"""Integer softmax: torch against the numpy model bit for bit, the model against plain Python integers and the float
+softmax.
+"""
 
 import numpy as np
 import pytest
@@ -35,14 +37,18 @@ def python_row(module, row):
         return half_up(acc * multiplier, shift) if shift > 0 else acc * multiplier << -shift
 
     top = max(row)
-    weights = [min(max(requantise(accumulate(exp, q - top), exp.unit * 2.0**EXP_BITS), 0), (2 << EXP_BITS) - 1) for q in row]
+    weights = [
+        min(max(requantise(accumulate(exp, q - top), exp.unit * 2.0**EXP_BITS), 0), (2 << EXP_BITS) - 1) for q in row
+    ]
     total = sum(weights)
     assert total < 2**31
     places = total.bit_length() - 1
     mantissa = half_up(total << 14, places) if places > 14 else total << (14 - places)
     root = requantise(accumulate(reci, min(mantissa, 32767)), reci.unit * 2.0**ROOT_BITS)
     out = module.model.out
-    codes = [requantise(weight * root, 2.0**-ROOT_BITS / out.scale * 2.0**-places) + out.zero_point for weight in weights]
+    codes = [
+        requantise(weight * root, 2.0**-ROOT_BITS / out.scale * 2.0**-places) + out.zero_point for weight in weights
+    ]
     return [min(max(code, out.minimum), out.maximum) for code in codes]
 
 

@@ -33,7 +33,9 @@ def tensor(x):
 @pytest.fixture
 def gelu():
     """A set over three scales, named after a function that torch knows."""
-    tables = {key: Table(Lines([-0.5, int(key) + 1.0], [0, 0.5, 1], [-0.25, 0, 0]), coefficients="q1.6") for key in "012"}
+    tables = {
+        key: Table(Lines([-0.5, int(key) + 1.0], [0, 0.5, 1], [-0.25, 0, 0]), coefficients="q1.6") for key in "012"
+    }
     return TableSet("gelu", tables, {key: Inputs(8, 2.0 ** -int(key)) for key in tables}, "gelu")
 
 
@@ -82,7 +84,9 @@ def test_shapes_and_strides(layout, dtype):
     got = module(x)
     assert got.shape == x.shape and got.dtype == x.dtype and got.stride() == torch.empty_like(x).stride()
     want = TABLES["grid"](x.double().numpy())
-    assert same(got.double().numpy(), plans.rounded(want, dtype)).all() or np.allclose(got.double().numpy(), want, rtol=1e-6, atol=1e-7)
+    assert same(got.double().numpy(), plans.rounded(want, dtype)).all() or np.allclose(
+        got.double().numpy(), want, rtol=1e-6, atol=1e-7
+    )
     assert torch.equal(module.gated(x, x), got * x)
 
 
@@ -134,11 +138,15 @@ def test_errors(gelu):
     with pytest.raises(LutcError, match="float tables .* have no input scale"):
         LUT(TABLES["floats"], scale=0.5)
     for other in (torch.zeros(4), torch.zeros(3, device="meta"), torch.zeros(3).double(), 1.0):
-        with pytest.raises(LutcError, match=r"two tensors of one shape, dtype and device; given \(3,\) torch.float32 on cpu and "):
+        with pytest.raises(
+            LutcError, match=r"two tensors of one shape, dtype and device; given \(3,\) torch.float32 on cpu and "
+        ):
             module.gated(torch.zeros(3), other)
     nested = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged)
     for bad in (torch.eye(3).to_sparse(), nested):
-        with pytest.raises(LutcError, match=r"takes .* tensors; given a (sparse_coo|jagged) layout: evaluate its values"):
+        with pytest.raises(
+            LutcError, match=r"takes .* tensors; given a (sparse_coo|jagged) layout: evaluate its values"
+        ):
             module(bad)
 
 
@@ -155,7 +163,8 @@ def test_gqa_lut_file(anchors):
     assert (module(x) - torch.nn.functional.gelu(x)).abs().max() < 0.05
 
 
-# --- gradients ---------------------------------------------------------------------------------------------------------------------------
+# --- gradients
+# ----------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -183,7 +192,9 @@ def test_gradient_of_the_table(name, dtype):
 
 def test_a_function_that_torch_does_not_know_falls_to_the_table():
     module = LUT(TableSet("mine", {"fp32": TABLES["floats"]}, {}, "my.module:f"))
-    assert module.gradient == "table" and LUT(TableSet("silu", {"fp32": TABLES["floats"]}, {}, "silu")).gradient == "silu"
+    assert (
+        module.gradient == "table" and LUT(TableSet("silu", {"fp32": TABLES["floats"]}, {}, "silu")).gradient == "silu"
+    )
 
 
 def test_second_derivative_of_the_table_is_0(gelu):
@@ -232,7 +243,8 @@ def test_autocast_trains_with_a_scaler(gelu, dtype):
     assert losses[-1] < 0.6 * losses[0]
 
 
-# --- life as a module --------------------------------------------------------------------------------------------------------------------
+# --- life as a module
+# --------------------------------------------------------------------------------------------------------------------
 
 
 def test_half_keeps_the_table():

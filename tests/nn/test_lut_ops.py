@@ -1,4 +1,6 @@
-"""The operators in torch's machinery: schemas, fake tensors, autograd, compile, export, vmap; devices without a kernel of their own."""
+"""The operators in torch's machinery: schemas, fake tensors, autograd, compile, export, vmap; devices without a kernel
+of their own.
+"""
 
 import numpy as np
 import pytest
@@ -23,7 +25,9 @@ def plan_of(name, dtype):
     return getattr(module, f"plan_{lowered.DTYPES[dtype]}"), module._plans[dtype].meta
 
 
-@pytest.mark.parametrize("name, dtype", [("grid", torch.float32), ("floats", torch.float16), ("reciprocal", torch.float32)])
+@pytest.mark.parametrize(
+    "name, dtype", [("grid", torch.float32), ("floats", torch.float16), ("reciprocal", torch.float32)]
+)
 def test_opcheck(name, dtype):
     words, meta = plan_of(name, dtype)
     x, y = (torch.rand(6, 4) + 0.5).to(dtype), torch.rand(6, 4).to(dtype)
@@ -36,7 +40,11 @@ def test_opcheck(name, dtype):
 @pytest.mark.parametrize("shape", [(0,), (), (3, 1)])
 def test_opcheck_of_odd_shapes(shape):
     words, meta = plan_of("grid", torch.float32)
-    torch.library.opcheck(torch.ops.lutc.lut.default, (torch.rand(shape), words, meta, "table"), test_utils=("test_schema", "test_faketensor"))
+    torch.library.opcheck(
+        torch.ops.lutc.lut.default,
+        (torch.rand(shape), words, meta, "table"),
+        test_utils=("test_schema", "test_faketensor"),
+    )
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # inductor itself
@@ -123,7 +131,11 @@ def test_a_plan_for_16_bits_of_a_gpu_runs_on_a_cpu(kind):
 
 
 def test_a_plan_of_another_dtype_is_said():
-    for kind, dtype, of in (("direct", torch.float32, "fp16"), ("search", torch.float64, "fp32"), ("direct", torch.float64, "bf16")):
+    for kind, dtype, of in (
+        ("direct", torch.float32, "fp16"),
+        ("search", torch.float64, "fp32"),
+        ("direct", torch.float64, "bf16"),
+    ):
         plan = lower(TABLES["grid"], of, (kind,))
         with pytest.raises(LutcError, match=rf"this plan \({kind}\) does not serve {dtype}"):
             torch.ops.lutc.lut(torch.zeros(4, dtype=dtype), torch.from_numpy(plan.words().copy()), plan.meta, "table")

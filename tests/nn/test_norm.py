@@ -1,4 +1,6 @@
-"""LUTLayerNorm and LUTRMSNorm: against the definition in float64, torch's special values, gradients, every positive variance."""
+"""LUTLayerNorm and LUTRMSNorm: against the definition in float64, torch's special values, gradients, every positive
+variance.
+"""
 
 import copy
 import math
@@ -36,7 +38,11 @@ def reference(table, x, weight, bias, eps, centred):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("table", [LINES["fp32"], INTS["5"], CELLS["fp32"], REDUCED], ids=["lines", "int8 table", "cells", "with its prologue"])
+@pytest.mark.parametrize(
+    "table",
+    [LINES["fp32"], INTS["5"], CELLS["fp32"], REDUCED],
+    ids=["lines", "int8 table", "cells", "with its prologue"],
+)
 def test_equals_the_definition(table, dtype):
     generator = torch.Generator().manual_seed(0)
     n = 65
@@ -79,12 +85,17 @@ def test_special_values_as_torch(dtype):
     x[3] = torch.finfo(dtype).max
     x[4] = 0.0
     for eps in (1e-5, 0.0):
-        # torch's LayerNorm works by Welford's update; of rows that overflow in the plain formula it is asked nothing here
+        # torch's LayerNorm works by Welford's update; of rows that overflow in the plain formula it is asked nothing
+        # here
         rows = [0, 1, 2, 4, 5]
         got = LUTLayerNorm(8, eps, elementwise_affine=False, rsqrt=FINE)(x)[rows]
         assert torch.allclose(got, F.layer_norm(x, (8,), eps=eps)[rows], atol=1e-3, rtol=1e-3, equal_nan=True)
         assert torch.allclose(
-            LUTRMSNorm(8, eps, elementwise_affine=False, rsqrt=FINE)(x), F.rms_norm(x, (8,), eps=eps), atol=1e-3, rtol=1e-3, equal_nan=True
+            LUTRMSNorm(8, eps, elementwise_affine=False, rsqrt=FINE)(x),
+            F.rms_norm(x, (8,), eps=eps),
+            atol=1e-3,
+            rtol=1e-3,
+            equal_nan=True,
         )
 
 
@@ -96,22 +107,35 @@ def test_shapes(shape, normalized):
     x = torch.randn(shape, generator=torch.Generator().manual_seed(2))
     module = LUTLayerNorm(normalized, rsqrt=FINE)
     with torch.no_grad():
-        assert torch.allclose(module(x), F.layer_norm(x, module.normalized_shape, module.weight, module.bias), atol=1e-3)
+        assert torch.allclose(
+            module(x), F.layer_norm(x, module.normalized_shape, module.weight, module.bias), atol=1e-3
+        )
 
 
 def test_strided_inputs():
     module = LUTRMSNorm(6, rsqrt=FINE, elementwise_affine=False)
     x = torch.randn(4, 6, 5)
-    for view in (x.transpose(1, 2), x.permute(2, 0, 1), x[:1].expand(3, 6, 5).transpose(1, 2), x.transpose(1, 2)[..., ::2, :].flip(0)):
+    for view in (
+        x.transpose(1, 2),
+        x.permute(2, 0, 1),
+        x[:1].expand(3, 6, 5).transpose(1, 2),
+        x.transpose(1, 2)[..., ::2, :].flip(0),
+    ):
         assert torch.equal(module(view), module(view.contiguous()))
 
 
 @pytest.mark.parametrize("centred", [True, False])
 def test_gradients(centred):
     generator = torch.Generator().manual_seed(3)
-    x, w, b, upstream = (torch.randn(shape, dtype=torch.float64, generator=generator) for shape in ((4, 7), (7,), (7,), (4, 7)))
+    x, w, b, upstream = (
+        torch.randn(shape, dtype=torch.float64, generator=generator) for shape in ((4, 7), (7,), (7,), (4, 7))
+    )
     x.requires_grad_()
-    module = LUTLayerNorm(7, rsqrt=FINE, dtype=torch.float64) if centred else LUTRMSNorm(7, 1e-6, rsqrt=FINE, dtype=torch.float64)
+    module = (
+        LUTLayerNorm(7, rsqrt=FINE, dtype=torch.float64)
+        if centred
+        else LUTRMSNorm(7, 1e-6, rsqrt=FINE, dtype=torch.float64)
+    )
     module.weight.data = w.clone()
     if centred:
         module.bias.data = b.clone()
@@ -126,7 +150,9 @@ def test_opcheck_and_compile():
     for module in (LUTLayerNorm(9, rsqrt=LINES), LUTRMSNorm(9, rsqrt=LINES)):
         x = torch.randn(4, 9, requires_grad=True)
         bias = getattr(module, "bias", None)
-        torch.library.opcheck(torch.ops.lutc.norm.default, (x, module.weight, bias, 1e-5, module.centred, module.words, module.meta))
+        torch.library.opcheck(
+            torch.ops.lutc.norm.default, (x, module.weight, bias, 1e-5, module.centred, module.words, module.meta)
+        )
         assert torch.equal(torch.compile(module, fullgraph=True, backend="aot_eager")(x), module(x))
         exported = torch.export.export(module, (x.detach(),))
         assert torch.equal(exported.module()(x.detach()), module(x.detach()))
@@ -147,15 +173,33 @@ def test_half_copies_pickles_and_checkpoints_keep_the_table():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: LUTLayerNorm(8, rsqrt=float_tables("exp", -8, 0, 8)), "a table of rsqrt is needed here; 'exp' is one of exp"),
-        (lambda: LUTLayerNorm(8, rsqrt=cell_tables("rsqrt", [1, 1.5, 2], [2, 2])), r"no table in 'rsqrt' covers rsqrt on \[1, 4\)"),
+        (
+            lambda: LUTLayerNorm(8, rsqrt=float_tables("exp", -8, 0, 8)),
+            "a table of rsqrt is needed here; 'exp' is one of exp",
+        ),
+        (
+            lambda: LUTLayerNorm(8, rsqrt=cell_tables("rsqrt", [1, 1.5, 2], [2, 2])),
+            r"no table in 'rsqrt' covers rsqrt on \[1, 4\)",
+        ),
         (lambda: LUTLayerNorm(0, rsqrt=LINES), "normalized_shape is a positive number or several; given 0"),
         (lambda: LUTRMSNorm(8, -1e-6, rsqrt=LINES), "eps is a number, not negative; given -1e-06"),
         (lambda: LUTRMSNorm(8, math.nan, rsqrt=LINES), "eps is a number, not negative; given nan"),
-        (lambda: LUTLayerNorm(8, rsqrt=LINES)(torch.zeros(3, 7)), r"over \(8,\) takes tensors that end in this shape; given \(3, 7\)"),
-        (lambda: LUTLayerNorm(8, rsqrt=LINES, device="meta")(torch.zeros(3, 8)), "input is on cpu, the module's table or parameters on meta"),
-        (lambda: LUTLayerNorm(8, rsqrt=LINES).normalise(torch.zeros(3, 8), (8,), torch.ones(4)), r"weight and bias of this shape; given \(4,\)"),
-        (lambda: LUTLayerNorm(8, rsqrt=LINES)(torch.zeros(8, dtype=torch.int8)), "takes float32, float16, bfloat16 and float64 tensors; given int8"),
+        (
+            lambda: LUTLayerNorm(8, rsqrt=LINES)(torch.zeros(3, 7)),
+            r"over \(8,\) takes tensors that end in this shape; given \(3, 7\)",
+        ),
+        (
+            lambda: LUTLayerNorm(8, rsqrt=LINES, device="meta")(torch.zeros(3, 8)),
+            "input is on cpu, the module's table or parameters on meta",
+        ),
+        (
+            lambda: LUTLayerNorm(8, rsqrt=LINES).normalise(torch.zeros(3, 8), (8,), torch.ones(4)),
+            r"weight and bias of this shape; given \(4,\)",
+        ),
+        (
+            lambda: LUTLayerNorm(8, rsqrt=LINES)(torch.zeros(8, dtype=torch.int8)),
+            "takes float32, float16, bfloat16 and float64 tensors; given int8",
+        ),
     ],
 )
 def test_bad_input(make, message):

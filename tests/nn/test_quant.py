@@ -1,4 +1,6 @@
-"""QuantLUT: every code against the numpy model and the rule in Python integers; gradients against finite differences of the exact function."""
+"""QuantLUT: every code against the numpy model and the rule in Python integers; gradients against finite differences of
+the exact function.
+"""
 
 import copy
 import math
@@ -27,7 +29,9 @@ def python_code(table, q, inputs, out):
     bits = {"q1.6": 6, "q2.5": 5}[table.coefficients]
     centred = q - inputs.zero_point
     segment = sum(1 for point in table.body.breakpoints.tolist() if point < inputs.scale * centred)
-    slope, intercept = (round(float(values[segment]) * 2**bits) for values in (table.body.slopes, table.body.intercepts))
+    slope, intercept = (
+        round(float(values[segment]) * 2**bits) for values in (table.body.slopes, table.body.intercepts)
+    )
     acc = slope * centred + math.floor(intercept / inputs.scale + 0.5)
     assert abs(acc) < 2**31
     mantissa, exponent = math.frexp(inputs.scale * 2.0**-bits / out.scale)
@@ -83,7 +87,9 @@ def test_other_widths(bits):
 @pytest.mark.parametrize("out_scale", [None, 0.04])
 def test_floats_are_quantised_and_given_back(dtype, out_scale):
     inputs = Inputs(8, 2.0**-4, 5)
-    x = torch.tensor([-1e30, -9, -0.03125, 0.0, 0.03125, 0.09375, 0.4, 3.0, 9, 1e30, math.inf, -math.inf, math.nan]).to(dtype)
+    x = torch.tensor([-1e30, -9, -0.03125, 0.0, 0.03125, 0.09375, 0.4, 3.0, 9, 1e30, math.inf, -math.inf, math.nan]).to(
+        dtype
+    )
     got = QuantLUT(GELU, 2.0**-4, 5, out_scale, -3)(x)
     q = inputs.quantise(x.double().numpy())
     if out_scale is None:
@@ -91,7 +97,9 @@ def test_floats_are_quantised_and_given_back(dtype, out_scale):
     else:
         want = (evaluate(GELU["4"], q, inputs, Inputs(8, out_scale, -3)) + 3) * out_scale
     assert got.dtype == dtype
-    assert torch.equal(got[:-1], torch.from_numpy(want[:-1]).to(torch.float32 if dtype != torch.float64 else dtype).to(dtype))
+    assert torch.equal(
+        got[:-1], torch.from_numpy(want[:-1]).to(torch.float32 if dtype != torch.float64 else dtype).to(dtype)
+    )
     assert got[-1].isnan()
 
 

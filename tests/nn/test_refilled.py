@@ -25,7 +25,10 @@ MODULES = {
     "layer norm": (lambda _: LUTLayerNorm(8, elementwise_affine=False), (FLOATS,)),
     "codes": (lambda _: QuantLUT(GELU, 2.0**-4, out_scale=2.0**-4), (CODES,)),
     "integer softmax": (lambda _: IntegerSoftmax(), (CODES,)),
-    "integer norm": (lambda _: IntegerLayerNorm(torch.arange(1.0, 9.0), torch.ones(8), scale=2.0**-4, out_scale=2.0**-4), (CODES,)),
+    "integer norm": (
+        lambda _: IntegerLayerNorm(torch.arange(1.0, 9.0), torch.ones(8), scale=2.0**-4, out_scale=2.0**-4),
+        (CODES,),
+    ),
     "gqa": (gqa, (CODES.float(), 2.0**-3)),
 }
 
@@ -52,7 +55,9 @@ def test_copies_and_pickles(name, tmp_path):
     module = make(tmp_path)
     want = module(*given)
     for other in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
-        assert torch.equal(other(*given), want) and set(dict(other.named_buffers())) == set(dict(module.named_buffers()))
+        assert torch.equal(other(*given), want) and set(dict(other.named_buffers())) == set(
+            dict(module.named_buffers())
+        )
 
 
 def test_pickles_of_row_operators_hold_no_plans():

@@ -1,4 +1,6 @@
-"""LUTSoftmax against float64: the table evaluated by numpy, torch's masks and special values, gradients, dtypes, shapes."""
+"""LUTSoftmax against float64: the table evaluated by numpy, torch's masks and special values, gradients, dtypes,
+shapes.
+"""
 
 import copy
 import math
@@ -48,7 +50,13 @@ def only(tables):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize(
     ("exp", "reciprocal"),
-    [(only(EXP), None), (only(EXP), only(RECI)), (INT_EXP["4"], INT_RECI["5"]), (only(CELL_EXP), only(CELL_RECI)), (period_exp(), only(RECI))],
+    [
+        (only(EXP), None),
+        (only(EXP), only(RECI)),
+        (INT_EXP["4"], INT_RECI["5"]),
+        (only(CELL_EXP), only(CELL_RECI)),
+        (period_exp(), only(RECI)),
+    ],
     ids=["lines, division", "lines", "int8 tables", "cells", "exp by its period"],
 )
 def test_equals_the_definition(exp, reciprocal, dtype):
@@ -57,7 +65,8 @@ def test_equals_the_definition(exp, reciprocal, dtype):
     got = module(x)
     assert got.dtype == dtype
     want = reference(exp, reciprocal, x.double().numpy())
-    # fp32 arithmetic on x - max of up to 40 moves the exponential by 40 * 2**-24; cuts of coarse tables may then fall on the other side
+    # fp32 arithmetic on x - max of up to 40 moves the exponential by 40 * 2**-24; cuts of coarse tables may then fall
+    # on the other side
     jump = 2.0**-8 if isinstance(exp.body, Lines) and dtype != torch.float64 else 0.0
     tolerance = {torch.float64: 1e-12, torch.float32: 1e-5}.get(dtype, torch.finfo(dtype).eps)
     close = np.abs(got.double().numpy() - want) <= tolerance + jump * want
@@ -110,7 +119,9 @@ def test_long_rows_and_sums_beyond_fp16(dtype):
     x[1, ::2] = -1.0
     got = LUTSoftmax(FINE_EXP, FINE_RECI)(x)
     want = torch.softmax(x.double(), -1)
-    assert torch.allclose(got.double(), want, rtol=2e-3, atol=1e-8)  # 1 / 131072 is subnormal in fp16: half a step of it
+    assert torch.allclose(
+        got.double(), want, rtol=2e-3, atol=1e-8
+    )  # 1 / 131072 is subnormal in fp16: half a step of it
     assert got.double().sum(-1).sub(1).abs().max() < 5e-3
 
 
@@ -164,7 +175,9 @@ def test_the_best_table_of_a_set_is_used():
     both = TableSet("exp", {key: INT_EXP[key] for key in worst}, {key: INT_EXP.inputs[key] for key in worst}, "exp")
     x = torch.randn(50, 40) * 3
     got = LUTSoftmax(both, INT_RECI)(x)
-    assert torch.equal(got, LUTSoftmax(INT_EXP["3"], INT_RECI)(x)) and not torch.equal(got, LUTSoftmax(INT_EXP["6"], INT_RECI)(x))
+    assert torch.equal(got, LUTSoftmax(INT_EXP["3"], INT_RECI)(x)) and not torch.equal(
+        got, LUTSoftmax(INT_EXP["6"], INT_RECI)(x)
+    )
 
 
 @pytest.mark.parametrize(
@@ -193,7 +206,9 @@ def test_the_operator_takes_any_strides():
     layer, x = LUTSoftmax(), torch.randn(7, 5)
     _, period = layer.tables["exp"]
     for given in (x.t(), x[:, ::2], x[::2], x[:1].expand(4, 5)):
-        torch.library.opcheck(torch.ops.lutc.softmax.default, (given, layer.words, layer.meta, period), test_utils="test_faketensor")
+        torch.library.opcheck(
+            torch.ops.lutc.softmax.default, (given, layer.words, layer.meta, period), test_utils="test_faketensor"
+        )
         assert torch.equal(torch.ops.lutc.softmax(given, layer.words, layer.meta, period), layer(given.contiguous()))
 
 

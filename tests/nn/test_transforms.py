@@ -1,4 +1,6 @@
-"""torch.func, forward mode and second derivatives: tables against the exact functions of torch, whose derivatives they pass on."""
+"""torch.func, forward mode and second derivatives: tables against the exact functions of torch, whose derivatives they
+pass on.
+"""
 
 import pytest
 import torch
@@ -67,7 +69,10 @@ def test_second_derivatives(name):
     """As gradient penalties take them."""
     module, exact = pairs()[name]
     x = torch.randn(3, 5).double().requires_grad_()
-    got, want = (torch.autograd.grad(torch.autograd.grad(cube(f)(x), x, create_graph=True)[0].square().sum(), x)[0] for f in (module, exact))
+    got, want = (
+        torch.autograd.grad(torch.autograd.grad(cube(f)(x), x, create_graph=True)[0].square().sum(), x)[0]
+        for f in (module, exact)
+    )
     close(got, want)
 
 
@@ -85,7 +90,9 @@ def test_slopes_of_the_table(dtype):
 def test_gated_products():
     act, x, y = LUT(GELU), torch.randn(2, 6), torch.randn(2, 6)
     assert torch.equal(vmap(act.gated)(x, y), act.gated(x, y))
-    for one, other in zip(grad(lambda x, y: act.gated(x, y).sum(), (0, 1))(x, y), grad(lambda x, y: (F.gelu(x) * y).sum(), (0, 1))(x, y)):
+    for one, other in zip(
+        grad(lambda x, y: act.gated(x, y).sum(), (0, 1))(x, y), grad(lambda x, y: (F.gelu(x) * y).sum(), (0, 1))(x, y)
+    ):
         close(one, other)
 
 

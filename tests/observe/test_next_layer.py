@@ -160,14 +160,24 @@ def test_what_cannot_be_calibrated():
 def test_the_layers_of_transformers_are_found():
     transformers = pytest.importorskip("transformers")
     torch.set_default_dtype(torch.float32)
-    small = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 30}
+    small = {
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "vocab_size": 30,
+    }
     llama = transformers.LlamaForCausalLM(transformers.LlamaConfig(**small, num_key_value_heads=2))
     bert = transformers.BertModel(transformers.BertConfig(**small))
     gpt = transformers.GPT2LMHeadModel(transformers.GPT2Config(n_embd=16, n_layer=2, n_head=2, vocab_size=30))
     batch = {"input_ids": torch.arange(12).view(2, 6), "attention_mask": torch.tensor([[1] * 6, [1] * 4 + [0] * 2])}
     after = [f"encoder.layer.{layer}.output.LayerNorm" for layer in (0, 1)]
     wanted = {
-        llama: ("model.layers.{}.mlp.act_fn", "model.layers.{}.mlp.down_proj", ["model.layers.1.input_layernorm", "model.norm"]),
+        llama: (
+            "model.layers.{}.mlp.act_fn",
+            "model.layers.{}.mlp.down_proj",
+            ["model.layers.1.input_layernorm", "model.norm"],
+        ),
         bert: ("encoder.layer.{}.intermediate.intermediate_act_fn", "encoder.layer.{}.output.dense", after),
         gpt: ("transformer.h.{}.mlp.act", "transformer.h.{}.mlp.c_proj", ["transformer.h.1.ln_1", "transformer.ln_f"]),
     }
@@ -175,4 +185,6 @@ def test_the_layers_of_transformers_are_found():
         found = layer_errors(model, [batch], [Inputs(8, 2.0**-6)])
         for layer, norm in enumerate(norms):
             (error,) = found[site.format(layer)]
-            assert error.facts == {"linear": linear.format(layer), "norm": norm} and error.tokens == 10 and error.floor > 0
+            assert (
+                error.facts == {"linear": linear.format(layer), "norm": norm} and error.tokens == 10 and error.floor > 0
+            )

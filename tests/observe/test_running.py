@@ -33,7 +33,11 @@ def test_every_site_sees_what_the_model_computes():
     model, x = Block(), torch.randn(40, 6)
     before, modules = model(x), dict(model.named_modules(remove_duplicate=False))
     found = calibrate(model, [x])
-    assert torch.equal(model(x), before) and dict(model.named_modules(remove_duplicate=False)) == modules and model.training
+    assert (
+        torch.equal(model(x), before)
+        and dict(model.named_modules(remove_duplicate=False)) == modules
+        and model.training
+    )
     with torch.no_grad():
         a = model.first(x)
         h = F.silu(a)
@@ -52,8 +56,14 @@ def test_every_site_sees_what_the_model_computes():
     assert list(found.layers) == list(wanted) and not found.left
     for name, (function, quantity, values) in wanted.items():
         layer = found.layers[name]
-        assert (layer.function, layer.quantity) == (function, quantity) and layer.histogram == Histogram.of(values.numpy()), name
-    assert np.array_equal(found.layers["act_1"].channel_low, a.amin(0).numpy()) and found.data == {"batches": 1, "examples": 40, "tokens": 0}
+        assert (layer.function, layer.quantity) == (function, quantity) and layer.histogram == Histogram.of(
+            values.numpy()
+        ), name
+    assert np.array_equal(found.layers["act_1"].channel_low, a.amin(0).numpy()) and found.data == {
+        "batches": 1,
+        "examples": 40,
+        "tokens": 0,
+    }
 
 
 def test_merging_two_calibrations_equals_one_pass():
@@ -68,7 +78,13 @@ def test_merging_two_calibrations_equals_one_pass():
 
 def tiny(kind: str):
     transformers = pytest.importorskip("transformers")
-    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 50}
+    sizes = {
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "vocab_size": 50,
+    }
     torch.manual_seed(1)
     if kind == "llama":
         return transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes, num_key_value_heads=1)).eval()
@@ -80,7 +96,11 @@ def captured(model, names, call):
     """Inputs of modules by name, while `call` runs."""
     seen, hooks = {name: [] for name in names}, []
     for name in names:
-        hooks.append(model.get_submodule(name).register_forward_pre_hook(lambda _, args, name=name: seen[name].append(args[0].detach())))
+        hooks.append(
+            model.get_submodule(name).register_forward_pre_hook(
+                lambda _, args, name=name: seen[name].append(args[0].detach())
+            )
+        )
     with torch.no_grad():
         out = call()
     for hook in hooks:
@@ -128,7 +148,12 @@ def test_padding_is_kept_out():
     for name, layer in alone.layers.items():
         other = padded.layers[name].histogram
         assert other.count == layer.histogram.count > 0, name
-        assert np.allclose(other.quantile([0, 0.2, 0.5, 0.8, 1]), layer.histogram.quantile([0, 0.2, 0.5, 0.8, 1]), rtol=2.0**-6, atol=1e-4), name
+        assert np.allclose(
+            other.quantile([0, 0.2, 0.5, 0.8, 1]),
+            layer.histogram.quantile([0, 0.2, 0.5, 0.8, 1]),
+            rtol=2.0**-6,
+            atol=1e-4,
+        ), name
         if layer.channel_low is not None:
             assert np.allclose(layer.channel_low, padded.layers[name].channel_low, atol=1e-5)
     everything = calibrate(model, [{"input_ids": ids}])
@@ -146,7 +171,9 @@ def test_infinities_and_masks_are_counted_apart():
     model = nn.ModuleDict({"act": nn.SiLU(), "softmax": nn.Softmax(-1)})
     model.forward = lambda x: model["softmax"](model["act"](x) if x.isfinite().all() else x)
     low = torch.finfo(torch.float32).min
-    found = calibrate(model, [torch.tensor([[1.0, -torch.inf, 3.0], [-torch.inf] * 3, [2.0, low, 2.0]])]).layers["softmax"]
+    found = calibrate(model, [torch.tensor([[1.0, -torch.inf, 3.0], [-torch.inf] * 3, [2.0, low, 2.0]])]).layers[
+        "softmax"
+    ]
     assert found.masked == 5 and found.infinite == 0 and found.histogram == Histogram.of([-2.0, 0.0, 0.0, 0.0])
     act = nn.Sequential(nn.ReLU())
     assert calibrate(act, [torch.tensor([[1.0, torch.inf]])]).layers["0"].infinite == 1

@@ -102,11 +102,17 @@ def test_functions_of_positive_numbers_fill_a_logarithmic_axis():
 
 def test_direct_tables_and_foreign_lines_are_drawn(tmp_path):
     inputs = Inputs(8, 2.0**-4)
-    direct = TableSet("gelu", {"4": Table(Direct(functions.get("gelu")(inputs.x()), 8, inputs.scale))}, {"4": inputs}, "gelu")
+    direct = TableSet(
+        "gelu", {"4": Table(Direct(functions.get("gelu")(inputs.x()), 8, inputs.scale))}, {"4": inputs}, "gelu"
+    )
     save(table_figure(direct, functions.get("gelu")), tmp_path / "direct.svg")
-    lines = TableSet("silu", {"fp32": Table(Lines([-4.0, 4.0], [0.0, 0.5, 1.0], [0.0, 1.0, 0.0]), left=Line(0.0, 0.0))}, {}, "silu")
+    lines = TableSet(
+        "silu", {"fp32": Table(Lines([-4.0, 4.0], [0.0, 0.5, 1.0], [0.0, 1.0, 0.0]), left=Line(0.0, 0.0))}, {}, "silu"
+    )
     save(table_figure(lines, functions.get("silu")), tmp_path / "lines.pdf")
-    assert b"<svg" in (tmp_path / "direct.svg").read_bytes() and (tmp_path / "lines.pdf").read_bytes().startswith(b"%PDF")
+    assert b"<svg" in (tmp_path / "direct.svg").read_bytes() and (tmp_path / "lines.pdf").read_bytes().startswith(
+        b"%PDF"
+    )
 
 
 def test_the_same_table_gives_the_same_bytes(gelu, tmp_path):
@@ -129,7 +135,9 @@ def test_a_front_is_drawn_with_its_own_numbers_and_names():
 
 
 def test_an_exact_design_has_its_place_on_the_error_axis():
-    found = explore(Space("gelu", out=Inputs(8, 2.0**-4), objective="codes", entries=(7, 10), fraction_bits=(4, 6)), settings=BRIEF)
+    found = explore(
+        Space("gelu", out=Inputs(8, 2.0**-4), objective="codes", entries=(7, 10), fraction_bits=(4, 6)), settings=BRIEF
+    )
     (axes,) = front_figure(found).axes
     assert found.front[-1].error == 0
     low, high = axes.get_ylim()

@@ -69,7 +69,9 @@ def test_code_samples_lie_in_the_range_and_the_domain():
 
 
 def test_no_code_in_the_range():
-    with pytest.raises(LutcError, match=r"no code of 8 bits at scale 0.001 lies in \[1, 2\].*choose another scale or range"):
+    with pytest.raises(
+        LutcError, match=r"no code of 8 bits at scale 0.001 lies in \[1, 2\].*choose another scale or range"
+    ):
         code_samples(GELU, Inputs(8, 0.001), 1.0, 2.0)
 
 
@@ -110,7 +112,9 @@ def test_unknown_weights(weight):
         code_samples(GELU, Inputs(8, 0.125), -4.0, 4.0, weight)
 
 
-@pytest.mark.parametrize("weight", [lambda x: -x, lambda x: 0 * x, lambda x: x[1:], lambda x: np.log(np.maximum(x, 1)) * np.inf], ids="abcd")
+@pytest.mark.parametrize(
+    "weight", [lambda x: -x, lambda x: 0 * x, lambda x: x[1:], lambda x: np.log(np.maximum(x, 1)) * np.inf], ids="abcd"
+)
 def test_useless_weights(weight):
     with np.errstate(invalid="ignore"), pytest.raises(LutcError, match="finite, not negative"):
         code_samples(GELU, Inputs(8, 0.125), -4.0, 4.0, weight)

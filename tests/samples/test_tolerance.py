@@ -16,13 +16,22 @@ Q16 = formats.get("q1.6")
 
 @pytest.mark.parametrize(
     ("text", "size", "unit"),
-    [("0.01", 0.01, ""), ("1lsb", 1.0, "lsb"), (" 0.5 % ", 0.5, "%"), ("2ULP", 2.0, "ulp"), ("1e-3", 1e-3, ""), ("1.5e+2lsb", 150.0, "lsb")],
+    [
+        ("0.01", 0.01, ""),
+        ("1lsb", 1.0, "lsb"),
+        (" 0.5 % ", 0.5, "%"),
+        ("2ULP", 2.0, "ulp"),
+        ("1e-3", 1e-3, ""),
+        ("1.5e+2lsb", 150.0, "lsb"),
+    ],
 )
 def test_bounds_are_read(text, size, unit):
     assert ErrorBound.parse(text) == ErrorBound(size, unit)
 
 
-@pytest.mark.parametrize("text", ["", "lsb", "-1", "0", "0lsb", "1.2.3", ".", "1 foo", "nan", "inf", "1e999", "1%%", "٣", "1\nlsb x"])
+@pytest.mark.parametrize(
+    "text", ["", "lsb", "-1", "0", "0lsb", "1.2.3", ".", "1 foo", "nan", "inf", "1e999", "1%%", "٣", "1\nlsb x"]
+)
 def test_what_is_no_bound(text):
     with pytest.raises(LutcError, match="an error bound is a positive number") as error:
         ErrorBound.parse(text)
@@ -46,7 +55,9 @@ def test_tolerances():
     np.testing.assert_array_equal(allowed("2lsb"), np.full(5, 2 / 64))
     np.testing.assert_array_equal(allowed("0.5lsb", Inputs(8, 0.1)), np.full(5, 0.05))
     np.testing.assert_array_equal(allowed("1lsb", Inputs(8, 0.1), formats.get("fp16")), np.full(5, 0.1))
-    np.testing.assert_array_equal(allowed("1ulp", None, formats.get("fp32"), "bf16"), [2.0**-6, 2.0**-37, 2.0**-133, 2.0**-9, 2.0**-6])
+    np.testing.assert_array_equal(
+        allowed("1ulp", None, formats.get("fp32"), "bf16"), [2.0**-6, 2.0**-37, 2.0**-133, 2.0**-9, 2.0**-6]
+    )
     np.testing.assert_array_equal(allowed("1ulp", None, formats.get("fp16")), formats.get("fp16").ulp(Y))
 
 

@@ -44,7 +44,9 @@ def test_free_ends_are_chords_to_the_ends_of_the_range():
 
 
 def test_generations_pay():
-    assert run(settings=ClassicSettings(generations=150)).cost < run(settings=ClassicSettings(generations=1)).cost < 1e-2
+    assert (
+        run(settings=ClassicSettings(generations=150)).cost < run(settings=ClassicSettings(generations=1)).cost < 1e-2
+    )
 
 
 def test_the_seed_decides_and_the_global_generator_is_left_alone():

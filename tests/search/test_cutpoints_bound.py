@@ -11,7 +11,9 @@ from lutc.search.cutpoints_bound import line_cost, lower_bound
 
 
 @pytest.mark.parametrize("start, end", [(0, 40), (3, 10), (0, 200), (150, 153), (7, 12)])
-@pytest.mark.parametrize("f", [np.exp, lambda v: -np.exp(v), lambda v: 1e3 * np.sqrt(v + 3)], ids=["convex", "concave", "large"])
+@pytest.mark.parametrize(
+    "f", [np.exp, lambda v: -np.exp(v), lambda v: 1e3 * np.sqrt(v + 3)], ids=["convex", "concave", "large"]
+)
 def test_a_line_costs_no_less(f, start, end):
     rng = np.random.default_rng(0)
     x = np.sort(rng.uniform(-2, 2, 200))
@@ -20,7 +22,9 @@ def test_a_line_costs_no_less(f, start, end):
     n, (a, b, c) = end - start, (v[start:end] for v in (x, y, w))
     rows = np.column_stack([a, np.ones(n)])
     program = np.block([[rows, -np.diag(1 / c)], [-rows, -np.diag(1 / c)]])
-    best = linprog(np.r_[0, 0, np.ones(n)], A_ub=program, b_ub=np.r_[b, -b], bounds=[(None, None)] * 2 + [(0, None)] * n).fun
+    best = linprog(
+        np.r_[0, 0, np.ones(n)], A_ub=program, b_ub=np.r_[b, -b], bounds=[(None, None)] * 2 + [(0, None)] * n
+    ).fun
     bound = line_cost(x, sums, start, end)
     assert bound <= best * (1 + 1e-6) + 1e-9 * np.abs(b).max()
     if n >= 40:

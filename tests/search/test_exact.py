@@ -34,7 +34,9 @@ def matrix_costs(cells: np.ndarray, tails, combine) -> SegmentCosts:
 @st.composite
 def any_costs(draw):
     size = draw(st.integers(1, 7))
-    cells = np.array(draw(st.lists(st.integers(0, 20), min_size=(size + 1) ** 2, max_size=(size + 1) ** 2)), np.float64).reshape(size + 1, size + 1)
+    cells = np.array(
+        draw(st.lists(st.integers(0, 20), min_size=(size + 1) ** 2, max_size=(size + 1) ** 2)), np.float64
+    ).reshape(size + 1, size + 1)
     return matrix_costs(cells, (draw(st.booleans()), draw(st.booleans())), draw(st.sampled_from((np.add, np.maximum))))
 
 
@@ -52,7 +54,9 @@ def test_lines_against_enumeration(seed):
     left, right = (TAILS[i] for i in rng.integers(0, 3, 2))
     costs = squared_costs(Points.of(random_samples(rng, 9)), formats.get("q1.6"), left, right)
     for segments in (1, 2, 3, 4):
-        assert exact(costs, segments + sum(costs.tails)).cost == pytest.approx(best_table(costs, segments), rel=1e-12, abs=1e-15)
+        assert exact(costs, segments + sum(costs.tails)).cost == pytest.approx(
+            best_table(costs, segments), rel=1e-12, abs=1e-15
+        )
 
 
 def test_the_smallest_gain_counts():

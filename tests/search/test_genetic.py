@@ -112,11 +112,16 @@ def test_it_starts_from_given_cuts():
 
 def test_progress_is_reported():
     seen = []
-    genetic(costs_of("gelu", 3), 6, settings=GeneticSettings(generations=3, restarts=2, patience=9), progress=seen.append)
+    genetic(
+        costs_of("gelu", 3), 6, settings=GeneticSettings(generations=3, restarts=2, patience=9), progress=seen.append
+    )
     assert sum(seen) == 6
 
 
-@pytest.mark.parametrize(("field", "value"), [("population", 0), ("generations", 0), ("restarts", 0), ("patience", -1), ("elite", -1), ("elite", 50)])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("population", 0), ("generations", 0), ("restarts", 0), ("patience", -1), ("elite", -1), ("elite", 50)],
+)
 def test_settings_are_checked(field, value):
     with pytest.raises(LutcError, match=field):
         GeneticSettings(**{field: value})

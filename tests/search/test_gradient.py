@@ -1,4 +1,6 @@
-"""NN-LUT: what is read off is the network, the table keeps its tails on every code, and the same request gives the same bytes."""
+"""NN-LUT: what is read off is the network, the table keeps its tails on every code, and the same request gives the same
+bytes.
+"""
 
 import json
 import subprocess
@@ -23,7 +25,9 @@ QUICK = GradientSettings(restarts=2, steps=60)
 
 
 def network(rng, hidden: int) -> Network:
-    return Network(rng.normal(size=hidden), rng.normal(size=hidden), rng.normal(size=hidden), rng.normal(), rng.normal())
+    return Network(
+        rng.normal(size=hidden), rng.normal(size=hidden), rng.normal(size=hidden), rng.normal(), rng.normal()
+    )
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 40))
@@ -32,13 +36,23 @@ def test_the_table_read_off_is_the_network(seed, hidden):
     net = network(rng, hidden)
     lines = net.read_off()
     x = np.concatenate([rng.normal(size=200) * 3, lines.breakpoints, rng.uniform(-1e4, 1e4, 50)])
-    size = np.abs(net.outputs) @ (np.abs(np.multiply.outer(net.weights, x)) + np.abs(net.biases)[:, None]) + np.abs(net.slope * x) + abs(net.offset)
+    size = (
+        np.abs(net.outputs) @ (np.abs(np.multiply.outer(net.weights, x)) + np.abs(net.biases)[:, None])
+        + np.abs(net.slope * x)
+        + abs(net.offset)
+    )
     assert (np.abs(lines(x) - net(x)) <= 1e-13 * size).all()
     assert lines.entries == hidden + 1  # random breakpoints do not coincide
 
 
 def test_neurons_that_share_a_breakpoint_or_have_no_weight():
-    net = Network(np.array([1.0, -2.0, 0.0, 0.0, 3.0]), np.array([-1.0, 2.0, 0.5, -0.5, 0.0]), np.array([1.0, 2.0, 3.0, 4.0, -1.0]), 0.25, 0.125)
+    net = Network(
+        np.array([1.0, -2.0, 0.0, 0.0, 3.0]),
+        np.array([-1.0, 2.0, 0.5, -0.5, 0.0]),
+        np.array([1.0, 2.0, 3.0, 4.0, -1.0]),
+        0.25,
+        0.125,
+    )
     lines = net.read_off()
     assert lines.breakpoints.tolist() == [0.0, 1.0]
     x = np.linspace(-3, 3, 61)
@@ -64,7 +78,13 @@ def test_training_lowers_the_loss():
     samples = grid_samples(functions.get("gelu"), -4.0, 4.0, 1000)
     settings = {"init": "random", "restarts": 1}
     error = [
-        np.mean((train(samples, 9, None, None, "squared", 3, GradientSettings(**settings, steps=steps))[0](samples.x) - samples.y) ** 2)
+        np.mean(
+            (
+                train(samples, 9, None, None, "squared", 3, GradientSettings(**settings, steps=steps))[0](samples.x)
+                - samples.y
+            )
+            ** 2
+        )
         for steps in (1, 400)
     ]
     assert error[1] < 0.5 * error[0]
@@ -73,7 +93,9 @@ def test_training_lowers_the_loss():
 @pytest.mark.parametrize("left, right", [(Line(0.0, 0.0), Line(1.0, 0.0)), (None, Line(1.0, 0.0)), (None, None)])
 @pytest.mark.parametrize("objective", ["squared", "absolute"])
 def test_lines_between_breakpoints_are_the_best_that_the_format_has(left, right, objective):
-    """Against all pairs of coefficients: least squares exactly, least absolute error nearly (it is found by reweighting)."""
+    """Against all pairs of coefficients: least squares exactly, least absolute error nearly (it is found by
+    reweighting).
+    """
     fmt = formats.get("q1.3")
     x = np.linspace(-2.0, 1.9, 40)
     samples = Samples(x, np.sin(2 * x) * 0.8, np.linspace(1.0, 2.0, 40))
@@ -88,7 +110,10 @@ def test_lines_between_breakpoints_are_the_best_that_the_format_has(left, right,
         error = tail.slope * x + tail.intercept - samples.y if tail else everything
         error = np.abs(error)[..., start:stop] ** (2 if objective == "squared" else 1) @ weight[start:stop]
         total += error.min()
-    assert cuts.tolist() == bounds[left is not None : 5 if right else 6] and len(slopes) == len(intercepts) == len(cuts) - 1
+    assert (
+        cuts.tolist() == bounds[left is not None : 5 if right else 6]
+        and len(slopes) == len(intercepts) == len(cuts) - 1
+    )
     assert fmt.holds(slopes).all() and fmt.holds(intercepts).all()
     assert cost == pytest.approx(total, rel=1e-12) if objective == "squared" else total - 1e-12 <= cost <= 1.1 * total
 
@@ -97,14 +122,22 @@ def test_lines_between_breakpoints_are_the_best_that_the_format_has(left, right,
 def test_a_tail_ends_where_it_pays(seed, n, zeros):
     """Against a least-squares line for every place."""
     rng = np.random.default_rng(seed)
-    x, y, weight, tail = np.sort(rng.normal(size=n)) * 3 + 5, rng.normal(size=n), rng.uniform(0.1, 1.0, n), Line(rng.normal(), rng.normal())
+    x, y, weight, tail = (
+        np.sort(rng.normal(size=n)) * 3 + 5,
+        rng.normal(size=n),
+        rng.uniform(0.1, 1.0, n),
+        Line(rng.normal(), rng.normal()),
+    )
     weight[rng.random(n) < 0.3 * zeros] = 0.0
 
     def cost(place):
         rest = np.sqrt(weight[place:])
         design = np.column_stack([x[place:], np.ones(n - place)]) * rest[:, None]
         fitted = design @ np.linalg.lstsq(design, y[place:] * rest, rcond=None)[0] if place < n else np.zeros(0)
-        return np.sum((fitted - y[place:] * rest) ** 2) + weight[:place] @ (tail.slope * x[:place] + tail.intercept - y[:place]) ** 2
+        return (
+            np.sum((fitted - y[place:] * rest) ** 2)
+            + weight[:place] @ (tail.slope * x[:place] + tail.intercept - y[:place]) ** 2
+        )
 
     assert cost(_tail_ends(x, y, weight, tail)) <= min(map(cost, range(n + 1))) + 1e-9
 
@@ -132,7 +165,10 @@ def test_a_learned_table_is_finite_and_on_its_tail_on_every_code(name):
             near = held & (np.abs(x) < 1e4)
             assert (np.abs(got[near] - exact[near]) < 0.05 * np.maximum(np.abs(exact[near]), 1.0)).all()
             continue
-        for tail, outside in ((table.left, x <= table.body.breakpoints[0]), (table.right, x > table.body.breakpoints[-1])):
+        for tail, outside in (
+            (table.left, x <= table.body.breakpoints[0]),
+            (table.right, x > table.body.breakpoints[-1]),
+        ):
             np.testing.assert_array_equal(got[outside], tail.slope * x[outside] + tail.intercept)
         assert (table.left, table.right) == (fn.left, fn.right) and np.abs(got - exact)[held].max() < 0.1
     assert certify.check(tables.meta["certificate"], certify.certify(loads(tables.dumps()))) == []
@@ -143,7 +179,9 @@ def test_the_same_request_gives_the_same_bytes_whatever_torch_is_set_to(objectiv
     torch = pytest.importorskip("torch")
 
     def compiled(seed=1):
-        return lutc.compile("silu", 6, search="gradient", inputs="grid", objective=objective, seed=seed, gradient=QUICK).dumps()
+        return lutc.compile(
+            "silu", 6, search="gradient", inputs="grid", objective=objective, seed=seed, gradient=QUICK
+        ).dumps()
 
     first, threads, random = compiled(), torch.get_num_threads(), torch.random.get_rng_state()
     try:
@@ -168,7 +206,9 @@ def test_the_certificate_is_over_the_range_that_the_file_names():
 @pytest.mark.parametrize("entries", [16, 32])
 @pytest.mark.parametrize("name", ["gelu", "silu", "exp", "reciprocal", "rsqrt"])
 def test_shipped_tables(name, entries):
-    """What the file claims holds, nothing runs away on any code, and behind range reduction the worst relative error is small everywhere."""
+    """What the file claims holds, nothing runs away on any code, and behind range reduction the worst relative error is
+    small everywhere.
+    """
     tables = lutc.load(f"{name}_nnlut_{entries}")
     assert certify.check(tables.meta["certificate"], certify.certify(tables)) == []
     table = tables["fp32"]
@@ -183,15 +223,26 @@ def test_codes_and_fixed_point_coefficients():
     tables = lutc.compile("gelu", 8, search="gradient", gradient=QUICK, inputs=(lutc.formats.Inputs(8, 2.0**-5),))
     table = tables["5"]
     assert formats.get("q1.6").holds(np.concatenate([table.body.slopes, table.body.intercepts])).all()
-    optimum = lutc.compile("gelu", 8, search="exact", inputs=(lutc.formats.Inputs(8, 2.0**-5),)).meta["search"]["optimum"]["5"]
+    optimum = lutc.compile("gelu", 8, search="exact", inputs=(lutc.formats.Inputs(8, 2.0**-5),)).meta["search"][
+        "optimum"
+    ]["5"]
     assert optimum <= tables.meta["search"]["cost"]["5"] < 6 * optimum
     assert tables.meta["search"]["lower_bound"]["5"] <= optimum
 
 
 def test_half_the_error_of_a_published_table(anchors):
-    """17 entries for silu over [-8, 8], as NN-LUT stores them, against 16 of ours; theirs goes on outside, ours does not."""
+    """17 entries for silu over [-8, 8], as NN-LUT stores them, against 16 of ours; theirs goes on outside, ours does
+    not.
+    """
     theirs, fn = lutc.load(anchors / "nn_lut" / "lut_details_silu_H16_sub.json")["fp32"], functions.get("silu")
-    ours = lutc.compile("silu", 16, search="gradient", inputs="grid", range=(-8.0, 8.0), gradient=GradientSettings(restarts=1, steps=300))["fp32"]
+    ours = lutc.compile(
+        "silu",
+        16,
+        search="gradient",
+        inputs="grid",
+        range=(-8.0, 8.0),
+        gradient=GradientSettings(restarts=1, steps=300),
+    )["fp32"]
     x = np.linspace(-8.0, 8.0, 20001)
     ours_error, their_error = (np.mean((table(x) - fn(x)) ** 2) for table in (ours, theirs))
     assert ours.entries <= 16 and theirs.entries == 17 and ours_error < 0.5 * their_error
@@ -215,7 +266,9 @@ def test_bad_requests(options, said):
         lutc.compile("gelu", **{"search": "gradient", "inputs": "grid", "gradient": QUICK, **options})
 
 
-@pytest.mark.parametrize("settings", [{"init": "best"}, {"restarts": 0}, {"steps": -1}, {"batch": 0}, {"rate": 0.0}, {"rate": float("nan")}])
+@pytest.mark.parametrize(
+    "settings", [{"init": "best"}, {"restarts": 0}, {"steps": -1}, {"batch": 0}, {"rate": 0.0}, {"rate": float("nan")}]
+)
 def test_bad_settings(settings):
     with pytest.raises(LutcError, match="curvature, random|positive"):
         GradientSettings(**settings)
@@ -230,7 +283,10 @@ def test_too_few_entries_for_the_tails():
 
 
 def test_without_torch_it_is_one_line():
-    code = "import sys; sys.modules['torch'] = None\nfrom lutc.cli import main\nmain(['compile', 'gelu', '--search', 'gradient', '-o', '/dev/null'])"
+    code = (
+        "import sys; sys.modules['torch'] = None\nfrom lutc.cli import main\nmain(['compile', 'gelu', '--search', "
+        "'gradient', '-o', '/dev/null'])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "pip install 'lutc[torch]'" in done.stderr
 
@@ -241,10 +297,16 @@ def test_the_command_line(tmp_path, monkeypatch):
     from lutc.cli import main
 
     monkeypatch.chdir(tmp_path)
-    result = CliRunner().invoke(main, ["compile", "rsqrt", "--search", "gradient", "--entries", "6", "--objective", "relative", "--init", "random"])
+    result = CliRunner().invoke(
+        main,
+        ["compile", "rsqrt", "--search", "gradient", "--entries", "6", "--objective", "relative", "--init", "random"],
+    )
     assert result.exit_code == 0 and "gradient search" in result.output and "lower bound" in result.output
     data = json.loads((tmp_path / "rsqrt_nnlut_6.json").read_text())
-    assert list(data["rsqrt"]["fp32"]) == ["breakpoints", "slopes", "intercepts"] and data["lutc"]["search"]["init"] == "random"
+    assert (
+        list(data["rsqrt"]["fp32"]) == ["breakpoints", "slopes", "intercepts"]
+        and data["lutc"]["search"]["init"] == "random"
+    )
     assert data["lutc"]["prologue"]["kind"] == "exponent"
     refused = CliRunner().invoke(main, ["compile", "rsqrt", "--init", "random"])
     assert refused.exit_code == 2 and "--search gradient" in refused.stderr

@@ -33,7 +33,11 @@ def feasible(x, low, high, fmt) -> bool:
 def fewest(x, y, tolerance, fmt, left, right) -> int | None:
     """Least number of segments between the tails, over all ways to cut: breadth-first over runs that are feasible."""
     n = x.size
-    runs = {(i, j) for i, j in product(range(n + 1), repeat=2) if i < j and feasible(x[i:j], (y - tolerance)[i:j], (y + tolerance)[i:j], fmt)}
+    runs = {
+        (i, j)
+        for i, j in product(range(n + 1), repeat=2)
+        if i < j and feasible(x[i:j], (y - tolerance)[i:j], (y + tolerance)[i:j], fmt)
+    }
 
     def tail(line, part):
         return line is not None and (np.abs(line.slope * x[part] + line.intercept - y[part]) <= tolerance[part]).all()
@@ -74,7 +78,9 @@ def test_the_fewest_segments(values, size, fmt, with_left, with_right):
 @pytest.mark.parametrize("size", [0.008, 0.01, 0.03, 0.1])
 @pytest.mark.parametrize("name", ["gelu", "exp", "hardswish"])
 def test_as_few_as_the_exact_search_over_largest_errors(name, size):
-    """The optimum of the largest error over the same samples: with the greedy number of entries it meets the bound, with one less it cannot."""
+    """The optimum of the largest error over the same samples: with the greedy number of entries it meets the bound,
+    with one less it cannot.
+    """
     fn = functions.get(name)
     s = code_samples(fn, Inputs(8, 2.0**-3), *fn.range)
     result = greedy(s.x, s.y, np.full(len(s), size), Q16, fn.left, fn.right)
@@ -104,7 +110,9 @@ def test_built_tables_meet_the_bound(bound, options):
     for key, table in compiled.items():
         x = compiled.inputs[key].x()
         x = x[(x >= lo) & (x <= hi)]
-        allowed = ErrorBound.parse(options["max_error"]).tolerance(fn(x), options.get("out"), formats.get(table.coefficients), inputs)
+        allowed = ErrorBound.parse(options["max_error"]).tolerance(
+            fn(x), options.get("out"), formats.get(table.coefficients), inputs
+        )
         assert (np.abs(table(x) - fn(x)) <= allowed * (1 + 1e-12)).all()
 
 
@@ -119,7 +127,9 @@ def test_float_tables_meet_the_bound():
 
 def test_a_bound_nobody_meets_says_where():
     y = np.array([0.0, 0.5, 1.0, 1.005])
-    with pytest.raises(LutcError, match=r"no line with q1.6 coefficients is within 0.001 at x = 3; allow more error or a finer format") as error:
+    with pytest.raises(
+        LutcError, match=r"no line with q1.6 coefficients is within 0.001 at x = 3; allow more error or a finer format"
+    ) as error:
         greedy(np.arange(4.0), y, np.full(4, 0.001), Q16, described="0.001")
     assert "\n" not in str(error.value)
 

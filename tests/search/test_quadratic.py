@@ -135,7 +135,9 @@ def test_the_whole_matrix_beats_its_diagonal_and_seeds_agree():
 
 
 def test_points_between_the_codes_choose_among_equal_tables():
-    """A single code that counts leaves the slope of its segment free; points between the codes choose one nearer to the function."""
+    """A single code that counts leaves the slope of its segment free; points between the codes choose one nearer to the
+    function.
+    """
     fn = functions.get("gelu")
     x = code_samples(fn, Inputs(8, 0.25), -np.inf, np.inf).x
     between = Samples(x[1:] - 0.125, fn(x[1:] - 0.125), np.full(255, 1e-9))

@@ -50,14 +50,18 @@ def test_the_lower_bound_is_worth_something():
 
 @pytest.mark.parametrize("name", ["gelu", "reciprocal"])
 def test_refined_reaches_the_search_over_all_positions(name):
-    """About 2,000 samples, for which both are possible: within a percent, and no cut gains by moving to its neighbouring sample."""
+    """About 2,000 samples, for which both are possible: within a percent, and no cut gains by moving to its
+    neighbouring sample.
+    """
     fn = functions.get(name)
     s = code_samples(fn, Inputs(12, 2.0**-8 if name == "gelu" else 2.0**-9), *fn.range)
     fmt = formats.get(fn.coefficients)
     tails = tails_of(fn, fmt)
     dense = squared_costs(Points.of(s), fmt, *tails)
     for entries in (2, 5, 16):
-        found = refine.refined(s, lambda at: squared_costs(Points.of(s, at), fmt, *tails), lambda costs, start, n=entries: exact(costs, n))
+        found = refine.refined(
+            s, lambda at: squared_costs(Points.of(s, at), fmt, *tails), lambda costs, start, n=entries: exact(costs, n)
+        )
         result, positions, costs = found
         best = exact(dense, entries).cost
         assert best * (1 - 1e-9) <= result.cost <= best * 1.01 + 1e-15
@@ -83,8 +87,12 @@ def test_refined_with_the_genetic_search():
         costs_seen.append(result.cost)
         return result
 
-    result, positions, *_ = refine.refined(s, lambda at: squared_costs(Points.of(s, at), formats.get("bf16"), *tails), search)
-    assert (np.diff(costs_seen) <= 1e-9 * costs_seen[0]).all() and result.cost == pytest.approx(min(costs_seen), rel=1e-9)
+    result, positions, *_ = refine.refined(
+        s, lambda at: squared_costs(Points.of(s, at), formats.get("bf16"), *tails), search
+    )
+    assert (np.diff(costs_seen) <= 1e-9 * costs_seen[0]).all() and result.cost == pytest.approx(
+        min(costs_seen), rel=1e-9
+    )
     assert len(costs_seen) < 25
 
 

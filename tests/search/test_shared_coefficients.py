@@ -36,7 +36,9 @@ def plain_cost(samples, cuts, lines, left, right) -> float:
 def test_the_cost_is_that_of_the_lines_it_returns(tails):
     samples = [int8_samples("gelu", power) for power in (2, 3, 5)]
     start = np.stack([np.linspace(0, len(s), 7).astype(int) for s in samples])
-    result = shared_coefficients(SharedCosts(samples, Q16, *tails), start, settings=SharedSettings(population=6, generations=3, elite=1))
+    result = shared_coefficients(
+        SharedCosts(samples, Q16, *tails), start, settings=SharedSettings(population=6, generations=3, elite=1)
+    )
     assert result.cuts.shape == (3, 7) and (np.diff(result.cuts, axis=1) >= 0).all()
     assert Q16.holds(np.concatenate(result.lines)).all()
     assert result.cost == pytest.approx(plain_cost(samples, result.cuts, result.lines, *tails), rel=1e-8)
@@ -48,7 +50,8 @@ def test_total_takes_the_best_shared_line():
     samples = [Samples(np.arange(n) / n, rng.normal(0, 0.5, n), rng.uniform(0.5, 2, n)) for n in (4, 7)]
     values = grid("q1.6")
     errors = sum(
-        ((values[:, None, None] * s.x + values[None, :, None] - s.y) ** 2) @ (s.weight / s.weight.sum()) / 2 for s in samples
+        ((values[:, None, None] * s.x + values[None, :, None] - s.y) ** 2) @ (s.weight / s.weight.sum()) / 2
+        for s in samples
     )
     whole = np.array([[[0, 4], [0, 7]]])
     assert SharedCosts(samples, Q16, None, None).total(whole)[0] == pytest.approx(errors.min(), rel=1e-9)
@@ -57,7 +60,10 @@ def test_total_takes_the_best_shared_line():
 def test_against_enumeration():
     """Two scales with five and seven samples, three segments: every pair of cuts there is."""
     rng = np.random.default_rng(2)
-    samples = [Samples(np.linspace(-1, 1, n), np.abs(np.linspace(-1, 1, n)) + rng.normal(0, 0.1, n), np.ones(n)) for n in (5, 7)]
+    samples = [
+        Samples(np.linspace(-1, 1, n), np.abs(np.linspace(-1, 1, n)) + rng.normal(0, 0.1, n), np.ones(n))
+        for n in (5, 7)
+    ]
     costs = SharedCosts(samples, Q16, None, None)
     choices = [[(0, *inner, n) for inner in combinations_with_replacement(range(n + 1), 2)] for n in (5, 7)]
     best = costs.total(np.array(list(product(*choices)))).min()

@@ -28,7 +28,9 @@ def test_domain_of_a_function(name):
     got = domain.restrict(np.zeros(EDGES.size), EDGES)
     assert (np.isnan(got) == np.isnan(want)).all()
     at_bound = np.isin(EDGES, [bound for bound in (domain.low, domain.high) if bound is not None])
-    infinite = np.isinf(want) & at_bound & ~((EDGES == 0) & np.signbit(EDGES))  # 1/sqrt(-0) is -inf, which range reduction minds
+    infinite = (
+        np.isinf(want) & at_bound & ~((EDGES == 0) & np.signbit(EDGES))
+    )  # 1/sqrt(-0) is -inf, which range reduction minds
     assert (got[infinite] == want[infinite]).all() and (got[~np.isnan(want) & ~np.isinf(want)] == 0).all()
 
 
@@ -59,7 +61,9 @@ def test_plain_tables_have_the_functions_domain():
 
 def test_signs_of_exponent_prologues():
     body = Lines([], [0.0], [1.0])
-    positive, odd, even = (Table(body, ExponentPrologue(1, -1, odd=o, even=e)) for o, e in ((False, False), (True, False), (False, True)))
+    positive, odd, even = (
+        Table(body, ExponentPrologue(1, -1, odd=o, even=e)) for o, e in ((False, False), (True, False), (False, True))
+    )
     x = np.array([-2.0, -0.0, 0.0, 2.0, -np.inf, np.nan])
     np.testing.assert_array_equal(positive(x), [np.nan, -np.inf, np.inf, 0.5, np.nan, np.nan])
     np.testing.assert_array_equal(odd(x), [-0.5, -np.inf, np.inf, 0.5, -0.0, np.nan])
@@ -74,7 +78,10 @@ def test_signs_of_exponent_prologues():
         (lambda: Domain(0.0, None, 0, 1), "a pole of the domain stands at its bound"),
         (lambda: Domain(0.0, None, 2), "poles -1, 0 or 1"),
         (lambda: ExponentPrologue(1, 1, 0.0, True, True), "odd or even, not both"),
-        (lambda: Table(Lines([], [1.0], [0.0]), ExponentPrologue(1, 1), domain=Domain(0.0)), "range reduction by exponent has a domain of its own"),
+        (
+            lambda: Table(Lines([], [1.0], [0.0]), ExponentPrologue(1, 1), domain=Domain(0.0)),
+            "range reduction by exponent has a domain of its own",
+        ),
     ],
 )
 def test_errors(make, message):

@@ -1,4 +1,6 @@
-"""Integer arithmetic against loops over Python's integers and fractions, for every function and scale; unfolded symmetries code by code."""
+"""Integer arithmetic against loops over Python's integers and fractions, for every function and scale; unfolded
+symmetries code by code.
+"""
 
 from fractions import Fraction
 from math import floor
@@ -26,7 +28,9 @@ def half_up(value: Fraction) -> int:
 
 
 def plain_accumulator(table: Table, q: int, inputs: Inputs, fraction_bits: int) -> int:
-    """k (q - z) + t' with the segment found in real x by the rule at a cut: no arrays, no floats but the stored ones."""
+    """k (q - z) + t' with the segment found in real x by the rule at a cut: no arrays, no floats but
+    the stored ones.
+    """
     x = inputs.scale * (q - inputs.zero_point)
     segment = sum(1 for point in table.body.breakpoints if point < x)
     k = Fraction(float(table.body.slopes[segment])) * 2**fraction_bits

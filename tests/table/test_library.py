@@ -19,11 +19,15 @@ def test_names_are_files():
 @pytest.mark.parametrize("name", NAMES)
 def test_every_shipped_file_loads_and_round_trips(name):
     tables = library.load(name)
-    assert tables.dumps() == library.resources.files("lutc.pretrained").joinpath(f"{name}.json").read_text(encoding="utf-8")
+    assert tables.dumps() == library.resources.files("lutc.pretrained").joinpath(f"{name}.json").read_text(
+        encoding="utf-8"
+    )
     assert tables.function is not None and set(tables.meta["certificate"]) == set(tables)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name.rsplit("_", 1)[-1] in ("8", "16", "32") and "nnlut" not in name])
+@pytest.mark.parametrize(
+    "name", [name for name in NAMES if name.rsplit("_", 1)[-1] in ("8", "16", "32") and "nnlut" not in name]
+)
 def test_shipped_int8_tables_have_no_gap(name):
     record = library.load(name).meta["search"]
     assert set(record["gap"].values()) == {0.0}
@@ -47,7 +51,9 @@ def test_paths(tmp_path):
     shipped.save(path)
     plain = tmp_path / "mine"
     shipped.save(plain)
-    assert library.load(path).dumps() == library.load(str(path)).dumps() == library.load(plain).dumps() == shipped.dumps()
+    assert (
+        library.load(path).dumps() == library.load(str(path)).dumps() == library.load(plain).dumps() == shipped.dumps()
+    )
     assert lutc.load("gelu_8").dumps() == shipped.dumps()
 
 
@@ -85,9 +91,13 @@ def test_a_shipped_name_is_not_a_path(tmp_path, monkeypatch):
     assert library.load("gelu_8").name == "gelu" and library.load("gelu_8.json").name == "relu"
 
 
-@pytest.mark.parametrize("name, limits", [("gelu_8", (2.7e-4, 1.1e-4, 4e-5, 3.1e-5)), ("gelu_16", (2.7e-4, 2.3e-5, 1.1e-5, 3.6e-6))])
+@pytest.mark.parametrize(
+    "name, limits", [("gelu_8", (2.7e-4, 1.1e-4, 4e-5, 3.1e-5)), ("gelu_16", (2.7e-4, 2.3e-5, 1.1e-5, 3.6e-6))]
+)
 def test_tables_of_few_codes_serve_floats_too(name, limits):
-    """Mean squared error of float inputs in [-4, 4], by the tables of 2^0 to 2^-3: breakpoints on codes alone gave 4.9e-4 at 2^-1."""
+    """Mean squared error of float inputs in [-4, 4], by the tables of 2^0 to 2^-3: breakpoints on codes alone gave
+    4.9e-4 at 2^-1.
+    """
     tables, x = library.load(name), np.linspace(-4, 4, 20_001)
     for key, limit in enumerate(limits):
         assert np.mean((tables[str(key)](x) - functions.get("gelu")(x)) ** 2) <= limit

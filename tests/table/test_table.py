@@ -132,7 +132,9 @@ def test_direct_quantises_as_codes_saturate():
     body = Direct(np.arange(-8.0, 8.0), 4, 0.5, 2)
     q = np.arange(-8, 8)
     np.testing.assert_array_equal(body(0.5 * (q - 2)), q)
-    np.testing.assert_array_equal(body([0.25, 0.75, -0.25, 100.0, -100.0, np.inf, -np.inf, 1e308]), [2, 4, 2, 7, -8, 7, -8, 7])
+    np.testing.assert_array_equal(
+        body([0.25, 0.75, -0.25, 100.0, -100.0, np.inf, -np.inf, 1e308]), [2, 4, 2, 7, -8, 7, -8, 7]
+    )
     assert np.isnan(body(np.nan)) and body.entries == 16
 
 
@@ -141,14 +143,18 @@ def test_direct_quantises_as_codes_saturate():
 
 @pytest.mark.parametrize("name", [name for name, fn in functions.FUNCTIONS.items() if fn.symmetry is not None])
 def test_abs_is_the_function_where_the_half_is(name):
-    """With the exact half in place of a table, every symmetry gives back its function on both sides, and at the ends."""
+    """With the exact half in place of a table, every symmetry gives back its function on both sides,
+    and at the ends.
+    """
     fn = functions.get(name)
     prologue = AbsPrologue(fn.symmetry.positive, fn.symmetry.negative)
     x = np.concatenate([np.linspace(*fn.range, 1001), -np.linspace(*fn.range, 11), [40.0, -40.0]])
     x = x[np.isfinite(fn(x))]
     np.testing.assert_allclose(prologue(fn.symmetry.h, x), fn(x), rtol=1e-13, atol=1e-15)
     if np.isfinite(fn(np.array([np.inf, -np.inf]))).any() and name != "reciprocal":
-        np.testing.assert_array_equal(prologue(fn.symmetry.h, np.array([np.inf, -np.inf])), fn(np.array([np.inf, -np.inf])))
+        np.testing.assert_array_equal(
+            prologue(fn.symmetry.h, np.array([np.inf, -np.inf])), fn(np.array([np.inf, -np.inf]))
+        )
     assert np.isnan(prologue(fn.symmetry.h, np.float64(np.nan)))
 
 
@@ -169,7 +175,9 @@ def test_range_reduction_is_the_function(name):
     fn, r = functions.get(name), functions.get(name).reduction
     if r.kind == "exponent":
         prologue = ExponentPrologue(r.step, r.growth, r.offset, r.odd)
-        positive = np.concatenate([2.0 ** np.arange(-1070, 1020, 7.0), np.logspace(-300, 300, 601), [5e-324, 2.2e-308, 1.7e308]])
+        positive = np.concatenate(
+            [2.0 ** np.arange(-1070, 1020, 7.0), np.logspace(-300, 300, 601), [5e-324, 2.2e-308, 1.7e308]]
+        )
         x = np.concatenate([positive, -positive]) if r.odd else positive
         ends = np.array([0.0, np.inf, -np.inf, -0.0] if r.odd else [0.0, np.inf])
         np.testing.assert_array_equal(prologue(fn, ends), fn(ends))
@@ -181,13 +189,18 @@ def test_range_reduction_is_the_function(name):
         ends = np.array([np.inf, -np.inf])
         np.testing.assert_array_equal(prologue(fn, ends), fn(ends))
     with np.errstate(over="ignore"):
-        np.testing.assert_allclose(prologue(fn, x), fn(x), rtol=1e-12 if r.growth else 1e-9, atol=0 if r.growth else 1e-12)
+        np.testing.assert_allclose(
+            prologue(fn, x), fn(x), rtol=1e-12 if r.growth else 1e-9, atol=0 if r.growth else 1e-12
+        )
     assert np.isnan(prologue(fn, np.float64(np.nan)))
 
 
 def test_exponent_hands_over_a_mantissa_in_range():
     seen = []
-    ExponentPrologue(2, -1)(lambda m: seen.append(m) or np.ones_like(m), np.array([0.0, 5e-324, 0.3, 1.0, 3.999, 4.0, 1e300, np.inf, np.nan]))
+    ExponentPrologue(2, -1)(
+        lambda m: seen.append(m) or np.ones_like(m),
+        np.array([0.0, 5e-324, 0.3, 1.0, 3.999, 4.0, 1e300, np.inf, np.nan]),
+    )
     assert all(((m >= 1) & (m < 4)).all() for m in seen)
 
 

@@ -1,4 +1,6 @@
-"""JSON in and out: round trips, files of GQA-LUT and NN-LUT, an emulation of GQA-LUT's runtime, and whatever else a file may hold."""
+"""JSON in and out: round trips, files of GQA-LUT and NN-LUT, an emulation of GQA-LUT's runtime, and whatever else a
+file may hold.
+"""
 
 import copy
 import json
@@ -55,7 +57,11 @@ def bodies(draw):
     points = [p / 32 for p in points]
     if kind == "cells":
         pieces = tuple(draw(st.lists(st.sampled_from((1, 2, 4)), min_size=len(points) - 1, max_size=len(points) - 1)))
-        return Cells(points, pieces, draw(st.lists(st.floats(-9, 9, width=32), min_size=sum(pieces) + 1, max_size=sum(pieces) + 1)))
+        return Cells(
+            points,
+            pieces,
+            draw(st.lists(st.floats(-9, 9, width=32), min_size=sum(pieces) + 1, max_size=sum(pieces) + 1)),
+        )
     values = st.lists(st.integers(-128, 127).map(lambda c: c / 64), min_size=len(points) + 1, max_size=len(points) + 1)
     return Lines(points, draw(values), draw(values))
 
@@ -79,7 +85,9 @@ def table_sets(draw):
     plain = st.none() | st.booleans() | FINITE | st.integers() | names
     record = st.recursive(plain, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=3))
     meta = {"note": draw(record), "range": [-1.0, 2.5]}
-    return TableSet(draw(names), {key: Table(body, prologue, left, right, coefficients)}, inputs, draw(st.none() | names), meta)
+    return TableSet(
+        draw(names), {key: Table(body, prologue, left, right, coefficients)}, inputs, draw(st.none() | names), meta
+    )
 
 
 @given(table_sets())
@@ -88,7 +96,12 @@ def test_round_trip(tables):
     text = tables.dumps()
     again = table_set.loads(text)
     assert again.dumps() == text
-    assert list(again) == list(tables) and again.name == tables.name and again.function == tables.function and again.inputs == tables.inputs
+    assert (
+        list(again) == list(tables)
+        and again.name == tables.name
+        and again.function == tables.function
+        and again.inputs == tables.inputs
+    )
     assert all(same(again[key], table) for key, table in tables.items())
     assert json.loads(text)["lutc"]["note"] == again.meta["note"]
 
@@ -133,7 +146,17 @@ def test_layout_is_gqa_luts(gelu):
     for entry in data["hswish"].values():
         assert list(entry) == ["breakpoints", "slopes", "intercepts"]
         assert len(entry["slopes"]) == len(entry["intercepts"]) == len(entry["breakpoints"]) + 1 <= 8
-    assert {"inputs", "coefficients", "tails", "search", "certificate", "version", "prologue", "addressing", "payload"} <= set(data["lutc"])
+    assert {
+        "inputs",
+        "coefficients",
+        "tails",
+        "search",
+        "certificate",
+        "version",
+        "prologue",
+        "addressing",
+        "payload",
+    } <= set(data["lutc"])
 
 
 # GQA-LUT's runtime, from its description: quantised inputs, breakpoints and intercepts divided by the scale
@@ -186,7 +209,9 @@ def test_files_of_gqa_lut(anchors, file):
 
 
 def test_repeated_breakpoints_are_dropped():
-    text = json.dumps({"gelu": {"0": {"breakpoints": [-1, -0.0, 0, 0, 2], "slopes": [1, 2, 3, 4, 5, 6], "intercepts": [0] * 6}}})
+    text = json.dumps(
+        {"gelu": {"0": {"breakpoints": [-1, -0.0, 0, 0, 2], "slopes": [1, 2, 3, 4, 5, 6], "intercepts": [0] * 6}}}
+    )
     (table,) = table_set.loads(text).values()
     np.testing.assert_array_equal(table.body.breakpoints, [-1, 0, 2])
     np.testing.assert_array_equal(table.body.slopes, [1, 2, 5, 6])
@@ -200,7 +225,13 @@ def test_a_foreign_name_is_kept():
 
 
 def nn_lut(**changes) -> dict:
-    data = {"op": "silu", "hidden": 2, "cut_points": [-math.inf, -1.0, 1.0, math.inf], "slopes": [0.0, 0.5, 1.0], "biases": [-0.125, 0.0, 0.1]}
+    data = {
+        "op": "silu",
+        "hidden": 2,
+        "cut_points": [-math.inf, -1.0, 1.0, math.inf],
+        "slopes": [0.0, 0.5, 1.0],
+        "biases": [-0.125, 0.0, 0.1],
+    }
     return data | changes
 
 
@@ -220,7 +251,10 @@ def test_nn_luts_own_file(anchors):
     table, raw = table_set.read(path)["fp32"], json.loads(path.read_text())
     assert table.entries == 17 == len(raw["slopes"])
     x = np.linspace(-10, 10, 1001)
-    expected = [raw["slopes"][i] * v + raw["biases"][i] for v, i in zip(x, (sum(c < v for c in raw["cut_points"][1:-1]) for v in x))]
+    expected = [
+        raw["slopes"][i] * v + raw["biases"][i]
+        for v, i in zip(x, (sum(c < v for c in raw["cut_points"][1:-1]) for v in x))
+    ]
     np.testing.assert_array_equal(table(x), expected)
 
 
@@ -291,7 +325,9 @@ CHANGES = [
 ]
 
 
-@pytest.mark.parametrize(("path", "value", "message"), CHANGES, ids=lambda v: ".".join(v) if isinstance(v, tuple) else None)
+@pytest.mark.parametrize(
+    ("path", "value", "message"), CHANGES, ids=lambda v: ".".join(v) if isinstance(v, tuple) else None
+)
 def test_altered_files_are_refused(gelu, path, value, message):
     with pytest.raises(LutcError, match=message) as error:
         table_set.loads(changed(json.loads(gelu.dumps()), path, value))
@@ -306,8 +342,14 @@ TEXTS = {
     "an empty object": ("{}", "given nothing"),
     "deep lists": ("[" * 100_000 + "]" * 100_000, "not valid JSON"),
     "deep objects": ('{"a":' * 100_000 + "1" + "}" * 100_000, "not valid JSON"),
-    "many digits": ('{"gelu": {"0": {"breakpoints": [], "slopes": [' + "9" * 5000 + '], "intercepts": [0]}}}', "beyond float64"),
-    "a large exponent": ('{"gelu": {"0": {"breakpoints": [], "slopes": [1e999], "intercepts": [0]}}}', "beyond float64"),
+    "many digits": (
+        '{"gelu": {"0": {"breakpoints": [], "slopes": [' + "9" * 5000 + '], "intercepts": [0]}}}',
+        "beyond float64",
+    ),
+    "a large exponent": (
+        '{"gelu": {"0": {"breakpoints": [], "slopes": [1e999], "intercepts": [0]}}}',
+        "beyond float64",
+    ),
     "a key twice": ('{"gelu": {}, "gelu": {}}', "a key stands twice"),
     "a table twice": ('{"gelu": {"0": {}, "0": {}}}', "a key stands twice"),
     "no powers": ('{"gelu": {"fp99": {}}}', "GQA-LUT file, whose keys are powers"),
@@ -340,8 +382,15 @@ SEEDS = []
 def seeds() -> list[str]:
     """Files of each kind to mutate, small enough to be quick."""
     if not SEEDS:
-        cells = TableSet("silu", {"fp16": Table(Cells([-1.0, 0.0, 1.0], (1, 2), np.arange(4.0)), PeriodPrologue(2.0), Line(0.0, 0.0))}, {}, "silu")
-        direct = TableSet("f", {"k": Table(Direct(np.arange(4.0), 2, 0.5), ExponentPrologue(1, -1))}, {"k": Inputs(2, 0.5)})
+        cells = TableSet(
+            "silu",
+            {"fp16": Table(Cells([-1.0, 0.0, 1.0], (1, 2), np.arange(4.0)), PeriodPrologue(2.0), Line(0.0, 0.0))},
+            {},
+            "silu",
+        )
+        direct = TableSet(
+            "f", {"k": Table(Direct(np.arange(4.0), 2, 0.5), ExponentPrologue(1, -1))}, {"k": Inputs(2, 0.5)}
+        )
         lines = pipeline.compile("gelu", 4, inputs=(Inputs(8, 2.0**-3),), symmetry=True, search="exact")
         SEEDS.extend([cells.dumps(), direct.dumps(), lines.dumps(), json.dumps(nn_lut())])
     return SEEDS
@@ -349,13 +398,17 @@ def seeds() -> list[str]:
 
 @given(st.data())
 def test_any_mutated_text_loads_or_says_why(data):
-    """Characters replaced, pieces moved, values swapped for others: a LutcError or a table that evaluates without a warning."""
+    """Characters replaced, pieces moved, values swapped for others: a LutcError or a table that evaluates without a
+    warning.
+    """
     text = data.draw(st.sampled_from(seeds()))
     for _ in range(data.draw(st.integers(1, 3))):
         kind = data.draw(st.sampled_from(("character", "cut", "value")))
         at = data.draw(st.integers(0, len(text) - 1)) if text else 0
         if kind == "character":
-            text = text[:at] + data.draw(st.sampled_from(list('0123456789.-+eE{}[]":, \\nulltrefasNI'))) + text[at + 1 :]
+            text = (
+                text[:at] + data.draw(st.sampled_from(list('0123456789.-+eE{}[]":, \\nulltrefasNI'))) + text[at + 1 :]
+            )
         elif kind == "cut":
             text = text[:at] + text[at + data.draw(st.integers(1, 40)) :]
         else:
@@ -388,7 +441,11 @@ def mutated_value(data, text: str) -> str:
     walk(root)
     if places:
         part, key = data.draw(st.sampled_from(places))
-        part[key] = data.draw(st.sampled_from((None, True, 0, -1, 1.5, 1e308, 10**30, 10**400, math.nan, "x", "", [], [1], {}, {"a": 1}, [[]])))
+        part[key] = data.draw(
+            st.sampled_from(
+                (None, True, 0, -1, 1.5, 1e308, 10**30, 10**400, math.nan, "x", "", [], [1], {}, {"a": 1}, [[]])
+            )
+        )
     return json.dumps(root)
 
 
@@ -398,7 +455,11 @@ def mutated_value(data, text: str) -> str:
 def test_files_that_are_none(tmp_path):
     (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x00")
     (tmp_path / "broken.json").write_text("{")
-    messages = {"missing": "cannot read .*missing.json: No such file", "binary": "no text file", "broken": "broken.json: not valid"}
+    messages = {
+        "missing": "cannot read .*missing.json: No such file",
+        "binary": "no text file",
+        "broken": "broken.json: not valid",
+    }
     for name, message in messages.items():
         with pytest.raises(LutcError, match=message):
             table_set.read(tmp_path / f"{name}.json")
@@ -413,7 +474,9 @@ def test_a_file_may_begin_with_a_byte_order_mark(tmp_path, gelu):
 
 
 def test_a_set_prints_on_a_line(gelu):
-    assert repr(gelu).startswith("<TableSet gelu: '0': <Table 8 entries, q1.6>, '1': <Table 8 entries, q1.6>, ") and "\n" not in repr(gelu)
+    assert repr(gelu).startswith(
+        "<TableSet gelu: '0': <Table 8 entries, q1.6>, '1': <Table 8 entries, q1.6>, "
+    ) and "\n" not in repr(gelu)
 
 
 @pytest.mark.skipif(not Path("/dev/zero").exists(), reason="needs /dev/zero")

@@ -57,7 +57,9 @@ def test_errors():
 def test_plus_plus_draws_distinct_samples():
     true, x, _ = blobs(6, 600)
     seeds = plus_plus(x, 6, torch.Generator().manual_seed(1))
-    assert matched(seeds, true) < 1  # one seed in each blob: blobs lie about 7 apart, k-means++ rarely misses one at this spread
+    assert (
+        matched(seeds, true) < 1
+    )  # one seed in each blob: blobs lie about 7 apart, k-means++ rarely misses one at this spread
     assert len(plus_plus(torch.ones(4, 2), 3)) == 1
 
 

@@ -195,7 +195,12 @@ def test_modules_that_mix_rows_or_take_more(tmp_path):
             self.calls += 1
             return x * self.calls
 
-    cases = [(Centred(), "mixes rows"), (Pair(), "does not run on one tensor"), (Tuple(), "maps a tensor .* to tuple"), (Counting(), "second call")]
+    cases = [
+        (Centred(), "mixes rows"),
+        (Pair(), "does not run on one tensor"),
+        (Tuple(), "maps a tensor .* to tuple"),
+        (Counting(), "second call"),
+    ]
     for module, words in cases:
         with pytest.raises(LutcError, match=words):
             check_block(Block("b", ("",), (module,)), torch.randn(8, 3))

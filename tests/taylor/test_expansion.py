@@ -22,7 +22,9 @@ def test_against_finite_differences():
     torch.testing.assert_close(found.values, function(c))
 
 
-@pytest.mark.parametrize("activation", [nn.GELU(), nn.GELU("tanh"), nn.SiLU(), nn.Tanh(), nn.Sigmoid(), nn.Softplus(), nn.Mish()], ids=str)
+@pytest.mark.parametrize(
+    "activation", [nn.GELU(), nn.GELU("tanh"), nn.SiLU(), nn.Tanh(), nn.Sigmoid(), nn.Softplus(), nn.Mish()], ids=str
+)
 def test_against_torch_full_derivatives(activation):
     function, c = mlp(6, 20, 4, activation), torch.randn(3, 6, dtype=torch.float64)
     found = expand(function, c, 2)

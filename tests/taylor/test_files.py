@@ -32,7 +32,13 @@ def test_round_trip_is_bit_exact_and_the_bytes_are_the_same(table, tmp_path, for
 def test_json_tells_what_it_is(table, tmp_path):
     table.save(tmp_path / "t")
     header = json.loads((tmp_path / "t.json").read_text(), parse_constant=pytest.fail)
-    assert (header["kind"], header["k"], header["order"], header["in_features"], header["out_features"]) == ("taylor", 3, 1, 6, 5)
+    assert (header["kind"], header["k"], header["order"], header["in_features"], header["out_features"]) == (
+        "taylor",
+        3,
+        1,
+        6,
+        5,
+    )
     assert header["data"]["samples"] == 1800
     assert header["data"]["held_out"] == 200
     assert len(header["certificate"]["centres"]["relative_error"]) == 3
@@ -70,7 +76,12 @@ def test_damage_and_mismatch(table, tmp_path):
 
 
 def test_tables_validate_themselves():
-    good = {"centres": torch.zeros(2, 3), "values": torch.zeros(2, 4), "slopes": torch.zeros(2, 4, 3), "counts": torch.zeros(2, dtype=torch.int64)}
+    good = {
+        "centres": torch.zeros(2, 3),
+        "values": torch.zeros(2, 4),
+        "slopes": torch.zeros(2, 4, 3),
+        "counts": torch.zeros(2, dtype=torch.int64),
+    }
     TaylorTable(**good)
     bad = [
         ({"slopes": torch.zeros(2, 4, 5)}, "do not fit"),
@@ -89,10 +100,14 @@ def test_tables_validate_themselves():
 
 
 def test_rounded_centres_move_their_values_along():
-    """fp16 rounds the centres; about the rounded ones the same polynomials have other values, and only their own rounding is lost."""
+    """fp16 rounds the centres; about the rounded ones the same polynomials have other values, and only their own
+    rounding is lost.
+    """
     g = torch.Generator().manual_seed(0)
     slopes = torch.randn(5, 3, 16, generator=g) / 8
-    table = TaylorTable(10 * torch.randn(5, 8, generator=g), torch.randn(5, 3, generator=g), slopes, torch.ones(5, dtype=torch.int64))
+    table = TaylorTable(
+        10 * torch.randn(5, 8, generator=g), torch.randn(5, 3, generator=g), slopes, torch.ones(5, dtype=torch.int64)
+    )
     x = table.centres + torch.randn(5, 8, generator=g)
     rounded = table.stored("fp16")
     naive = (rounded.values - table.values.half()).abs().max()

@@ -66,7 +66,9 @@ def test_ridge_is_the_closed_form_solution(strength, order):
         expected = np.linalg.lstsq(np.vstack([f, penalty]), np.vstack([r, np.zeros((len(penalty), o))]), rcond=None)[0]
         np.testing.assert_allclose(found[index], expected, rtol=1e-3, atol=1e-4)
         error = ((r - f @ found[index]) ** 2).sum()
-        assert float(moments.error(torch.tensor(found[[index]]), torch.tensor([index]))) == pytest.approx(error, rel=1e-4)
+        assert float(moments.error(torch.tensor(found[[index]]), torch.tensor([index]))) == pytest.approx(
+            error, rel=1e-4
+        )
 
 
 def test_strength_is_the_best_on_held_out_samples(block, x):
@@ -140,7 +142,11 @@ def test_sequential_fits_on_the_replaced_model_and_restores_it(model, batches, t
     assert list(tables) == ["layers.0:intermediate+output.dense", "layers.1:intermediate+output.dense"]
     assert torch.equal(model(**batches[0]), exact)
     # Layer 1's centres come from inputs that the replaced layer 0 made, not from the exact ones.
-    alone = fit(find_blocks(model, PATTERN)[1], collect(model, PATTERN, batches, tmp_path / "alone"), Settings(k=2, post_norm=True))
+    alone = fit(
+        find_blocks(model, PATTERN)[1],
+        collect(model, PATTERN, batches, tmp_path / "alone"),
+        Settings(k=2, post_norm=True),
+    )
     assert not torch.equal(tables["layers.1:intermediate+output.dense"].centres, alone.centres)
     # A second run only reads what is there.
     again = fit_sequential(model, PATTERN, batches, tmp_path, Settings(k=2, post_norm=True))
@@ -152,7 +158,12 @@ def test_sequential_fits_on_the_replaced_model_and_restores_it(model, batches, t
 
 
 def test_errors(block, x):
-    for kwargs, words in [({"k": 0}, "k >= 1"), ({"fit": "magic"}, "'ridge'"), ({"format": "fp8"}, "fp32, fp16"), ({"fallback": 1.0}, r"\[0, 1\)")]:
+    for kwargs, words in [
+        ({"k": 0}, "k >= 1"),
+        ({"fit": "magic"}, "'ridge'"),
+        ({"format": "fp8"}, "fp32, fp16"),
+        ({"fallback": 1.0}, r"\[0, 1\)"),
+    ]:
         with pytest.raises(LutcError, match=words):
             Settings(**kwargs)
     with pytest.raises(LutcError, match="k = 5000 centres need at least 5000 samples"):

@@ -1,5 +1,6 @@
-"""The Triton kernels against plain torch in Triton's interpreter, and compiled ahead of time. Each runs in a process of its own, because
-Triton decides at import whether it interprets."""
+"""The Triton kernels against plain torch in Triton's interpreter, and compiled ahead of time. Each runs in a process of
+its own, because Triton decides at import whether it interprets.
+"""
 
 import os
 import subprocess
@@ -38,12 +39,15 @@ for (n, k, o, p), dtype in itertools.product(shapes, [torch.float32, torch.float
     bias = torch.randn(k, o)
     real = slopes.double() if scales is None else slopes.double() * scales.double()[..., None]
     expected = bias[owner] + torch.einsum("nop,np->no", real[owner], z.double())
-    torch.testing.assert_close(product(z, owner, slopes, scales, bias).double(), expected.double(), rtol=1e-4, atol=1e-3)
+    found = product(z, owner, slopes, scales, bias).double()
+    torch.testing.assert_close(found, expected.double(), rtol=1e-4, atol=1e-3)
     if scales is None:                                   # the transposed product of the backward pass: other strides
         g = torch.randn(n, o)
         expected = torch.einsum("nop,no->np", real[owner], g.double())
-        torch.testing.assert_close(product(g, owner, slopes.transpose(1, 2), None, torch.zeros(k, p)).double(), expected, rtol=1e-4, atol=1e-3)
-assert product(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(2, 3, 4), None, torch.zeros(2, 3)).shape == (0, 3)
+        found = product(g, owner, slopes.transpose(1, 2), None, torch.zeros(k, p)).double()
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
+nothing = torch.zeros(0, dtype=torch.int64)
+assert product(torch.zeros(0, 4), nothing, torch.zeros(2, 3, 4), None, torch.zeros(2, 3)).shape == (0, 3)
 
 owner = torch.randint(9, (500,)); owner[owner == 4] = 5
 centre, first, end = tiles(owner, 9)
@@ -70,20 +74,24 @@ def sources():
         product = {**dict.fromkeys(["z_ptr", "scales_ptr", "bias_ptr", "y_ptr"], "*fp32"), "slopes_ptr": slopes}
         product |= dict.fromkeys(["sequence_ptr", "tile_centre_ptr", "tile_first_ptr", "tile_end_ptr"], "*i64")
         product |= dict.fromkeys(["o", "p", "z_stride", "slopes_stride_k", "slopes_stride_o", "slopes_stride_p"], "i32")
-        blocks = {"SCALED": scaled, "BLOCK_N": taylor_product.BLOCK_N, "BLOCK_O": taylor_product.BLOCK_O, "BLOCK_P": taylor_product.BLOCK_P}
+        sizes = ("BLOCK_N", "BLOCK_O", "BLOCK_P")
+        blocks = {"SCALED": scaled, **{size: getattr(taylor_product, size) for size in sizes}}
         yield taylor_product.taylor_product_kernel, product, blocks
 
 for kernel, types, blocks in sources():
     signature = {name: types.get(name, "constexpr") for name in kernel.arg_names}
     for capability in (80, 90):
-        binary = triton.compile(ASTSource(kernel, signature, constexprs=blocks), target=GPUTarget("cuda", capability, 32))
+        source = ASTSource(kernel, signature, constexprs=blocks)
+        binary = triton.compile(source, target=GPUTarget("cuda", capability, 32))
         assert f"sm_{capability}" in binary.asm["ptx"] and len(binary.asm["cubin"]) > 1000
         print(kernel.__name__, types.get("slopes_ptr", ""), capability, "shared", binary.metadata.shared)
 """
 
 
 def run(code: str, **environment: str) -> str:
-    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True, timeout=540)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True, timeout=540
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 

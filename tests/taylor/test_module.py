@@ -58,7 +58,9 @@ def test_one_centre_many_centres_and_empty_ones(n, k):
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("format", FORMATS)
 def test_many_rows_a_centre_on_one_and_on_several_threads(format, threads):
-    """One thread: four rows at a time in numba; two: a matrix product of torch's per centre. 9 outputs leave one over after fours."""
+    """One thread: four rows at a time in numba; two: a matrix product of torch's per centre. 9 outputs leave one over
+    after fours.
+    """
     table = make_table(k=3, o=9, format=format)
     x = torch.randn(3 * 33, 10, generator=torch.Generator().manual_seed(1))
     before = torch.get_num_threads()
@@ -118,7 +120,9 @@ def test_half_inputs_and_casts_do_not_round_the_table(dtype):
 @pytest.mark.parametrize("n", [5, 90])
 @pytest.mark.parametrize("order", [1, 2])
 def test_gradients_against_finite_differences(n, order):
-    """In float32 with a linear loss: y is a polynomial in x and linear in the parameters, so central differences are exact but for rounding."""
+    """In float32 with a linear loss: y is a polynomial in x and linear in the parameters, so central differences are
+    exact but for rounding.
+    """
     torch.manual_seed(0)
     mlp, x, g = TaylorMLP(make_table(order=order)), torch.randn(n, 10, requires_grad=True), torch.randn(n, 6)
     (mlp(x) * g).sum().backward()
@@ -151,7 +155,9 @@ def test_int8_gives_gradients_to_inputs():
     assert not mlp.slopes.requires_grad
     mlp(x).sum().backward()
     real = table.slopes.float() * table.scales[..., None]
-    torch.testing.assert_close(x.grad[0], real[(table.centres.float() - x[0]).square().sum(1).argmin()].sum(0), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        x.grad[0], real[(table.centres.float() - x[0]).square().sum(1).argmin()].sum(0), rtol=1e-4, atol=1e-5
+    )
     few = x.detach()[:3].requires_grad_()
     mlp(few).sum().backward()
     torch.testing.assert_close(few.grad, x.grad[:3])
@@ -162,7 +168,7 @@ def test_fallback_runs_the_exact_module_beyond_the_radius():
     table = make_table(radii=True)
     mlp = TaylorMLP(table, exact)
     x = torch.randn(200, 10)
-    far = (torch.cdist(x.double(), table.centres.double()).min(1).values > 3.0)
+    far = torch.cdist(x.double(), table.centres.double()).min(1).values > 3.0
     assert 0 < far.sum() < 200
     expected = torch.where(far[:, None], exact(x).double(), oracle(table, x))
     torch.testing.assert_close(mlp(x).double(), expected, rtol=1e-5, atol=1e-5)
@@ -190,7 +196,10 @@ def test_operators_pass_torchs_own_checks():
     table = make_table()
     x, owner = torch.randn(70, 10, requires_grad=True), torch.randint(7, (70,))
     torch.library.opcheck(ops.route, (x.detach(), table.centres, table.centres.square().sum(1) / 2))
-    torch.library.opcheck(ops.grouped_linear, (x, owner, table.slopes.clone().requires_grad_(), None, table.values.clone().requires_grad_()))
+    torch.library.opcheck(
+        ops.grouped_linear,
+        (x, owner, table.slopes.clone().requires_grad_(), None, table.values.clone().requires_grad_()),
+    )
 
 
 def test_fine_tuned_module_gives_its_table_back(tmp_path):

@@ -34,7 +34,9 @@ def test_all_neurons_kept_reproduce_the_mlp(block, x):
 
 
 def test_the_neurons_that_no_linear_map_explains_are_kept(x):
-    """Two neurons of 12 are far from linear on this data (a kink at 0); the others are shifted to where relu is the identity or 0."""
+    """Two neurons of 12 are far from linear on this data (a kink at 0); the others are shifted to where relu is the
+    identity or 0.
+    """
     torch.manual_seed(0)
     module = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 4)).requires_grad_(False).eval()
     module[0].bias[:] = 50.0
@@ -68,12 +70,20 @@ def test_stored_loaded_and_run(table, x, tmp_path, format):
     for rows in (x[:1], x[:33], x):
         torch.testing.assert_close(module(rows), stored(rows), rtol=1e-5, atol=1e-5)
     again = module.table()
-    assert torch.equal(again.weights, stored.weights) and torch.equal(again.slopes, stored.slopes) and again.activation == "gelu"
+    assert (
+        torch.equal(again.weights, stored.weights)
+        and torch.equal(again.slopes, stored.slopes)
+        and again.activation == "gelu"
+    )
     limit = {"fp32": 1e-5, "fp16": 5e-3, "int8": 0.1}[format]
     assert (stored(x) - table(x)).abs().max() < limit
     # k centres of 6, k values and rows of 5, 7 neurons of 6 inputs and an offset; 13 slopes for each of the 5 outputs.
     size = {"fp32": 4, "fp16": 2, "int8": 2}[format]
-    expected = size * (3 * 6 + 3 * 5 + 7 * 6 + 7) + (1 if format == "int8" else size) * 3 * 5 * 13 + (4 * 3 * 5 if format == "int8" else 0)
+    expected = (
+        size * (3 * 6 + 3 * 5 + 7 * 6 + 7)
+        + (1 if format == "int8" else size) * 3 * 5 * 13
+        + (4 * 3 * 5 if format == "int8" else 0)
+    )
     assert stored.storage_bytes == expected
     assert stored.multiply_adds() == 3 * 6 + 7 * 6 + 13 * 5
 
@@ -114,7 +124,10 @@ def test_bad_requests_are_one_clear_error(block, x, table, tmp_path):
         (lambda: fit(deep, x, Settings(k=2, neurons=2)), "not two linear layers"),
         (lambda: Settings(neurons=-1), "neurons = -1"),
         (lambda: Settings(neurons=2, order=2), "need order 1"),
-        (lambda: TaylorTable(table.centres, table.values, table.slopes, table.counts, weights=table.weights), "belong together"),
+        (
+            lambda: TaylorTable(table.centres, table.values, table.slopes, table.counts, weights=table.weights),
+            "belong together",
+        ),
         (lambda: TaylorTable(table.centres, table.values, table.slopes, table.counts), "do not fit"),
         (lambda: distil(nn.Identity(), {}, [], dtype="fp8"), "use fp32 or bf16"),
     ]

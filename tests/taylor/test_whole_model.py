@@ -45,7 +45,9 @@ def test_evaluation_is_what_the_replaced_model_gives(model, batches, tmp_path):
             assert found.fallback[name] == pytest.approx(float(far))
     exact = 12 * 48 + 48 * 12
     assert found.exact_multiply_adds == 2 * exact
-    assert found.multiply_adds == pytest.approx(sum(3 * 12 + 12 * 12 + share * exact for share in found.fallback.values()))
+    assert found.multiply_adds == pytest.approx(
+        sum(3 * 12 + 12 * 12 + share * exact for share in found.fallback.values())
+    )
     assert found.bytes == found.exact_bytes + 2 * 4 * 3 * (12 * 12 + 12 + 12 + 1)
     with pytest.raises(LutcError, match="no batches"):
         evaluate(model, mlps, [])

@@ -1,10 +1,13 @@
-"""What the numba kernels share: how they are compiled, C functions that call each other by address, and bits as numbers.
+"""What the numba kernels share: how they are compiled, C functions that call each other by address, and bits as
+numbers.
 
-There are two kinds of C functions, both of 64-bit integers alone, so that one of them serves every table and is found again in the cache on
-disk (numba never finds a function that closes over another one):
+There are two kinds of C functions, both of 64-bit integers alone, so that one of them serves every table and is found
+again in the cache on disk (numba never finds a function that closes over another one):
 
-    table kernel   (x, out, n, words, numbers)   addresses of inputs and outputs, their number, addresses of the plan's words and numbers
-    task           (first, last, job)            a range of a job's elements or rows; job: the address of an int64 vector (`lutc.nn.cpu.team`)
+    table kernel   (x, out, n, words, numbers)   addresses of inputs and outputs, their number, addresses of the plan's
+                 words and numbers
+    task           (first, last, job)            a range of a job's elements or rows; job: the address of an int64
+                 vector (`lutc.nn.cpu.team`)
 """
 
 from __future__ import annotations
@@ -27,7 +30,8 @@ _MANY = 1 << 40  # length of arrays of which nobody asks it
 
 
 def compiled(function=None, *, reorder: bool = False):
-    """numba.njit without the interpreter lock, fused multiply-add allowed, cached on disk where some folder for it is writable.
+    """numba.njit without the interpreter lock, fused multiply-add allowed, cached on disk where some folder for it is
+    writable.
 
     reorder: sums may be taken in another order, which turns them into vector instructions.
     """
@@ -38,7 +42,9 @@ def compiled(function=None, *, reorder: bool = False):
 
 
 class Native:
-    """A C function, compiled or read from the cache when first asked for its `address` or `call`, which releases the interpreter lock."""
+    """A C function, compiled or read from the cache when first asked for its `address` or `call`, which releases the
+    interpreter lock.
+    """
 
     _lock = threading.Lock()
 
@@ -50,7 +56,9 @@ class Native:
             raise AttributeError(name)
         with self._lock:  # a second compilation would replace the first, which may be running
             if "address" not in self.__dict__:
-                self._compiled = cached(lambda cache: numba.cfunc(self._signature, cache=cache, fastmath={"contract"})(self._function))
+                self._compiled = cached(
+                    lambda cache: numba.cfunc(self._signature, cache=cache, fastmath={"contract"})(self._function)
+                )
                 self.call, self.address = self._compiled.ctypes, self._compiled.address
         return self.__dict__[name]
 
@@ -93,7 +101,9 @@ def counted(typing, address):
     """The integer at an address, which is one more after it; atomic."""
 
     def generate(context, builder, signature, values):
-        return builder.atomic_rmw("add", builder.inttoptr(values[0], _word.as_pointer()), ir.Constant(_word, 1), "monotonic")
+        return builder.atomic_rmw(
+            "add", builder.inttoptr(values[0], _word.as_pointer()), ir.Constant(_word, 1), "monotonic"
+        )
 
     return _int64(_int64), generate
 
@@ -104,7 +114,9 @@ def prefetch(typing, address):
 
     def generate(context, builder, signature, values):
         pointer, number = ir.IntType(8).as_pointer(), ir.IntType(32)
-        function = builder.module.declare_intrinsic("llvm.prefetch", [pointer], ir.FunctionType(ir.VoidType(), [pointer, number, number, number]))
+        function = builder.module.declare_intrinsic(
+            "llvm.prefetch", [pointer], ir.FunctionType(ir.VoidType(), [pointer, number, number, number])
+        )
         read, keep, data = (ir.Constant(number, value) for value in (0, 3, 1))
         builder.call(function, [builder.inttoptr(values[0], pointer), read, keep, data])
         return context.get_dummy_value()

@@ -1,6 +1,7 @@
 """float16 and bfloat16 codes as float32 and back, to nearest, ties to even, for numba kernels.
 
-On the bits, so that loops vectorise anywhere; float16 by the processor's own instructions where it has them, which are several times as fast.
+On the bits, so that loops vectorise anywhere; float16 by the processor's own instructions where it has them, which are
+several times as fast.
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ def to_fp16(value):
     bits = _u32(float_bits(value))
     magnitude = bits & _u32(0x7FFFFFFF)
     normal = (magnitude - _u32(0x38000000) + _u32(0xFFF) + ((magnitude >> _u32(13)) & _u32(1))) >> _u32(13)
-    subnormal = _u32(float_bits(float_of(_i32(magnitude)) + _f32(0.5))) - _u32(0x3F000000)  # the addition rounds to multiples of 2^-24
+    subnormal = _u32(float_bits(float_of(_i32(magnitude)) + _f32(0.5))) - _u32(
+        0x3F000000
+    )  # the addition rounds to multiples of 2^-24
     code = subnormal if magnitude < _u32(0x38800000) else normal
     code = _u32(0x7C00) if magnitude >= _u32(0x477FF000) else code
     code = _u32(0x7E00) if magnitude > _u32(0x7F800000) else code
@@ -70,7 +73,9 @@ def _truncated(typing, value):
 
 
 def _has_instructions() -> bool:
-    """Whether the processor that numba compiles for converts float16; LLVM would call a function that need not exist."""
+    """Whether the processor that numba compiles for converts float16; LLVM would call a function that
+    need not exist.
+    """
     if numba.config.CPU_NAME or numba.config.CPU_FEATURES:
         return False
     return platform.machine() in ("aarch64", "arm64") or llvmlite.binding.get_host_cpu_features().get("f16c", False)

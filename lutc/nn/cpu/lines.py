@@ -1,7 +1,8 @@
-"""Plans on the CPU: a numba kernel for each kind (a table kernel, as `lutc.nn.cpu.base` has it), and what walks over contiguous memory with it.
+"""Plans on the CPU: a numba kernel for each kind (a table kernel, as `lutc.nn.cpu.base` has it), and what walks over
+contiguous memory with it.
 
-Addresses and numbers are all they take: making numpy arrays of small tensors would take longer than the table does. Small inputs are
-done by the caller, large ones in parts by several threads (`lutc.nn.cpu.team`).
+Addresses and numbers are all they take: making numpy arrays of small tensors would take longer than the table does.
+Small inputs are done by the caller, large ones in parts by several threads (`lutc.nn.cpu.team`).
 """
 
 from __future__ import annotations
@@ -58,7 +59,9 @@ def _common(numbers):
 
 @compiled
 def _block7(v, slope, intercept, thresholds, slopes, intercepts):
-    """Compare v with 7 thresholds held in tuples, which are values: LLVM unrolls this loop (not one of 15) and vectorises over v."""
+    """Compare v with 7 thresholds held in tuples, which are values: LLVM unrolls this loop (not one of 15) and
+    vectorises over v.
+    """
     for j in range(7):
         beyond = v >= thresholds[j]
         slope = slopes[j] if beyond else slope
@@ -164,7 +167,9 @@ def _search(x_at, out_at, n, words_at, numbers_at):
 
 @native(TABLE_KERNEL)
 def _direct(x_at, out_at, n, words_at, numbers_at):
-    """Two codes to an access, 32 to a line of memory. A processor's own prefetching ends with each page; asking ahead bridges that."""
+    """Two codes to an access, 32 to a line of memory. A processor's own prefetching ends with each page; asking ahead
+    bridges that.
+    """
     slope_only, size = integers(numbers_at)[0], integers(numbers_at)[1]
     x, out, table = codes(x_at, n), codes(out_at, n), codes(words_at + 2 * size * slope_only, size)
     lines = n // 32 if (x_at | out_at) & 3 == 0 else 0
@@ -178,7 +183,10 @@ def _direct(x_at, out_at, n, words_at, numbers_at):
         out[i] = table[x[i]]
 
 
-_CHAINS = {8: _chain8, 16: _chain16}  # comparing with every threshold beats searching as long as they fit vector registers
+_CHAINS = {
+    8: _chain8,
+    16: _chain16,
+}  # comparing with every threshold beats searching as long as they fit vector registers
 
 
 @functools.lru_cache(maxsize=1024)
@@ -197,14 +205,18 @@ def kernel_of(meta: tuple[int, ...], slope_only: bool):
         return _CHAINS.get(size, _search), packed(*common, size, rest[0])
     if kind == CELLS:
         shift, first, positive, negative = rest
-        return _cells, packed(*common, size, shift, first, *(np.float32(edge(key, shift)) for key in (first, positive, negative)))
+        return _cells, packed(
+            *common, size, shift, first, *(np.float32(edge(key, shift)) for key in (first, positive, negative))
+        )
     bits, first = rest
     return _uniform, packed(*common, size, first, np.float32(2.0**bits))
 
 
 @native(TASK)
 def _walk(first, last, job):
-    """A range of elements through a table kernel, and times a factor (at an address that is not 0) while they are in the cache."""
+    """A range of elements through a table kernel, and times a factor (at an address that is not 0) while they are in
+    the cache.
+    """
     numbers = integers(job)
     kernel, words, of_kernel, form = numbers[0], numbers[1], numbers[2], numbers[3]
     width = 4 if form == FP32 else 2
@@ -230,10 +242,14 @@ def _walk(first, last, job):
                     values[i] = to_bf16(from_bf16(values[i]) * from_bf16(factors[i]))
 
 
-def run(x: int, out: int, n: int, words: int, meta, slope_only: bool, threads: int, factor: int = 0, dtype: str = "fp32") -> None:
-    """Write the plan's values at n inputs, or its slopes, from the address x to the address out, perhaps times those at `factor`.
+def run(
+    x: int, out: int, n: int, words: int, meta, slope_only: bool, threads: int, factor: int = 0, dtype: str = "fp32"
+) -> None:
+    """Write the plan's values at n inputs, or its slopes, from the address x to the address out, perhaps times those at
+    `factor`.
 
-    All are of `dtype`, without gaps: "fp32", or with a `direct` plan "fp16" or "bf16". words: the address of the plan's int32.
+    All are of `dtype`, without gaps: "fp32", or with a `direct` plan "fp16" or "bf16". words: the address of the plan's
+    int32.
     """
     kernel, numbers = kernel_of(tuple(meta), slope_only)
     at_numbers = ctypes.addressof(numbers)

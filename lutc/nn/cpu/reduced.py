@@ -1,7 +1,9 @@
-"""Range reduction on the CPU: numba kernels of the `reduced` plans (lutc.lower.reduced_plans), float32 in and out, float64 in between.
+"""Range reduction on the CPU: numba kernels of the `reduced` plans (lutc.lower.reduced_plans), float32 in and out,
+float64 in between.
 
-One kernel per kind of reduction, with what a function's reduction is as constants: loops hold no branches then, and as results go to a local
-block first, which nothing else can point to, they become vector instructions. Powers of two are made from their bits.
+One kernel per kind of reduction, with what a function's reduction is as constants: loops hold no branches then, and as
+results go to a local block first, which nothing else can point to, they become vector instructions. Powers of two are
+made from their bits.
 """
 
 from __future__ import annotations
@@ -56,7 +58,10 @@ def _line(r, thresholds, lines, bases, shift, first, last):
 def exponent(slope_only: bool, step: int, growth: int, sign: int):
     """The kernel of an exponent prologue."""
     halving, power = np.int64(step - 1), np.int64(growth - step if slope_only else growth)
-    growing, shrinking = np.float64(np.inf if power > 0 else 0.0 if power else 1.0), np.float64(np.inf if power < 0 else 0.0 if power else 1.0)
+    growing, shrinking = (
+        np.float64(np.inf if power > 0 else 0.0 if power else 1.0),
+        np.float64(np.inf if power < 0 else 0.0 if power else 1.0),
+    )
     signed, positive = sign == (EVEN if slope_only else ODD), sign == POSITIVE
 
     @native(TABLE_KERNEL)
@@ -118,7 +123,8 @@ def period(slope_only: bool, growth: int):
                 if growth:  # beyond so many periods the result is 0 or infinite
                     r = v if v > -reach else -reach
                     r = r if r < reach else reach
-                else:  # take off whole periods, 52 bits of their number at a time, for the 126 that float32 may have: exact
+                # take off whole periods, 52 bits of their number at a time, for the 126 that float32 may have: exact
+                else:
                     r = _fma(-np.trunc(v * inverse), whole, v)
                     r = _fma(-np.trunc(r * inverse), whole, r)
                 count = np.floor(r * inverse)  # may be off by one

@@ -1,5 +1,7 @@
-"""Softmax and norms of rows on the CPU: one numba function per operator around the table's own kernel (lutc.nn.cpu), row by row, with what is in
-between in the cache; rows are shared among the threads. All is computed in float32; 16-bit rows are widened and rounded on the way."""
+"""Softmax and norms of rows on the CPU: one numba function per operator around the table's own kernel (lutc.nn.cpu),
+row by row, with what is in between in the cache; rows are shared among the threads. All is computed in float32; 16-bit
+rows are widened and rounded on the way.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,20 @@ from torch import Tensor
 
 from lutc.nn import cpu
 from lutc.nn.cpu import team
-from lutc.nn.cpu.base import TASK, call_kernel, codes, compiled, double_of, float_bits, float_of, floats, integers, native, packed, single
+from lutc.nn.cpu.base import (
+    TASK,
+    call_kernel,
+    codes,
+    compiled,
+    double_of,
+    float_bits,
+    float_of,
+    floats,
+    integers,
+    native,
+    packed,
+    single,
+)
 from lutc.nn.cpu.half import BF16, FORMATS, FP16, FP32, from_bf16, from_fp16, to_bf16, to_fp16
 from lutc.nn.lowered import DTYPES
 
@@ -29,7 +44,9 @@ def _ordered(bits):
 
 @compiled
 def _largest(x):
-    """Maximum of a row, NaN if one with a clear sign bit is among them; others are left out. On integers, which vectorises."""
+    """Maximum of a row, NaN if one with a clear sign bit is among them; others are left out. On integers, which
+    vectorises.
+    """
     top = np.int32(-(2**31))
     for i in range(x.size):
         top = max(top, _ordered(float_bits(x[i])))
@@ -85,12 +102,25 @@ def _write(at, n, form, values):
 def _softmax(first, last, job):
     """Rows first ... last - 1. r_kernel 0 divides; without by_period the exp table takes every d <= 0."""
     numbers = integers(job)
-    form, x_at, out_at, n, exp, words, of_exp = numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], numbers[5], numbers[6]
+    form, x_at, out_at, n, exp, words, of_exp = (
+        numbers[0],
+        numbers[1],
+        numbers[2],
+        numbers[3],
+        numbers[4],
+        numbers[5],
+        numbers[6],
+    )
     r_kernel, r_words, of_r, by_period = numbers[7], numbers[8], numbers[9], numbers[10] != 0
     inverse, high, low, end = single(numbers[11]), single(numbers[12]), single(numbers[13]), single(numbers[14])
     width = 4 if form == FP32 else 2
     room = np.empty(0 if form == FP32 else n, np.float32)
-    w, d, r, power = np.empty(n, np.float32), np.empty(_BLOCK, np.float32), np.empty(_BLOCK, np.float32), np.empty(_BLOCK, np.float32)
+    w, d, r, power = (
+        np.empty(n, np.float32),
+        np.empty(_BLOCK, np.float32),
+        np.empty(_BLOCK, np.float32),
+        np.empty(_BLOCK, np.float32),
+    )
     one, root = np.empty(1, np.float32), np.empty(1, np.float32)
     for row in range(first, last):
         source, target_at = _read(x_at + width * n * row, n, form, room), out_at + width * n * row
@@ -138,8 +168,16 @@ def _norm(first, last, job):
     weight_at, bias_at, eps, centred = numbers[6], numbers[7], double_of(numbers[8]), numbers[9] != 0
     rsqrt, words, of_rsqrt = numbers[10], numbers[11], numbers[12]
     width = 4 if form == FP32 else 2
-    wide, result = np.empty(0 if form == FP32 else n, np.float32), np.empty(0 if form == FP32 else n, np.float32)  # two, or loops do not vectorise
-    weight, bias, mean, variance = floats(weight_at, n), floats(bias_at, n), floats(mean_at, last), floats(variance_at, last)
+    wide, result = (
+        np.empty(0 if form == FP32 else n, np.float32),
+        np.empty(0 if form == FP32 else n, np.float32),
+    )  # two, or loops do not vectorise
+    weight, bias, mean, variance = (
+        floats(weight_at, n),
+        floats(bias_at, n),
+        floats(mean_at, last),
+        floats(variance_at, last),
+    )
     one, root = np.empty(1, np.float32), np.empty(1, np.float32)
     for row in range(first, last):
         source, target_at = _read(x_at + width * n * row, n, form, wide), out_at + width * n * row
@@ -182,7 +220,9 @@ def _table(plan) -> tuple[ctypes.Array, tuple[int, int, int]]:
 
 
 def softmax(x: Tensor, out: Tensor, exp, reciprocal, period: float) -> None:
-    """out = softmax of the rows of x, (rows, n), 16 or 32 bits, both contiguous. exp, reciprocal: (words, meta); the latter None to divide."""
+    """out = softmax of the rows of x, (rows, n), 16 or 32 bits, both contiguous. exp, reciprocal: (words, meta); the
+    latter None to divide.
+    """
     exp_numbers, table = _table(exp)
     r_numbers, r_table = (None, (0, 0, 0)) if reciprocal is None else _table(reciprocal)
     high = math.ldexp(round(math.ldexp(period, 14)), -14)
@@ -192,8 +232,19 @@ def softmax(x: Tensor, out: Tensor, exp, reciprocal, period: float) -> None:
     team.run(_softmax, rows, max(1, _FEW // n), job, torch.get_num_threads())
 
 
-def norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, out: Tensor, mean: Tensor, variance: Tensor, eps: float, centred: bool, plan) -> None:
-    """out = LayerNorm (`centred`) or RMSNorm of the rows of x, (rows, n), 16 or 32 bits; mean, variance: float32 (rows, 1); weight, bias (n,).
+def norm(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    out: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    eps: float,
+    centred: bool,
+    plan,
+) -> None:
+    """out = LayerNorm (`centred`) or RMSNorm of the rows of x, (rows, n), 16 or 32 bits; mean, variance: float32 (rows,
+    1); weight, bias (n,).
 
     All are contiguous.
     """
@@ -202,5 +253,7 @@ def norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, out: Tensor, mea
     affine = [None if p is None else p.float() for p in (weight, bias)]
     given = (x, out, mean, variance)
     at_affine = (0 if p is None else p.data_ptr() for p in affine)
-    job = packed(FORMATS[DTYPES[x.dtype]], *(t.data_ptr() for t in given), n, *at_affine, np.float64(eps), centred, *table)
+    job = packed(
+        FORMATS[DTYPES[x.dtype]], *(t.data_ptr() for t in given), n, *at_affine, np.float64(eps), centred, *table
+    )
     team.run(_norm, rows, max(1, _FEW // n), job, torch.get_num_threads())

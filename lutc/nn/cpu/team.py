@@ -1,9 +1,10 @@
 """Work on several threads: a task (`lutc.nn.cpu.base`) over a range, in parts that the threads claim one after another.
 
-The threads are those of torch's own loops, through the OpenMP runtime that torch is linked to. A pool of our own beside them made every call
-that followed an operation of torch's wait: OpenMP's threads go on looking for work for some milliseconds, on the cores that ours needed. Where
-torch has no such runtime (macOS, Windows), and in a forked process, where OpenMP's threads are gone and a call would wait for ever, a
-pool serves. Not numba's threads either: its OpenMP layer ends a forked process, its work queue any process that calls from two threads at once.
+The threads are those of torch's own loops, through the OpenMP runtime that torch is linked to. A pool of our own beside
+them made every call that followed an operation of torch's wait: OpenMP's threads go on looking for work for some
+milliseconds, on the cores that ours needed. Where torch has no such runtime (macOS, Windows), and in a forked process,
+where OpenMP's threads are gone and a call would wait for ever, a pool serves. Not numba's threads either: its OpenMP
+layer ends a forked process, its work queue any process that calls from two threads at once.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ def _member(team):
 
 @functools.cache
 def _openmp():
-    """GOMP_parallel(function, data, threads or 0 for torch's number, flags) of torch's OpenMP runtime; None where there is none."""
+    """GOMP_parallel(function, data, threads or 0 for torch's number, flags) of torch's OpenMP runtime; None where there
+    is none.
+    """
     try:
         start = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so")).GOMP_parallel
     except (OSError, AttributeError):
@@ -47,7 +50,8 @@ def _openmp():
 
 
 def run(task: Native, size: int, least: int, job: ctypes.Array, threads: int, multiple: int = 1) -> None:
-    """task(first, last, job) over [0, size), on up to `threads` threads where there are `least` elements for each of two.
+    """task(first, last, job) over [0, size), on up to `threads` threads where there are `least` elements for each of
+    two.
 
     Parts begin at multiples of `multiple`. job: int64; it and what its addresses point to must live until this returns.
     """
@@ -62,7 +66,8 @@ def run(task: Native, size: int, least: int, job: ctypes.Array, threads: int, mu
     at_team = ctypes.addressof(team)
     start = None if _forked else _openmp()
     if start is not None:
-        # torch's number of threads, whatever `parts`: libgomp ends those above a number that it is given, and starts them anew for torch
+        # torch's number of threads, whatever `parts`: libgomp ends those above a number that it is given, and starts
+        # them anew for torch
         start(_member.address, at_team, 0, 0)
         return
     members = [_pool(threads).submit(_member.call, at_team) for _ in range(min(threads, parts) - 1)]

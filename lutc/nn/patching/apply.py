@@ -1,4 +1,6 @@
-"""`patch` and `unpatch`: every change is a small record of what stood there before, kept on the model, undone in reverse."""
+"""`patch` and `unpatch`: every change is a small record of what stood there before, kept on the model, undone in
+reverse.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,16 @@ from torch import nn
 from lutc.errors import LutcError
 from lutc.functions.recognise import functions_of
 from lutc.nn.patching import attention
-from lutc.nn.patching.calls import ACTIVATION_CALLS, ATTENTION_CALLS, NORM_CALLS, SOFTMAX_CALLS, Answered, Answers, called, uses_registry
+from lutc.nn.patching.calls import (
+    ACTIVATION_CALLS,
+    ATTENTION_CALLS,
+    NORM_CALLS,
+    SOFTMAX_CALLS,
+    Answered,
+    Answers,
+    called,
+    uses_registry,
+)
 from lutc.nn.patching.choose import Operator, Selection, Wanted, wanted
 from lutc.nn.patching.offload import bring_as
 from lutc.nn.patching.quantised import quantised_function
@@ -28,7 +39,9 @@ _MISSING = "lutc: nothing stood here"  # compared by ==, so that it survives cop
 
 @dataclass
 class Child:
-    """A child module put in another's place, or added (`before` is None). shared: names of parameters that both hold."""
+    """A child module put in another's place, or added (`before` is None). shared: names of parameters
+    that both hold.
+    """
 
     parent: nn.Module
     name: str
@@ -40,7 +53,8 @@ class Child:
         if self.before is None:
             del self.parent._modules[self.name]
             return
-        # What the model went through while it was patched: training mode, and parameters that a conversion may have renewed.
+        # What the model went through while it was patched: training mode, and parameters that a conversion may have
+        # renewed.
         for name in self.shared:
             self.before._parameters[name] = after._parameters[name]
         self.before.train(after.training)
@@ -77,7 +91,9 @@ class Patcher:
         before = parent._modules.get(name)
         module.train(parent.training if before is None else before.training)
         held = {} if before is None else before._parameters
-        shared = tuple(key for key, parameter in held.items() if parameter is not None and parameter is module._parameters.get(key))
+        shared = tuple(
+            key for key, parameter in held.items() if parameter is not None and parameter is module._parameters.get(key)
+        )
         self.changes.append(Child(parent, name, before, shared))
         parent._modules[name] = module
         if shared:
@@ -109,7 +125,9 @@ class Patcher:
         for name, module in modules:
             if self._leaf(module):
                 if module is self.model:
-                    raise LutcError(f"the model itself is a {type(module).__name__}; use the table's module in its place")
+                    raise LutcError(
+                        f"the model itself is a {type(module).__name__}; use the table's module in its place"
+                    )
                 continue
             for child_name, child in list(module._modules.items()):
                 path = f"{name}.{child_name}" if name else child_name
@@ -124,13 +142,19 @@ class Patcher:
         self._leave_fast_paths(modules)
 
     def _leaf(self, module: nn.Module) -> bool:
-        return is_activation(module) or is_norm(module) or isinstance(module, (nn.Softmax, nn.LogSoftmax, nn.Softmin, nn.Softmax2d))
+        return (
+            is_activation(module)
+            or is_norm(module)
+            or isinstance(module, (nn.Softmax, nn.LogSoftmax, nn.Softmin, nn.Softmax2d))
+        )
 
     def _child(self, parent, parent_name, name, child, path) -> None:
         behind = None if name.startswith("lutc_") else quantised_function(child)
         if (behind or is_activation(child)) and self.wanted.activations:
             device = next((buffer.device for buffer in child.buffers()), "cpu")
-            operator = self._operator((behind,) if behind else functions_of(child.forward, device), path, type(child).__name__)
+            operator = self._operator(
+                (behind,) if behind else functions_of(child.forward, device), path, type(child).__name__
+            )
             if operator is not None:
                 self.put(parent, parent_name, name, operator.fresh(path, child))
         elif isinstance(child, nn.Softmax) and self.wanted.softmax is not None:
@@ -160,7 +184,9 @@ class Patcher:
     def _norm(self, parent, parent_name, name, child, path) -> None:
         known = norm_of(child)
         if known is None:
-            self.report.left.append(Left(path, type(child).__name__, "computes neither LayerNorm nor RMSNorm over its last dimension"))
+            self.report.left.append(
+                Left(path, type(child).__name__, "computes neither LayerNorm nor RMSNorm over its last dimension")
+            )
             return
         weight, bias = child._parameters.get("weight"), child._parameters.get("bias")
         shape = tuple(weight.shape) if weight is not None else tuple(child.normalized_shape)
@@ -193,7 +219,9 @@ class Patcher:
                     operator = self._operator((function,) if function else names, path, call.__name__)
                     if operator is not None and function not in activations:
                         own = f"lutc_{function}"
-                        activations[function] = self._added(module, name, own, operator.fresh(path, module._modules.get(own)))
+                        activations[function] = self._added(
+                            module, name, own, operator.fresh(path, module._modules.get(own))
+                        )
             elif (call in SOFTMAX_CALLS or call in ATTENTION_CALLS) and self.wanted.softmax is not None:
                 softmax = softmax or self._added(module, name, "lutc_softmax", self.wanted.softmax.fresh(path))
                 self.report.replaced.append(Replaced(path, "softmax", self.wanted.softmax.name))
@@ -213,7 +241,11 @@ class Patcher:
         earlier = module.__dict__.get("forward")
         if isinstance(earlier, Answered):  # patched before for something else: one set of answers for both
             before, earlier = earlier.answers, earlier.forward
-            answers = Answers({**before.activations, **answers.activations}, answers.softmax or before.softmax, {**before.norms, **answers.norms})
+            answers = Answers(
+                {**before.activations, **answers.activations},
+                answers.softmax or before.softmax,
+                {**before.norms, **answers.norms},
+            )
         self.assign(module, "forward", Answered(module, answers, earlier))
         self.answered.add(name)
 
@@ -254,7 +286,9 @@ class Patcher:
                 self.assign(module, "forward", Answered(module, Answers({}), forward))
 
     def _leave_fast_paths(self, modules) -> None:
-        """torch's encoder layer has a fused path that goes around its children, and its encoder packs padded batches for it; flags turn both off."""
+        """torch's encoder layer has a fused path that goes around its children, and its encoder packs padded batches
+        for it; flags turn both off.
+        """
         for name, module in modules:
             below = any(path == name or path.startswith(f"{name}." if name else "") for path in self.touched)
             if below and isinstance(module, nn.TransformerEncoderLayer):
@@ -269,23 +303,27 @@ def refuse_patched(model: nn.Module, what: str) -> None:
         raise LutcError(f"this model is patched with tables already; {what} it before, or lutc.unpatch(model) it")
 
 
-def patch(model: nn.Module, activation=None, softmax=None, norm=None, mlp=None, only=None, skip=None, quantise=None) -> Report:
+def patch(
+    model: nn.Module, activation=None, softmax=None, norm=None, mlp=None, only=None, skip=None, quantise=None
+) -> Report:
     """Replace a model's non-linear functions by tables, in place.
 
-    activation: a table (name, path, TableSet), an nn.Module such as QuantLUT or LUT, a list of them, or {function: one of them}. Each replaces
-    the activations that compute exactly its function: torch modules, transformers' ACT2FN classes, functions held as attributes or called in
-    a forward.
-    softmax: an exp table, (exp table, reciprocal table), or a LUTSoftmax; without a reciprocal table the division is exact. It replaces nn.Softmax,
-    the attention of transformers' registry (models loaded with 'sdpa' or 'eager'), nn.MultiheadAttention, and calls of softmax and
-    scaled_dot_product_attention. norm: an rsqrt table, for LayerNorm and RMSNorm (weights are shared, so training goes on).
-    mlp: {block: path of an artefact, or module}, compiled MLPs; blocks are named as in lutc.taylor (`layers.0.mlp`,
-    `encoder.layer.0:intermediate+output.dense`). only, skip: names or patterns of modules (`encoder.layer.0`, `*.mlp`), not for `mlp`.
-    quantise: fake-quantises the input of every activation that is replaced: "learned", "observed", "dynamic", a number, a FakeQuantize, a calibration
-    (or its .json file), or {path: one of these}. With it `activation` may also be the name of a function, which then stays exact; without
-    `activation` all do. Tables patched in later go behind the quantisers that are there.
+    activation: a table (name, path, TableSet), an nn.Module such as QuantLUT or LUT, a list of them, or {function: one
+    of them}. Each replaces the activations that compute exactly its function: torch modules, transformers' ACT2FN
+    classes, functions held as attributes or called in a forward. softmax: an exp table, (exp table, reciprocal table),
+    or a LUTSoftmax; without a reciprocal table the division is exact. It replaces nn.Softmax, the attention of
+    transformers' registry (models loaded with 'sdpa' or 'eager'), nn.MultiheadAttention, and calls of softmax and
+    scaled_dot_product_attention. norm: an rsqrt table, for LayerNorm and RMSNorm (weights are shared, so training goes
+    on). mlp: {block: path of an artefact, or module}, compiled MLPs; blocks are named as in lutc.taylor
+    (`layers.0.mlp`, `encoder.layer.0:intermediate+output.dense`). only, skip: names or patterns of modules
+    (`encoder.layer.0`, `*.mlp`), not for `mlp`. quantise: fake-quantises the input of every activation that is
+    replaced: "learned", "observed", "dynamic", a number, a FakeQuantize, a calibration (or its .json file), or {path:
+    one of these}. With it `activation` may also be the name of a function, which then stays exact; without `activation`
+    all do. Tables patched in later go behind the quantisers that are there.
 
-    Returns a Report of what was replaced and what was found and left. Raises LutcError, with the model untouched, for tables that do not
-    serve (a softmax needs exp, a norm rsqrt), a pattern that matches nothing, and where nothing at all was replaced. May be called again for more.
+    Returns a Report of what was replaced and what was found and left. Raises LutcError, with the model untouched, for
+    tables that do not serve (a softmax needs exp, a norm rsqrt), a pattern that matches nothing, and where nothing at
+    all was replaced. May be called again for more.
     """
     if activation is None and softmax is None and norm is None and quantise is None and not mlp:
         raise LutcError("nothing to patch: give activation=, softmax=, norm=, mlp= or quantise=")
@@ -295,7 +333,10 @@ def patch(model: nn.Module, activation=None, softmax=None, norm=None, mlp=None, 
         if mlp:
             _replace_mlps(patcher, mlp)
         if not patcher.report.replaced:
-            raise LutcError("nothing was replaced: " + ("; ".join(f"{e.path}: {e.why}" for e in patcher.report.left[:3]) or "nothing was found"))
+            raise LutcError(
+                "nothing was replaced: "
+                + ("; ".join(f"{e.path}: {e.why}" for e in patcher.report.left[:3]) or "nothing was found")
+            )
     except BaseException:
         patcher.undo()
         raise
@@ -304,7 +345,9 @@ def patch(model: nn.Module, activation=None, softmax=None, norm=None, mlp=None, 
 
 
 def _replace_mlps(patcher: Patcher, mlps) -> None:
-    """Compiled MLPs in the place of blocks, named as `lutc.taylor.find_blocks` names them; a table with a fallback keeps the exact block."""
+    """Compiled MLPs in the place of blocks, named as `lutc.taylor.find_blocks` names them; a table with a fallback
+    keeps the exact block.
+    """
     model = patcher.model
     patcher.changes.append(Attribute(model, "_lutc_exact", model.__dict__.get("_lutc_exact", _MISSING)))
     for name, source in mlps.items():
@@ -321,10 +364,14 @@ def _replace_mlps(patcher: Patcher, mlps) -> None:
 
 
 def unpatch(model: nn.Module) -> nn.Module:
-    """Put everything back that `patch` replaced: the same modules, functions and config, with parameters as trained meanwhile. Returns the model."""
+    """Put everything back that `patch` replaced: the same modules, functions and config, with parameters as trained
+    meanwhile. Returns the model.
+    """
     patches = model.__dict__.pop(_RECORD, None)
     if patches is None:
-        raise LutcError("this model is not patched; unpatch takes the very model (or a copy of it) that patch was given")
+        raise LutcError(
+            "this model is not patched; unpatch takes the very model (or a copy of it) that patch was given"
+        )
     for changes in reversed(patches):
         for change in reversed(changes):
             change.undo()

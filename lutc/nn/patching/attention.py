@@ -11,17 +11,30 @@ from torch.nn import functional as F
 
 from lutc.errors import LutcError
 
-# Names of the attention and its mask in transformers' registries, by the attention that they replace: each keeps its kind of mask.
+# Names of the attention and its mask in transformers' registries, by the attention that they replace: each keeps its
+# kind of mask.
 NAMES = {"sdpa": "lutc_sdpa", "eager": "lutc_eager"}
 
 
 def attend(
-    softmax, query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False, *, softcap=None, weights=False
-):  # fmt: skip
-    """`F.scaled_dot_product_attention` with the rows' softmax taken by `softmax` (a LUTSoftmax); same arguments, shapes and masks.
+    softmax,
+    query,
+    key,
+    value,
+    attn_mask=None,
+    dropout_p=0.0,
+    is_causal=False,
+    scale=None,
+    enable_gqa=False,
+    *,
+    softcap=None,
+    weights=False,
+):
+    """`F.scaled_dot_product_attention` with the rows' softmax taken by `softmax` (a LUTSoftmax); same arguments, shapes
+    and masks.
 
-    As there, a row whose keys are all masked by -inf gives zeros. softcap: scores become softcap * tanh(scores / softcap). weights: also
-    return the attention weights, shape (..., queries, keys), before dropout.
+    As there, a row whose keys are all masked by -inf gives zeros. softcap: scores become softcap * tanh(scores /
+    softcap). weights: also return the attention weights, shape (..., queries, keys), before dropout.
     """
     if enable_gqa:
         groups = query.shape[-3] // key.shape[-3]
@@ -53,7 +66,9 @@ def multi_head_attention(softmax, *args, **kwargs):
         "softmax": lambda input, dim: softmax.along(input, dim),
         "scaled_dot_product_attention": lambda *a: attend(softmax, *a),
     }
-    rebound = types.FunctionType(original.__code__, names, original.__name__, original.__defaults__, original.__closure__)
+    rebound = types.FunctionType(
+        original.__code__, names, original.__name__, original.__defaults__, original.__closure__
+    )
     return rebound(*args, **kwargs)
 
 
@@ -66,19 +81,38 @@ def _original(module, name: str):
     return ALL_ATTENTION_FUNCTIONS[name]
 
 
-def interface(module, query, key, value, attention_mask, dropout=0.0, scaling=None, is_causal=None, softcap=None, position_bias=None, **kwargs):
+def interface(
+    module,
+    query,
+    key,
+    value,
+    attention_mask,
+    dropout=0.0,
+    scaling=None,
+    is_causal=None,
+    softcap=None,
+    position_bias=None,
+    **kwargs,
+):
     """transformers' attention interface: (batch, heads, length, size) in, ((batch, length, heads, size), weights) out.
 
     Modules without a table softmax (left out of the patch, but sharing the config) go on as before.
     """
     softmax = getattr(module, "lutc_softmax", None)
     if softmax is None:
-        own = {k: v for k, v in {"is_causal": is_causal, "softcap": softcap, "position_bias": position_bias}.items() if v is not None}
+        own = {
+            k: v
+            for k, v in {"is_causal": is_causal, "softcap": softcap, "position_bias": position_bias}.items()
+            if v is not None
+        }
         before = _original(module, module.lutc_attention)
         return before(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **own, **kwargs)
     for name in ("s_aux", "cache", "block_table", "indices"):
         if kwargs.get(name) is not None:
-            raise LutcError(f"attention with '{name}' cannot run with a table softmax; unpatch {type(module).__name__} or leave it out (skip=...)")
+            raise LutcError(
+                f"attention with '{name}' cannot run with a table softmax; unpatch {type(module).__name__} or leave it "
+                "out (skip=...)"
+            )
     groups = query.shape[1] // key.shape[1]
     is_causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     causal = bool(is_causal) and attention_mask is None and query.shape[2] > 1
@@ -101,7 +135,9 @@ def _biased(bias, mask, causal: bool):
 
 
 def register() -> None:
-    """Put the interface and, under the same names, the masks into transformers' registries; without the mask padding is lost."""
+    """Put the interface and, under the same names, the masks into transformers' registries; without the mask padding is
+    lost.
+    """
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 

@@ -1,4 +1,6 @@
-"""Functional calls: finding them in the source of a module's forward, and answering them with tables while that forward runs."""
+"""Functional calls: finding them in the source of a module's forward, and answering them with tables while that forward
+runs.
+"""
 
 from __future__ import annotations
 
@@ -58,13 +60,19 @@ ACTIVATION_CALLS: dict[Callable, list[tuple[str, Callable]]] = {
 }
 SOFTMAX_CALLS = {F.softmax, torch.softmax, T.softmax, torch.special.softmax}
 ATTENTION_CALLS = {F.scaled_dot_product_attention, F.multi_head_attention_forward}
-NORM_CALLS = {F.layer_norm: "layer_norm", torch.layer_norm: "layer_norm", F.rms_norm: "rms_norm", torch.rms_norm: "rms_norm"}
+NORM_CALLS = {
+    F.layer_norm: "layer_norm",
+    torch.layer_norm: "layer_norm",
+    F.rms_norm: "rms_norm",
+    torch.rms_norm: "rms_norm",
+}
 _METHODS = {"softmax": T.softmax, "sigmoid": T.sigmoid, "tanh": T.tanh, "relu": T.relu}
 
 
 def called(module: nn.Module) -> list[tuple[Callable, tuple[str, ...]]]:
-    """(function, registry names that the call may mean) for the calls of functions above in the module's forward, itself or through its own
-    methods and helpers of its file, in order. The names are () for calls that are no activation, or one with options of its own.
+    """(function, registry names that the call may mean) for the calls of functions above in the module's forward,
+    itself or through its own methods and helpers of its file, in order. The names are () for calls that are no
+    activation, or one with options of its own.
 
     Read from the source: what is hidden behind a variable is not found, and a module without source gives none.
     """
@@ -96,10 +104,14 @@ def _collect(function, cls, found: dict, seen: set) -> None:
 
 
 def _meanings(target, node: ast.Call) -> tuple[str, ...]:
-    """Registry names of an activation call: decided by options that are written out, all possible ones where they are computed."""
+    """Registry names of an activation call: decided by options that are written out, all possible ones where they are
+    computed.
+    """
     forms = ACTIVATION_CALLS.get(target, [])
     options = [*node.args[1:], *(keyword.value for keyword in node.keywords if keyword.arg != "input")]
-    if not all(isinstance(option, ast.Constant) for option in options) or any(keyword.arg is None for keyword in node.keywords):
+    if not all(isinstance(option, ast.Constant) for option in options) or any(
+        keyword.arg is None for keyword in node.keywords
+    ):
         return tuple(name for name, _ in forms)
     args = (None, *(option.value for option in node.args[1:]))
     kwargs = {keyword.arg: keyword.value.value for keyword in node.keywords if keyword.arg != "input"}
@@ -108,13 +120,17 @@ def _meanings(target, node: ast.Call) -> tuple[str, ...]:
 
 def _known(target) -> bool:
     try:
-        return target in ACTIVATION_CALLS or target in SOFTMAX_CALLS or target in ATTENTION_CALLS or target in NORM_CALLS
+        return (
+            target in ACTIVATION_CALLS or target in SOFTMAX_CALLS or target in ATTENTION_CALLS or target in NORM_CALLS
+        )
     except TypeError:  # unhashable
         return False
 
 
 def _resolve(node: ast.expr, names: Mapping, cls: type):
-    """The object that a name or a chain of attributes means in `names`; a method of the class for self.method; a tensor method otherwise."""
+    """The object that a name or a chain of attributes means in `names`; a method of the class for self.method; a tensor
+    method otherwise.
+    """
     if isinstance(node, ast.Name):
         return names.get(node.id)
     if not isinstance(node, ast.Attribute):
@@ -134,10 +150,11 @@ def uses_registry(module: nn.Module) -> bool:
 
 
 class Answers(TorchFunctionMode):
-    """While on top, answers calls with tables: `activations` by registry name, `softmax`, `norms` by kind; leaves all others alone.
+    """While on top, answers calls with tables: `activations` by registry name, `softmax`, `norms` by kind; leaves all
+    others alone.
 
-    Answers lie on a stack, one for each module that is running and has some; only the topmost speaks, so a module that was left out of a
-    patch and runs inside a patched one, which has empty Answers, keeps its own functions.
+    Answers lie on a stack, one for each module that is running and has some; only the topmost speaks, so a module that
+    was left out of a patch and runs inside a patched one, which has empty Answers, keeps its own functions.
     """
 
     def __init__(self, activations: Mapping[str, Callable], softmax=None, norms: Mapping[str, Callable] | None = None):
@@ -179,9 +196,11 @@ _RUNNING: list[Answers] = []
 
 
 class Answered:
-    """A module's forward under Answers; stands as the attribute `forward` of the instance. Copies and pickles along with the module.
+    """A module's forward under Answers; stands as the attribute `forward` of the instance. Copies and pickles along
+    with the module.
 
-    forward: what stood there as an attribute, as accelerate puts one that brings weights in; None for that of the class.
+    forward: what stood there as an attribute, as accelerate puts one that brings weights in; None for that of the
+    class.
     """
 
     def __init__(self, module: nn.Module, answers: Answers, forward: Callable | None = None):
@@ -192,6 +211,10 @@ class Answered:
         _RUNNING.append(self.answers)
         try:
             with self.answers:
-                return type(self.module).forward(self.module, *args, **kwargs) if self.forward is None else self.forward(*args, **kwargs)
+                return (
+                    type(self.module).forward(self.module, *args, **kwargs)
+                    if self.forward is None
+                    else self.forward(*args, **kwargs)
+                )
         finally:
             _RUNNING.pop()

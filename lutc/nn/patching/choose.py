@@ -22,7 +22,9 @@ from lutc.table.table_set import TableSet
 
 @dataclass(frozen=True)
 class Operator:
-    """A module to put in a function's place, and the name that a report gives it. tables: what it was made of, if it was asked for by a table."""
+    """A module to put in a function's place, and the name that a report gives it. tables: what it was made of, if it
+    was asked for by a table.
+    """
 
     module: nn.Module
     name: str
@@ -34,8 +36,9 @@ class Operator:
         return getattr(getattr(self.module, "tables", None), "function", None)
 
     def fresh(self, path: str, exact=None) -> nn.Module:
-        """A module for the site at `path`, where `exact` (a module or function; None for calls in a forward) stands. A table goes behind the
-        quantiser that stands there."""
+        """A module for the site at `path`, where `exact` (a module or function; None for calls in a forward) stands. A
+        table goes behind the quantiser that stands there.
+        """
         if self.tables is not None and quantised_function(exact) is not None:
             return behind(exact.quantise, self.tables)
         return copy.deepcopy(self.module)
@@ -43,13 +46,17 @@ class Operator:
 
 @dataclass(frozen=True)
 class Wanted:
-    """activations: registry name -> Operator. softmax: Operator or None. norms: "layer_norm", "rms_norm" -> Operator, or empty."""
+    """activations: registry name -> Operator. softmax: Operator or None. norms: "layer_norm", "rms_norm" -> Operator,
+    or empty.
+    """
 
     activations: Mapping[str, Operator | Quantised] = field(default_factory=dict)
     softmax: Operator | None = None
     norms: Mapping[str, Operator] = field(default_factory=dict)
 
-    def norm_module(self, kind: str, shape: tuple[int, ...], eps: float, weight, bias, path: str, exact=None) -> nn.Module:
+    def norm_module(
+        self, kind: str, shape: tuple[int, ...], eps: float, weight, bias, path: str, exact=None
+    ) -> nn.Module:
         """A table norm that shares `weight` and `bias` with the module it replaces."""
         module = self.norms[kind].fresh(path, exact)
         module.normalized_shape, module.eps, module.weight, module.bias = shape, eps, weight, bias
@@ -92,7 +99,10 @@ def _activations(source, scales: Scales | None) -> dict[str, Operator | Quantise
     for one in source if isinstance(source, (list, tuple)) else [source]:
         operator = _operator(one, scales)
         if operator.function is None:
-            raise LutcError(f"'{operator.name}' does not say which function it is; give activation={{'gelu': ...}} with the function's name")
+            raise LutcError(
+                f"'{operator.name}' does not say which function it is; give activation={{'gelu': ...}} with the "
+                f"function's name"
+            )
         found[operator.function] = operator
     return found
 
@@ -100,7 +110,10 @@ def _activations(source, scales: Scales | None) -> dict[str, Operator | Quantise
 def _operator(source, scales: Scales | None) -> Operator | Quantised:
     if isinstance(source, nn.Module):
         if scales is not None:
-            raise LutcError(f"quantise= goes with tables and names of functions; a {type(source).__name__} quantises by itself or not at all")
+            raise LutcError(
+                f"quantise= goes with tables and names of functions; a {type(source).__name__} quantises by itself or "
+                "not at all"
+            )
         return Operator(source, getattr(getattr(source, "tables", None), "name", type(source).__name__))
     exact = None if scales is None else named_function(source)
     if exact is not None:
@@ -116,7 +129,9 @@ def _label(source, tables: TableSet) -> str:
 
 
 class Selection:
-    """Names that `only` and `skip` let through: patterns as in fnmatch; a pattern that matches a module takes in all below it."""
+    """Names that `only` and `skip` let through: patterns as in fnmatch; a pattern that matches a module takes in all
+    below it.
+    """
 
     def __init__(self, only, skip):
         self.only, self.skip = (None if p is None else [p] if isinstance(p, str) else list(p) for p in (only, skip))
@@ -130,7 +145,10 @@ class Selection:
         """LutcError for a pattern that matches no module."""
         for pattern in [*(self.only or []), *(self.skip or [])]:
             if not any(_matches(name, pattern) for name in names):
-                raise LutcError(f"no module is called '{pattern}'; names look like {', '.join([n for n in names if n][:4])}, and * matches any part")
+                raise LutcError(
+                    f"no module is called '{pattern}'; names look like {', '.join([n for n in names if n][:4])}, and * "
+                    "matches any part"
+                )
 
 
 def _matches(name: str, pattern: str) -> bool:

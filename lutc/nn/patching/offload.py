@@ -1,4 +1,6 @@
-"""Weights that accelerate keeps on disk or in memory and brings in for a module's forward (`device_map`): elsewhere they are on the meta device."""
+"""Weights that accelerate keeps on disk or in memory and brings in for a module's forward (`device_map`): elsewhere
+they are on the meta device.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ def present(module: nn.Module) -> Iterator[None]:
 
 
 def bring_as(module: nn.Module, before: nn.Module) -> None:
-    """`module`, which shares parameters with `before`, has them brought in as `before` has, and its buffers where it runs."""
+    """`module`, which shares parameters with `before`, has them brought in as `before` has, and its buffers where it
+    runs.
+    """
     hook = _hook(before)
     if hook is not None:
         from accelerate.hooks import add_hook_to_module

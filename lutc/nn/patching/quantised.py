@@ -21,13 +21,18 @@ from lutc.table.table_set import TableSet
 
 
 class Scales:
-    """A quantiser of its own for every site. source: what FakeQuantize takes as scale, a FakeQuantize to copy, {path: one of these}, or a calibration
-    (`lutc.calibration.Calibration`, or the path of its file), from which every site gets the power of two of least squared error."""
+    """A quantiser of its own for every site. source: what FakeQuantize takes as scale, a FakeQuantize to copy, {path:
+    one of these}, or a calibration (`lutc.calibration.Calibration`, or the path of its file), from which every site
+    gets the power of two of least squared error.
+    """
 
     def __init__(self, source):
         if isinstance(source, os.PathLike) or isinstance(source, str) and source not in KINDS:
             if not str(source).endswith(".json"):
-                raise LutcError(f"quantise= is {', '.join(KINDS)}, a number, a calibration (.json), {{path: one of these}}; given {str(source)!r}")
+                raise LutcError(
+                    f"quantise= is {', '.join(KINDS)}, a number, a calibration (.json), {{path: one of these}}; given "
+                    f"{str(source)!r}"
+                )
             source = read(source)
         self.layers = getattr(source, "layers", None)
         self.each = dict(source) if isinstance(source, Mapping) else None
@@ -38,18 +43,28 @@ class Scales:
             return copy.deepcopy(self.all)
         known = self.each if self.layers is None else self.layers
         if path not in known:
-            raise LutcError(f"quantise= says nothing of '{path}'; it has {', '.join(list(known)[:4]) or 'nothing'}: add it, or leave it out by skip=")
+            raise LutcError(
+                f"quantise= says nothing of '{path}'; it has {', '.join(list(known)[:4]) or 'nothing'}: add it, or "
+                "leave it out by skip="
+            )
         if self.layers is None:
             return copy.deepcopy(as_quantiser(known[path]))
 
         if not known[path].histogram.count:
-            raise LutcError(f"the calibration never reached '{path}', so it has no scale for it; calibrate on other data, or leave it out by skip=")
+            raise LutcError(
+                f"the calibration never reached '{path}', so it has no scale for it; calibrate on other data, or leave "
+                "it out by skip="
+            )
         return as_quantiser(for_layer(known[path]))
 
     def __str__(self) -> str:
         if self.all is None:
             return "scales per layer"
-        return f"{self.all.bits} bits, {self.all.kind} scale" if self.all.scale is None else f"{self.all.bits} bits, scale {self.all.scale:g}"
+        return (
+            f"{self.all.bits} bits, {self.all.kind} scale"
+            if self.all.scale is None
+            else f"{self.all.bits} bits, scale {self.all.scale:g}"
+        )
 
 
 def behind(quantise: FakeQuantize, source: TableSet | str) -> nn.Module:

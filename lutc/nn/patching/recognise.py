@@ -12,7 +12,10 @@ from torch.nn import functional as F
 from lutc.functions.recognise import _TOLERANCE
 from lutc.nn.patching.offload import present
 
-_NAMED = re.compile(r"gelu|silu|swish|relu|elu|mish|sigmoid|tanh|softplus|softsign|hardshrink|laplace|glu|activation|^act$|snake", re.IGNORECASE)
+_NAMED = re.compile(
+    r"gelu|silu|swish|relu|elu|mish|sigmoid|tanh|softplus|softsign|hardshrink|laplace|glu|activation|^act$|snake",
+    re.IGNORECASE,
+)
 _NORM_NAMED = re.compile(r"norm", re.IGNORECASE)
 _NOT_ELEMENTWISE = (nn.MultiheadAttention, nn.Softmax, nn.Softmax2d, nn.LogSoftmax, nn.Softmin)
 
@@ -36,7 +39,9 @@ def is_norm(module: nn.Module) -> bool:
 
 
 class Norm(NamedTuple):
-    """kind: "layer_norm" or "rms_norm". The gain is `weight` + offset: 1 for Gemma's norms, whose weights are stored so, else 0."""
+    """kind: "layer_norm" or "rms_norm". The gain is `weight` + offset: 1 for Gemma's norms, whose weights are stored
+    so, else 0.
+    """
 
     kind: str
     eps: float
@@ -44,17 +49,27 @@ class Norm(NamedTuple):
 
 
 def norm_of(module: nn.Module) -> Norm | None:
-    """The norm that the module computes over its last dimension with its `weight` and `bias`, if it computes exactly one."""
+    """The norm that the module computes over its last dimension with its `weight` and `bias`, if it computes exactly
+    one.
+    """
     with present(module):
         return _norm_of(module)
 
 
 def _norm_of(module: nn.Module) -> Norm | None:
     weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
-    eps = next((getattr(module, name) for name in ("eps", "variance_epsilon", "epsilon") if hasattr(module, name)), 1e-5)
+    eps = next(
+        (getattr(module, name) for name in ("eps", "variance_epsilon", "epsilon") if hasattr(module, name)), 1e-5
+    )
     shape = getattr(module, "normalized_shape", None)
     sized = weight if weight is not None else bias
-    n = sized.shape[-1] if sized is not None and sized.ndim == 1 else shape[-1] if shape is not None and len(shape) == 1 else None
+    n = (
+        sized.shape[-1]
+        if sized is not None and sized.ndim == 1
+        else shape[-1]
+        if shape is not None and len(shape) == 1
+        else None
+    )
     if n is None:
         return None
     eps = torch.finfo(torch.float32).eps if eps is None else float(eps)
@@ -80,5 +95,9 @@ def _norm_of(module: nn.Module) -> Norm | None:
         candidates[Norm("rms_norm", eps)] = lambda x: F.rms_norm(x, (n,), w, eps)
     if b is None and w is not None:
         candidates[Norm("rms_norm", eps, 1.0)] = lambda x: F.rms_norm(x, (n,), 1.0 + w, eps)
-    found = (norm for norm, exact in candidates.items() if torch.allclose(y.double(), exact(x.double()), rtol=tolerance, atol=tolerance))
+    found = (
+        norm
+        for norm, exact in candidates.items()
+        if torch.allclose(y.double(), exact(x.double()), rtol=tolerance, atol=tolerance)
+    )
     return next(found, None)

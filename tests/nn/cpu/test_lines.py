@@ -93,7 +93,9 @@ def test_a_product_of_16_bits_is_that_of_two_steps(dtype, shift):
         y.view(torch.int16).copy_(codes[torch.randperm(65536, generator=torch.Generator().manual_seed(turn))])
         out = torch.zeros(65536 + shift, dtype=half)[shift:]
         for slope_only in (False, True):
-            cpu.run(x.data_ptr(), out.data_ptr(), 65536, words.data_ptr(), plan.meta, slope_only, 2, y.data_ptr(), dtype)
+            cpu.run(
+                x.data_ptr(), out.data_ptr(), 65536, words.data_ptr(), plan.meta, slope_only, 2, y.data_ptr(), dtype
+            )
             want = plain.evaluate(x, words, plan.meta, slope_only) * y
             assert ((out == want) | out.isnan() & want.isnan()).all()
 
@@ -109,7 +111,15 @@ def test_conversions_of_16_bits(name):
     else:
         near = single[~single.isnan()].sort().values
         middle = (near[1:].double() + near[:-1].double()).div(2).float()
-        given = torch.cat([single, middle, middle.nextafter(torch.tensor(9e38)), middle.nextafter(torch.tensor(-9e38)), torch.rand(1 << 16) * 1e-40])
+        given = torch.cat(
+            [
+                single,
+                middle,
+                middle.nextafter(torch.tensor(9e38)),
+                middle.nextafter(torch.tensor(-9e38)),
+                torch.rand(1 << 16) * 1e-40,
+            ]
+        )
         want, given = given.to(half).float(), given.numpy()
     got = numba.njit(lambda x: [convert(v) for v in x])(given)
     got = torch.tensor(got) if "from" in name else torch.tensor(got).to(torch.uint16).view(half).float()
@@ -135,12 +145,16 @@ def test_without_torch_s_openmp_a_pool_serves(monkeypatch):
 
 
 def _script(text, **environment):
-    ran = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, env={**os.environ, **environment})
+    ran = subprocess.run(
+        [sys.executable, "-c", text], capture_output=True, text=True, env={**os.environ, **environment}
+    )
     assert ran.returncode == 0, ran.stderr
     return ran.stdout
 
 
-@pytest.mark.skipif(sys.platform != "linux" or not torch.backends.openmp.is_available(), reason="torch runs on other threads here")
+@pytest.mark.skipif(
+    sys.platform != "linux" or not torch.backends.openmp.is_available(), reason="torch runs on other threads here"
+)
 def test_the_threads_are_torch_s():
     """A table starts none of its own beside those of torch's loops, which would wait for each other's cores."""
     text = (

@@ -1,4 +1,6 @@
-"""Patching: with tables fine enough to be exact, a patched model equals the model; what is found, left, and put back."""
+"""Patching: with tables fine enough to be exact, a patched model equals the model; what is found,
+left, and put back.
+"""
 
 import copy
 import functools
@@ -122,7 +124,11 @@ def test_vision_transformer(fused):
     want = model(x)
     gradients = torch.autograd.grad(want.square().sum(), list(model.parameters()))
     report = lutc.patch(model, **ALL)
-    assert len(spread(report, "gelu")) == 2 and len(spread(report, "layer_norm")) == 5 and len(spread(report, "softmax")) >= 2
+    assert (
+        len(spread(report, "gelu")) == 2
+        and len(spread(report, "layer_norm")) == 5
+        and len(spread(report, "softmax")) >= 2
+    )
     assert isinstance(model.blocks[0].mlp.act, LUT) and isinstance(model.norm, LUTLayerNorm)
     got = model(x)
     assert torch.allclose(got, want, **CLOSE) and not torch.equal(got, want)
@@ -136,7 +142,11 @@ def test_coarse_tables_show_where_they_are():
     """Each part alone changes the result: the softmax of a fused attention too."""
     model, x = seeded(Vision), torch.randn(2, 3, 16, 16)
     want = model(x)
-    for part in ({"activation": int_tables("gelu")}, {"softmax": int_tables("exp")}, {"norm": int_tables("rsqrt", 8, range(3, 7))}):
+    for part in (
+        {"activation": int_tables("gelu")},
+        {"softmax": int_tables("exp")},
+        {"norm": int_tables("rsqrt", 8, range(3, 7))},
+    ):
         lutc.patch(model, **part)
         assert (model(x) - want).abs().max() > 1e-3
         lutc.unpatch(model)
@@ -163,7 +173,12 @@ def test_functional_calls():
     model, x = seeded(Functional), torch.randn(4, 6)
     want = model(x)
     report = lutc.patch(model, activation=[GELU, TANH_GELU, SIGMOID], softmax=(EXP, RECI), norm=RSQRT)
-    assert {what for path, what in found(report) if path.startswith("(")} == {"gelu", "gelu_tanh", "softmax", "layer_norm"}
+    assert {what for path, what in found(report) if path.startswith("(")} == {
+        "gelu",
+        "gelu_tanh",
+        "softmax",
+        "layer_norm",
+    }
     assert {what for path, what in found(report) if path.startswith("inner")} == {"sigmoid", "gelu"}
     assert torch.allclose(model(x), want, **CLOSE) and not torch.equal(model(x), want)
     for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
@@ -210,7 +225,16 @@ def test_mlp_with_another_activation_is_left():
 
 
 def test_what_cannot_be_replaced_is_reported():
-    model = nn.Sequential(nn.Linear(4, 4), nn.PReLU(), nn.ReLU6(), nn.GroupNorm(2, 4), nn.Softmax(), nn.LogSoftmax(-1), nn.GELU(), nn.Softmax(-1))
+    model = nn.Sequential(
+        nn.Linear(4, 4),
+        nn.PReLU(),
+        nn.ReLU6(),
+        nn.GroupNorm(2, 4),
+        nn.Softmax(),
+        nn.LogSoftmax(-1),
+        nn.GELU(),
+        nn.Softmax(-1),
+    )
     report = lutc.patch(model, **ALL)
     assert {e.path for e in report.left} == {"1", "2", "3", "4", "5"}
     assert found(report) == {("6", "gelu"), ("7", "softmax")}
@@ -240,20 +264,29 @@ def test_shared_modules_and_function_attributes():
 @pytest.mark.parametrize("norm_first", [True, False])
 @pytest.mark.parametrize("activation", ["gelu", "relu"])
 def test_torch_encoder_and_its_fast_path(norm_first, activation):
-    layer = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, activation=activation, batch_first=True, norm_first=norm_first)
+    layer = nn.TransformerEncoderLayer(
+        16, 2, 32, dropout=0.0, activation=activation, batch_first=True, norm_first=norm_first
+    )
     model = seeded(nn.TransformerEncoder, layer, 2, enable_nested_tensor=not norm_first)
     x, padding = torch.randn(3, 7, 16), torch.zeros(3, 7, dtype=torch.bool)
     padding[1, 4:] = True
     causal = nn.Transformer.generate_square_subsequent_mask(7)
     with torch.no_grad():
         want, want_causal = (model(x, src_key_padding_mask=padding), model(x, mask=causal, is_causal=True))
-        for part in (ALL | {"activation": [GELU, RELU]}, {"norm": RSQRT}, {"softmax": EXP}, {"activation": [GELU, RELU]}):
+        for part in (
+            ALL | {"activation": [GELU, RELU]},
+            {"norm": RSQRT},
+            {"softmax": EXP},
+            {"activation": [GELU, RELU]},
+        ):
             lutc.patch(model, **part)
             assert torch.allclose(model(x, src_key_padding_mask=padding)[~padding], want[~padding], **CLOSE)
             assert torch.allclose(model(x, mask=causal, is_causal=True), want_causal, **CLOSE)
             lutc.unpatch(model)
         lutc.patch(model, norm=int_tables("rsqrt", 8, range(3, 7)))
-        assert (model(x, src_key_padding_mask=padding) - want)[~padding].abs().max() > 1e-3  # the fast path would have gone around it
+        assert (model(x, src_key_padding_mask=padding) - want)[
+            ~padding
+        ].abs().max() > 1e-3  # the fast path would have gone around it
 
 
 @pytest.mark.parametrize("weights", [True, False])
@@ -276,7 +309,11 @@ def test_scaled_dot_product_attention(mask, grouped):
             return F.scaled_dot_product_attention(*args, **kwargs)
 
     torch.manual_seed(0)
-    q, k, v = torch.randn(2, 4, 5, 8), torch.randn(2, 2 if grouped else 4, 7, 8), torch.randn(2, 2 if grouped else 4, 7, 8)
+    q, k, v = (
+        torch.randn(2, 4, 5, 8),
+        torch.randn(2, 2 if grouped else 4, 7, 8),
+        torch.randn(2, 2 if grouped else 4, 7, 8),
+    )
     options = {"enable_gqa": grouped, "scale": 0.3}
     keep = torch.rand(2, 1, 5, 7) > 0.4
     keep[..., 0] = True
@@ -316,7 +353,10 @@ def test_only_and_skip():
     model = seeded(Vision)
     assert {path for path, _ in found(lutc.patch(model, activation=GELU, only="blocks.1"))} == {"blocks.1.mlp.act"}
     lutc.unpatch(model)
-    assert {path for path, _ in found(lutc.patch(model, norm=RSQRT, only=["blocks.*"], skip=["*.norm2"]))} == {"blocks.0.norm1", "blocks.1.norm1"}
+    assert {path for path, _ in found(lutc.patch(model, norm=RSQRT, only=["blocks.*"], skip=["*.norm2"]))} == {
+        "blocks.0.norm1",
+        "blocks.1.norm1",
+    }
     lutc.unpatch(model)
     with pytest.raises(LutcError, match=r"no module is called 'block.\*'; names look like"):
         lutc.patch(model, activation=GELU, only="block.*")

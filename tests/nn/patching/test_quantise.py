@@ -1,4 +1,6 @@
-"""`patch(quantise=...)`: from exact functions on quantised inputs to tables behind the same quantisers, in models of every shape."""
+"""`patch(quantise=...)`: from exact functions on quantised inputs to tables behind the same quantisers, in models of
+every shape.
+"""
 
 import copy
 
@@ -42,7 +44,11 @@ PATHS = [f"{part}{site}" for part in ("first", "second") for site in (".module",
 
 
 def places(model):
-    return {name: module for name, module in model.named_modules() if isinstance(getattr(module, "quantise", None), FakeQuantize)}
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(getattr(module, "quantise", None), FakeQuantize)
+    }
 
 
 def by_hand(model, x, scales, functions):
@@ -62,7 +68,10 @@ def test_exact_then_trained_then_tables_then_back():
     exact = model(x)
     report = lutc.patch(model, quantise="learned")
     assert sorted(r.path for r in report.replaced) == sorted(PATHS) and not report.left
-    assert {r.by for r in report.replaced} == {"exact gelu on 8 bits, learned scale", "exact silu on 8 bits, learned scale"}
+    assert {r.by for r in report.replaced} == {
+        "exact gelu on 8 bits, learned scale",
+        "exact silu on 8 bits, learned scale",
+    }
     assert len(places(model)) == 6 and all(type(m) is QuantActivation for m in places(model).values())
     model(x)
     order = [p for part in ("first", "second") for p in (f"{part}.lutc_gelu", f"{part}.held", f"{part}.module")]
@@ -79,9 +88,14 @@ def test_exact_then_trained_then_tables_then_back():
     assert len({p.item() for p in learned} - {float(round(p.item())) for p in learned}) == 6  # all moved
 
     report = lutc.patch(model, activation=[GELU, SILU])
-    assert sorted(r.path for r in report.replaced) == sorted(PATHS) and {r.by for r in report.replaced} == {"gelu", "silu"}
+    assert sorted(r.path for r in report.replaced) == sorted(PATHS) and {r.by for r in report.replaced} == {
+        "gelu",
+        "silu",
+    }
     assert all(type(m) is QuantLUT for m in places(model).values())
-    assert [m.quantise.log2_scale for m in places(model).values()] == learned  # the very parameters, so an optimiser goes on
+    assert [
+        m.quantise.log2_scale for m in places(model).values()
+    ] == learned  # the very parameters, so an optimiser goes on
     scales = [places(model)[path].quantise.scale for path in order]
     tables = {name: (lambda v, t=t: t(v)) for name, t in (("gelu", F.gelu), ("silu", F.silu))}
     got, near = model(x), by_hand(model, x, scales, tables)
@@ -99,7 +113,9 @@ def test_exact_then_trained_then_tables_then_back():
 def test_tables_at_once_and_one_function_alone():
     model, x = Whole(), torch.randn(8, 6)
     report = lutc.patch(model, activation=GELU, quantise=2.0**-4)
-    assert {r.by for r in report.replaced} == {"gelu on 8 bits, scale 0.0625"} and {e.what for e in report.left} == {"silu"}
+    assert {r.by for r in report.replaced} == {"gelu on 8 bits, scale 0.0625"} and {e.what for e in report.left} == {
+        "silu"
+    }
     other = Whole()
     lutc.patch(other, activation=QuantLUT(GELU, 2.0**-4))
     assert torch.equal(model(x), other(x))
@@ -143,9 +159,15 @@ def test_bad_input_leaves_the_model_alone():
     for arguments, message in (
         ({"quantise": "learnt"}, "quantise= is learned, observed, dynamic, a number, a calibration"),
         ({"quantise": -1.0}, "scale is one positive finite number"),
-        ({"quantise": {"first.module": 0.1}}, "quantise= says nothing of 'first.held'; it has first.module: add it, or leave it out by skip="),
+        (
+            {"quantise": {"first.module": 0.1}},
+            "quantise= says nothing of 'first.held'; it has first.module: add it, or leave it out by skip=",
+        ),
         ({"quantise": "missing.json"}, "cannot read missing.json"),
-        ({"activation": QuantLUT(GELU, 0.1), "quantise": 0.1}, "quantise= goes with tables and names of functions; a QuantLUT"),
+        (
+            {"activation": QuantLUT(GELU, 0.1), "quantise": 0.1},
+            "quantise= goes with tables and names of functions; a QuantLUT",
+        ),
         ({"activation": "gelv", "quantise": 0.1}, "no shipped table 'gelv'"),
         ({"activation": "tanh", "quantise": 0.1}, "nothing was replaced"),
         ({}, "nothing to patch: give activation=, softmax=, norm=, mlp= or quantise="),

@@ -10,7 +10,13 @@ from lutc.nn.patching.recognise import Norm, norm_of
 
 def test_variants_of_a_function_are_told_apart():
     ACT2FN = pytest.importorskip("transformers.activations").ACT2FN
-    names = {"gelu": "gelu", "gelu_python": "gelu", "gelu_new": "gelu_tanh", "gelu_fast": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh"}
+    names = {
+        "gelu": "gelu",
+        "gelu_python": "gelu",
+        "gelu_new": "gelu_tanh",
+        "gelu_fast": "gelu_tanh",
+        "gelu_pytorch_tanh": "gelu_tanh",
+    }
     names |= {"gelu_accurate": "gelu_tanh", "quick_gelu": "quick_gelu"}
     names |= {"silu": "silu", "swish": "silu", "mish": "mish", "relu": "relu", "sigmoid": "sigmoid", "tanh": "tanh"}
     names |= {"hardswish": "hardswish", "leaky_relu": "leaky_relu"}
@@ -18,7 +24,11 @@ def test_variants_of_a_function_are_told_apart():
     for name, function in names.items():
         assert functions_of(ACT2FN[name].forward)[:1] == ((function,) if function else ()), name
     assert functions_of(nn.ELU().forward) == ("elu", "celu") and functions_of(nn.ELU(0.5).forward) == ()
-    assert functions_of(nn.LeakyReLU(0.2).forward) == () and functions_of(nn.PReLU().forward) == () and functions_of(nn.GLU().forward) == ()
+    assert (
+        functions_of(nn.LeakyReLU(0.2).forward) == ()
+        and functions_of(nn.PReLU().forward) == ()
+        and functions_of(nn.GLU().forward) == ()
+    )
 
 
 def test_norms_are_recognised_by_what_they_compute():

