@@ -21,6 +21,10 @@ COMMANDS = {
     "compare": ("lutc.commands.compare:compare", "Put tables side by side, scale by scale."),
     "plot": ("lutc.commands.plot:plot", "Draw function, segments and errors of a table."),
     "export": ("lutc.commands.export:export", "Write a table's integers and golden vectors for a hardware flow."),
+    "simulate": (
+        "lutc.commands.simulate:simulate",
+        "Run an exported unit's test bench on all codes; write the verdict.",
+    ),
     "explore": ("lutc.commands.explore:explore", "Evolve the front of error against hardware cost."),
     "functions": ("lutc.commands.functions:functions", "List the functions that lutc knows."),
     "formats": ("lutc.commands.formats:formats", "Explain number formats, or show how each stores a number."),

@@ -10,8 +10,11 @@ from lutc.commands.options import NUMBER, echo_json, echo_table, json_option, ty
 from lutc.errors import LutcError
 from lutc.files import atomic_write
 from lutc.formats.codes import Inputs
-from lutc.hardware.export import render, units
+from lutc.hardware import handover
+from lutc.hardware.export import FORMATS, render, units
 from lutc.table.library import load
+
+HAND_OVER = {"latency", "unit", "together"}
 
 
 @click.command()
@@ -19,9 +22,9 @@ from lutc.table.library import load
 @click.option(
     "--format",
     "kind",
-    type=click.Choice(["memh", "c", "csv"]),
+    type=click.Choice([*handover.LANGUAGES, *FORMATS]),
     required=True,
-    help="Hex words for $readmemh, a C header, or CSV.",
+    help="; ".join(f"{name}: {said}" for name, (said, _) in [*handover.LANGUAGES.items(), *FORMATS.items()]) + ".",
 )
 @click.option(
     "--key", "keys", multiple=True, help="Export this table of the file, may be repeated: 4, ...  [default: all]"
@@ -32,6 +35,15 @@ from lutc.table.library import load
 @click.option("--out-bits", type=int, default=8, show_default=True, help="Width of output codes.")
 @click.option("--out-zero-point", type=int, default=0, show_default=True, help="Zero point of output codes.")
 @click.option(
+    "--unit",
+    type=click.Choice(handover.UNITS),
+    default="lines",
+    show_default=True,
+    help="sv: comparators, multiplier and adder, or one stored output code for each input code.",
+)
+@click.option("--latency", type=click.IntRange(0, 4), default=1, show_default=True, help="sv: registers on the way.")
+@click.option("--together", is_flag=True, help="sv: all keys in one unit, chosen with every code.")
+@click.option(
     "-o",
     "--output",
     default=".",
@@ -40,13 +52,17 @@ from lutc.table.library import load
 )
 @json_option
 @click.pass_context
-def export(context, table, kind, keys, out_scale, out_bits, out_zero_point, output, as_json) -> None:
+def export(
+    context, table, kind, keys, out_scale, out_bits, out_zero_point, unit, latency, together, output, as_json
+) -> None:
     """Write the integers of TABLE, a file or the name of a shipped table, as hardware takes them, with golden vectors.
 
     Breakpoints become input codes, slopes and intercepts integers in two's complement; the golden vectors hold the
-    answer to every input code. docs/hardware.md has the rule of arithmetic.
+    answer to every input code. docs/hardware.md has the rule of arithmetic. A folder of SystemVerilog has a test bench
+    and a manifest; `lutc simulate` runs it.
 
     \b
+    lutc export gelu_8 --format sv --key 4 --out-scale 2^-4 -o rtl     a unit and its test bench
     lutc export gelu_8 --format c --out-scale 2^-4 -o include          gelu_8.h: arrays, functions, golden vectors
     lutc export gelu_8 --format memh --key 4 -o rtl          gelu_8_4_cuts.memh, ..._slopes, ..._intercepts, ..._acc
     lutc export gelu_8 --format csv                                    the same numbers as CSV
@@ -54,14 +70,24 @@ def export(context, table, kind, keys, out_scale, out_bits, out_zero_point, outp
     if out_scale is None and typed(context) & {"out_bits", "out_zero_point"}:
         raise LutcError("--out-bits and --out-zero-point describe output codes; add --out-scale")
     out = None if out_scale is None else Inputs(out_bits, out_scale, out_zero_point)
-    exported = units(load(table), keys or None, out)
-    files = render(Path(table).stem, exported, kind)
-    output.mkdir(parents=True, exist_ok=True)
-    for name, text in files.items():
-        atomic_write(output / name, text)
-    written, rows = [str(output / name) for name in files], [unit.parameters() for unit in exported]
+    if kind in handover.LANGUAGES:
+        options = handover.Options(tuple(keys), out, unit, latency, together)
+        made = handover.write(output, kind, Path(table).stem, load(table), options)
+        names, rows = [*made.files, handover.MANIFEST], made.units
+    else:
+        if wrong := typed(context) & HAND_OVER:
+            raise LutcError(f"--{min(wrong)} is for {', '.join(handover.LANGUAGES)}; {kind} has no use for it")
+        exported = units(load(table), keys or None, out)
+        files = render(Path(table).stem, exported, kind)
+        output.mkdir(parents=True, exist_ok=True)
+        for name, text in files.items():
+            atomic_write(output / name, text)
+        names, rows = list(files), [one.parameters() for one in exported]
+    written = [str(output / name) for name in names]
     if as_json:
         echo_json({"files": written, "units": rows})
         return
     echo_table([name.replace("_", " ") for name in rows[0]], [list(row.values()) for row in rows])
     click.echo(f"wrote {', '.join(written[:3])}" + (f" and {len(written) - 3} more files" if len(written) > 3 else ""))
+    if kind in handover.LANGUAGES:
+        click.echo(f"not simulated yet: lutc simulate {output}")

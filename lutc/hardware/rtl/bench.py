@@ -1,0 +1,203 @@
+"""Self-checking test benches for streams: every word in, every word out compared with the expected one, twice: at full
+rate, and with pauses of both sides at random.
+
+A unit's bench reads NAME_in.memh and NAME_expected.memh and writes what came out to NAME_out.txt; the top, NAME_tb,
+runs all of them and ends with a line "PASS ..." or "FAIL ...". They run under Verilator (--binary --timing) and Icarus.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lutc.hardware.export.memory import memh
+from lutc.hardware.export.units import Unit
+from lutc.hardware.rtl.verilog import Ports
+
+
+@dataclass(frozen=True, eq=False)
+class Stream:
+    """What a module is fed with and has to answer. words, expected: (n,) int64. select, last: (n,), where the ports
+    have them. load: (m, 2), addresses and data written before.
+    """
+
+    module: str
+    ports: Ports
+    words: np.ndarray
+    expected: np.ndarray
+    select: np.ndarray | None = None
+    last: np.ndarray | None = None
+    load: np.ndarray | None = None
+
+    def packed(self) -> tuple[np.ndarray, int]:
+        """{select, last, data} of each word in, and their bits."""
+        bits = self.ports.in_bits
+        values = self.words & ((1 << bits) - 1)
+        if self.ports.last:
+            values, bits = values | (self.last.astype(np.int64) << bits), bits + 1
+        if self.ports.select_bits:
+            values, bits = values | (self.select.astype(np.int64) << bits), bits + self.ports.select_bits
+        return values, bits
+
+    def files(self) -> dict[str, str]:
+        values, bits = self.packed()
+        files = {
+            f"{self.module}_bench.sv": self._text(bits),
+            f"{self.module}_in.memh": memh(values, bits, "what the bench feeds"),
+            f"{self.module}_expected.memh": memh(self.expected, self.ports.out_bits, "what has to come out"),
+        }
+        if self.load is not None:
+            address, data = self.ports.load
+            words = (self.load[:, 0] << data) | (self.load[:, 1] & ((1 << data) - 1))
+            files[f"{self.module}_load.memh"] = memh(words, address + data, "address and data of each coefficient")
+        return files
+
+    def _text(self, bits: int) -> str:
+        ports, n = self.ports, self.words.size
+        data, out = ports.in_bits, ports.out_bits
+        declared = [
+            f"  logic {f'[{width - 1}:0] ' if width > 1 else ''}{name};"
+            for _, name, width, _ in ports.named()
+            if name not in ("clk", "rst")
+        ]
+        connections = ", ".join(f".{name}({name})" for _, name, _, _ in ports.named())
+        at = data
+        fields = [f"  assign in_data = word[{data - 1}:0];"]
+        if ports.last:
+            fields.append(f"  assign in_last = word[{at}];")
+            at += 1
+        if ports.select_bits:
+            fields.append(f"  assign in_select = word[{bits - 1}:{at}];")
+        lasts = ["  logic unused_last;", "  assign unused_last = out_last;"] if ports.last else []
+        load, loaded = [], "1'b1"
+        if self.load is not None:
+            address, width = ports.load
+            m, loaded = self.load.shape[0], "loaded"
+            load = [
+                f"  logic [{address + width - 1}:0] images [0:{m - 1}];",
+                f'  initial $readmemh("{self.module}_load.memh", images);',
+                "  integer written;",
+                "  logic loaded;",
+                f"  assign loaded = written == {m};",
+                "  assign load_valid = ~rst & ~loaded;",
+                "  assign {load_address, load_data} = images[loaded ? 0 : written];",
+                "  always @(posedge clk) if (rst) written <= 0; else if (~loaded) written <= written + 1;",
+            ]
+        settings = {
+            "module": self.module,
+            "n": n,
+            "last": n - 1,
+            "bits": bits - 1,
+            "out": out - 1,
+            "declared": "\n".join(declared),
+            "connections": connections,
+            "fields": "\n".join([*fields, *lasts, *load]),
+            "loaded": loaded,
+        }
+        return _BENCH % settings
+
+
+_BENCH = """\
+// feeds %(module)s with all words twice: at full rate, then with pauses of both sides; counts answers that differ
+module %(module)s_bench (
+  input logic clk,
+  input logic rst,
+  output logic done,
+  output integer errors
+);
+%(declared)s
+  logic [%(bits)d:0] stimuli [0:%(last)d];
+  logic [%(out)d:0] expected [0:%(last)d];
+  initial $readmemh("%(module)s_in.memh", stimuli);
+  initial $readmemh("%(module)s_expected.memh", expected);
+  integer fed, seen, round, file;
+  logic [%(bits)d:0] word;
+  logic [31:0] noise;
+  logic feeding, taking;
+  assign word = stimuli[fed < %(n)d ? fed : 0];
+%(fields)s
+  assign in_valid = ~rst & %(loaded)s & fed < %(n)d & feeding;
+  assign out_ready = taking;
+  assign done = round == 2;
+  initial file = $fopen("%(module)s_out.txt", "w");
+  %(module)s dut (%(connections)s);
+  always @(posedge clk)
+    if (rst) begin
+      fed <= 0; seen <= 0; round <= 0; errors <= 0; noise <= 32'h2545f491; feeding <= 1'b1; taking <= 1'b1;
+    end else begin
+      noise <= {noise[30:0], noise[31] ^ noise[21] ^ noise[1] ^ noise[0]};
+      if (in_valid & in_ready) fed <= fed + 1;
+      // a word that was offered stays until it is taken
+      feeding <= round == 0 | (in_valid & ~in_ready) | noise[3];
+      taking <= round == 0 | noise[7];
+      if (out_valid & out_ready) begin
+        if (round == 0) $fdisplay(file, "%%h", out_data);
+        if (out_data !== expected[seen]) begin
+          errors <= errors + 1;
+          if (errors < 5) $display("%(module)s: word %%0d is %%h, expected %%h", seen, out_data, expected[seen]);
+        end
+        seen <= seen + 1;
+        if (seen == %(n)d - 1) begin
+          round <= round + 1;
+          if (round == 0) begin fed <= 0; seen <= 0; end
+          else $fclose(file);
+        end
+      end
+    end
+endmodule
+"""
+
+
+def top(name: str, streams: Sequence[Stream]) -> str:
+    """NAME_tb: clock, reset, all benches, the verdict, and an end where an answer never comes."""
+    modules = [stream.module for stream in streams]
+    total = sum(stream.words.size for stream in streams)
+    limit = 40 * max(stream.words.size for stream in streams) + 100000
+    instances = [
+        f"  {m}_bench bench_{i} (.clk(clk), .rst(rst), .done(done[{i}]), .errors(errors_{i}));"
+        for i, m in enumerate(modules)
+    ]
+    counts = " + ".join(f"errors_{i}" for i in range(len(modules)))
+    return "\n".join(
+        [
+            "`timescale 1ns / 1ps",
+            f"module {name}_tb;",
+            "  logic clk;",
+            "  logic rst;",
+            f"  logic [{len(modules) - 1}:0] done;",
+            *(f"  integer errors_{i};" for i in range(len(modules))),
+            "  integer cycles;",
+            *instances,
+            "  initial clk = 1'b0;",
+            "  always #5 clk = ~clk;",
+            "  initial begin",
+            "    rst = 1'b1;",
+            "    #42 rst = 1'b0;",
+            "  end",
+            "  always @(posedge clk) begin",
+            "    cycles <= rst ? 0 : cycles + 1;",
+            "    if (~rst & (&done)) begin",
+            f'      if ({counts} == 0) $display("PASS {total} words twice");',
+            f'      else $display("FAIL %0d answers differ", {counts});',
+            "      $finish;",
+            f"    end else if (~rst & cycles > {limit}) begin",
+            '      $display("FAIL no answer: done %b", done);',
+            "      $finish;",
+            "    end",
+            "  end",
+            "endmodule",
+            "",
+        ]
+    )
+
+
+def of_units(module: str, ports: Ports, units: Sequence[Unit]) -> Stream:
+    """All input codes of every unit; of several in one module the tables follow each other."""
+    select = None
+    if ports.select_bits:
+        select = np.repeat(np.arange(len(units)), units[0].acc.size)
+    words = np.concatenate([unit.inputs.codes() for unit in units])
+    expected = np.concatenate([unit.acc if unit.out is None else unit.codes for unit in units])
+    return Stream(module, ports, words, expected, select)

@@ -1,0 +1,151 @@
+"""A unit for lines over codes: comparators in parallel, one multiplier, one adder, a requantiser.
+
+Steps, each of which can end in a register: the segment with its slope and intercept; the product; the sum; the output
+code. `latency` registers in all, the last behind the output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from lutc.errors import LutcError
+from lutc.hardware.export.units import Unit
+from lutc.hardware.rtl.requantiser import Requantiser
+from lutc.hardware.rtl.verilog import Pipeline, Ports, extended, literal, signal, width_of
+
+LATENCIES = range(5)
+
+
+def module(name: str, units: Sequence[Unit], latency: int) -> tuple[str, Ports]:
+    """SystemVerilog and ports of the module `name`. Several units: one after another by `in_select`, which all codes
+    carry.
+    """
+    if latency not in LATENCIES:
+        raise LutcError(f"a unit of lines has a latency of 0 to 4 cycles; given {latency}")
+    shapes = {(unit.inputs.bits, None if unit.out is None else unit.out.bits) for unit in units}
+    if len(shapes) > 1:
+        raise LutcError("tables in one unit have inputs and outputs of the same width; export them one by one")
+    return _Lines(name, list(units), latency).text()
+
+
+class _Lines:
+    def __init__(self, name: str, units: list[Unit], latency: int):
+        self.name, self.units, self.latency = name, units, latency
+        self.q_bits = units[0].inputs.bits
+        self.select_bits = max(len(units) - 1, 0).bit_length()
+        parts = [_signals(unit) for unit in units]
+        self.centred_bits, self.slope_bits, self.intercept_bits, self.product_bits, self.acc_bits = (
+            max(width_of(part[i]) for part in parts) for i in range(5)
+        )
+        self.acc_bits = max(self.acc_bits, self.product_bits, self.intercept_bits)
+        self.requantisers = [
+            None if unit.out is None else Requantiser.least(unit.acc, *unit.requantiser, unit.out) for unit in units
+        ]
+        self.out_bits = self.acc_bits if units[0].out is None else units[0].out.bits
+
+    def text(self) -> tuple[str, Ports]:
+        ports = Ports(self.q_bits, self.out_bits, self.latency, self.select_bits)
+        pipe = Pipeline(self.latency)
+        lines = [*self._centred(), *self._coefficients()]
+        # which of the four steps end in a register: the last one first, then those that take longest
+        registers = {0: "", 1: "d", 2: "ad", 3: "abd", 4: "abcd"}[self.latency]
+
+        def stage(step: str, names) -> None:
+            if self.select_bits:
+                source, target = f"select_{chr(ord(step) - 1)}" if step != "a" else "in_select", f"select_{step}"
+                names = [*names, (source, target, self.select_bits, False)] if step in "abc" else names
+            pipe.stage(step in registers, names)
+            lines.extend(pipe.lines)
+            pipe.lines.clear()
+
+        slope, intercept = self.slope_bits, self.intercept_bits
+        stage(
+            "a",
+            [
+                ("slope", "slope_a", slope, True),
+                ("intercept", "intercept_a", intercept, True),
+                ("centred", "centred_a", self.centred_bits, True),
+            ],
+        )
+        bits = self.product_bits
+        lines.append(signal("product", bits))
+        factors = extended("slope_a", slope, bits), extended("centred_a", self.centred_bits, bits)
+        lines.append(f"  assign product = {factors[0]} * {factors[1]};")
+        stage("b", [("product", "product_b", bits, True), ("intercept_a", "intercept_b", intercept, True)])
+        lines.append(signal("acc", self.acc_bits))
+        terms = extended("product_b", bits, self.acc_bits), extended("intercept_b", intercept, self.acc_bits)
+        lines.append(f"  assign acc = {terms[0]} + {terms[1]};")
+        stage("c", [("acc", "acc_c", self.acc_bits, True)])
+        lines += self._codes()
+        stage("d", [("code", "code_d", self.out_bits, True)])
+        lines.append("  assign out_data = code_d;")
+        return "\n".join([ports.text(self.name), *pipe.control(), *lines, "endmodule"]) + "\n", ports
+
+    def _by_scale(self, name: str, choices: list[list[str]], select: str) -> list[str]:
+        """A case of `select`, a body for each unit; the last one also for numbers that no unit has."""
+        if len(choices) == 1:
+            body = choices[0]
+            if len(body) == 1:
+                return [f"  assign {body[0]}"]
+            return ["  always_comb begin", *(f"    {line}" for line in body), "  end"]
+        lines = ["  always_comb begin", f"    case ({select})"]
+        for i, body in enumerate(choices):
+            label = "default" if i == len(choices) - 1 else f"{self.select_bits}'d{i}"
+            lines += [f"      {label}: begin", *(f"        {line}" for line in body), "      end"]
+        return [*lines, "    endcase", "  end"]
+
+    def _centred(self) -> list[str]:
+        """The input code less the zero point."""
+        bits = self.centred_bits
+        grown = extended("in_data", self.q_bits, bits)
+        choices = [
+            [f"centred = {grown}{f' - {literal(u.inputs.zero_point, bits)}' if u.inputs.zero_point else ''};"]
+            for u in self.units
+        ]
+        if all(choice == choices[0] for choice in choices):
+            choices = choices[:1]
+        return [signal("centred", bits), *self._by_scale("centred", choices, "in_select")]
+
+    def _coefficients(self) -> list[str]:
+        """Slope and intercept by comparison of the code with all cuts at once: the last cut below it decides."""
+        lines = [signal("slope", self.slope_bits), signal("intercept", self.intercept_bits)]
+        bodies = []
+        for unit in self.units:
+            cuts, slopes, intercepts = trimmed(unit)
+            chosen = [
+                f"{{slope, intercept}} = {{{literal(k, self.slope_bits)}, {literal(t, self.intercept_bits)}}};"
+                for k, t in zip(slopes, intercepts)
+            ]
+            body = [chosen[0]]
+            body += [f"if (in_data > {literal(cut, self.q_bits)}) {text}" for cut, text in zip(cuts, chosen[1:])]
+            bodies.append(body)
+        return [*lines, *self._by_scale("line", bodies, "in_select")]
+
+    def _codes(self) -> list[str]:
+        if self.units[0].out is None:
+            return [signal("code", self.out_bits), "  assign code = acc_c;"]
+        alike = len(set(self.requantisers)) == 1
+        if alike:
+            return self.requantisers[0].text("acc_c", self.acc_bits, "code")
+        lines = [signal("code", self.out_bits)]
+        for i, requantiser in enumerate(self.requantisers):
+            lines += requantiser.text("acc_c", self.acc_bits, f"code_{i}")
+        choices = [[f"code = code_{i};"] for i in range(len(self.units))]
+        return [*lines, *self._by_scale("code", choices, "select_c")]
+
+
+def trimmed(unit: Unit) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Cuts, slopes and whole intercepts without the entries that only fill a unit up to the size of others."""
+    n = int((unit.cuts < unit.inputs.maximum).sum())
+    return unit.cuts[:n], unit.slopes[: n + 1], unit.intercepts[: n + 1] << unit.intercept_shift
+
+
+def _signals(unit: Unit) -> tuple[np.ndarray, ...]:
+    """Values that centred code, slope, intercept, product and accumulator have over all codes."""
+    cuts, slopes, intercepts = trimmed(unit)
+    q = unit.inputs.codes()
+    index = np.searchsorted(cuts, q, side="left")
+    centred = q - unit.inputs.zero_point
+    return centred, slopes, intercepts, slopes[index] * centred, unit.acc

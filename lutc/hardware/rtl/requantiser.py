@@ -1,0 +1,80 @@
+"""The last step of an integer unit: a rounding shift, behind a multiplier where scales need one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lutc.formats.codes import Inputs
+from lutc.formats.requantise import requantise
+from lutc.hardware.rtl.verilog import extended, literal, signal, width_of
+
+
+@dataclass(frozen=True)
+class Requantiser:
+    """code = saturated ((acc * multiplier + half) >> shift) + zero point, half = 2^(shift - 1) where shift > 0, else 0.
+
+    Widths hold what the accumulators that the unit can have make of it, no more.
+    """
+
+    multiplier: int
+    shift: int
+    bits: int
+    reach: tuple[int, int]
+    out: Inputs
+
+    @classmethod
+    def least(cls, acc: np.ndarray, multiplier: int, shift: int, out: Inputs) -> Requantiser:
+        """The narrowest multiplier that gives the output codes of multiplier and shift for every accumulator in `acc`
+        (int64).
+        """
+        wanted = np.clip(requantise(acc, multiplier, shift) + out.zero_point, out.minimum, out.maximum)
+        multiplier, shift = _narrowest(acc, multiplier, shift, out, wanted)
+        scaled = acc * multiplier + ((1 << shift) >> 1)
+        whole = (scaled >> shift) + out.zero_point
+        bits = width_of(acc, acc * multiplier, scaled, whole, out.minimum, out.maximum)
+        return cls(multiplier, shift, bits, (int(whole.min()), int(whole.max())), out)
+
+    def text(self, acc: str, acc_bits: int, code: str) -> list[str]:
+        """Lines that make `code`, declared here, of the signal `acc`."""
+        out, bits, half = self.out, max(self.bits, acc_bits), (1 << self.shift) >> 1
+        scaled = extended(acc, acc_bits, bits)
+        if self.multiplier != 1:
+            scaled = f"{scaled} * {literal(self.multiplier, bits)}"
+        if half:
+            scaled = f"{scaled} + {literal(half, bits)}"
+        whole = f"{code}_scaled >>> {self.shift}" if self.shift else f"{code}_scaled"
+        if out.zero_point:
+            whole = f"({whole}) + {literal(out.zero_point, bits)}"
+        lines = [signal(f"{code}_scaled", bits), f"  assign {code}_scaled = {scaled};"]
+        lines += [signal(f"{code}_whole", bits), f"  assign {code}_whole = {whole};", signal(code, out.bits)]
+        limited = f"{code}_whole[{out.bits - 1}:0]"
+        if self.reach[1] > out.maximum:
+            limited = f"{code}_whole > {literal(out.maximum, bits)} ? {literal(out.maximum, out.bits)} : {limited}"
+        if self.reach[0] < out.minimum:
+            limited = f"{code}_whole < {literal(out.minimum, bits)} ? {literal(out.minimum, out.bits)} : {limited}"
+        lines.append(f"  assign {code} = {limited};")
+        if bits > out.bits and out.minimum <= self.reach[0] <= self.reach[1] <= out.maximum:
+            lines.append(f"  logic {code}_unused;")
+            lines.append(f"  assign {code}_unused = &{{1'b0, {code}_whole[{bits - 1}:{out.bits}]}};")
+        return lines
+
+
+def _narrowest(acc, multiplier: int, shift: int, out: Inputs, wanted) -> tuple[int, int]:
+    """(multiplier, shift >= 0)"""
+    if shift <= 0:
+        return multiplier << -shift, 0
+    if multiplier == 1 and shift <= 62:
+        return multiplier, shift
+    for bits in range(32):
+        short, less = (0, 0) if bits == 0 else (round(multiplier / 2.0 ** (31 - bits)), shift - (31 - bits))
+        if less < 0:
+            break
+        less = min(less, 62)
+        codes = np.clip(requantise(acc, short, less) + out.zero_point, out.minimum, out.maximum)
+        if np.array_equal(codes, wanted):
+            while less and short and short % 2 == 0:
+                short, less = short // 2, less - 1
+            return short, less
+    return multiplier, shift
