@@ -8,6 +8,7 @@ _EXPORTS = {
     "FakeQuantize": "lutc.nn.fake_quant",
     "QuantActivation": "lutc.nn.fake_quant",
     "LUTSoftmax": "lutc.nn.softmax",
+    "LUTAttention": "lutc.nn.attention",
     "LUTLayerNorm": "lutc.nn.norm",
     "LUTRMSNorm": "lutc.nn.norm",
     "IntegerSoftmax": "lutc.nn.integer_softmax",

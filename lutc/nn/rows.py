@@ -37,7 +37,7 @@ def _power(exponent: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return ((exponent.clamp(-126, 127) + 127) << 23).view(torch.float32)
 
 
-def _exp(d: torch.Tensor, plans, period: float) -> torch.Tensor:
+def exp(d: torch.Tensor, plans, period: float) -> torch.Tensor:
     """Weights exp(d), d <= 0 or NaN: never negative, 0 below the floor."""
     if period:
         n = torch.floor(torch.where(d.isfinite(), d, 0.0) / period)
@@ -52,7 +52,7 @@ def _exp(d: torch.Tensor, plans, period: float) -> torch.Tensor:
     return weights.clamp(min=0.0).masked_fill(d < EXP_FLOOR[d.dtype], 0.0)
 
 
-def _reciprocal(s: torch.Tensor, plans) -> torch.Tensor:
+def reciprocal(s: torch.Tensor, plans) -> torch.Tensor:
     """1 / s by the table on [1, 2) and the exponent, s positive, finite or NaN."""
     mantissa, exponent = torch.frexp(s)
     return _evaluate(2 * mantissa, plans) * _power(1 - exponent, s.dtype)
@@ -68,9 +68,9 @@ def _rsqrt(v: torch.Tensor, plans) -> torch.Tensor:
 
 
 def _softmax_rows(x, plans, period):
-    weights = _exp(x - x.amax(-1, keepdim=True), plans[0], period)
+    weights = exp(x - x.amax(-1, keepdim=True), plans[0], period)
     total = weights.sum(-1, keepdim=True)
-    return weights * _reciprocal(total, plans[1]) if len(plans) > 1 else weights / total
+    return weights * reciprocal(total, plans[1]) if len(plans) > 1 else weights / total
 
 
 def _norm_rows(x, weight, bias, eps, centred, plans):

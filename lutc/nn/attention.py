@@ -1,0 +1,256 @@
+"""Attention in one pass with a table's exponential: no matrix of scores in memory."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+
+from lutc.certify.coverage import EXP, Interval, serving_key
+from lutc.errors import LutcError
+from lutc.nn import attention_ops
+from lutc.nn.row_tables import RowOperator, check_float
+from lutc.nn.softmax import LUTSoftmax
+from lutc.table.prologues import PeriodPrologue
+
+TANH = Interval("tanh", -16.0, 16.0, closed=True, relative=False)
+RESCALE = ("exact", "table", "none")
+
+
+class Cap(RowOperator):
+    """Holds the tanh table of a soft cap: scores become softcap * T(scores / softcap)."""
+
+    def __init__(self, tanh):
+        super().__init__()
+        self.hold("tanh", tanh, TANH)
+
+
+class LUTAttention(torch.nn.Module):
+    """softmax(q k^T scale) v with a table's exponential, in blocks: memory grows with the tokens, not their square.
+
+    exp, reciprocal: as LUTSoftmax takes them; tanh: a table for `softcap`, None for the exact function. rescale: what
+    the sums so far are multiplied by when a larger score comes: "exact" exp, the "table", or "none": the largest score
+    of each row is then found in a pass of its own and the result is LUTSoftmax's within rounding. For the first two
+    see `deviation`.
+    """
+
+    def __init__(self, exp="exp_fplut", reciprocal=None, tanh=None, rescale: str = "exact"):
+        super().__init__()
+        self.softmax = LUTSoftmax(exp, reciprocal)
+        self.cap = None if tanh is None else Cap(tanh)
+        self.rescale = _checked_rescale(rescale)
+
+    def forward(self, query, key, value, mask=None, **options) -> torch.Tensor:
+        """As `attention`; options: causal, offset, window, scale, softcap, alibi, sinks, lengths, dropout."""
+        options = {"cap": self.cap, "rescale": self.rescale, **options}
+        return attention(self.softmax, query, key, value, mask, **options)
+
+    def extra_repr(self) -> str:
+        return f"rescale={self.rescale!r}"
+
+
+def attention(
+    softmax: LUTSoftmax,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None = None,
+    *,
+    causal: bool = False,
+    offset: int | None = None,
+    window: int | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+    alibi: torch.Tensor | None = None,
+    sinks: torch.Tensor | None = None,
+    lengths: torch.Tensor | None = None,
+    dropout: float = 0.0,
+    rescale: str = "exact",
+    cap: Cap | None = None,
+) -> torch.Tensor:
+    """Attention with the tables of `softmax`; (..., heads, queries, value size), of query's dtype.
+
+    query (..., heads, queries, size); key (..., key heads, keys, size) and value, whose size may differ: heads are a
+    multiple of key heads, and heads next to each other share one. float16, bfloat16, float32 (sums in float32) or
+    float64.
+
+    mask: broadcast to (..., heads, queries, keys); bool, True where a key is seen, or added to the scores (-inf hides;
+    it may be trained). causal: query i sees keys up to i + offset; offset: by default keys - queries: the queries are
+    the last positions, as with a cache of keys (torch's is_causal is offset=0). window: the number of keys that a query
+    sees up to its own position, which counts, and as many after it where not causal. softcap: scores become softcap *
+    tanh(scores / softcap), before mask and bias. alibi: slopes (heads,) or (batch, heads); slope * |i + offset - j| is
+    taken off the scores. sinks: (heads,) scores that weigh in the sum and have no value (GPT-OSS). lengths: (batch,)
+    integers, keys beyond which there are none. A query that sees no key gives 0, as in torch.
+
+    The gradient (of query, key, value, mask, sinks) is the exact softmax's derivative at the table's weights.
+    """
+    for name, x in (("query", query), ("key", key), ("value", value)):
+        check_float(x, f"attention ({name})")
+    _check(query, key, value, mask, alibi, sinks, lengths, dropout)
+    lead = query.shape[:-3]
+    q, k, v = (x.reshape(-1, *x.shape[-3:]) if x.dim() != 4 else x for x in _at_least(4, query, key, value))
+    if mask is not None:
+        mask = _four(mask, lead, query, key)
+    if lengths is not None:
+        lengths = lengths.to(torch.int32).contiguous()
+    if alibi is not None:
+        alibi = alibi.detach().float().reshape(-1, q.shape[1])
+        alibi = alibi.contiguous()
+    tables = [softmax] if cap is None or not softcap else [softmax, cap]
+    out, _, _ = attention_ops.attention(
+        q,
+        k,
+        v,
+        mask,
+        sinks,
+        alibi,
+        lengths,
+        [words for table in tables for words in table.words],
+        [number for table in tables for number in table.meta],
+        softmax.tables["exp"][1],
+        "reciprocal" in softmax.tables,
+        1.0 / math.sqrt(query.shape[-1]) if scale is None else float(scale),
+        causal,
+        key.shape[-2] - query.shape[-2] if offset is None else offset,
+        0 if window is None else _positive("window", window),
+        0.0 if softcap is None else float(_positive("softcap", softcap)),
+        _checked_rescale(rescale),
+    )
+    return out.reshape(*query.shape[:-1], value.shape[-1]) if query.dim() != 4 else out
+
+
+def packed_attention(
+    softmax: LUTSoftmax,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    query_starts: torch.Tensor,
+    key_starts: torch.Tensor | None = None,
+    **options,
+) -> torch.Tensor:
+    """Attention within sequences of different lengths that lie one after another: query (tokens, heads, size), key and
+    value (tokens, key heads, size); (tokens, heads, value size) comes out.
+
+    query_starts, key_starts: integers (sequences + 1,), where each begins, and the end of the last; one serves both.
+    options: as of `attention`, without mask and lengths.
+    """
+    if key_starts is None:
+        key_starts = query_starts
+    ranges = [_ranges(*pair) for pair in (("query_starts", query_starts, query), ("key_starts", key_starts, key))]
+    ranges = [[*zip(ends, ends[1:])] for ends in ranges]
+    if len(ranges[0]) != len(ranges[1]):
+        raise LutcError(f"query_starts has {len(ranges[0])} sequences and key_starts {len(ranges[1])}; give as many")
+    parts = []
+    for (first, last), (j, end) in zip(*ranges):
+        pieces = (query[first:last], key[j:end], value[j:end])
+        one = attention(softmax, *(x.transpose(0, 1)[None] for x in pieces), **options)
+        parts.append(one[0].transpose(0, 1))
+    return torch.cat(parts) if parts else query.new_empty(0, query.shape[1], value.shape[2])
+
+
+def _ranges(name: str, starts: torch.Tensor, x: torch.Tensor) -> list[int]:
+    ends = starts.tolist()
+    if starts.dim() != 1 or not ends or ends[0] != 0 or ends[-1] != x.shape[0] or sorted(ends) != ends:
+        raise LutcError(
+            f"{name} are integers that go up from 0 to the number of tokens, {x.shape[0]}; given {ends[:8]}"
+        )
+    return ends
+
+
+def _at_least(dims: int, *tensors: torch.Tensor):
+    return (x[(None,) * max(0, dims - x.dim())] for x in tensors)
+
+
+def _four(mask: torch.Tensor, lead, query, key) -> torch.Tensor:
+    """The mask with four dimensions."""
+    if mask.dim() <= 4 and len(lead) <= 1:
+        return mask[(None,) * (4 - mask.dim())]
+    return mask.expand(*lead, *mask.shape[-3:]).reshape(-1, *mask.shape[-3:])
+
+
+def _positive(name: str, value):
+    if not value > 0:
+        raise LutcError(f"{name} is a positive number, or None for no {name}; given {value}")
+    return value
+
+
+def _checked_rescale(rescale: str) -> str:
+    if rescale not in RESCALE:
+        raise LutcError(f"rescale is one of {', '.join(RESCALE)}; given {rescale!r}")
+    return rescale
+
+
+def _shapes(*tensors) -> str:
+    return ", ".join(str(tuple(x.shape)) for x in tensors)
+
+
+def _check(query, key, value, mask, alibi, sinks, lengths, dropout) -> None:
+    if dropout:
+        raise LutcError(
+            f"attention by tables has no dropout; given {dropout}: set the model's attention_dropout to 0, or use the "
+            "materialising path (attention='materialised')"
+        )
+    if not (query.dtype == key.dtype == value.dtype):
+        raise LutcError(f"query, key and value have one dtype; given {query.dtype}, {key.dtype}, {value.dtype}")
+    fits = query.dim() == key.dim() == value.dim() >= 3
+    fits = fits and query.shape[:-3] == key.shape[:-3] == value.shape[:-3] and key.shape[-3:-1] == value.shape[-3:-1]
+    if not fits or query.shape[-1] != key.shape[-1]:
+        raise LutcError(
+            "attention takes query (..., heads, queries, size), key and value (..., key heads, keys, size); given "
+            f"{_shapes(query, key, value)}"
+        )
+    heads, key_heads = query.shape[-3], key.shape[-3]
+    if heads % key_heads if key_heads else heads:
+        raise LutcError(f"the heads of query are a multiple of those of key; given {heads} and {key_heads}")
+    batch, rows = math.prod(query.shape[:-3]), (*query.shape[:-1], key.shape[-2])
+    if mask is not None:
+        if mask.dtype != torch.bool and not mask.is_floating_point():
+            raise LutcError(f"a mask is bool (True: seen) or of a float dtype (added); given {mask.dtype}")
+        sizes = zip(reversed(mask.shape), reversed(rows))
+        if mask.dim() > len(rows) or any(size not in (1, wanted) for size, wanted in sizes):
+            raise LutcError(f"a mask of shape {tuple(mask.shape)} does not broadcast to {rows}")
+    for name, given, allowed in (
+        ("sinks", sinks, [(heads,)]),
+        ("alibi", alibi, [(heads,), (batch, heads)]),
+        ("lengths", lengths, [(batch,)]),
+    ):
+        if given is not None and tuple(given.shape) not in allowed:
+            shapes = " or ".join(map(str, allowed))
+            raise LutcError(f"{name} has the shape {shapes}; given {tuple(given.shape)}")
+    if lengths is not None and lengths.is_floating_point():
+        raise LutcError(f"lengths are integers; given {lengths.dtype}")
+
+
+def deviation(exp="exp_fplut", rescale: str = "exact", rises: int = 0, keys: int | None = None) -> float:
+    """A bound on how far attention in one pass lies from two-pass softmax with the same table, arithmetic aside: the
+    sum over the keys of |p' - p|, p and p' being the two's probabilities. The result differs by at most this times
+    the largest |value|.
+
+    rises: how often the largest score rose from one block of keys to the next, at most their number less one; it
+    counts for rescale="table". keys: how many there are, for tables whose relative error is not bounded.
+
+    With a relative error e on [-87, 0], w = exp(d) (1 + a) in two passes and w' = exp(d) (1 + b_0) ... (1 + b_r) in one
+    (r = 0 for "exact"), all |a|, |b| <= e: |w' - w| <= w ((1 + e)^(r + 1) - 1 + e) / (1 - e). Else, with an absolute
+    error e, |w' - w| <= e (1 + (r + 1) (1 + e)^r), and the sum of w is 1 - e at least. Either way the sum of |p' - p|
+    is at most twice that of |w' - w| over the sum of w. Weights below exp(-87) are 0 and left out of the count.
+    """
+    if _checked_rescale(rescale) == "none":
+        return 0.0
+    tables, key = serving_key(exp, EXP)
+    relative, absolute = _errors(tables[key])
+    steps = rises if rescale == "table" else 0
+    bounds = [2.0]
+    if relative < 1:
+        bounds.append(2 * ((1 + relative) ** (steps + 1) - 1 + relative) / (1 - relative))
+    if keys is not None and absolute < 1:
+        bounds.append(2 * keys * absolute * (1 + (steps + 1) * (1 + absolute) ** steps) / (1 - absolute))
+    return min(bounds)
+
+
+def _errors(table) -> tuple[float, float]:
+    """Largest relative and absolute errors of weights exp(d), at 2^18 points of [-87, 0], or of one period."""
+    lowest = -table.prologue.period if isinstance(table.prologue, PeriodPrologue) else -87.0
+    d = np.linspace(lowest, 0.0, 1 << 18)
+    exact, weights = np.exp(d), np.maximum(table(d), 0.0)
+    return float(np.max(np.abs(weights / exact - 1))), float(np.max(np.abs(weights - exact)))
