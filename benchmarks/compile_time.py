@@ -42,7 +42,7 @@ bits, entries, name = json.loads(sys.argv[1])
 fn = functions.get("gelu")
 inputs = (Inputs(bits, 8.0 / 2**bits),) if name == "codes" else name
 coefficients = "q1.6" if name == "codes" else name
-request = Request("gelu", entries, inputs=inputs, coefficients=coefficients)
+request = Request.of("gelu", entries, inputs=inputs, coefficients=coefficients)
 problem, (task,) = prepare(request)
 seconds = {}
 

@@ -57,7 +57,7 @@ class ExactOnCodes(torch.nn.Module):
 
 def by_local_search(function: str, entries: int, errors: LayerErrors, inputs: Inputs) -> TableSet:
     """The whole form, by descent from the diagonal's optimum alone."""
-    problem, (task,) = prepare(Request(function, entries, objective="layer", weights=errors, inputs=(inputs,)))
+    problem, (task,) = prepare(Request.of(function, entries, objective="layer", weights=errors, inputs=(inputs,)))
     result = local(quadratic_costs(problem, task), entries)
     table = build(result.cuts, result.lines, task.lattice, problem.left, problem.right, problem.format)
     return TableSet(function, {task.key: table}, {task.key: inputs}, function, {"range": list(problem.function.range)})

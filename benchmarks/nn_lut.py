@@ -75,7 +75,7 @@ def main() -> None:
                 networks = train(samples, entries - 1, fn.left, fn.right, "squared", SEED, settings)
                 seconds = time.perf_counter() - start
                 tables = lutc.compile(
-                    name, entries, search="gradient", inputs="grid", range=interval, seed=SEED, gradient=settings
+                    name, entries, search="gradient", inputs="grid", range=interval, seed=SEED, settings=settings
                 )
                 optimum = tables.meta["search"]["lower_bound"]["fp32"]
                 learned = min(

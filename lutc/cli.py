@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from importlib import import_module
 
 import click
@@ -71,7 +72,8 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except LutcError as error:
-            raise CliError(" ".join(str(error).split())) from error
+            message = _as_options(" ".join(str(error).split()), self.get_command(ctx, ctx.invoked_subcommand or ""))
+            raise CliError(message) from error
         except ModuleNotFoundError as error:
             raise _missing(error) from error
         except (
@@ -80,6 +82,23 @@ class LazyGroup(click.Group):
             if error.errno in (None, errno.EPIPE):
                 raise
             raise CliError(f"{error.strerror}{'' if error.filename is None else f': {error.filename}'}") from error
+
+
+def _as_options(message: str, command: click.Command | None) -> str:
+    """The message with every field that it names, as in `max_error`, as the option of the command: --max-error."""
+    commands = [command, *command.commands.values()] if isinstance(command, click.Group) else [command]
+    names = {
+        option.lstrip("-").replace("-", "_"): option
+        for one in commands
+        if one is not None
+        for param in one.params
+        if isinstance(param, click.Option)
+        for option in param.opts
+        if option.startswith("--")
+    }
+    if "out_scale" in names:
+        names.setdefault("out", names["out_scale"])
+    return re.sub(r"`(\w+)`", lambda found: names.get(found[1], found[0]), message)
 
 
 def _missing(error: ModuleNotFoundError) -> Exception:

@@ -96,7 +96,7 @@ class LayerErrors:
     def at(self, inputs: Inputs) -> LayerError:
         """The one at these codes; LutcError where there is none."""
         if not self.name:
-            raise LutcError("a layer error is that of one layer; name it: --weights calibration.json:LAYER")
+            raise LutcError("a layer error is that of one layer; name it: `weights` calibration.json:LAYER")
         if not self.errors:
             raise LutcError(
                 f"the calibration holds no layer error of {self.name}; make it with `lutc calibrate ... --layer-error "
@@ -154,7 +154,7 @@ def errors_of(name: str, layer: Layer) -> LayerErrors:
 
 
 def _told(inputs: Inputs) -> str:
-    scale = f"2^{-inputs.power}" if inputs.power is not None else f"{inputs.scale:g}"
+    scale = inputs.written
     return f"{inputs.bits} bits at scale {scale}" + (
         f" with zero point {inputs.zero_point}" if inputs.zero_point else ""
     )

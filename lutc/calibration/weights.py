@@ -69,7 +69,7 @@ class Measured:
             h = self.histogram
             raise LutcError(
                 f"no observed input lies in [{x[0]:g}, {x[-1]:g}]; they reach from {h.low:g} to {h.high:g}: give "
-                "another --range"
+                "another `range`"
             )
         return (1 - EVEN_FLOATS) * counts / counts.sum() + EVEN_FLOATS / counts.size
 

@@ -18,14 +18,14 @@ from lutc import formats, functions
 from lutc.certify.floats import float_certificate
 from lutc.errors import LutcError
 from lutc.formats.codes import Inputs
-from lutc.functions import Function
+from lutc.functions import Function, sampled
+from lutc.functions.sampled import GRID
 from lutc.measures import rounded
 from lutc.table.bodies import Lines
 from lutc.table.integer import integer_lines
 from lutc.table.table import Table
 from lutc.table.table_set import TableSet
 
-GRID = 8193
 _AGREE = 1e-5  # a claim holds if it is equal at 5 digits
 
 
@@ -44,13 +44,16 @@ def certify(tables: TableSet, fn: Function | None = None) -> dict:
 
 def function_of(tables: TableSet) -> Function:
     """The function that a set names; LutcError where it is none of lutc's own: a file must not make its reader import
-    and run code.
+    and run code. Of a function that only its caller knows the file carries a sample, and that is taken for it.
     """
     known = functions.FUNCTIONS.get(tables.function)
+    if known is None and "function_sample" in tables.meta and tables.range is not None:
+        sample, inputs = tables.meta["function_sample"], tables.inputs.values()
+        return sampled.from_record(tables.function or tables.name, sample, tables.range, inputs)
     if known is None:
         named = tables.function or tables.name
         raise LutcError(
-            f"the table is of {named!r}, no function of lutc's own; say which function it stands for (--function)"
+            f"the table is of {named!r}, no function of lutc's own; say which function it stands for (`function`)"
         )
     return known
 

@@ -74,6 +74,6 @@ def serving_key(source, interval: Interval, keys=None) -> tuple[TableSet, str]:
             f"no table in '{tables.name}' covers {interval.function} on {interval}: the best, '{best}', has {kind} "
             "error "
             f"{errors[best]:.3g} there and {TOLERANCE:g} is allowed; compile it over a range that holds this interval "
-            "(--range)"
+            "(`range`)"
         )
     return tables, best

@@ -12,13 +12,31 @@ from lutc.calibration.weights import is_calibration, measured
 from lutc.commands import fplut
 from lutc.commands.compiled import report, report_felt, report_seen
 from lutc.commands.fplut import fplut_options
-from lutc.commands.options import NUMBER, echo_json, json_option, progress_bar, typed
+from lutc.commands.options import NUMBER, GroupedCommand, echo_json, json_option, progress_bar, save_or_print, typed
+from lutc.compiler.pipeline import compile
+from lutc.compiler.request import FLOAT_INPUTS, INT8, PROLOGUES, SHARING, TAILS
+from lutc.costs.objectives import OBJECTIVES
 from lutc.errors import LutcError
 from lutc.formats.codes import Inputs
-from lutc.search.gradient import GradientSettings
+from lutc.search.gradient import INITIALISATIONS, GradientSettings
+from lutc.search.registry import SEARCHES
 
 
-@click.command("compile")
+class CompileCommand(GroupedCommand):
+    groups = {
+        "What is approximated": ("interval", "tails", "symmetry", "prologue"),
+        "Over which inputs": (
+            *("inputs", "bits", "scales", "zero_point", "weights", "calibrated_scale", "asymmetric"),
+        ),
+        "In which numbers": ("entries", "coefficients", "share", "out_scale", "out_bits", "out_zero_point"),
+        "Judged how": ("objective", "max_error"),
+        "Found how": ("search", "seed", "population", "generations", "init"),
+        "Found how: --search cutpoints (FPLUT)": fplut.FIELDS,
+        "Written where": ("name", "output", "force", "as_json"),
+    }
+
+
+@click.command("compile", cls=CompileCommand)
 @click.argument("function")
 @click.option("--entries", type=int, default=8, show_default=True, help="Most segments of a table, tails included.")
 @click.option(
@@ -30,7 +48,7 @@ from lutc.search.gradient import GradientSettings
 )
 @click.option(
     "--inputs",
-    type=click.Choice(["codes", "fp16", "bf16", "grid"]),
+    type=click.Choice(["codes", *FLOAT_INPUTS]),
     help="What the table is fed with.  [default: codes; grid for gradient]",
 )
 @click.option("--bits", type=int, default=8, show_default=True, help="Width of input codes, 2 to 16.")
@@ -47,14 +65,12 @@ from lutc.search.gradient import GradientSettings
 )
 @click.option(
     "--search",
-    type=click.Choice(["genetic", "exact", "greedy", "classic", "gradient", "cutpoints"]),
+    type=click.Choice([name for name, search in SEARCHES.items() if search.takes != "tables"]),
     help="How to search.  [default: genetic; greedy with --max-error]",
 )
 @click.option(
     "--objective",
-    type=click.Choice(
-        ["squared", "relative", "absolute", "maximum", "codes", "ulp", "layer", "layer-diagonal", "layer-total"]
-    ),
+    type=click.Choice(list(OBJECTIVES)),
     default="squared",
     help="What to minimise.  [default: squared; relative for cutpoints]",
 )
@@ -64,14 +80,14 @@ from lutc.search.gradient import GradientSettings
 @click.option("--out-zero-point", type=int, default=0, show_default=True, help="Zero point of output codes.")
 @click.option(
     "--share",
-    type=click.Choice(["none", "all", "coefficients"]),
+    type=click.Choice(SHARING),
     default="none",
     show_default=True,
     help="What the scales share.",
 )
 @click.option(
     "--tails",
-    type=click.Choice(["exact", "free"]),
+    type=click.Choice(TAILS),
     default="exact",
     show_default=True,
     help="Keep the first and last entry for the tails.",
@@ -79,13 +95,13 @@ from lutc.search.gradient import GradientSettings
 @click.option("--symmetry", is_flag=True, help="Store one half; an identity gives the other.")
 @click.option(
     "--prologue",
-    type=click.Choice(["auto", "none", "reduce", "abs"]),
+    type=click.Choice([*PROLOGUES, "abs"]),
     help="Range reduction for float inputs, so that the table holds for every x.  [default: auto, which is reduce for "
     "gradient and cutpoints]",
 )
 @click.option(
     "--init",
-    type=click.Choice(["curvature", "random"]),
+    type=click.Choice(INITIALISATIONS),
     help="gradient: where breakpoints begin.  [default: curvature]",
 )
 @click.option(
@@ -106,12 +122,13 @@ from lutc.search.gradient import GradientSettings
 @click.option(
     "-o",
     "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="File to write.  [default: NAME_ENTRIES.json here]",
+    type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
+    help="File to write, - for standard output.  [default: NAME_ENTRIES.json here, never over another table]",
 )
+@click.option("--force", is_flag=True, help="Replace a file of the default name that holds another table.")
 @json_option
 @click.pass_context
-def compile_command(context, function, entries, interval, inputs, output, name, as_json, **options) -> None:
+def compile_command(context, function, entries, interval, inputs, output, force, name, as_json, **options) -> None:
     """Compile FUNCTION into a table and write it as JSON.
 
     FUNCTION is a name that `lutc functions` lists, or your own: package.module:name with --range.
@@ -126,8 +143,6 @@ def compile_command(context, function, entries, interval, inputs, output, name, 
     lutc compile silu --search cutpoints                       floating-point values over 11 cut points (FPLUT)
     lutc compile silu --weights calibration.json:layers.3.mlp.act_fn --calibrated-scale   for what a layer is fed with
     """
-    from lutc.compiler.pipeline import compile  # brings deap
-
     name = name or function.split(":")[-1]
     cutpoints = options["search"] == "cutpoints"
     suffix = {"cutpoints": "fplut", "gradient": f"nnlut_{entries}"}.get(options["search"], entries)
@@ -141,12 +156,14 @@ def compile_command(context, function, entries, interval, inputs, output, name, 
         _refuse(typed(context), options)
         options = {key: value for key, value in options.items() if key not in fplut.FIELDS}
         _calibrated(function, inputs, options)
-        request = _request(inputs, **options)
+        request = _request(typed(context), inputs, **options)
         with progress_bar(f"compile {name}") as progress:
             tables = compile(function, entries, name=name, range=interval, progress=progress, **request)
     if default and tables.meta["search"].get("name") == "greedy":  # which chooses the entries
         output = Path(f"{name}_{max(table.entries for table in tables.values())}.json")
-    tables.save(output)
+    said = save_or_print(tables.dumps(), output, force or not default)
+    if not said:
+        return
     if as_json:
         told = {
             key: _plain(tables.meta[key])
@@ -160,10 +177,17 @@ def compile_command(context, function, entries, interval, inputs, output, name, 
         else:
             report(tables)
         if isinstance(tables.meta.get("weights"), dict):
-            report_seen(tables, function, entries, request)
+            request = {**request, "range": tables.range, "weights": None}
+            if request["objective"].startswith("layer"):
+                request["objective"] = "squared"
+            request.pop("settings", None)
+            even = compile(
+                function, entries, **{**request, "inputs": tuple(tables.inputs.values()) or request["inputs"]}
+            )
+            report_seen(tables, even, measured(options["weights"], function))
         if "layer_error" in tables.meta:
             report_felt(tables)
-        click.echo(f"wrote {output}")
+        click.echo(said)
 
 
 def _refuse(given: set[str], options: dict) -> None:
@@ -202,15 +226,12 @@ def _calibrated(function: str, inputs: str | None, options: dict) -> None:
 
 
 def _request(
-    inputs, bits, scales, zero_point, search, max_error, out_scale, out_bits, out_zero_point, population, generations,
-    prologue, symmetry, init, **same,
+    given, inputs, bits, scales, zero_point, search, max_error, out_scale, out_bits, out_zero_point, population,
+    generations, prologue, symmetry, init, **same,
 ) -> dict:  # fmt: skip
     """Options of the command line as fields of `lutc.compiler.request.Request`."""
-    from lutc.compiler.request import INT8  # brings deap
-    from lutc.search.genetic import GeneticSettings  # brings deap
-
     search = search or ("greedy" if max_error is not None else "genetic")
-    coded = bool(scales or zero_point or bits != 8)
+    coded = bool(given & {"scales", "bits", "zero_point"} or scales or zero_point)
     inputs = inputs or ("grid" if search == "gradient" and not coded else "codes")
     if inputs == "codes":
         inputs = tuple(Inputs(bits, scale, zero_point) for scale in scales or [i.scale for i in INT8])
@@ -228,19 +249,14 @@ def _request(
     if init is not None:
         if search != "gradient":
             raise LutcError("--init belongs to --search gradient; add that or leave it out")
-        options["gradient"] = GradientSettings(init=init)
+        options["settings"] = GradientSettings(init=init)
     if out_scale is not None:
         options["out"] = Inputs(out_bits, out_scale, out_zero_point)
-    if generations is not None and search == "classic":
-        options["generations"] = generations
     chosen = {"population": population, "generations": generations}
     chosen = {key: value for key, value in chosen.items() if value is not None}
-    if same["objective"] in ("layer", "layer-total"):
-        from lutc.search.quadratic import QuadraticSettings  # brings deap
-
-        options["quadratic"] = QuadraticSettings(**chosen)
-    else:
-        options["genetic"] = GeneticSettings(**chosen)
+    if chosen:
+        layered = search == "genetic" and same["objective"] in SEARCHES["quadratic"].objectives
+        options["settings"] = SEARCHES["quadratic" if layered else search].settings(**chosen)
     return options
 
 

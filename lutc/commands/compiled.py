@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import click
 
-from lutc import functions
-from lutc.calibration.weights import measured
+from lutc.calibration.weights import Measured
+from lutc.certify.certificate import function_of
 from lutc.commands.options import echo_table, figure
+from lutc.table.table_set import TableSet
 
 
 def report(tables) -> None:
@@ -20,7 +21,7 @@ def report(tables) -> None:
     rows, means = [], []
     for key, c in certificate.items():
         inputs, r = tables.inputs[key], c["range"]
-        label = f"2^{-inputs.power}" if inputs.power is not None else f"{inputs.scale:g}"
+        label = inputs.written
         gap = gaps.get(key) if isinstance(gaps, dict) else gaps
         most = "at most " if isinstance(search.get("lower_bound"), dict) and key in search["lower_bound"] else ""
         means.append(r["mean_squared"])
@@ -44,22 +45,16 @@ def report(tables) -> None:
         click.echo(f"mean squared error over all {len(means)} scales: {sum(means) / len(means):.3e}")
 
 
-def report_seen(tables, function: str, entries: int, request: dict) -> None:
-    """The error that the model sees with these tables, and with tables over the same range that know nothing of it."""
-    from lutc.compiler.pipeline import compile  # brings deap
-
-    seen = tables.meta["weights"]
-    source, fn = measured(request["weights"], function), functions.load(function, tables.range)
-    objective = "squared" if request["objective"].startswith("layer") else request["objective"]
-    inputs = tuple(tables.inputs.values()) or request["inputs"]
-    even = compile(
-        function, entries, range=tables.range, **{**request, "weights": None, "objective": objective, "inputs": inputs}
-    )
+def report_seen(tables: TableSet, even: TableSet, source: Measured) -> None:
+    """The error that the model sees with these tables, and with `even` ones over the same range that know nothing of
+    it.
+    """
+    seen, fn = tables.meta["weights"], function_of(tables)
     rows, lines = [], []
     for key, error in seen["mean_squared"].items():
         inputs = tables.inputs.get(key)
         other = source.mean_squared(even[key], fn, inputs)
-        label = key if inputs is None else f"2^{-inputs.power}" if inputs.power is not None else f"{inputs.scale:g}"
+        label = key if inputs is None else inputs.written
         row = [label, f"{error:.3e}", f"{other:.3e}", f"{100 * (error / other - 1):+.0f} %" if other > 0 else "-"]
         rows.append(row if inputs is None else [*row, f"{source.mean_squared(fn, fn, inputs):.3e}"])
         lines += [] if inputs is None else _clamped(label, tables, key, source.targets(fn, inputs), fn)
@@ -100,10 +95,7 @@ def report_felt(tables) -> None:
     rows = [
         [key, f"{f['exact_on_codes']:.3e}", f"{f['mean_squared']:.3e}", f"{f['added']:.3e}"] for key, f in felt.items()
     ]
-    rows = [
-        [f"2^{-tables.inputs[key].power}" if tables.inputs[key].power is not None else key, *rest]
-        for key, *rest in rows
-    ]
+    rows = [[tables.inputs[key].written, *rest] for key, *rest in rows]
     echo_table(["scale", "exact function on codes", "this table on codes", "of the table alone"], rows)
 
 

@@ -236,4 +236,4 @@ def _error(error: float) -> str:
 
 
 def _scale(inputs) -> str:
-    return f"2^{-inputs.power}" if inputs.power is not None else f"{inputs.scale:g}"
+    return inputs.written

@@ -7,7 +7,7 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import click
@@ -16,6 +16,7 @@ from click.core import ParameterSource
 from lutc import functions
 from lutc.certify.certificate import function_of
 from lutc.errors import LutcError
+from lutc.files import atomic_write
 from lutc.formats.codes import parse_number
 from lutc.table.library import load
 
@@ -33,6 +34,41 @@ class Number(click.ParamType):
 
 
 NUMBER = Number()
+
+
+class GroupedCommand(click.Command):
+    """A command whose help shows its options under headings. groups: heading -> names of parameters, in order; the rest
+    comes last.
+    """
+
+    groups: Mapping[str, Sequence[str]] = {}
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        records = {param.name: param.get_help_record(ctx) for param in self.get_params(ctx)}
+        grouped = {name for names in self.groups.values() for name in names}
+        rest = [name for name in records if name not in grouped]
+        for heading, names in {**self.groups, "Other options": rest}.items():
+            rows = [record for name in names if (record := records.get(name)) is not None]
+            if rows:
+                with formatter.section(heading):
+                    formatter.write_dl(rows)
+
+
+def save_or_print(text: str, output: Path, force: bool) -> str:
+    """Write a file's text to `output`, "-" for standard output; what to say of it. Without `force` a file that holds
+    something else stays: LutcError.
+    """
+    if str(output) == "-":
+        click.echo(text, nl=False)
+        return ""
+    if not force and output.exists() and output.read_bytes() != text.encode():
+        raise LutcError(
+            f"{output} is there and holds another table; give another path with -o, or --force to replace it"
+        )
+    atomic_write(output, text)
+    return f"wrote {output}"
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for a program to read.")
 function_option = click.option(
     "--function", "function", help="The function a foreign table stands for, where its file does not say."
@@ -153,6 +189,8 @@ def load_for(name: str, function: str | None):
     if function is not None:
         return tables, functions.load(function, tables.range if ":" in function else None)
     try:
+        if "function_sample" in tables.meta and not functions.known(tables.function or ""):
+            click.echo(f"{name}: judged by the sample of {tables.function} that the file carries", err=True)
         return tables, function_of(tables)
     except LutcError as error:
         raise LutcError(f"{name}: {error}") from error

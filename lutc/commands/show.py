@@ -40,10 +40,7 @@ def show(table, key, as_json) -> None:
         click.echo(f"NaN outside [{'-' if first.domain.low is None else ''}{low}, {high}]")
     for name, one in tables.items():
         inputs = tables.inputs.get(name)
-        click.echo(
-            f"\n{name}"
-            + (f": {inputs.bits}-bit codes, scale {inputs.scale:g}, zero point {inputs.zero_point}" if inputs else "")
-        )
+        click.echo(f"\n{name}" + (f": {inputs.bits}-bit codes, scale {inputs.written}" if inputs else ""))
         _print_body(one.body)
 
 

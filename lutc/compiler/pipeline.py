@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 import lutc
+from lutc import functions
+from lutc.calibration.layer_error import LayerErrors
 from lutc.calibration.weights import Measured
 from lutc.certify.certificate import certify
 from lutc.compiler.build import build
 from lutc.compiler.problem import Problem, Task, prepare
-from lutc.compiler.request import Request
+from lutc.compiler.request import INT8, Request
 from lutc.compiler.sharing import solve_classic, solve_shared
-from lutc.compiler.solve import layer_table, learned, one_table, within_bound
+from lutc.compiler.solve import over_samples, over_segments, over_tables
 from lutc.errors import LutcError
+from lutc.formats.codes import Inputs
+from lutc.functions import Function, sampled
 from lutc.measures import rounded
 from lutc.table.table import Table
 from lutc.table.table_set import TableSet
@@ -24,41 +29,92 @@ _CONSTANT = 0.999  # share of a function's variance that is left where a table i
 
 
 def compile(
-    function: str = "gelu",
+    function: str | Callable | Function = "gelu",
     entries: int = 8,
     *,
+    range: tuple[float, float] | None = None,
+    inputs: Inputs | Sequence[Inputs] | str = INT8,
+    coefficients: str | None = None,
+    search: str = "genetic",
+    objective: str = "squared",
+    out: Inputs | None = None,
+    share: str = "none",
+    tails: str = "exact",
+    symmetry: bool = False,
+    prologue: str = "auto",
+    weights: str | Callable | Measured | LayerErrors | None = None,
+    max_error: str | float | None = None,
+    seed: int = 42,
+    settings: Any = None,
     name: str | None = None,
     progress: Callable[[int], object] | None = None,
-    **options,
+    **mistyped: object,
 ) -> TableSet:
-    """Compile a table set; options are the fields of `Request`. name: top key of the file, by default the function as
-    typed.
+    """Compile a table set.
+
+    function: a name or an alias, "package.module:name", or any callable of numbers, numpy arrays or torch tensors
+    (a partial, a module), which needs a `range`. entries: segments of a table at most, tails included. inputs: codes
+    (`lutc.formats.Inputs`, one table for each), "fp16" or "bf16" (every value), or "grid". search: a name of
+    `lutc.search.registry.SEARCHES`, with its own settings. name: top key of the file, by default the function as typed.
+    The other options stand with the parts of `lutc.compiler.request.Request`.
 
     LutcError for whatever cannot be compiled. The same request gives the same bytes.
     """
-    problem, tasks = prepare(Request(function, entries, **options))
+    request = Request.of(
+        function,
+        entries,
+        range=range,
+        inputs=inputs,
+        coefficients=coefficients,
+        search=search,
+        objective=objective,
+        out=out,
+        share=share,
+        tails=tails,
+        symmetry=symmetry,
+        prologue=prologue,
+        weights=weights,
+        max_error=max_error,
+        seed=seed,
+        settings=settings,
+        **mistyped,
+    )
+    return compile_request(request, name=name, progress=progress)
+
+
+def compile_request(
+    request: Request, *, name: str | None = None, progress: Callable[[int], object] | None = None
+) -> TableSet:
+    """The table set that a request asks for. name: top key of the file, by default the function as typed."""
+    problem, tasks = prepare(request)
     tables, search = _solve(problem, tasks, progress)
     for task in tasks:
-        if problem.request.objective != "layer-total":  # which leaves the function on purpose where inputs were clipped
+        # layer-total leaves the function on purpose where inputs were clipped
+        if problem.request.error.objective != "layer-total":
             _check_fit(problem, task, tables[task.key])
     meta = {"range": list(problem.function.range), **_settings(problem, tables, tasks), "search": search}
     inputs = {task.key: task.inputs for task in tasks if task.inputs is not None}
-    compiled = TableSet(name or function, tables, inputs, problem.function.name, meta)
-    certificate = certify(compiled, problem.function)
+    if not functions.known(problem.function.name):
+        meta["function_sample"] = sampled.record(problem.function, list(inputs.values()))
+    typed = request.function.function
+    typed = typed if isinstance(typed, str) else typed.name
+    compiled = TableSet(name or typed, tables, inputs, problem.function.name, meta)
+    # A function that a file can only sample: float tables are judged by that sample, as every reader of the file will.
+    judge = None if "function_sample" in meta and not inputs else problem.function
+    certificate = certify(compiled, judge)
     return replace(compiled, meta={**meta, "certificate": certificate, "version": lutc.__version__})
 
 
 def _solve(problem: Problem, tasks: list[Task], progress) -> tuple[dict[str, Table], dict]:
     """Tables by key, and the record of the search."""
     request = problem.request
-    if request.search == "classic":
+    if request.found_by.takes == "function":
         return solve_classic(problem, tasks, progress)
-    if request.share != "none":
+    if request.storage.share != "none":
         return solve_shared(problem, tasks, progress)
     tables, record = {}, {}
     for task in tasks:
-        by_objective = {"layer": layer_table, "layer-total": layer_table}.get(request.objective, one_table)
-        solve = {"greedy": within_bound, "gradient": learned}.get(request.search, by_objective)
+        solve = {"segments": over_segments, "tables": over_tables, "samples": over_samples}[request.found_by.takes]
         result, lines, facts = solve(problem, task, progress)
         table = build(result.cuts, lines, task.lattice, problem.left, problem.right, problem.format, problem.prologue)
         tables[task.key] = replace(table, domain=problem.domain)
@@ -73,25 +129,25 @@ def _settings(problem: Problem, tables: dict[str, Table], tasks: list[Task]) -> 
     error that it sees.
     """
     request = problem.request
-    settings = {"objective": request.objective, "share": request.share}
-    if request.tails == "free":
+    settings = {"objective": request.error.objective, "share": request.storage.share}
+    if request.function.tails == "free":
         settings["free_tails"] = True
-    if isinstance(request.weights, Measured):
+    if isinstance(request.inputs.weights, Measured):
         seen = {
-            task.key: rounded(request.weights.mean_squared(tables[task.key], problem.function, task.inputs))
+            task.key: rounded(request.inputs.weights.mean_squared(tables[task.key], problem.function, task.inputs))
             for task in tasks
         }
-        settings["weights"] = {**request.weights.record, "mean_squared": seen}
-    elif request.weights is not None:
-        settings["weights"] = request.weights if isinstance(request.weights, str) else "measured"
+        settings["weights"] = {**request.inputs.weights.record, "mean_squared": seen}
+    elif request.inputs.weights is not None:
+        settings["weights"] = request.inputs.weights if isinstance(request.inputs.weights, str) else "measured"
     felt = {task.key: _felt(task, tables[task.key]) for task in tasks if task.error is not None}
     if felt:
         settings["layer_error"] = felt
-    if request.out is not None:
+    if request.storage.out is not None:
         settings["output"] = {
-            "bits": request.out.bits,
-            "scale": request.out.scale,
-            "zero_point": request.out.zero_point,
+            "bits": request.storage.out.bits,
+            "scale": request.storage.out.scale,
+            "zero_point": request.storage.out.zero_point,
         }
     return settings
 

@@ -12,7 +12,8 @@ from lutc.calibration.layer_error import LayerError, LayerErrors
 from lutc.calibration.weights import Measured, is_calibration, measured
 from lutc.compiler.build import Lattice, rounded_tail
 from lutc.compiler.prologue import make_prologue
-from lutc.compiler.request import FLOAT_INPUTS, INT8, LAYER_OBJECTIVES, Request
+from lutc.compiler.request import FLOAT_INPUTS, INT8, Request
+from lutc.costs.objectives import LAYER, SQUARED
 from lutc.costs.points import Points
 from lutc.errors import LutcError
 from lutc.formats.codes import Inputs
@@ -63,9 +64,7 @@ class Problem:
         """Of a table of float inputs; codes go through integer arithmetic, which has no NaN, and range reduction has a
         domain of its own.
         """
-        return (
-            Domain.of(self.function) if isinstance(self.request.inputs, str) and not _reduced(self.prologue) else None
-        )
+        return Domain.of(self.function) if not self.request.inputs.coded and not _reduced(self.prologue) else None
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -88,37 +87,41 @@ def prepare(request: Request) -> tuple[Problem, list[Task]]:
 
 def _weighed(request: Request) -> Request:
     """The request with its calibration read, and the range that follows from it."""
-    weights = measured(request.weights, request.function) if is_calibration(request.weights) else request.weights
-    request = replace(request, weights=weights)
+    weights = request.inputs.weights
+    if is_calibration(weights):
+        weights = measured(weights, request.function.function)
+        request = replace(request, inputs=replace(request.inputs, weights=weights))
     errors = _layer_errors(request)
-    if errors is not None and errors.errors and request.inputs == INT8:
-        request = replace(request, inputs=tuple(error.inputs for error in errors.errors))
-    if isinstance(weights, Measured) and request.range is None:
-        fn = functions.load(request.function, None)
-        inputs = None if isinstance(request.inputs, str) else request.inputs
-        request = replace(request, range=weights.range(fn, fn.range, inputs))
+    if errors is not None and errors.errors and request.inputs.inputs == INT8:
+        codes = tuple(error.inputs for error in errors.errors)
+        request = replace(request, inputs=replace(request.inputs, inputs=codes))
+    if isinstance(weights, Measured) and request.function.range is None:
+        fn = functions.load(request.function.function, None)
+        inputs = request.inputs.inputs if request.inputs.coded else None
+        interval = weights.range(fn, fn.range, inputs)
+        request = replace(request, function=replace(request.function, range=interval))
     return request
 
 
 def _layer_errors(request: Request) -> LayerErrors | None:
     """What the next layer feels, where the objective asks for it."""
-    if request.objective not in LAYER_OBJECTIVES:
+    if request.error.objective not in LAYER:
         return None
-    errors = request.weights.errors if isinstance(request.weights, Measured) else request.weights
+    errors = request.inputs.weights.errors if isinstance(request.inputs.weights, Measured) else request.inputs.weights
     if not isinstance(errors, LayerErrors):
         raise LutcError(
-            f"the objective {request.objective} needs a layer of a calibration (--weights calibration.json:LAYER); "
-            f"given {errors!s:.40}"
+            f"the objective {request.error.objective} needs a layer of a calibration (`weights` "
+            f"calibration.json:LAYER); given {errors!s:.40}"
         )
     return errors
 
 
 def _problem(request: Request) -> Problem:
-    fn = functions.load(request.function, request.range)
-    default = FLOAT_INPUTS[request.inputs] if isinstance(request.inputs, str) else fn.coefficients
-    fmt = formats.get(request.coefficients or default)
+    fn = functions.load(request.function.function, request.function.range)
+    default = FLOAT_INPUTS[request.inputs.inputs] if not request.inputs.coded else fn.coefficients
+    fmt = formats.get(request.storage.coefficients or default)
     f, (lo, hi), left, right, prologue = fn, fn.range, fn.left, fn.right, None
-    if request.symmetry:
+    if request.function.symmetry:
         if fn.symmetry is None:
             known = ", ".join(name for name, other in functions.FUNCTIONS.items() if other.symmetry is not None)
             raise LutcError(f"{fn.name} has no symmetry to store half of; functions that have: {known}")
@@ -128,20 +131,20 @@ def _problem(request: Request) -> Problem:
     elif _reduces(request, fn):
         prologue, left, right = make_prologue(fn, "reduce"), None, None
         lo, hi = (1.0, 2.0**prologue.step) if prologue.kind == "exponent" else (0.0, prologue.period)
-    if request.tails == "free":
+    if request.function.tails == "free":
         left = right = None
     left, right = (rounded_tail(tail, fmt, fn.name) for tail in (left, right))
     return Problem(request, fn, f, (lo, hi), left, right, fmt, prologue)
 
 
 def _reduces(request: Request, fn: Function) -> bool:
-    if request.prologue != "auto":
-        return request.prologue == "reduce"
+    if request.function.prologue != "auto":
+        return request.function.prologue == "reduce"
     return (
-        request.search == "gradient"
-        and isinstance(request.inputs, str)
+        request.search.search == "gradient"
+        and not request.inputs.coded
         and fn.reduction is not None
-        and request.weights is None
+        and request.inputs.weights is None
     )
 
 
@@ -155,26 +158,26 @@ def scale_key(inputs: Inputs) -> str:
 def _tasks(problem: Problem) -> list[Task]:
     request, fn = problem.request, problem.function
     tasks, errors = [], _layer_errors(request)
-    for inputs in ("float",) if isinstance(request.inputs, str) else request.inputs:
-        if request.inputs == "grid":
-            samples = grid_samples(fn, *problem.interval, weight=request.weights)
-        elif isinstance(request.inputs, str):
-            samples = format_samples(fn, request.inputs, *problem.interval, weight=request.weights)
+    for inputs in ("float",) if not request.inputs.coded else request.inputs.inputs:
+        if request.inputs.inputs == "grid":
+            samples = grid_samples(fn, *problem.interval, weight=request.inputs.weights)
+        elif not request.inputs.coded:
+            samples = format_samples(fn, request.inputs.inputs, *problem.interval, weight=request.inputs.weights)
         else:
-            if request.inputs == INT8 and not ((inputs.x() >= fn.range[0]) & (inputs.x() <= fn.range[1])).any():
+            if request.inputs.inputs == INT8 and not ((inputs.x() >= fn.range[0]) & (inputs.x() <= fn.range[1])).any():
                 continue  # of the default scales those count that have a code in the range
             lo, hi = fn.range if errors is None else (-np.inf, np.inf)
-            samples = code_samples(fn, inputs, lo, hi, weight=request.weights if errors is None else errors)
+            samples = code_samples(fn, inputs, lo, hi, weight=request.inputs.weights if errors is None else errors)
             if _targets_clamped(request):
-                samples = replace(samples, y=request.weights.targets(fn, inputs)[np.isin(inputs.x(), samples.x)])
+                samples = replace(samples, y=request.inputs.weights.targets(fn, inputs)[np.isin(inputs.x(), samples.x)])
         if isinstance(problem.prologue, AbsPrologue):
             samples = _folded(samples, problem.f)
-        if request.objective == "relative":
+        if request.error.objective == "relative":
             samples = replace(samples, weight=samples.weight / np.maximum(np.abs(fn(samples.x)), RELATIVE_FLOOR) ** 2)
-        codes = not isinstance(request.inputs, str)
+        codes = request.inputs.coded
         error = None if errors is None else errors.at(inputs)
         key = scale_key(inputs) if codes else problem.format.name
-        ties = codes and request.objective in ("squared", "relative", *LAYER_OBJECTIVES) and len(samples) <= TIES_LIMIT
+        ties = codes and request.error.objective in (*SQUARED, *LAYER) and len(samples) <= TIES_LIMIT
         even = (
             samples if error is None else replace(samples, weight=np.ones(len(samples)))
         )  # a layer may feel nothing at many codes
@@ -188,10 +191,10 @@ def _tasks(problem: Problem) -> list[Task]:
     if len({task.key for task in tasks}) < len(tasks):
         raise LutcError(f"each input scale may stand once; given {', '.join(task.key for task in tasks)}")
     most = max(len(task.samples) for task in tasks)
-    if request.max_error is None and request.entries > most:
+    if request.error.max_error is None and request.storage.entries > most:
         raise LutcError(
-            f"{request.entries} entries are more than the {most} samples of the finest scale in the range; use at most "
-            f"{most}"
+            f"{request.storage.entries} entries are more than the {most} samples of the finest scale in the range; "
+            f"use at most {most}"
         )
     return tasks
 
@@ -200,9 +203,9 @@ def _targets_clamped(request: Request) -> bool:
     """Whether tables are to make up for inputs beyond the codes: for least squares, of one layer's inputs (others may
     end elsewhere), and where each scale has a whole table of its own.
     """
-    if not isinstance(request.weights, Measured) or request.weights.pooled:
+    if not isinstance(request.inputs.weights, Measured) or request.inputs.weights.pooled:
         return False
-    return request.objective == "squared" and request.share == "none" and not request.symmetry
+    return request.error.objective == "squared" and request.storage.share == "none" and not request.function.symmetry
 
 
 def _between(samples: Samples, f: Callable) -> Samples | None:

@@ -1,118 +1,242 @@
-"""What is asked of the compiler, checked."""
+"""What is asked of the compiler, in five parts that check themselves: the function, its inputs, the numbers that are
+stored, the error that is judged by, and the search. What each search can serve stands with the search.
+"""
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
+from lutc import functions
 from lutc.calibration.layer_error import LayerErrors
 from lutc.calibration.weights import Measured
 from lutc.checks import is_int
+from lutc.costs.objectives import LAYER, OBJECTIVES, SQUARED
 from lutc.errors import LutcError
 from lutc.formats.codes import Inputs
-from lutc.search.genetic import GeneticSettings
-from lutc.search.gradient import GradientSettings
-from lutc.search.quadratic import QuadraticSettings
+from lutc.functions import Function
+from lutc.search import registry
+from lutc.search.search import Search
 
 INT8 = tuple(Inputs(8, 2.0**-b) for b in range(7))
 FLOAT_INPUTS = {"fp16": "fp16", "bf16": "bf16", "grid": "fp32"}  # float inputs and the coefficients they get by default
-LAYER_OBJECTIVES = ("layer", "layer-diagonal", "layer-total")
-OBJECTIVES = ("squared", "relative", "absolute", "maximum", "codes", *LAYER_OBJECTIVES)
-SEARCHES = ("genetic", "exact", "greedy", "classic", "gradient")
 SHARING = ("none", "all", "coefficients")
+TAILS = ("exact", "free")
+PROLOGUES = ("auto", "none", "reduce")
+
+
+def _one_of(name: str, value: object, allowed) -> None:
+    if value not in allowed:
+        raise LutcError(f"unknown {name} {value!r}; choose one of {', '.join(allowed)}")
 
 
 @dataclass(frozen=True)
-class Request:
-    """What to compile. Every field has GQA-LUT's default where it has one.
-
-    inputs: Inputs (codes) or several, or "fp16" / "bf16" (every finite value), or "grid" (4,096 points). objective:
-    "layer" is the error that a table adds to what a model's next layer gives (weights from one layer of a calibration
-    that holds it), "layer-diagonal" its diagonal, a weighted squared error, "layer-total" the whole error there, what
-    rounding and clipping the inputs does included. out: the output codes, for the objective "codes" and for the
-    certificate. max_error: for the greedy search, which then chooses the entries itself. share: one table per scale,
-    one set of breakpoints and lines for all, or lines alone shared. weights: see `lutc.samples`;
-    "calibration.json:LAYER" weighs by what a model's layer was fed with (`lutc.calibration.weights`), and without a
-    range widens the function's own to that. prologue: "reduce" stores the function's range reduction, behind which a
-    table of float inputs holds for every x; "auto" does so for the gradient search.
+class FunctionPart:
+    """What is approximated. function: a name, "module:name", or a Function. range: None for the function's own. tails:
+    "exact" keeps the first and last entry for them. symmetry: one half is stored, an identity gives the other.
+    prologue: "reduce" stores the function's range reduction, behind which a table of float inputs holds for every x;
+    "auto" does so for the gradient search.
     """
 
-    function: str = "gelu"
-    entries: int = 8
+    function: str | Function = "gelu"
     range: tuple[float, float] | None = None
-    inputs: tuple[Inputs, ...] | str = INT8
-    coefficients: str | None = None
-    search: str = "genetic"
-    objective: str = "squared"
-    out: Inputs | None = None
-    share: str = "none"
     tails: str = "exact"
     symmetry: bool = False
     prologue: str = "auto"
-    weights: str | Callable | Measured | LayerErrors | None = None
-    max_error: str | None = None
-    seed: int = 42
-    genetic: GeneticSettings = field(default_factory=GeneticSettings)
-    quadratic: QuadraticSettings = field(default_factory=QuadraticSettings)  # of the objective layer
-    gradient: GradientSettings = field(default_factory=GradientSettings)
-    generations: int = 500  # of the classic search
 
     def __post_init__(self):
-        for name, value, allowed in (
-            ("search", self.search, SEARCHES),
-            ("objective", self.objective, OBJECTIVES),
-            ("share", self.share, SHARING),
-            ("tails", self.tails, ("exact", "free")),
-            ("prologue", self.prologue, ("auto", "none", "reduce")),
-        ):
-            if value not in allowed:
-                raise LutcError(f"unknown {name} {value!r}; choose one of {', '.join(allowed)}")
+        _one_of("tails", self.tails, TAILS)
+        _one_of("prologue", self.prologue, PROLOGUES)
+        if self.symmetry and self.prologue == "reduce":
+            raise LutcError("range reduction takes the whole function; leave `symmetry` out")
+
+
+@dataclass(frozen=True)
+class InputPart:
+    """Over which inputs. inputs: Inputs (codes) or several, or "fp16" / "bf16" (every finite value), or "grid" (4,096
+    points). weights: see `lutc.samples`; "calibration.json:LAYER" weighs by what a model's layer was fed with
+    (`lutc.calibration.weights`), and without a range widens the function's own to that.
+    """
+
+    inputs: tuple[Inputs, ...] | str = INT8
+    weights: str | Callable | Measured | LayerErrors | None = None
+
+    def __post_init__(self):
+        if not isinstance(self.inputs, str):
+            object.__setattr__(self, "inputs", _codes(self.inputs))
+        elif self.inputs not in FLOAT_INPUTS:
+            raise LutcError(
+                f"unknown inputs {self.inputs!r}; choose codes by bits and scale, or one of {', '.join(FLOAT_INPUTS)}"
+            )
+
+    @property
+    def coded(self) -> bool:
+        """Whether inputs are codes, not floats."""
+        return not isinstance(self.inputs, str)
+
+
+@dataclass(frozen=True)
+class StoragePart:
+    """In which numbers. entries: at most so many, tails included. coefficients: a format's name, None for the
+    function's own. share: one table per scale, one set of breakpoints and lines for all, or lines alone shared. out:
+    the output codes, for the objective "codes" and for the certificate.
+    """
+
+    entries: int = 8
+    coefficients: str | None = None
+    share: str = "none"
+    out: Inputs | None = None
+
+    def __post_init__(self):
+        _one_of("share", self.share, SHARING)
         if not is_int(self.entries):
             raise LutcError(f"entries is a whole number; given {self.entries!r:.40}")
         if self.entries < 2:
             raise LutcError(f"a table has at least 2 entries; given {self.entries}")
-        if not isinstance(self.inputs, str):
-            object.__setattr__(self, "inputs", _codes(self.inputs))
+
+
+@dataclass(frozen=True)
+class ErrorPart:
+    """Judged how. objective: a key of `lutc.costs.objectives.OBJECTIVES`. "layer" is the error that a table adds to
+    what a model's next layer gives (weights from one layer of a calibration that holds it), "layer-diagonal" its
+    diagonal, a weighted squared error, "layer-total" the whole error there, what rounding and clipping the inputs does
+    included. max_error: a bound, for the search that chooses the entries itself.
+    """
+
+    objective: str = "squared"
+    max_error: str | None = None
+
+    def __post_init__(self):
+        _one_of("objective", self.objective, OBJECTIVES)
         if isinstance(self.max_error, (int, float)):
             object.__setattr__(self, "max_error", repr(float(self.max_error)))
-        if isinstance(self.inputs, str) and self.inputs not in FLOAT_INPUTS:
+
+
+@dataclass(frozen=True)
+class SearchPart:
+    """Found how. search: a name of `lutc.search.registry`. settings: of that search's own type, None for its defaults.
+    The same seed gives the same table.
+    """
+
+    search: str = "genetic"
+    settings: Any = None
+    seed: int = 42
+
+    def __post_init__(self):
+        registry.get(self.search)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to compile. Every field has GQA-LUT's default where it has one. LutcError for parts that do not fit."""
+
+    function: FunctionPart = field(default_factory=FunctionPart)
+    inputs: InputPart = field(default_factory=InputPart)
+    storage: StoragePart = field(default_factory=StoragePart)
+    error: ErrorPart = field(default_factory=ErrorPart)
+    search: SearchPart = field(default_factory=SearchPart)
+
+    @classmethod
+    def of(cls, function: str | Function | Callable = "gelu", entries: int = 8, **options: Any) -> Request:
+        """A request from the fields of its parts by name: Request.of("gelu", 8, share="all", seed=1). A callable needs
+        a `range`. LutcError for a name that no part has.
+        """
+        if callable(function) and not isinstance(function, Function):
+            function = functions.load(function, options.get("range"))
+        given = {"function": function, "entries": entries, **options}
+        parts = {}
+        for part in fields(cls):
+            kind = PARTS[part.name]
+            parts[part.name] = kind(**{f.name: given.pop(f.name) for f in fields(kind) if f.name in given})
+        if given:
+            known = [f.name for kind in PARTS.values() for f in fields(kind)]
+            wrong = next(iter(given))
+            near = difflib.get_close_matches(wrong, known, 1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise LutcError(f"there is no option {wrong!r}; {hint}known: {', '.join(known)}")
+        return cls(**parts)
+
+    @property
+    def found_by(self) -> Search:
+        """The search that serves it: under the error of a model's next layer the genetic one takes whole tables."""
+        named = registry.get(self.search.search)
+        whole = named.name == "genetic" and self.error.objective in registry.SEARCHES["quadratic"].objectives
+        return registry.SEARCHES["quadratic"] if whole else named
+
+    @property
+    def settings(self) -> Any:
+        """Of the search that serves it."""
+        given, wanted = self.search.settings, self.found_by.settings
+        if given is None:
+            return wanted()
+        if not isinstance(given, wanted):
             raise LutcError(
-                f"unknown inputs {self.inputs!r}; choose codes by bits and scale, or one of {', '.join(FLOAT_INPUTS)}"
+                f"the {self.found_by.name} search takes {wanted.__name__} as `settings`; given {type(given).__name__}"
             )
-        if self.objective == "codes" and (self.out is None or isinstance(self.inputs, str)):
-            raise LutcError("the objective codes needs input codes and an output scale (--out-scale)")
-        if (self.search == "greedy") != (self.max_error is not None):
-            raise LutcError("the greedy search and an error bound (--max-error) go together: give both or neither")
-        if self.share != "none" and (isinstance(self.inputs, str) or self.search in ("greedy", "classic", "gradient")):
-            raise LutcError("sharing over scales needs input codes and the genetic or the exact search")
-        if self.prologue == "reduce" and (
-            isinstance(self.inputs, tuple) or self.search == "greedy" or self.symmetry or self.weights is not None
-        ):
+        return given
+
+    def __post_init__(self):
+        named, objective = registry.get(self.search.search), self.error.objective
+        if named.takes == "intervals":
+            raise LutcError("the cutpoints search makes another kind of table: call lutc.fplut.compile_fplut")
+        if named.bounded != (self.error.max_error is not None):
+            raise LutcError("the greedy search and an error bound (`max_error`) go together: give both or neither")
+        if objective not in named.objectives:
+            able = [
+                name
+                for name, search in registry.SEARCHES.items()
+                if objective in search.objectives and search.takes != "tables"
+            ]
             raise LutcError(
-                "range reduction takes float inputs of uniform weight, no symmetry, and any search but greedy"
+                f"the {named.name} search takes the objective {', '.join(named.objectives)}; given {objective!r}, "
+                f"which belongs to {' and '.join(able)}"
             )
-        if self.share == "coefficients" and (self.search != "genetic" or self.objective not in ("squared", "relative")):
-            raise LutcError("sharing coefficients takes the genetic search and a squared objective")
-        if self.search == "classic" and (
-            isinstance(self.inputs, str) or self.objective != "squared" or self.symmetry or self.weights is not None
-        ):
+        if objective == "codes" and (self.storage.out is None or not self.inputs.coded):
+            raise LutcError("the objective codes needs input codes and an output scale (`out`)")
+        if self.storage.out is not None and not self.inputs.coded and not named.bounded:
+            raise LutcError("output codes (`out_scale`) are counted for input codes; leave them out with float inputs")
+        self._check_abilities(named)
+        if objective in LAYER and not (self.inputs.coded and self.inputs.weights is not None and self._plain):
+            needs = "input codes, `weights` calibration.json:LAYER, no symmetry and no sharing"
+            raise LutcError(f"the objective {objective} takes {needs}")
+        self.settings  # noqa: B018 - raises for settings of another search
+
+    @property
+    def _plain(self) -> bool:
+        return not self.function.symmetry and self.storage.share == "none"
+
+    def _check_abilities(self, search: Search) -> None:
+        share, weighted = self.storage.share, self.inputs.weights is not None
+        if not (search.codes if self.inputs.coded else search.floats):
+            raise LutcError(f"the {search.name} search takes {'float inputs' if search.floats else 'input codes'}")
+        if share != "none" and not (self.inputs.coded and share in search.shares):
+            able = [name for name, other in registry.SEARCHES.items() if share in other.shares]
             raise LutcError(
-                "the classic search is GQA-LUT's own: input codes, squared objective, uniform weights, no symmetry"
+                f"sharing {'over scales' if share == 'all' else share} needs input codes and the "
+                f"{' or the '.join(able)} search"
             )
-        if self.objective in LAYER_OBJECTIVES:
-            fit = (
-                isinstance(self.inputs, tuple)
-                and not self.symmetry
-                and self.share == "none"
-                and self.weights is not None
+        if share != "none" and self.error.objective not in SQUARED:
+            raise LutcError(f"sharing takes a squared objective; given {self.error.objective}")
+        if self.function.symmetry and not search.symmetry:
+            raise LutcError(f"the {search.name} search stores whole functions; leave `symmetry` out")
+        if weighted and not search.weights:
+            why = "an error bound holds at every input alike" if search.bounded else "it weighs all inputs alike"
+            raise LutcError(f"the {search.name} search takes no `weights`: {why}")
+        if self.function.prologue == "reduce" and (self.inputs.coded or weighted or not search.reduction):
+            raise LutcError(
+                "range reduction takes float inputs of uniform weight, and not the greedy or classic search"
             )
-            if not fit or self.search not in (
-                ("genetic",) if self.objective != "layer-diagonal" else ("genetic", "exact")
-            ):
-                needs = "input codes, --weights calibration.json:LAYER, the genetic search, no symmetry and no sharing"
-                raise LutcError(f"the objective {self.objective} takes {needs}")
-        if self.max_error is not None and self.weights is not None:
-            raise LutcError("an error bound (--max-error) holds at every input alike; leave --weights out")
+
+
+PARTS = {
+    "function": FunctionPart,
+    "inputs": InputPart,
+    "storage": StoragePart,
+    "error": ErrorPart,
+    "search": SearchPart,
+}
 
 
 def _codes(inputs) -> tuple[Inputs, ...]:
@@ -124,7 +248,7 @@ def _codes(inputs) -> tuple[Inputs, ...]:
     wrong = [given for given in inputs if not isinstance(given, Inputs)]
     if wrong:
         raise LutcError(
-            "inputs are lutc.samples.Inputs(bits, scale, zero_point), one for each scale, or a format's name; given "
+            "inputs are lutc.formats.Inputs(bits, scale, zero_point), one for each scale, or a format's name; given "
             f"{wrong[0]!r:.40}"
         )
     return inputs

@@ -4,8 +4,6 @@ shared.
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 
 from lutc.compiler.build import build
@@ -13,11 +11,25 @@ from lutc.compiler.solve import relative_gap, search_costs, segment_costs
 from lutc.costs.points import Points
 from lutc.errors import LutcError
 from lutc.measures import rounded
-from lutc.search.classic import ClassicSettings, classic
+from lutc.samples.samples import Samples
 from lutc.search.exact import exact
+from lutc.search.problem import SearchProblem
 from lutc.search.shared_coefficients import SharedCosts, shared_coefficients
 from lutc.table.bodies import without_empty_segments
 from lutc.table.table import Table
+
+
+class GivenBreakpoints:
+    """A lattice whose breakpoint at a cut is known beforehand, whatever the lines on both sides are."""
+
+    def __init__(self, breakpoints: np.ndarray):
+        self.breakpoints = breakpoints
+
+    def breakpoint(self, cut: int, *lines) -> float:
+        """Of the cut at this position."""
+        return float(self.breakpoints[cut])
+
+    between = outside = breakpoint
 
 
 class SharedCuts:
@@ -47,23 +59,18 @@ class SharedCuts:
         self.places, self.index = places[keep], index[:, keep]
         self.rounded = [at[keep] for at in self.rounded]
 
-    def lattice(self, scale: int):
+    def lattice(self, scale: int) -> GivenBreakpoints:
         """Breakpoints of one scale by cut position, as `build` asks for them."""
-        rounded = self.rounded[scale]
-        return SimpleNamespace(
-            **{name: lambda p, *lines: float(rounded[p]) for name in ("breakpoint", "between", "outside")}
-        )
+        return GivenBreakpoints(self.rounded[scale])
 
 
 def solve_shared(problem, tasks, progress) -> tuple[dict[str, Table], dict]:
     """Tables by key and the record of the search, for `share` "all" and "coefficients"."""
-    if problem.request.objective not in ("squared", "relative"):
-        raise LutcError(f"sharing takes a squared objective; given {problem.request.objective}")
     samples = [task.samples for task in tasks]
     cuts = SharedCuts(tasks, *problem.range)
     costs = segment_costs(problem, tasks[0], Points.shared(samples, list(cuts.index)))
-    best = exact(costs, problem.request.entries)
-    if problem.request.share == "all":
+    best = exact(costs, problem.request.storage.entries)
+    if problem.request.storage.share == "all":
         result = search_costs(problem, costs, progress=progress)
         lines, lattices, own_cuts = (
             costs.line(result.cuts[:-1], result.cuts[1:]),
@@ -81,7 +88,7 @@ def solve_shared(problem, tasks, progress) -> tuple[dict[str, Table], dict]:
         result = shared_coefficients(
             SharedCosts(samples, problem.format, problem.left, problem.right),
             cuts.index[:, best.cuts],
-            problem.request.seed,
+            problem.request.search.seed,
             progress=progress,
         )
         lines, lattices, own_cuts = result.lines, (task.lattice for task in tasks), result.cuts
@@ -99,26 +106,27 @@ def solve_classic(problem, tasks, progress) -> tuple[dict[str, Table], dict]:
     powers = sorted(task.inputs.power for task in tasks if task.inputs.power is not None)
     if len(powers) < len(tasks):
         raise LutcError("the classic search rounds breakpoints to grids 2**-b: give scales that are powers of two")
-    settings = ClassicSettings(generations=request.generations)
-    found = classic(
-        np.arange(lo, hi, 0.01),
-        problem.f,
-        request.entries,
-        problem.format,
-        problem.left,
-        problem.right,
-        (powers[0], powers[-1]),
-        request.seed,
-        settings,
-        progress,
+    x = np.arange(lo, hi, 0.01)
+    given = SearchProblem(
+        request.storage.entries,
+        samples=Samples(x, problem.f(x), np.ones(x.size)),
+        format=problem.format,
+        left=problem.left,
+        right=problem.right,
+        seed=request.search.seed,
+        f=problem.f,
+        powers=(powers[0], powers[-1]),
+        progress=progress,
     )
+    found = request.found_by.solve(given, request.settings)
+    slopes, intercepts = found.lines
     tables, optimum, gap = {}, {}, {}
     for task in tasks:
-        breakpoints = np.rint(found.breakpoints / task.inputs.scale) * task.inputs.scale
-        body = without_empty_segments(breakpoints, found.slopes, found.intercepts)
+        breakpoints = np.rint(found.cuts / task.inputs.scale) * task.inputs.scale
+        body = without_empty_segments(breakpoints, slopes, intercepts)
         table = tables[task.key] = Table(body, None, problem.left, problem.right, problem.format.name)
-        best = exact(segment_costs(problem, task, Points.of(task.samples)), request.entries).cost
+        best = exact(segment_costs(problem, task, Points.of(task.samples)), request.storage.entries).cost
         cost = float(np.mean((table(task.samples.x) - task.samples.y) ** 2))
         optimum[task.key], gap[task.key] = rounded(best), relative_gap(cost, best)
-    shared = {"breakpoints": found.breakpoints, "slopes": found.slopes, "intercepts": found.intercepts}
+    shared = {"breakpoints": found.cuts, "slopes": slopes, "intercepts": intercepts}
     return tables, {**found.record, "cost": rounded(found.cost), "optimum": optimum, "gap": gap, "shared": shared}

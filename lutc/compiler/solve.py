@@ -7,17 +7,17 @@ from dataclasses import replace
 import numpy as np
 
 from lutc.compiler.problem import Problem, Task
+from lutc.costs.objectives import SQUARED
 from lutc.costs.pairs import absolute_objective, codes_objective, cost_of, maximum_objective, pair_costs
 from lutc.costs.points import Points
 from lutc.costs.segments import DENSE_LIMIT, SegmentCosts, real_costs, squared_costs
 from lutc.errors import LutcError
 from lutc.measures import rounded
+from lutc.samples.samples import Samples
 from lutc.samples.tolerance import ErrorBound
 from lutc.search.exact import exact
-from lutc.search.genetic import genetic
-from lutc.search.gradient import gradient
-from lutc.search.greedy import greedy
-from lutc.search.quadratic import QuadraticCosts, quadratic
+from lutc.search.problem import SearchProblem
+from lutc.search.quadratic import QuadraticCosts
 from lutc.search.refine import BOUND_CELLS, candidates, lower_bound, refined
 from lutc.search.result import SearchResult
 
@@ -28,16 +28,16 @@ GENETIC_LIMIT = 1024  # positions up to which the genetic search sees every samp
 def segment_costs(problem: Problem, task: Task, points: Points) -> SegmentCosts:
     """Costs under the request's objective."""
     request, tails = problem.request, (problem.left, problem.right)
-    if request.objective in ("squared", "relative", "layer-diagonal"):
+    if request.error.objective in (*SQUARED, "layer-diagonal"):
         return squared_costs(points, problem.format, *tails)
-    if request.objective == "codes":
+    if request.error.objective == "codes":
         if problem.prologue is not None:
-            raise LutcError("the objective codes works on whole tables; leave --symmetry out")
-        objective = codes_objective(points, task.inputs, request.out, problem.format)
+            raise LutcError("the objective codes works on whole tables; leave `symmetry` out")
+        objective = codes_objective(points, task.inputs, request.storage.out, problem.format)
     else:
-        objective = absolute_objective(points) if request.objective == "absolute" else maximum_objective(points)
+        objective = absolute_objective(points) if request.error.objective == "absolute" else maximum_objective(points)
     squared = squared_costs(points, problem.format, *tails)
-    known = exact(squared, request.entries)
+    known = exact(squared, request.storage.entries)
     bound = cost_of(points, objective, known.cuts, squared.line(known.cuts[:-1], known.cuts[1:]), *tails)
     return pair_costs(points, problem.format, *tails, objective, bound)
 
@@ -46,11 +46,22 @@ def search_costs(problem: Problem, costs: SegmentCosts, start=None, progress=Non
     """The request's search over costs; cuts `start` come from the same search over coarser cuts, and one run refines
     them.
     """
+    return _found(problem, costs=costs, start=start, progress=progress)
+
+
+def _found(problem: Problem, **what) -> SearchResult:
+    """What the request's search makes of costs or samples."""
     request = problem.request
-    if request.search == "exact":
-        return exact(costs, request.entries)
-    settings = request.genetic if start is None else replace(request.genetic, restarts=1)
-    return genetic(costs, request.entries, request.seed, settings, start, progress)
+    given = SearchProblem(
+        request.storage.entries,
+        format=problem.format,
+        left=problem.left,
+        right=problem.right,
+        objective=request.error.objective,
+        seed=request.search.seed,
+        **what,
+    )
+    return request.found_by.solve(given, request.settings)
 
 
 def relative_gap(cost: float, reference: float) -> float:
@@ -59,15 +70,16 @@ def relative_gap(cost: float, reference: float) -> float:
     return 0.0 if abs(gap) < 1e-9 else float(f"{gap:.6g}")
 
 
-def one_table(problem: Problem, task: Task, progress) -> tuple[SearchResult, tuple, dict]:
+def over_segments(problem: Problem, task: Task, progress) -> tuple[SearchResult, tuple, dict]:
     """(result over sample positions, its lines, what is proven of it)."""
     request, samples = problem.request, task.samples
+    proven = request.found_by.name == "exact"
 
     def costs_at(positions=None):
         return segment_costs(problem, task, task.points(positions))
 
     dense = costs_at() if len(samples) <= DENSE_LIMIT else None
-    if dense is not None and (request.search == "exact" or len(samples) <= GENETIC_LIMIT):
+    if dense is not None and (proven or len(samples) <= GENETIC_LIMIT):
         costs, result = dense, search_costs(problem, dense, progress=progress)
         cuts = result.cuts
     else:
@@ -77,12 +89,12 @@ def one_table(problem: Problem, task: Task, progress) -> tuple[SearchResult, tup
         cuts = positions[result.cuts]
     facts = {"cost": rounded(result.cost)}
     if dense is not None:
-        reference = facts["optimum"] = result.cost if request.search == "exact" else exact(dense, request.entries).cost
+        reference = facts["optimum"] = result.cost if proven else exact(dense, request.storage.entries).cost
     else:
         finest = real_costs(Points.of(samples, candidates(samples, BOUND_CELLS)), problem.left, problem.right)
-        bounds = [lower_bound(finest, request.entries)]
+        bounds = [lower_bound(finest, request.storage.entries)]
         if costs.exact:  # then the costs of rounded lines are bounds too
-            bounds.append(lower_bound(costs_at(candidates(samples, GENETIC_LIMIT)), request.entries))
+            bounds.append(lower_bound(costs_at(candidates(samples, GENETIC_LIMIT)), request.storage.entries))
         reference = facts["lower_bound"] = max(bounds)
     facts["gap"] = relative_gap(result.cost, reference)
     facts = {name: rounded(fact) for name, fact in facts.items()}
@@ -99,7 +111,7 @@ def quadratic_costs(problem: Problem, task: Task) -> QuadraticCosts:
     matrix = matrix + UNSEEN * np.trace(matrix) / len(matrix) * np.eye(len(matrix))
     whole = (
         {"offset": task.error.offset, "constant": task.error.floor}
-        if problem.request.objective == "layer-total"
+        if problem.request.error.objective == "layer-total"
         else {}
     )
     return QuadraticCosts(
@@ -107,38 +119,41 @@ def quadratic_costs(problem: Problem, task: Task) -> QuadraticCosts:
     )
 
 
-def layer_table(problem: Problem, task: Task, progress) -> tuple[SearchResult, tuple, dict]:
+def over_tables(problem: Problem, task: Task, progress) -> tuple[SearchResult, tuple, dict]:
     """The table whose error the next layer feels least."""
-    request = problem.request
-    result = quadratic(quadratic_costs(problem, task), request.entries, request.seed, request.quadratic, progress)
+    result = _found(problem, costs=quadratic_costs(problem, task), progress=progress)
     return result, result.lines, {"cost": rounded(result.cost)}
 
 
-def within_bound(problem: Problem, task: Task, progress) -> tuple[SearchResult, tuple, dict]:
-    """The fewest entries within the request's error bound."""
-    bound = ErrorBound.parse(problem.request.max_error)
+def over_samples(problem: Problem, task: Task, progress) -> tuple[SearchResult, tuple, dict]:
+    """The table of a search that chooses its lines itself: the fewest entries within the request's error bound, or the
+    best one that is found, and how far it is from what real coefficients could do.
+    """
+    if problem.request.found_by.bounded:
+        return _within_bound(problem, task, progress)
+    result = _found(problem, samples=task.samples, progress=progress)
+    return result, result.lines, {"cost": rounded(result.cost), **_gap(problem, task.samples, result)}
+
+
+def _within_bound(problem: Problem, task: Task, progress) -> tuple[SearchResult, tuple, dict]:
+    bound = ErrorBound.parse(problem.request.error.max_error)
     s = task.samples
     y = problem.function(s.x)
     if problem.prologue is not None:  # the stored half answers for both signs: the smaller value sets a relative bound
         y = np.minimum(np.abs(y), np.abs(problem.function(-s.x)))
-    tolerance = bound.tolerance(y, problem.request.out, problem.format, problem.request.inputs)
-    result = greedy(s.x, s.y, tolerance, problem.format, problem.left, problem.right, problem.request.max_error)
+    tolerance = bound.tolerance(y, problem.request.storage.out, problem.format, problem.request.inputs.inputs)
+    described = problem.request.error.max_error
+    result = _found(problem, samples=s, tolerance=tolerance, described=described, progress=progress)
     return result, result.lines, {"cost": rounded(result.cost)}
 
 
-def learned(problem: Problem, task: Task, progress) -> tuple[SearchResult, tuple, dict]:
-    """A table learned by gradient, and how far it is from the best one with real coefficients."""
-    request, samples, tails = problem.request, task.samples, (problem.left, problem.right)
-    result = gradient(
-        samples, request.entries, problem.format, *tails, request.objective, request.seed, request.gradient, progress
-    )
-    facts = {"cost": rounded(result.cost)}
-    if request.objective != "absolute":
-        if len(samples) <= DENSE_LIMIT:
-            bound = exact(real_costs(Points.of(samples), *tails), request.entries).cost
-        else:
-            bound = lower_bound(
-                real_costs(Points.of(samples, candidates(samples, BOUND_CELLS)), *tails), request.entries
-            )
-        facts |= {"lower_bound": rounded(bound), "gap": relative_gap(result.cost, bound)}
-    return result, result.lines, facts
+def _gap(problem: Problem, samples: Samples, result: SearchResult) -> dict:
+    """The least cost of lines with real coefficients, and the gap to it; {} where that cost is of another kind."""
+    if problem.request.error.objective not in SQUARED:
+        return {}
+    tails, entries = (problem.left, problem.right), problem.request.storage.entries
+    if len(samples) <= DENSE_LIMIT:
+        bound = exact(real_costs(Points.of(samples), *tails), entries).cost
+    else:
+        bound = lower_bound(real_costs(Points.of(samples, candidates(samples, BOUND_CELLS)), *tails), entries)
+    return {"lower_bound": rounded(bound), "gap": relative_gap(result.cost, bound)}

@@ -57,7 +57,7 @@ class SegmentCosts:
         """Segments left for the search when `entries` include the tails."""
         inner = entries - sum(self.tails)
         if inner < 0 or entries < 1:
-            raise LutcError(f"{entries} entries cannot hold {sum(self.tails)} tails; use more entries or --tails free")
+            raise LutcError(f"{entries} entries cannot hold {sum(self.tails)} tails; use more entries or free `tails`")
         return inner
 
 

@@ -57,7 +57,7 @@ def evaluate(
     refuse_patched(loaded.model, "evaluate")
     names = [variant.name for variant in variants]
     if twice := {name for name in names if names.count(name) > 1}:
-        raise LutcError(f"two variants are called '{twice.pop()}'; give them names: --tables NAME=...")
+        raise LutcError(f"two variants are called '{twice.pop()}'; give them names: `tables` NAME=...")
     with evaluation_mode(loaded.model):
         run = _Run(loaded, variants, layers, each_layer, progress or (lambda n, total=None: None))
         run.progress(0, total=run.forwards(len(batches)))
@@ -129,7 +129,7 @@ class _Run:
                 raise NotFinite("its output")
         except NotFinite as error:
             raise LutcError(
-                f"the exact model computes NaN or infinities, first in {error.layer}; try --dtype fp32 or bf16"
+                f"the exact model computes NaN or infinities, first in {error.layer}; try `dtype` fp32 or bf16"
             ) from error
         self.exact.add(exact, exact)
         self.seconds += seconds

@@ -116,7 +116,7 @@ class Workbench:
             raise LutcError(
                 f"no format with {low} to {high} fraction bits serves {self.function.name} under the objective "
                 f"{space.objective}"
-                f"{', which takes 8 bits in all' if pairs else ''}; change --fraction-bits"
+                f"{', which takes 8 bits in all' if pairs else ''}; change `fraction_bits`"
             )
         # fewer samples behind a symmetry, fewer entries; the coarsest problem is also the check that the space can be
         # compiled at all
@@ -155,7 +155,7 @@ class Workbench:
 
     def tasks(self, coefficients: str, half: bool) -> tuple[Problem, list[Task]]:
         """What the compiler makes of a format: its problem and a task per scale."""
-        request = Request(self.space.function, self.space.entries[0], **self.options(Choice(0, coefficients, half)))
+        request = Request.of(self.space.function, self.space.entries[0], **self.options(Choice(0, coefficients, half)))
         return prepare(request)
 
     def costs(self, coefficients: str, half: bool, share: str) -> list[SegmentCosts]:

@@ -47,6 +47,12 @@ class Inputs:
             )
 
     @property
+    def written(self) -> str:
+        """The scale as all output writes it: 2^-4, or digits where it is no power of two; a zero point beside it."""
+        scale = f"2^{-self.power}" if self.power is not None else f"{self.scale:.9g}"
+        return f"{scale}, zero point {self.zero_point}" if self.zero_point else scale
+
+    @property
     def minimum(self) -> int:
         return -(1 << (self.bits - 1))
 

@@ -210,7 +210,7 @@ def build_cells(problem: Problem, settings: Settings, key: str) -> tuple[Table, 
             found = min(found, other, key=lambda result: result.cost)
             record["pieces"] = "searched"
         found = cutpoints.refine(costs, found, problem.anchors)
-        positions, pieces = found.positions, found.pieces
+        positions, pieces = found.cuts, found.pieces
         record |= {"cut_points": "searched", "quality": settings.quality, "sampled": rounded(problem.mean(found.cost))}
     cuts = problem.places[list(positions)]
     edges = np.append(

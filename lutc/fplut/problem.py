@@ -111,7 +111,7 @@ def make_problem(
     if reduction is None and not keep.all():
         at = x[~keep][0]
         raise LutcError(
-            f"{fn.name} is not finite in {input} at {at:g}, between its cuts; give a --range where it is, or use its "
+            f"{fn.name} is not finite in {input} at {at:g}, between its cuts; give a `range` where it is, or use its "
             "prologue"
         )
     x, y = x[keep], y[keep]

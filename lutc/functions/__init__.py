@@ -6,25 +6,28 @@ can be compiled.
 """
 
 import dataclasses
+from collections.abc import Callable
 
 from lutc.errors import LutcError
 from lutc.functions.kinds import Function, Line, Reduction, Symmetry
 from lutc.functions.registry import FUNCTIONS, checked_range, get, known
-from lutc.functions.user import load_user
+from lutc.functions.user import from_callable, load_user
 
 __all__ = ["FUNCTIONS", "Function", "Line", "Reduction", "Symmetry", "checked_range", "get", "known", "load"]
 
 
-def load(spec: str, range: tuple[float, float] | None = None) -> Function:
-    """The function named `spec`, or the user's callable at 'package.module:name', which needs a `range`.
+def load(spec: str | Function | Callable, range: tuple[float, float] | None = None) -> Function:
+    """The function named `spec`, or the user's: 'package.module:name' or any callable, which needs a `range`.
 
     A range given replaces the default one. LutcError for an unknown name, a range outside the domain, and for a
     callable that cannot be imported, raises, or is not finite over the range; the message names the input where it
     fails.
     """
+    if callable(spec) and not isinstance(spec, Function):
+        return from_callable(spec, range)
     if isinstance(spec, str) and ":" in spec:
         return load_user(spec, range)
-    fn = get(spec)
+    fn = spec if isinstance(spec, Function) else get(spec)
     if range is None:
         return fn
     try:

@@ -1,10 +1,12 @@
 """A user's own function, given as package.module:name: found, wrapped for float64 arrays, and tried over its range."""
 
 import contextlib
+import functools
 import importlib
 import math
 import os
 import sys
+from collections.abc import Callable
 
 import numpy as np
 
@@ -23,8 +25,28 @@ def load_user(spec: str, range) -> Function:
     used likewise.
     """
     if range is None:
-        raise LutcError(f"function {spec!r} has no default range; give one (--range LO HI)")
-    target = _import(spec)
+        raise LutcError(f"function {spec!r} has no default range; give one (`range`)")
+    return _over(spec, _import(spec), range)
+
+
+def from_callable(target: Callable, range) -> Function:
+    """Any callable as a Function over `range`, called as `load_user` has it: a function, a partial, a torch module."""
+    name = name_of(target)
+    if range is None:
+        raise LutcError(f"the function {name} has no default range; give one (`range`)")
+    return _over(name, target, range)
+
+
+def name_of(target: Callable) -> str:
+    """What a callable is called in files: the name it was defined by, a partial with what it binds, or its class."""
+    if isinstance(target, functools.partial):
+        bound = [*map(str, target.args), *(f"{key}={value}" for key, value in target.keywords.items())]
+        return f"{name_of(target.func)}({', '.join(bound)})" if bound else name_of(target.func)
+    name = getattr(target, "__name__", type(target).__name__)
+    return "function" if name == "<lambda>" else name
+
+
+def _over(spec: str, target: Callable, range) -> Function:
     try:
         lo, hi = range
     except (TypeError, ValueError):

@@ -27,14 +27,14 @@ def load_tokenizer(folder: Path, **options):
     if not any(next(Path(folder).glob(pattern), None) for pattern in _VOCABULARIES):
         raise LutcError(
             f"{folder} holds no tokenizer (no tokenizer.json or vocabulary); give a folder that has one with "
-            "--tokenizer"
+            "`tokenizer`"
         )
     try:
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, **options)
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
         raise LutcError(
-            f"the tokenizer in {folder} cannot be loaded: {first_line(error)}; give another with --tokenizer"
+            f"the tokenizer in {folder} cannot be loaded: {first_line(error)}; give another with `tokenizer`"
         ) from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token

@@ -48,7 +48,7 @@ class Loaded:
             if made is None:
                 raise LutcError(
                     f"{self.path} brings no tokenizer; define tokenizer() beside model(), or batches() and leave "
-                    "--text out"
+                    "`text` out"
                 )
             return made
         return load_tokenizer(self.folder)
@@ -74,7 +74,7 @@ def load(
     if dtype is not None and dtype not in DTYPES:
         raise LutcError(f"a model's dtype is one of {', '.join(DTYPES)}; given {dtype!r}")
     if source.suffix == ".py" and device_map is not None:
-        raise LutcError("a Python file places its own model; leave --device-map out, or give --device")
+        raise LutcError("a Python file places its own model; leave `device_map` out, or give `device`")
     torch_dtype = DTYPES[dtype] if dtype else torch.float32 if wanted.type == "cpu" and device_map is None else "auto"
     with advised(f"loading {path}"):
         if source.suffix == ".py":
@@ -102,7 +102,7 @@ def advised(doing: str) -> Iterator[None]:
         ):
             raise
         where = "GPU memory" if isinstance(error, torch.OutOfMemoryError) else "memory"
-        advice = "take --dtype bf16, a smaller --batch or --seqlen, or --device-map auto"
+        advice = "take `dtype` bf16, a smaller `batch` or `seqlen`, or `device_map` auto"
         raise LutcError(f"out of {where} while {doing}; {advice}") from error
 
 
@@ -113,10 +113,10 @@ def _device(name: str) -> torch.device:
         raise LutcError(f"no device is called {name!r}; give cpu, cuda or cuda:1") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise LutcError(
-            f"--device {name}: torch finds no GPU here; take --device cpu, or install a torch with CUDA and its driver"
+            f"`device` {name}: torch finds no GPU here; take `device` cpu, or install a torch with CUDA and its driver"
         )
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise LutcError(f"--device {name}: there are {torch.cuda.device_count()} GPUs, counted from 0")
+        raise LutcError(f"`device` {name}: there are {torch.cuda.device_count()} GPUs, counted from 0")
     return device
 
 
@@ -169,7 +169,7 @@ def _placement(device_map) -> dict:
     )
     if not known:
         raise LutcError(
-            f"--device-map {device_map}: limits are of GPUs by number and of cpu, as in auto:0=20GiB,cpu=8GiB"
+            f"`device_map` {device_map}: limits are of GPUs by number and of cpu, as in auto:0=20GiB,cpu=8GiB"
         )
     return {
         "device_map": kind,

@@ -27,10 +27,10 @@ def batches(
     """
     if loaded.folder is None and (own := call(Path(loaded.path), "batches", missing=None)) is not None:
         if text is not None:
-            raise LutcError("a Python file brings its own batches(); leave --text out")
+            raise LutcError("a Python file brings its own batches(); leave `text` out")
         return _own(own, loaded.path)
     if text is None:
-        raise LutcError("give --text FILE: a text for a causal model, one document on each line for others")
+        raise LutcError("give `text` FILE: a text for a causal model, one document on each line for others")
     if loaded.kind == "causal":
         ids = windows(loaded.tokenizer, read_text(text), seqlen, max_tokens, str(text))
         return [{"input_ids": part} for part in ids.split(batch or 1)]
@@ -42,13 +42,13 @@ def windows(tokenizer, text: str, seqlen: int, max_tokens: int | None = None, na
     the end is dropped.
     """
     if seqlen < 2:
-        raise LutcError(f"a window has at least 2 tokens; given --seqlen {seqlen}")
+        raise LutcError(f"a window has at least 2 tokens; given `seqlen` {seqlen}")
     if max_tokens is not None and max_tokens < seqlen:
-        raise LutcError(f"--max-tokens {max_tokens} is less than one window of --seqlen {seqlen}")
+        raise LutcError(f"`max_tokens` {max_tokens} is less than one window of `seqlen` {seqlen}")
     begin = _beginning(tokenizer)
     step = seqlen - len(begin)
     if step < 2:
-        raise LutcError(f"a window of --seqlen {seqlen} has no room for text; give a larger one")
+        raise LutcError(f"a window of `seqlen` {seqlen} has no room for text; give a larger one")
     limit = None if max_tokens is None else max_tokens // seqlen * step
     ids: list[int] = []
     for piece in _pieces(text):
@@ -59,7 +59,7 @@ def windows(tokenizer, text: str, seqlen: int, max_tokens: int | None = None, na
     if count == 0:
         raise LutcError(
             f"{name} has {len(ids) + len(begin)} tokens, less than one window of {seqlen}; give a longer text or a "
-            "smaller --seqlen"
+            "smaller `seqlen`"
         )
     body = torch.tensor(ids[: count * step], dtype=torch.int64).view(count, step)
     return torch.cat([torch.tensor(begin, dtype=torch.int64).expand(count, len(begin)), body], 1)

@@ -70,7 +70,6 @@ class LUT(torch.nn.Module):
         self._hold(text, torch.device("cpu"))
 
     # --- the table and its plans
-    # -----------------------------------------------------------------------------------------------------
 
     def _hold(self, text: str, device: torch.device) -> None:
         """Take the table in `text` (a file's content): as the persistent buffer, and as a plan for every dtype on
@@ -123,7 +122,6 @@ class LUT(torch.nn.Module):
         self._lower(device)
 
     # --- evaluation
-    # ------------------------------------------------------------------------------------------------------------------
 
     def _plan(self, x: torch.Tensor) -> tuple[torch.Tensor, tuple[int, ...]]:
         """(words, meta) for the dtype of x."""

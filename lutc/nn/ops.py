@@ -35,7 +35,6 @@ _REFERENCE, _DIRECT = KIND_CODES["reference"], KIND_CODES["direct"]
 
 
 # --- forward
-# ----------------------------------------------------------------------------------------------------------------------
 
 
 def _check(x: torch.Tensor, words: torch.Tensor, meta) -> None:
@@ -143,7 +142,6 @@ torch.library.register_fake("lutc::lut_mul", lambda x, y, words, meta, grad: tor
 
 
 # --- gradients
-# ----------------------------------------------------------------------------------------------------------------------
 
 
 def _times_derivative(gradient, x, words, meta, grad):
@@ -189,7 +187,6 @@ torch.library.register_autograd("lutc::lut_mul", _backward_mul, setup_context=_s
 
 
 # --- vmap: elementwise, so the batch dimension is one like the others
-# ----------------------------------------------------------------------
 
 
 def _vmap(info, dims, x, words, meta, grad):

@@ -80,7 +80,7 @@ class Site(nn.Module):
         """Tokens and the (outputs, channels) matrix that follows."""
         if not mark.x.isfinite().all():
             raise LutcError(
-                f"the inputs of {self.path} ({self.function}) are not all finite; try --dtype fp32 or bf16, or look at "
+                f"the inputs of {self.path} ({self.function}) are not all finite; try `dtype` fp32 or bf16, or look at "
                 "the weights"
             )
         dtype = torch.promote_types(weight.dtype, torch.float32)

@@ -198,5 +198,5 @@ def refuse_nan(watch: Watch) -> None:
             raise LutcError(
                 f"{nan} NaN among the inputs of {path} ({observer.function}, {observer.quantity}): the model computes "
                 "NaN before it; "
-                "try --dtype fp32 or bf16, or look at the weights"
+                "try `dtype` fp32 or bf16, or look at the weights"
             )

@@ -41,7 +41,7 @@ def table_figure(tables: TableSet, fn: Callable, keys: Sequence[str] | None = No
     """
     keys = list(tables) if keys is None else [str(key) for key in keys]
     if not keys:
-        raise LutcError("there is no table to draw; leave --key out to draw all")
+        raise LutcError("there is no table to draw; leave `key` out to draw all")
     panels = [_Panel.of(tables, fn, key) for key in keys]
     columns = min(len(panels), 3 if len(panels) in (5, 6, 9) else 4)
     rows = -(-len(panels) // columns)

@@ -46,12 +46,12 @@ class ErrorBound:
         if self.unit == "ulp":
             name = inputs if inputs in ("fp16", "bf16") else fmt.name
             if formats.get(name).kind != "float":
-                raise LutcError(f"ulp needs float inputs or coefficients; given {fmt.name}: use lsb, or --inputs fp16")
+                raise LutcError(f"ulp needs float inputs or coefficients; given {fmt.name}: use lsb, or `inputs` fp16")
             return self.size * formats.get(name).ulp(y)
         if self.unit == "lsb":
             if out is None and fmt.kind != "fixed":
                 raise LutcError(
-                    f"lsb needs an output scale (--out-scale) or fixed-point coefficients; given {fmt.name}"
+                    f"lsb needs an output scale (`out_scale`) or fixed-point coefficients; given {fmt.name}"
                 )
             return np.full_like(y, self.size * (out.scale if out else fmt.step))
         return np.full_like(y, self.size)

@@ -9,15 +9,15 @@ shared by all.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import numpy as np
 from deap import tools
 
-from lutc.formats.format import Format
-from lutc.functions import Line
 from lutc.search.genetic import creator, seeded
+from lutc.search.problem import SearchProblem
+from lutc.search.result import SearchResult
+from lutc.search.search import Search
 
 
 @dataclass(frozen=True)
@@ -35,35 +35,15 @@ class ClassicSettings:
     sigma: float = 0.2
 
 
-@dataclass(frozen=True, eq=False)
-class ClassicResult:
-    """breakpoints: (n - 1,) real, ascending. slopes, intercepts: (n,), representable. cost: mean squared error on the
-    grid.
+def solve(problem: SearchProblem, settings: ClassicSettings) -> SearchResult:
+    """Evolve breakpoints on the problem's samples, an ascending grid (0.01 apart in the paper).
+
+    The cuts of the result are breakpoints, (n - 1,) ascending reals; lines (n,) with the tails', representable; cost:
+    mean squared error on the grid.
     """
-
-    breakpoints: np.ndarray
-    slopes: np.ndarray
-    intercepts: np.ndarray
-    cost: float
-    record: dict
-
-
-def classic(
-    x: np.ndarray,
-    f: Callable[[np.ndarray], np.ndarray],
-    entries: int,
-    fmt: Format,
-    left: Line | None,
-    right: Line | None,
-    powers: tuple[int, int] = (0, 6),
-    seed: int = 42,
-    settings: ClassicSettings = ClassicSettings(),
-    progress: Callable[[int], object] | None = None,
-) -> ClassicResult:
-    """x: ascending grid (0.01 apart in the paper); f: float64 function; powers: the least and greatest b that
-    breakpoints are rounded to.
-    """
-    y, lo, hi = f(x), float(x[0]), float(x[-1])
+    x, y, f, fmt = problem.samples.x, problem.samples.y, problem.f, problem.format
+    left, right, entries, powers = problem.left, problem.right, problem.entries, problem.powers
+    lo, hi = float(x[0]), float(x[-1])
 
     def lines(points):
         """Chords between neighbouring breakpoints, the tails outside; the chord to the end of the range where there is
@@ -89,9 +69,8 @@ def classic(
     def mutate(individual):
         low, high = powers
         for i, value in enumerate(individual):
-            for power in range(
-                low, high + 1
-            ):  # rounding mutation: the grids of all scales get their share of breakpoints
+            # rounding mutation: the grids of all scales get their share of breakpoints
+            for power in range(low, high + 1):
                 draw = random.random()
                 if settings.rounding * (power - low) <= draw < settings.rounding * (power - low + 1):
                     value = round(value * 2**power) / 2**power
@@ -99,7 +78,7 @@ def classic(
                     value += random.gauss(0.0, settings.sigma)
             individual[i] = min(max(value, lo), hi)
 
-    with seeded(seed):
+    with seeded(problem.seed):
         population = [
             creator.LutcCuts(random.uniform(lo, hi) for _ in range(entries - 1)) for _ in range(settings.population)
         ]
@@ -117,10 +96,23 @@ def classic(
                     mutate(child)
                 evaluate(child)
             population = children
-            if progress is not None:
-                progress(1)
+            if problem.progress is not None:
+                problem.progress(1)
     best = min(population, key=lambda p: p.fitness.values)
     points = np.array(best)
-    return ClassicResult(
-        points, *lines(points), float(best.fitness.values[0]), {"name": "classic", "seed": seed, **asdict(settings)}
-    )
+    record = {"name": "classic", "seed": problem.seed, **asdict(settings)}
+    return SearchResult(points, float(best.fitness.values[0]), record, lines(points))
+
+
+SEARCH = Search(
+    "classic",
+    "GQA-LUT as published, for comparison",
+    ClassicSettings,
+    solve,
+    takes="function",
+    objectives=("squared",),
+    floats=False,
+    symmetry=False,
+    weights=False,
+    reduction=False,
+)

@@ -14,24 +14,30 @@ from dataclasses import dataclass
 import numpy as np
 
 from lutc.errors import LutcError
+from lutc.search.problem import SearchProblem
+from lutc.search.result import SearchResult
+from lutc.search.search import Search
 
-COARSE = {
-    "quick": (256,),
-    "best": (192, 256, 320, 400),
-    "coarse": (64,),
-}  # candidates of each start; coarse: for costs that are slow
+# Candidates of each start; coarse: for costs that are slow.
+COARSE = {"quick": (256,), "best": (192, 256, 320, 400), "coarse": (64,)}
 _REACH = 4  # neighbours tried to each side of a cut while refining
 _PIECES_GRID, _MOST_PIECES = 80, 128  # candidates, and pieces of one interval, where the pieces are searched too
 _REMEDY = "use more cut points, a wider range, a prologue or values of a wider format"
 
 
 @dataclass(frozen=True)
-class CutPoints:
-    """positions: ascending, one more than pieces; cost: combined over intervals and both outsides."""
+class CutPointSettings:
+    """pieces: powers of two, one for each interval. quality: how many starts, a key of COARSE. anchors: positions
+    always tried, such as kinks.
+    """
 
-    positions: tuple[int, ...]
     pieces: tuple[int, ...]
-    cost: float
+    quality: str = "quick"
+    anchors: tuple[int, ...] = ()
+
+
+def _result(positions: Sequence[int], pieces: Sequence[int], cost: float) -> SearchResult:
+    return SearchResult(np.asarray(positions, np.int64), cost, {"name": "cutpoints"}, pieces=tuple(pieces))
 
 
 def total(costs, positions, pieces) -> float:
@@ -43,7 +49,7 @@ def total(costs, positions, pieces) -> float:
     return float(value)
 
 
-def search(costs, pieces, quality: str = "quick", anchors: Sequence[int] = ()) -> CutPoints:
+def search(costs, pieces, quality: str = "quick", anchors: Sequence[int] = ()) -> SearchResult:
     """The best cuts found for intervals of `pieces[0]`, `pieces[1]`, ... pieces. anchors: positions always tried, such
     as kinks.
 
@@ -70,7 +76,7 @@ def search(costs, pieces, quality: str = "quick", anchors: Sequence[int] = ()) -
     return best
 
 
-def search_pieces(costs, intervals: int, budget: int, anchors: Sequence[int] = ()) -> CutPoints:
+def search_pieces(costs, intervals: int, budget: int, anchors: Sequence[int] = ()) -> SearchResult:
     """Cuts and the pieces between them, powers of two with at most `budget` in all: exact over coarse candidates, then
     refined.
     """
@@ -111,7 +117,7 @@ def search_pieces(costs, intervals: int, budget: int, anchors: Sequence[int] = (
         positions.append(int(candidates[at]))
         pieces.append(count)
         spent -= count
-    return refine(costs, CutPoints(tuple(positions[::-1]), tuple(pieces[::-1]), 0.0), anchors)
+    return refine(costs, _result(positions[::-1], pieces[::-1], 0.0), anchors)
 
 
 def _matrix(costs, rows, columns, pieces: int) -> np.ndarray:
@@ -122,7 +128,7 @@ def _matrix(costs, rows, columns, pieces: int) -> np.ndarray:
     return matrix
 
 
-def _chain(costs, pieces, options, matrices) -> CutPoints:
+def _chain(costs, pieces, options, matrices) -> SearchResult:
     """Dynamic programming: cut i stands at one of options[i]; matrices[i] holds the costs of interval i."""
     value, back = costs.outside_left(options[0]), []
     for matrix in matrices:
@@ -134,29 +140,27 @@ def _chain(costs, pieces, options, matrices) -> CutPoints:
     cost, path = float(value[at]), [at]
     for choice in reversed(back):
         path.append(int(choice[path[-1]]))
-    return CutPoints(tuple(int(o[p]) for o, p in zip(options, reversed(path))), tuple(pieces), cost)
+    return _result([int(o[p]) for o, p in zip(options, reversed(path))], pieces, cost)
 
 
-def _start(costs, pieces, candidates) -> CutPoints:
+def _start(costs, pieces, candidates) -> SearchResult:
     if candidates.size <= len(pieces):
         candidates = np.arange(candidates[0], candidates[-1] + 1)
     matrices = {count: _matrix(costs, candidates, candidates, count) for count in set(pieces)}
     return _chain(costs, pieces, [candidates] * (len(pieces) + 1), [matrices[count] for count in pieces])
 
 
-def refine(costs, start: CutPoints, anchors: Sequence[int] = ()) -> CutPoints:
+def refine(costs, start: SearchResult, anchors: Sequence[int] = ()) -> SearchResult:
     """The best cuts reached from `start` by moving all of them at once, each to an anchor or by a few steps that shrink
     to single positions.
     """
-    best, step = (
-        CutPoints(start.positions, start.pieces, total(costs, start.positions, start.pieces)),
-        max(1, costs.size // 512),
-    )
+    best = _result(start.cuts, start.pieces, total(costs, start.cuts, start.pieces))
+    step = max(1, costs.size // 512)
     window = np.arange(-_REACH, _REACH + 1)
     pieces = start.pieces
     while np.isfinite(start.cost):
         options = [
-            np.union1d(np.clip(p + step * window, 0, costs.size - 1), anchors).astype(np.int64) for p in best.positions
+            np.union1d(np.clip(p + step * window, 0, costs.size - 1), anchors).astype(np.int64) for p in best.cuts
         ]
         matrices = [_matrix(costs, options[i], options[i + 1], count) for i, count in enumerate(pieces)]
         better = _chain(costs, pieces, options, matrices)
@@ -167,3 +171,21 @@ def refine(costs, start: CutPoints, anchors: Sequence[int] = ()) -> CutPoints:
         else:
             step = (step + 1) // 2 if step > 2 else 1
     return best
+
+
+def solve(problem: SearchProblem, settings: CutPointSettings) -> SearchResult:
+    """`search` over the problem's interval costs."""
+    return search(problem.costs, settings.pieces, settings.quality, settings.anchors)
+
+
+SEARCH = Search(
+    "cutpoints",
+    "floating-point values over fp16 cut points (FPLUT)",
+    CutPointSettings,
+    solve,
+    takes="intervals",
+    objectives=("squared", "relative", "absolute", "maximum", "ulp"),
+    codes=False,
+    symmetry=False,
+    weights=False,
+)

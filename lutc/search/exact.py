@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from lutc.costs.segments import SegmentCosts
+from lutc.search.problem import SearchProblem
 from lutc.search.result import SearchResult
+from lutc.search.search import Search
+
+
+@dataclass(frozen=True)
+class ExactSettings:
+    """It has none: the optimum is the optimum."""
+
 
 _BLOCK = 128  # columns handled at once
 
@@ -42,3 +52,19 @@ def _extend(costs: SegmentCosts, best: np.ndarray) -> tuple[np.ndarray, np.ndarr
         origin[start:stop] = sums.argmin(axis=1)
         reached[start:stop] = sums[np.arange(stop - start), origin[start:stop]]
     return reached, origin
+
+
+def solve(problem: SearchProblem, settings: ExactSettings) -> SearchResult:
+    """`exact` over the problem's segment costs."""
+    return exact(problem.costs, problem.entries)
+
+
+SEARCH = Search(
+    "exact",
+    "the proven optimum",
+    ExactSettings,
+    solve,
+    takes="segments",
+    objectives=("squared", "relative", "absolute", "maximum", "codes", "layer-diagonal"),
+    shares=("none", "all"),
+)

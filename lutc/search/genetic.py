@@ -18,7 +18,9 @@ from deap import base, creator, tools
 
 from lutc.costs.segments import SegmentCosts
 from lutc.errors import LutcError
+from lutc.search.problem import SearchProblem
 from lutc.search.result import SearchResult
+from lutc.search.search import Search
 
 if not hasattr(creator, "LutcMinimum"):  # creator writes module globals: once is enough
     creator.create("LutcMinimum", base.Fitness, weights=(-1.0,))
@@ -221,3 +223,21 @@ def _improve(costs: SegmentCosts, individuals: list, sweeps: int) -> None:
     for individual, row, cost in zip(individuals, cuts.tolist(), costs.total(cuts).tolist()):
         individual[:] = row
         individual.fitness.values = (cost,)
+
+
+def solve(problem: SearchProblem, settings: GeneticSettings) -> SearchResult:
+    """`genetic` over the problem's segment costs; one run refines cuts that are given."""
+    if problem.start is not None:
+        settings = replace(settings, restarts=1)
+    return genetic(problem.costs, problem.entries, problem.seed, settings, problem.start, problem.progress)
+
+
+SEARCH = Search(
+    "genetic",
+    "evolution over exact segment costs, as GQA-LUT's idea has it",
+    GeneticSettings,
+    solve,
+    takes="segments",
+    objectives=("squared", "relative", "absolute", "maximum", "codes", "layer", "layer-diagonal", "layer-total"),
+    shares=("none", "all", "coefficients"),
+)

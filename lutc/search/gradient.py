@@ -20,7 +20,9 @@ from lutc.errors import LutcError
 from lutc.formats.format import Format
 from lutc.functions import Line
 from lutc.samples.samples import Samples
+from lutc.search.problem import SearchProblem
 from lutc.search.result import SearchResult
+from lutc.search.search import Search
 from lutc.table.bodies import Lines, without_empty_segments
 
 OBJECTIVES = ("squared", "relative", "absolute")
@@ -309,3 +311,28 @@ def _lines(
             best, least = lines, weight @ error
         lines = fit(weight / np.maximum(error, 1e-3 * (weight @ error) + np.finfo(np.float64).tiny))
     return best
+
+
+def solve(problem: SearchProblem, settings: GradientSettings) -> SearchResult:
+    """`gradient` over the problem's samples."""
+    return gradient(
+        problem.samples,
+        problem.entries,
+        problem.format,
+        problem.left,
+        problem.right,
+        problem.objective,
+        problem.seed,
+        settings,
+        problem.progress,
+    )
+
+
+SEARCH = Search(
+    "gradient",
+    "breakpoints learned by a ReLU network (NN-LUT); needs torch",
+    GradientSettings,
+    solve,
+    takes="samples",
+    objectives=OBJECTIVES,
+)

@@ -6,19 +6,25 @@ longest extension from the left needs the fewest segments (feasibility passes to
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from lutc.costs.lines import Ordinals
 from lutc.errors import LutcError
 from lutc.formats.format import Format
 from lutc.functions import Line
+from lutc.search.problem import SearchProblem
 from lutc.search.result import SearchResult
+from lutc.search.search import Search
 
-_SLOPES = (
-    1 << 12
-    # slopes carried along; formats with more are thinned out around the slopes that occur, and the result is then not
-    # proven
-)
+# Slopes carried along; formats with more are thinned out around the slopes that occur: the result is then not proven.
+_SLOPES = 1 << 12
+
+
+@dataclass(frozen=True)
+class GreedySettings:
+    """It has none: the bound decides."""
 
 
 def greedy(
@@ -102,3 +108,22 @@ def _longest(x, low, high, slopes, fmt: Format, start: int, stop: int):
         middle = slopes.size // 2
         best = (float(slopes[middle]), float(t[middle]))
     return stop, best
+
+
+def solve(problem: SearchProblem, settings: GreedySettings) -> SearchResult:
+    """`greedy` over the problem's samples and tolerance."""
+    s = problem.samples
+    return greedy(s.x, s.y, problem.tolerance, problem.format, problem.left, problem.right, problem.described)
+
+
+SEARCH = Search(
+    "greedy",
+    "the fewest entries within an error bound",
+    GreedySettings,
+    solve,
+    takes="samples",
+    objectives=("squared", "relative", "absolute", "maximum", "codes"),
+    weights=False,
+    reduction=False,
+    bounded=True,
+)

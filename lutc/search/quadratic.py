@@ -23,7 +23,9 @@ from lutc.functions import Line
 from lutc.samples.samples import Samples
 from lutc.search.exact import exact
 from lutc.search.genetic import check_budget, creator, evolve, seeded
+from lutc.search.problem import SearchProblem
 from lutc.search.result import SearchResult
+from lutc.search.search import Search
 
 _QUICK, _THOROUGH = 60, 200_000  # nodes of the search for lines: of a candidate, of the winner
 
@@ -124,7 +126,7 @@ class QuadraticCosts:
         if inner < 1:
             raise LutcError(
                 f"the objective layer needs an entry beside {sum(self.tails)} tails; given {entries}: use more entries "
-                "or --tails free"
+                "or free `tails`"
             )
         return inner
 
@@ -231,3 +233,21 @@ def _mutate(individual, size: int) -> None:
         )
         if random.random() < 0.5:
             return
+
+
+def solve(problem: SearchProblem, settings: QuadraticSettings) -> SearchResult:
+    """`quadratic` over the problem's costs of whole tables."""
+    return quadratic(problem.costs, problem.entries, problem.seed, settings, problem.progress)
+
+
+SEARCH = Search(
+    "quadratic",
+    "what genetic becomes under the error of a model's next layer",
+    QuadraticSettings,
+    solve,
+    takes="tables",
+    objectives=("layer", "layer-total"),
+    floats=False,
+    symmetry=False,
+    reduction=False,
+)

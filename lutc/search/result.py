@@ -13,10 +13,12 @@ class SearchResult:
     empty segments.
 
     cost: of the table, in the costs' unit. lines: (slopes, intercepts) where the search chose them itself, else None:
-    the costs' best ones. record: the search's name and settings, for the table's file.
+    the costs' best ones. pieces: of each interval between cuts, where these hold equal pieces.
+    record: the search's name and settings, for the table's file.
     """
 
     cuts: np.ndarray
     cost: float
     record: dict
     lines: tuple[np.ndarray, np.ndarray] | None = field(default=None, repr=False)
+    pieces: tuple[int, ...] | None = None

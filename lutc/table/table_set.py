@@ -42,7 +42,7 @@ class TableSet(Mapping):
         if self.name == "lutc":
             raise LutcError(
                 "a table set is called anything but 'lutc', the key of its record in the file; choose another name "
-                "(--name)"
+                "(`name`)"
             )
         if not self.tables:
             raise LutcError(f"a table file holds at least one table; '{self.name}' has none")

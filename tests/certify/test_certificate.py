@@ -162,7 +162,7 @@ def test_hostile_claims_differ(gelu, claim):
 
 def test_a_function_that_nobody_knows():
     tables = TableSet("mystery", {"0": Table(Lines([], [1.0], [0.0]))}, {"0": Inputs()})
-    with pytest.raises(LutcError, match="'mystery', no function of lutc's own.*--function"):
+    with pytest.raises(LutcError, match="'mystery', no function of lutc's own.*`function`"):
         certify.certify(tables)
     assert certify.certify(tables, functions.get("relu"))["0"]["range"]["worst_absolute"] == {"error": 4.0, "x": -4.0}
 

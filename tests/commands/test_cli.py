@@ -123,7 +123,12 @@ def test_a_function_of_the_user(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run("compile", "activations:snake", "--range", -4, 4)
     assert load("snake_8.json").function == "activations:snake"
-    assert "--function" in refused("certify", "snake_8.json")  # a file does not make its reader import code
+    (tmp_path / "activations.py").unlink()
+    sys.modules.pop("activations", None)
+    result = run("certify", "snake_8.json")  # a file does not make its reader import code: it carries a sample
+    assert "judged by the sample" in result.stderr and "certificate holds" in result.output
+    assert run("compare", "snake_8.json").exit_code == run("plot", "snake_8.json", "-o", "s.png").exit_code == 0
+    (tmp_path / "activations.py").write_text("import numpy as np\ndef snake(x):\n    return x + np.sin(x) ** 2\n")
     assert "certificate holds" in run("certify", "snake_8.json", "--function", "activations:snake").output
 
 

@@ -107,7 +107,7 @@ def test_errors(source, tmp_path):
         (("collect", tmp_path / "bad.py", tmp_path / "o"), "bad.py fails: KeyError"),
         (("collect", tmp_path / "empty.py", tmp_path / "o"), "defines no function model"),
         (("collect", tmp_path / "folder", tmp_path / "o"), "no config.json"),
-        (("collect", source, tmp_path / "o", "--text", source), "leave --text out"),
+        (("collect", source, tmp_path / "o", "--text", source), "leave `text` out"),
         (("fit", source, tmp_path / "o", "-o", "t"), "no inputs.json"),
         (("show", tmp_path / "t"), "no table"),
         (("evaluate", source, tmp_path / "t"), "no table"),

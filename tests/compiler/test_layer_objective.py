@@ -64,12 +64,12 @@ def test_calibrations_with_layer_errors_add_up():
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"weights": None}, "--weights calibration.json:LAYER"),
+        ({"weights": None}, "`weights` calibration.json:LAYER"),
         ({"weights": "gauss"}, "needs a layer of a calibration"),
-        ({"search": "exact"}, "the genetic search"),
+        ({"search": "exact"}, "which belongs to genetic"),
         ({"symmetry": True}, "no symmetry"),
         ({"inputs": "fp16"}, "takes input codes"),
-        ({"share": "all"}, "no sharing"),
+        ({"share": "all"}, "squared objective"),
         ({"coefficients": "fp16"}, "fixed-point"),
     ],
 )

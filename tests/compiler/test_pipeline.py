@@ -10,6 +10,7 @@ from lutc import formats, functions
 from lutc.compiler import pipeline, solve
 from lutc.errors import LutcError
 from lutc.formats.codes import Inputs
+from lutc.search.classic import ClassicSettings
 from lutc.table.prologues import AbsPrologue
 
 GRID4 = (Inputs(8, 2.0**-4),)
@@ -91,7 +92,7 @@ def test_aliases_name_the_file_not_the_function():
 
 
 def test_the_same_request_gives_the_same_bytes():
-    for options in ({}, {"share": "coefficients"}, {"search": "classic", "generations": 5}):
+    for options in ({}, {"share": "coefficients"}, {"search": "classic", "settings": ClassicSettings(generations=5)}):
         assert pipeline.compile("exp", 6, **options).dumps() == pipeline.compile("exp", 6, **options).dumps()
 
 

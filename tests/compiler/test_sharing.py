@@ -10,6 +10,7 @@ from lutc.compiler.request import Request
 from lutc.compiler.sharing import SharedCuts
 from lutc.errors import LutcError
 from lutc.formats.codes import Inputs
+from lutc.search.classic import ClassicSettings
 
 
 def mean_squared(tables) -> float:
@@ -65,7 +66,7 @@ def test_every_way_of_rounding_a_breakpoint_occurs(scales):
     """Whatever real breakpoint is rounded to all scales, the cuts between samples that come of it are among those
     searched.
     """
-    _, tasks = prepare(Request("gelu", 4, inputs=tuple(Inputs(8, scale) for scale in scales)))
+    _, tasks = prepare(Request.of("gelu", 4, inputs=tuple(Inputs(8, scale) for scale in scales)))
     searched = set(map(tuple, SharedCuts(tasks, -4.0, 4.0).index.T))
     anywhere = np.random.default_rng(0).uniform(-4.0 - max(scales), 4.0, 100_000)
     cuts = [np.searchsorted(task.samples.x, np.rint(anywhere / s) * s, side="right") for task, s in zip(tasks, scales)]
@@ -102,7 +103,7 @@ def test_symmetry_and_sharing_go_together():
 
 
 def test_classic_tables_round_one_set():
-    tables = pipeline.compile("gelu", 8, search="classic", generations=20)
+    tables = pipeline.compile("gelu", 8, search="classic", settings=ClassicSettings(generations=20))
     shared = tables.meta["search"]["shared"]
     points = np.array(shared["breakpoints"])
     for key, table in tables.items():
@@ -118,7 +119,7 @@ def test_classic_tables_round_one_set():
         ({"share": "all", "inputs": "fp16"}, "input codes"),
         ({"share": "all", "search": "classic"}, "genetic or the exact"),
         ({"search": "classic", "inputs": (Inputs(8, 0.1),)}, "powers of two"),
-        ({"search": "classic", "symmetry": True}, "no symmetry"),
+        ({"search": "classic", "symmetry": True}, "leave `symmetry` out"),
         ({"share": "all", "inputs": (Inputs(16, 2.0**-13),)}, "at most"),
     ],
 )
@@ -129,7 +130,7 @@ def test_what_does_not_go_together(options, message):
 
 
 def test_classic_tables_record_their_gap_to_the_optimum_per_scale():
-    tables = pipeline.compile("gelu", 8, search="classic", generations=5)
+    tables = pipeline.compile("gelu", 8, search="classic", settings=ClassicSettings(generations=5))
     best = pipeline.compile("gelu", 8, search="exact")
     for key, gap in tables.meta["search"]["gap"].items():
         own, optimum = (t.meta["certificate"][key]["range"]["mean_squared"] for t in (tables, best))

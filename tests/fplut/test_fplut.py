@@ -81,7 +81,6 @@ def test_the_certificate_is_of_the_stored_values(silu):
 
 
 # --- fitted values against a linear program
-# ------------------------------------------------------------------------------------------------
 
 
 def hats(x, edges):
@@ -144,7 +143,6 @@ def test_fitted_fp16_values_cannot_be_improved_one_at_a_time():
 
 
 # --- prologues
-# ----------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["exp", "log", "sin", "cos", "reciprocal", "rsqrt", "sqrt", "square"])
@@ -180,7 +178,6 @@ def test_plain_build_over_a_range():
 
 
 # --- exponent addressing
-# -------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", ["fp16", "bf16"])
@@ -237,7 +234,6 @@ def test_the_allocation_of_bits_is_optimal_on_a_small_budget():
 
 
 # --- bad input
-# ----------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -271,7 +267,6 @@ def test_bad_input_is_one_clear_error(name, options, message):
 
 
 # --- shipped tables
-# ----------------------------------------------------------------------------------------------------------------------
 
 SHIPPED = [name for name in library.names() if name.endswith("_fplut")]
 EXACT_TO_1_PERCENT = {
@@ -323,7 +318,6 @@ def test_shipped_table_keeps_its_promise(name):
 
 
 # --- fp16 arithmetic
-# ----------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("arithmetic", ["fp16_rne", "fp16_trunc"])

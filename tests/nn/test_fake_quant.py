@@ -36,7 +36,6 @@ def samples(count=4000, spread=2.0):
 
 
 # --- values and scales
-# -------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("bits", range(2, 9))
@@ -133,7 +132,6 @@ def test_a_scale_that_came_from_another_process(kind):
 
 
 # --- gradients
-# ----------------------------------------------------------------------------------------------------------------------
 
 
 def test_gradients_are_those_of_lsq():
@@ -230,7 +228,6 @@ def test_tables_of_unlike_lengths_and_steps_stand_side_by_side():
 
 
 # --- precision, compilation, copies
-# --------------------------------------------------------------------------------------------------------
 
 
 def network(quantised, seed=0):
@@ -431,7 +428,6 @@ def test_on_a_gpu_without_waiting_for_it(kind):
 
 
 # --- bad input
-# ----------------------------------------------------------------------------------------------------------------------
 
 
 def test_bad_input():

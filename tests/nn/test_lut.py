@@ -164,7 +164,6 @@ def test_gqa_lut_file(anchors):
 
 
 # --- gradients
-# ----------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -244,7 +243,6 @@ def test_autocast_trains_with_a_scaler(gelu, dtype):
 
 
 # --- life as a module
-# --------------------------------------------------------------------------------------------------------------------
 
 
 def test_half_keeps_the_table():

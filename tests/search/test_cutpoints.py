@@ -35,14 +35,14 @@ def test_equals_exhaustive_enumeration(f, low, high, pieces, norm):
     costs = small(f, low, high, 26, norm)
     found = cutpoints.search(costs, pieces)
     assert found.cost == pytest.approx(exhaustive(costs, pieces), rel=1e-12, abs=1e-15)
-    assert cutpoints.total(costs, found.positions, pieces) == pytest.approx(found.cost, rel=1e-12, abs=1e-15)
+    assert cutpoints.total(costs, found.cuts, pieces) == pytest.approx(found.cost, rel=1e-12, abs=1e-15)
 
 
 def test_tails_free_the_outer_cuts():
     costs = small(np.tanh, -6.0, 6.0, 24, left=Line(0.0, -1.0), right=Line(0.0, 1.0))
     found = cutpoints.search(costs, (2, 2))
     assert found.cost == pytest.approx(exhaustive(costs, (2, 2)), rel=1e-12)
-    assert found.positions[0] > 0 and found.positions[-1] < costs.size - 1
+    assert found.cuts[0] > 0 and found.cuts[-1] < costs.size - 1
 
 
 def test_refinement_reaches_single_positions():
@@ -55,7 +55,7 @@ def test_refinement_reaches_single_positions():
 
     costs = IntervalCosts(Targets(x, f(x), np.ones(x.size)), x, f)
     found = cutpoints.search(costs, (1, 1))
-    assert found.positions[1] == 2600 and found.cost < 1e-4  # edges are rounded to float32
+    assert found.cuts[1] == 2600 and found.cost < 1e-4  # edges are rounded to float32
 
 
 def test_too_few_places():
@@ -70,7 +70,7 @@ def test_pieces_are_chosen_as_well_as_by_trying_them_all():
     best = min(exhaustive(costs, p) for p in itertools.product((1, 2, 4), repeat=3) if sum(p) <= budget)
     found = cutpoints.search_pieces(costs, 3, budget)
     assert sum(found.pieces) <= budget and found.cost == pytest.approx(best, rel=1e-12)
-    assert cutpoints.total(costs, found.positions, found.pieces) == pytest.approx(found.cost, rel=1e-12)
+    assert cutpoints.total(costs, found.cuts, found.pieces) == pytest.approx(found.cost, rel=1e-12)
 
 
 def test_pieces_need_a_budget():

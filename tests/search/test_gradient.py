@@ -151,7 +151,7 @@ def test_breakpoints_outside_the_samples_make_empty_segments():
 
 @pytest.mark.parametrize("name", ["gelu", "silu", "exp", "reciprocal", "rsqrt", "sigmoid", "sin"])
 def test_a_learned_table_is_finite_and_on_its_tail_on_every_code(name):
-    tables = lutc.compile(name, 8, search="gradient", inputs="grid", gradient=QUICK)
+    tables = lutc.compile(name, 8, search="gradient", inputs="grid", settings=QUICK)
     assert list(tables) == ["fp32"] and tables.meta["search"]["name"] == "gradient"
     table, fn = tables["fp32"], functions.get(name)
     for dtype in ("fp16", "bf16"):
@@ -180,7 +180,7 @@ def test_the_same_request_gives_the_same_bytes_whatever_torch_is_set_to(objectiv
 
     def compiled(seed=1):
         return lutc.compile(
-            "silu", 6, search="gradient", inputs="grid", objective=objective, seed=seed, gradient=QUICK
+            "silu", 6, search="gradient", inputs="grid", objective=objective, seed=seed, settings=QUICK
         ).dumps()
 
     first, threads, random = compiled(), torch.get_num_threads(), torch.random.get_rng_state()
@@ -198,7 +198,7 @@ def test_the_same_request_gives_the_same_bytes_whatever_torch_is_set_to(objectiv
 
 
 def test_the_certificate_is_over_the_range_that_the_file_names():
-    tables = lutc.compile("silu", 6, search="gradient", inputs="grid", range=(-8.0, 8.0), gradient=QUICK)
+    tables = lutc.compile("silu", 6, search="gradient", inputs="grid", range=(-8.0, 8.0), settings=QUICK)
     assert tables.meta["certificate"]["fp32"]["fp16"]["range"]["inputs"] == 36866
     assert certify.check(tables.meta["certificate"], certify.certify(loads(tables.dumps()))) == []
 
@@ -220,7 +220,7 @@ def test_shipped_tables(name, entries):
 
 
 def test_codes_and_fixed_point_coefficients():
-    tables = lutc.compile("gelu", 8, search="gradient", gradient=QUICK, inputs=(lutc.formats.Inputs(8, 2.0**-5),))
+    tables = lutc.compile("gelu", 8, search="gradient", settings=QUICK, inputs=(lutc.formats.Inputs(8, 2.0**-5),))
     table = tables["5"]
     assert formats.get("q1.6").holds(np.concatenate([table.body.slopes, table.body.intercepts])).all()
     optimum = lutc.compile("gelu", 8, search="exact", inputs=(lutc.formats.Inputs(8, 2.0**-5),)).meta["search"][
@@ -241,7 +241,7 @@ def test_half_the_error_of_a_published_table(anchors):
         search="gradient",
         inputs="grid",
         range=(-8.0, 8.0),
-        gradient=GradientSettings(restarts=1, steps=300),
+        settings=GradientSettings(restarts=1, steps=300),
     )["fp32"]
     x = np.linspace(-8.0, 8.0, 20001)
     ours_error, their_error = (np.mean((table(x) - fn(x)) ** 2) for table in (ours, theirs))
@@ -263,7 +263,7 @@ def test_half_the_error_of_a_published_table(anchors):
 )
 def test_bad_requests(options, said):
     with pytest.raises(LutcError, match=said):
-        lutc.compile("gelu", **{"search": "gradient", "inputs": "grid", "gradient": QUICK, **options})
+        lutc.compile("gelu", **{"search": "gradient", "inputs": "grid", "settings": QUICK, **options})
 
 
 @pytest.mark.parametrize(
