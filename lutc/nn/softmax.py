@@ -23,6 +23,8 @@ class LUTSoftmax(RowOperator):
     softmax's derivative at the table's result.
     """
 
+    rescale: str | None = None  # in a patched model: how its attention goes in blocks; None: the whole matrix at once
+
     def __init__(self, exp="exp_fplut", reciprocal=None, dim: int = -1):
         super().__init__()
         self.dim = dim

@@ -13,7 +13,7 @@ from torch import nn
 
 from lutc.errors import LutcError
 from lutc.functions.recognise import functions_of
-from lutc.nn.patching import attention
+from lutc.nn.patching import attention as attentions
 from lutc.nn.patching.calls import (
     ACTIVATION_CALLS,
     ATTENTION_CALLS,
@@ -257,17 +257,17 @@ class Patcher:
             if name not in self.selection:
                 continue
             before = module.config._attn_implementation
-            if hasattr(module, "sinks"):
-                self.report.left.append(Left(name, "softmax", "its attention has sinks"))
-            elif before in attention.NAMES:
+            if hasattr(module, "sinks") and not attentions.in_blocks(self.wanted.softmax):
+                self.report.left.append(Left(name, "softmax", "its attention has sinks; give attention='fused'"))
+            elif before in attentions.NAMES:
                 chosen.append((name, module))
                 configs[id(module.config)] = (module.config, before)
-            elif before not in attention.NAMES.values():
+            elif before not in attentions.NAMES.values():
                 why = f"its attention is '{before}'; load the model with attn_implementation='sdpa' or 'eager'"
                 self.report.left.append(Left(name, "softmax", why))
         if not chosen:
             return
-        attention.register()
+        attentions.register()
         for name, module in chosen:
             self.put(module, name, "lutc_softmax", self.wanted.softmax.fresh(name))
             self.report.replaced.append(Replaced(name, "softmax", self.wanted.softmax.name))
@@ -275,7 +275,7 @@ class Patcher:
             if id(module.config) in configs:
                 self.assign(module, "lutc_attention", configs[id(module.config)][1])
         for config, before in configs.values():
-            self.assign(config, "_attn_implementation_internal", attention.NAMES[before])
+            self.assign(config, "_attn_implementation_internal", attentions.NAMES[before])
 
     def _shield(self, modules) -> None:
         """Modules that run inside an answered one and are to keep their own functions."""
@@ -304,7 +304,15 @@ def refuse_patched(model: nn.Module, what: str) -> None:
 
 
 def patch(
-    model: nn.Module, activation=None, softmax=None, norm=None, mlp=None, only=None, skip=None, quantise=None
+    model: nn.Module,
+    activation=None,
+    softmax=None,
+    norm=None,
+    mlp=None,
+    only=None,
+    skip=None,
+    quantise=None,
+    attention: str | None = None,
 ) -> Report:
     """Replace a model's non-linear functions by tables, in place.
 
@@ -319,7 +327,9 @@ def patch(
     (`encoder.layer.0`, `*.mlp`), not for `mlp`. quantise: fake-quantises the input of every activation that is
     replaced: "learned", "observed", "dynamic", a number, a FakeQuantize, a calibration (or its .json file), or {path:
     one of these}. With it `activation` may also be the name of a function, which then stays exact; without `activation`
-    all do. Tables patched in later go behind the quantisers that are there.
+    all do. Tables patched in later go behind the quantisers that are there. attention: "materialised" (the default)
+    holds all scores in memory, "fused" works on blocks of them and equals it within rounding, "fused-exact" and
+    "fused-table" find the largest score as they go (`lutc.nn.attention`).
 
     Returns a Report of what was replaced and what was found and left. Raises LutcError, with the model untouched, for
     tables that do not serve (a softmax needs exp, a norm rsqrt), a pattern that matches nothing, and where nothing at
@@ -327,7 +337,7 @@ def patch(
     """
     if activation is None and softmax is None and norm is None and quantise is None and not mlp:
         raise LutcError("nothing to patch: give activation=, softmax=, norm=, mlp= or quantise=")
-    patcher = Patcher(model, wanted(activation, softmax, norm, quantise), Selection(only, skip))
+    patcher = Patcher(model, wanted(activation, softmax, norm, quantise, attention), Selection(only, skip))
     try:
         patcher.run()
         if mlp:

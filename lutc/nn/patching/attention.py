@@ -2,18 +2,64 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import inspect
 import math
 import types
+import warnings
 
 import torch
 from torch.nn import functional as F
 
 from lutc.errors import LutcError
+from lutc.nn import transforms
+from lutc.nn.attention import attention as fused_attention
 
 # Names of the attention and its mask in transformers' registries, by the attention that they replace: each keeps its
 # kind of mask.
 NAMES = {"sdpa": "lutc_sdpa", "eager": "lutc_eager"}
+
+# What `patch` takes as attention=, and how what is summed in blocks is rescaled (lutc.nn.attention); None: the whole
+# matrix of scores in memory.
+FORMS = {"materialised": None, "fused": "none", "fused-exact": "exact", "fused-table": "table"}
+
+
+def in_form(softmax, form: str | None):
+    """A copy of a LUTSoftmax that computes attention in one of FORMS; itself where none is asked for."""
+    if form is None:
+        return softmax
+    if form not in FORMS:
+        raise LutcError(f"attention is one of {', '.join(FORMS)}; given {form!r}")
+    if softmax is None:
+        raise LutcError("attention= says how a table softmax computes attention; give softmax= with it")
+    softmax = copy.deepcopy(softmax)
+    softmax.rescale = FORMS[form]
+    return softmax
+
+
+def in_blocks(operator) -> bool:
+    """Whether what stands for softmax computes attention in blocks; an observer does not."""
+    return getattr(getattr(operator, "module", None), "rescale", None) is not None
+
+
+def _fused(softmax, query, key, value, weights: bool = False) -> bool:
+    """Whether attention runs in blocks. Where blocks were asked for and do not serve, that is said once."""
+    if getattr(softmax, "rescale", None) is None:
+        return False
+    if weights:
+        return _said("the weights of attention are asked for")
+    if transforms.active():
+        return _said("torch.func and forward-mode differentiation go through no custom operator")
+    if not query.dim() == key.dim() == value.dim() >= 3 or not query.shape[:-3] == key.shape[:-3] == value.shape[:-3]:
+        return _said("query, key and value differ in their batch dimensions")
+    return True
+
+
+@functools.cache
+def _said(why: str) -> bool:
+    warnings.warn(f"attention by tables materialises its scores here: {why}", stacklevel=4)
+    return False
 
 
 def attend(
@@ -36,6 +82,11 @@ def attend(
     As there, a row whose keys are all masked by -inf gives zeros. softcap: scores become softcap * tanh(scores /
     softcap). weights: also return the attention weights, shape (..., queries, keys), before dropout.
     """
+    if is_causal and attn_mask is not None:
+        raise LutcError("attention takes either a mask or is_causal=True; given both")
+    if _fused(softmax, query, key, value, weights):
+        options = {"causal": is_causal, "offset": 0, "scale": scale, "softcap": softcap, "dropout": dropout_p}
+        return fused_attention(softmax, query, key, value, attn_mask, rescale=softmax.rescale, **options)
     if enable_gqa:
         groups = query.shape[-3] // key.shape[-3]
         key, value = key.repeat_interleave(groups, -3), value.repeat_interleave(groups, -3)
@@ -44,8 +95,6 @@ def attend(
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
     if is_causal:
-        if attn_mask is not None:
-            raise LutcError("attention takes either a mask or is_causal=True; given both")
         attn_mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril()
     if attn_mask is not None:
         scores = scores.masked_fill(~attn_mask, -math.inf) if attn_mask.dtype == torch.bool else scores + attn_mask
@@ -107,7 +156,9 @@ def interface(
         }
         before = _original(module, module.lutc_attention)
         return before(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **own, **kwargs)
-    for name in ("s_aux", "cache", "block_table", "indices"):
+    weights = bool(kwargs.get("output_attentions", getattr(module.config, "output_attentions", False)))
+    fused = _fused(softmax, query, key, value, weights)
+    for name in ("cache", "block_table", "indices", *(() if fused else ("s_aux",))):
         if kwargs.get(name) is not None:
             raise LutcError(
                 f"attention with '{name}' cannot run with a table softmax; unpatch {type(module).__name__} or leave it "
@@ -116,6 +167,13 @@ def interface(
     groups = query.shape[1] // key.shape[1]
     is_causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     causal = bool(is_causal) and attention_mask is None and query.shape[2] > 1
+    if fused:
+        if position_bias is not None:
+            attention_mask = _biased(position_bias, attention_mask, False)
+        options = {"causal": causal, "offset": 0, "scale": scaling, "softcap": softcap, "sinks": kwargs.get("s_aux")}
+        options |= {"dropout": dropout, "rescale": softmax.rescale}
+        output = fused_attention(softmax, query, key, value, attention_mask, **options)
+        return output.transpose(1, 2).contiguous(), None
     if position_bias is not None:
         attention_mask = _biased(position_bias, attention_mask, causal)
         causal = False

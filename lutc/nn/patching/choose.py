@@ -14,6 +14,7 @@ from lutc import functions
 from lutc.errors import LutcError
 from lutc.nn.lut import LUT
 from lutc.nn.norm import LUTLayerNorm, LUTRMSNorm
+from lutc.nn.patching.attention import in_form
 from lutc.nn.patching.quantised import Quantised, Scales, all_functions, behind, named_function, quantised_function
 from lutc.nn.softmax import LUTSoftmax
 from lutc.table.library import as_table_set
@@ -63,10 +64,10 @@ class Wanted:
         return module
 
 
-def wanted(activation, softmax, norm, quantise=None) -> Wanted:
+def wanted(activation, softmax, norm, quantise=None, attention: str | None = None) -> Wanted:
     """Load and build everything before a model is touched."""
     scales = None if quantise is None else Scales(quantise)
-    return Wanted(_activations(activation, scales), _softmax(softmax), {} if norm is None else _norms(norm))
+    return Wanted(_activations(activation, scales), _softmax(softmax, attention), {} if norm is None else _norms(norm))
 
 
 def _norms(source) -> dict[str, Operator]:
@@ -77,17 +78,17 @@ def _norms(source) -> dict[str, Operator]:
     }
 
 
-def _softmax(source) -> Operator | None:
+def _softmax(source, attention: str | None) -> Operator | None:
     if source is None:
-        return None
+        return in_form(None, attention)
     if isinstance(source, LUTSoftmax):
-        return Operator(source, "LUTSoftmax")
+        return Operator(in_form(source, attention), "LUTSoftmax")
     sources = source if isinstance(source, (tuple, list)) else (source, None)
     if len(sources) != 2:
         raise LutcError(f"softmax takes an exp table, or (exp table, reciprocal table); given {len(sources)} of them")
     exp, reciprocal = (None if s is None else as_table_set(s) for s in sources)
     names = [_label(s, tables) for s, tables in zip(sources, (exp, reciprocal)) if tables is not None]
-    return Operator(LUTSoftmax(exp, reciprocal), " and ".join(names))
+    return Operator(in_form(LUTSoftmax(exp, reciprocal), attention), " and ".join(names))
 
 
 def _activations(source, scales: Scales | None) -> dict[str, Operator | Quantised]:

@@ -100,9 +100,9 @@ def test_what_is_reached_and_what_is_computed(family):
     report = lutc.patch(model, **TABLES)
     found = [entry.what for entry in report.replaced]
     assert {what: found.count(what) for what in FAMILIES[family][2]} == FAMILIES[family][2]
-    assert [(entry.what, entry.why) for entry in report.left] == [("softmax", "its attention has sinks")] * (
-        2 if family == "gpt-oss" else 0
-    )
+    assert [(entry.what, entry.why) for entry in report.left] == [
+        ("softmax", "its attention has sinks; give attention='fused'")
+    ] * (2 if family == "gpt-oss" else 0)
     got = model(**inputs).logits
     assert (got[kept] - want[kept]).norm() < 3e-5 * want[kept].norm() and not torch.equal(got, want)
     lutc.unpatch(model)
