@@ -68,6 +68,19 @@ $(1)_$(2): $$(COMPILER)
 endef
 $(foreach f,$(FUNCTIONS),$(foreach n,8 16 32,$(eval $(call table,$(f),$(n)))))
 
+# A function's other names make the same tables, under the names that GQA-LUT's users know.
+ALIASES := swish:silu hardswish:hswish rsqrt:sqrt_reci reciprocal:reci divide:reci
+define alias
+.PHONY: $(1)_8 $(1)_16 $(1)_32
+$(1)_8 $(1)_16 $(1)_32: $(1)_%: $(2)_%
+endef
+$(foreach a,$(ALIASES),$(eval $(call alias,$(word 1,$(subst :, ,$(a))),$(word 2,$(subst :, ,$(a))))))
+hswish_fplut: hardswish_fplut
+swish_fplut: silu_fplut
+reci_fplut: reciprocal_fplut
+sqrt_reci_fplut: rsqrt_fplut
+.PHONY: hswish_fplut swish_fplut reci_fplut sqrt_reci_fplut
+
 # silu_fplut, ...: floating-point values over 11 cut points, or behind the function's range reduction
 $(FPLUT:%=%_fplut): %_fplut: $(COMPILER)
 	$(LUTC) compile $* --search cutpoints --quality best -o $(OUT)/$*_fplut.json

@@ -20,6 +20,6 @@ def lazy(package: str, exports: Mapping[str, str]) -> tuple[Callable[[str], obje
         return own[name]
 
     def __dir__() -> list[str]:
-        return sorted({*own, *exports})
+        return sorted({*own.get("__all__", ()), *exports})
 
     return __getattr__, __dir__

@@ -92,7 +92,16 @@ def solve_shared(problem, tasks, progress) -> tuple[dict[str, Table], dict]:
             progress=progress,
         )
         lines, lattices, own_cuts = result.lines, (task.lattice for task in tasks), result.cuts
-        reference, shared = {"cost": rounded(result.cost), "cost_with_shared_breakpoints": rounded(best.cost)}, {}
+        # Nothing that shares lines beats the optimum of each scale on its own.
+        own = [
+            exact(segment_costs(problem, task, Points.of(task.samples)), problem.request.storage.entries).cost
+            for task in tasks
+        ]
+        bound = float(np.mean(own))
+        reference = {"cost": rounded(result.cost), "cost_with_shared_breakpoints": rounded(best.cost)}
+        reference |= {"lower_bound": rounded(bound), "gap": relative_gap(result.cost, bound)}
+        reference["own_optimum"] = {task.key: rounded(cost) for task, cost in zip(tasks, own)}
+        shared = {}
     tables = {
         task.key: build(at, lines, lattice, problem.left, problem.right, problem.format, problem.prologue)
         for task, at, lattice in zip(tasks, own_cuts, lattices)

@@ -20,7 +20,7 @@ from lutc.table.table_set import TableSet
 GRADIENTS = ("function", "table")
 
 
-def _one_table(source, scale: float | None, key: str | None) -> TableSet:
+def _one_table(source, scale: float | None, key: str | None, strict: bool) -> TableSet:
     """The table that a module runs, as a set of one."""
     if isinstance(source, Table):
         source = TableSet("table", {source.coefficients if source.coefficients in ("fp16", "bf16") else "fp32": source})
@@ -30,7 +30,7 @@ def _one_table(source, scale: float | None, key: str | None) -> TableSet:
         source = library.load(source)
     if scale is not None and key is not None:
         raise LutcError(f"give a scale or a key, not both; given scale={scale} and key={key!r}")
-    key = source.key_for_scale(scale) if scale is not None else source.default_key if key is None else str(key)
+    key = source.chosen_key(scale, strict) if scale is not None else source.default_key if key is None else str(key)
     inputs = {key: source.inputs[key]} if key in source.inputs else {}
     kept = {name: source.meta[name] for name in ("range",) if name in source.meta}
     return TableSet(source.name, {key: source[key]}, inputs, source.function, kept)
@@ -41,7 +41,8 @@ class LUT(torch.nn.Module):
     out.
 
     table: a shipped name ("gelu_8"), the path of a file, a TableSet, or one Table. Of a set over quantised inputs,
-    `scale` chooses the table (the nearest key, as GQA-LUT clips); without it the finest scale whose codes cover the
+    `scale` chooses the table (the nearest key, as GQA-LUT clips, with a
+    ScaleWarning, or an error where `strict`); without it the finest scale whose codes cover the
     function's range. Of a set of float tables, `key` chooses ("fp16"; the default is "fp32"). Inputs are not quantised:
     that is `QuantLUT`. grad: "function" (straight-through: the exact function's derivative; a function that torch does
     not know falls to "table") or "table" (the slope of the segment).
@@ -59,6 +60,7 @@ class LUT(torch.nn.Module):
         *,
         key: str | None = None,
         grad: str = "function",
+        strict: bool = False,
     ):
         super().__init__()
         if grad not in GRADIENTS:
@@ -66,7 +68,7 @@ class LUT(torch.nn.Module):
                 f"grad must be 'function' (the exact derivative) or 'table' (the segment's slope); given {grad!r}"
             )
         self.grad = grad
-        text = _one_table(table, scale, key).dumps()
+        text = _one_table(table, scale, key, strict).dumps()
         self._hold(text, torch.device("cpu"))
 
     # --- the table and its plans

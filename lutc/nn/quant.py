@@ -32,11 +32,12 @@ class QuantLUT(Refilled):
     """Integer-only evaluation of a table over codes q, x = scale * (q - zero_point).
 
     table: name, path or TableSet with fixed-point lines; the table of the scale nearest to `scale` is used, as GQA-LUT
-    does. scale: any positive number (powers of two are applied by shifts, others by an int32 multiplier and a shift);
-    "learned", "observed" or "dynamic", or a `FakeQuantize`, which becomes the submodule `quantise`; an nn.Parameter
-    with one element, which is learned as it is (LSQ, arXiv:1902.08153); or None: then every call gives it. out_scale:
-    with it the output is codes, x_out = out_scale * (code - out_zero_point); without it float32 values acc * scale *
-    2**-F. bits: width of the codes, 2 to 16; the dtype is int8 up to 8 bits, else int16.
+    does, with a ScaleWarning where it is of another, or an error where `strict`. scale: any positive number (powers
+    of two are applied by shifts, others by an int32 multiplier and a shift); "learned", "observed" or "dynamic", or
+    a `FakeQuantize`, which becomes the submodule `quantise`; an nn.Parameter with one element, which is learned as
+    it is (LSQ, arXiv:1902.08153); or None: then every call gives it. out_scale: with it the output is codes, x_out
+    = out_scale * (code - out_zero_point); without it float32 values acc * scale * 2**-F. bits: width of the codes,
+    2 to 16; the dtype is int8 up to 8 bits, else int16.
 
     forward(x, scale=None): codes in give codes (or float32) out. Floats in are quantised (half to even, clamped),
     evaluated by the same integers and given back as real values in their own dtype, with straight-through gradients:
@@ -58,6 +59,7 @@ class QuantLUT(Refilled):
         out_zero_point: int = 0,
         *,
         bits: int = 8,
+        strict: bool = False,
     ):
         super().__init__()
         self.tables = as_table_set(table)
@@ -82,6 +84,8 @@ class QuantLUT(Refilled):
                 if isinstance(scale, torch.nn.Parameter) or scale is None
                 else positive_number("scale", scale, f"or {', '.join(KINDS)}")
             )
+        if isinstance(scale, float):
+            self.tables.chosen_key(scale, strict)  # says so where there is no table of that scale
         self.bits, self.scale, self._zero_point = bits, scale, zero_point
         self.out = None if out_scale is None else Inputs(bits, positive_number("out_scale", out_scale), out_zero_point)
         self.dtype = _DTYPES[8 if bits <= 8 else 16]

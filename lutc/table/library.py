@@ -49,11 +49,13 @@ def load(name: str | os.PathLike) -> TableSet:
 
 
 def _spellings(text: str) -> Iterator[str]:
-    """The name, and the same table's under the other names of its function."""
+    """The name, and the same table's under the other names of its function, in any case."""
+    yield text
+    text = text.strip().lower()
     yield text
     for fn in functions.FUNCTIONS.values():
         for own in (fn.name, *fn.aliases):
-            if text.startswith(f"{own}_"):
+            if text.startswith(f"{own.lower()}_"):
                 yield from (other + text[len(own) :] for other in (fn.name, *fn.aliases))
 
 

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from lutc import functions
-from lutc.errors import LutcError
+from lutc.errors import LutcError, ScaleWarning
 from lutc.files import atomic_write
 from lutc.formats.codes import Inputs
 from lutc.table.reading import parse
@@ -97,6 +98,22 @@ class TableSet(Mapping):
                 "scale out"
             )
         return min(self.inputs, key=lambda key: abs(math.log2(self.inputs[key].scale / scale)))
+
+    def chosen_key(self, scale: float, strict: bool = False) -> str:
+        """`key_for_scale`, said aloud where the set has no table of that scale: a ScaleWarning that names the table
+        taken and what it is worth, LutcError where `strict`.
+        """
+        key = self.key_for_scale(scale)
+        if math.isclose(self.inputs[key].scale, scale, rel_tol=1e-6):
+            return key
+        there = ", ".join(f"{inputs.written} ('{name}')" for name, inputs in self.inputs.items())
+        lack = f"'{self.name}' has no table for the scale {scale:g}"
+        if strict:
+            raise LutcError(f"{lack}; there are {there}: compile one, or leave strict out to take the nearest")
+        found = self.meta.get("certificate", {}).get(key, {}).get("float", {})
+        worth = f", whose worst error on floats is {found['worst_absolute']['error']:.3g}" if found else ""
+        warnings.warn(f"{lack}; '{key}', of {self.inputs[key].written}, is taken{worth}", ScaleWarning, stacklevel=4)
+        return key
 
     @property
     def default_key(self) -> str:

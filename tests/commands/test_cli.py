@@ -269,7 +269,7 @@ def test_interrupting_a_compile_leaves_nothing_half_written(tmp_path):
     with subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=listening
     ) as process:
-        time.sleep(3)
+        time.sleep(8)
         process.send_signal(signal.SIGINT)
         try:
             _, stderr = process.communicate(timeout=30)
@@ -277,3 +277,30 @@ def test_interrupting_a_compile_leaves_nothing_half_written(tmp_path):
             process.kill()
     assert process.returncode == 1 and "Traceback" not in stderr
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["table.json"]
+
+
+def test_nothing_is_overwritten_unless_it_is_the_same_request(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first = run("compile", "gelu", "--scale", "2^-4")
+    assert "wrote gelu_8.json" in first.output
+    before = (tmp_path / "gelu_8.json").read_bytes()
+    assert "wrote gelu_8.json" in run("compile", "gelu", "--scale", "1/16").output  # the same, written otherwise
+    assert "--force" in refused("compile", "gelu", "--scale", "2^-3")
+    assert (tmp_path / "gelu_8.json").read_bytes() == before
+    run("compile", "gelu", "--scale", "2^-3", "--force")
+    assert list(load("gelu_8.json")) == ["3"]
+    printed = run("compile", "gelu", "--scale", "2^-4", "-o", "-").output
+    assert printed.encode() == before
+
+
+def test_float_inputs_have_no_codes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "--bits" in refused("compile", "gelu", "--inputs", "fp16", "--bits", "8")
+    assert "--out-scale" in refused("compile", "gelu", "--inputs", "fp16", "--out-scale", "2^-4")
+
+
+def test_help_groups_the_options_as_a_request_has_them():
+    output = run("compile", "--help").output
+    headings = ("What is approximated:", "Over which inputs:", "In which numbers:", "Judged how:", "Found how:")
+    places = [output.index(heading) for heading in headings]
+    assert places == sorted(places) and output.index("--seed") > places[-1] > output.index("--objective") > places[-2]

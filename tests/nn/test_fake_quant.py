@@ -18,6 +18,8 @@ from lutc.functions import in_torch
 from lutc.nn import LUT, FakeQuantize, QuantActivation, QuantLUT
 from tests.helpers.handmade import float_tables, int_tables
 
+pytestmark = pytest.mark.filterwarnings("ignore::lutc.errors.ScaleWarning")  # scales without a table, on purpose
+
 GELU = int_tables("gelu")
 compiled = pytest.mark.filterwarnings(
     "ignore:.*autograd.function.Function.*:DeprecationWarning"

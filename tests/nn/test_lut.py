@@ -13,10 +13,10 @@ from tests.helpers.plan_tables import TABLES, same, table_set
 torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
-from lutc.errors import LutcError  # noqa: E402
+from lutc.errors import LutcError, ScaleWarning  # noqa: E402
 from lutc.formats.codes import Inputs  # noqa: E402
 from lutc.lower import plans  # noqa: E402
-from lutc.nn import LUT  # noqa: E402
+from lutc.nn import LUT, QuantLUT  # noqa: E402
 from lutc.table.bodies import Lines  # noqa: E402
 from lutc.table.table import Table  # noqa: E402
 from lutc.table.table_set import TableSet  # noqa: E402
@@ -101,8 +101,17 @@ def test_scale_chooses_the_table(gelu):
     x = torch.tensor([0.0, 1.5, 2.5])
     assert LUT(gelu, scale=1.0)(x).tolist() == [0.0, 1.5, 2.5]
     assert LUT(gelu, scale=0.25)(x).tolist() == [0.0, 0.75, 1.25]
-    assert LUT(gelu, scale=1e-9)(x).tolist() == LUT(gelu, scale=0.25)(x).tolist()  # clips to the nearest key
-    assert LUT(gelu, key="1")(x).tolist() == LUT(gelu, scale=0.5)(x).tolist() == LUT(gelu, scale=0.6)(x).tolist()
+    with pytest.warns(ScaleWarning, match="no table for the scale 1e-09; '2', of 2\\^-2, is taken"):
+        clipped = LUT(gelu, scale=1e-9)
+    assert clipped(x).tolist() == LUT(gelu, scale=0.25)(x).tolist()  # clips to the nearest key
+    with pytest.warns(ScaleWarning, match="'1', of 2\\^-1"):
+        near = LUT(gelu, scale=0.6)
+    assert LUT(gelu, key="1")(x).tolist() == LUT(gelu, scale=0.5)(x).tolist() == near(x).tolist()
+    for module in (LUT, QuantLUT):
+        with pytest.raises(LutcError, match=r"there are 2\^0 \('0'\).*compile one, or leave strict out"):
+            module(gelu, scale=0.6, strict=True)
+    with pytest.warns(ScaleWarning, match=r"is taken, whose worst error on floats is 0\.\d+"):
+        QuantLUT("gelu_8", scale=0.3)
     assert LUT(gelu).tables.default_key == "2"  # the finest whose codes cover gelu's range, +-4
 
 

@@ -18,6 +18,8 @@ from lutc.table import library
 from lutc.table.integer import evaluate
 from tests.helpers.handmade import float_tables, int_tables
 
+pytestmark = pytest.mark.filterwarnings("ignore::lutc.errors.ScaleWarning")  # scales without a table, on purpose
+
 GELU = int_tables("gelu")
 SETS = {name: int_tables(name) for name in ("gelu", "silu", "hardswish", "exp", "tanh", "sigmoid")}
 SETS["reciprocal"] = int_tables("reciprocal", 8, range(1, 7))

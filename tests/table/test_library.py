@@ -101,3 +101,18 @@ def test_tables_of_few_codes_serve_floats_too(name, limits):
     tables, x = library.load(name), np.linspace(-4, 4, 20_001)
     for key, limit in enumerate(limits):
         assert np.mean((tables[str(key)](x) - functions.get("gelu")(x)) ** 2) <= limit
+
+
+ALIASES = {"hardswish_8": "hswish", "hswish_fplut": "hardswish", "rsqrt_16": "sqrt_reci", "SiLU_8": "silu"}
+ALIASES |= {"swish_32": "silu", "logit_fplut": "inverse_sigmoid"}
+
+
+@pytest.mark.parametrize("alias, own", ALIASES.items())
+def test_every_alias_names_the_shipped_table(alias, own):
+    assert library.load(alias).name == own
+
+
+def test_dir_shows_the_public_names_and_nothing_else():
+    import lutc.nn
+
+    assert dir(lutc) == sorted(lutc.__all__) and dir(lutc.nn) == sorted(lutc.nn.__all__)

@@ -18,6 +18,9 @@ from tests.helpers.handmade import float_tables, int_tables
 GELU, SILU = int_tables("gelu"), int_tables("silu")
 
 
+pytestmark = pytest.mark.filterwarnings("ignore::lutc.errors.ScaleWarning")  # scales without a table, on purpose
+
+
 class Called(nn.Module):
     """GELU called in a forward, SiLU held as a function, another GELU as a module."""
 
