@@ -37,7 +37,14 @@ COMMANDS = {
     "bench": ("lutc.commands.bench:bench", "Time tables in torch against the exact functions."),
     "taylor": ("lutc.commands.taylor:taylor", "Compile a whole MLP into centres and local maps."),
 }
-EXTRAS = {"torch": "torch", "triton": "torch", "sklearn": "taylor", "safetensors": "taylor", "transformers": "models"}
+EXTRAS = {
+    "torch": "torch",
+    "triton": "torch",
+    "sklearn": "taylor",
+    "safetensors": "taylor",
+    "transformers": "models",
+    "onnx": "onnx",
+}
 
 
 class CliError(click.ClickException):

@@ -13,6 +13,7 @@ import torch
 from lutc.errors import LutcError
 from lutc.formats.codes import Inputs
 from lutc.functions import in_torch
+from lutc.nn import portable
 from lutc.nn.straight_through import nearest_code, quantise_and_return
 
 KINDS = ("learned", "observed", "dynamic")
@@ -199,12 +200,16 @@ def _covering(x: torch.Tensor, maximum: int) -> torch.Tensor:
     """
     if not x.numel():
         return torch.zeros((), dtype=torch.int32, device=x.device)
+    if portable.wanted():
+        return portable.covering_power(x.abs().amax(0) / maximum).clamp(LOWEST, HIGHEST).to(torch.int32)
     bits = (x.abs().amax() / maximum).view(torch.int32)
     return (((bits + 0x7FFFFF) >> 23) - 127).clamp(LOWEST, HIGHEST)
 
 
 def _power_of_two(power: torch.Tensor) -> torch.Tensor:
     """2**power as float32 from its bits, power clamped to LOWEST..HIGHEST; NaN gives NaN."""
+    if portable.wanted():
+        return portable.power_of_two(power.to(torch.float32).clamp(LOWEST, HIGHEST))
     whole = power.nan_to_num(0.0) if power.is_floating_point() else power
     value = ((whole.to(torch.int32).clamp(LOWEST, HIGHEST) + 127) << 23).view(torch.float32)
     return torch.where(power.isnan(), torch.nan, value) if power.is_floating_point() else value

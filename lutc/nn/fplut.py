@@ -16,6 +16,7 @@ from lutc.fplut.pipeline import compile_fplut
 from lutc.functions import Function, Line
 from lutc.lower import plans
 from lutc.lower.segments import slope
+from lutc.nn import portable
 from lutc.nn.lowered import Lowered
 from lutc.nn.lut import LUT
 from lutc.table import library
@@ -84,6 +85,10 @@ class FPLUT(LUT):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """table(x), elementwise: shape, strides, dtype and device of x."""
+        if self.arithmetic != "fp32" and portable.wanted():
+            (table,) = self.tables.values()
+            values = in_arithmetic(table, self.arithmetic)(plans.widened(plans.all_codes("fp16")))
+            return portable.of_fp16_codes(plans.rounded(values, "fp16"), x.half()).to(x.dtype)
         if self.arithmetic == "fp32" or not isinstance(x, torch.Tensor) or x.dtype == torch.float16:
             return super().forward(x)
         return super().forward(x.half()).to(x.dtype)

@@ -7,6 +7,7 @@ import torch
 from lutc.errors import LutcError
 from lutc.formats.requantise import requantiser
 from lutc.hardware.rows import DEVIATION_BITS, ROOT_BITS, RSQRT_INPUTS, IntegerNormModel, OutputCodes
+from lutc.nn import portable
 from lutc.nn.integer_lines import TorchIntegerLines, check_codes, divide, leading_one, requantise, shift_to
 from lutc.nn.refilled import Refilled
 
@@ -52,6 +53,8 @@ class _IntegerNorm(Refilled):
         model = self.model
         if q.ndim == 0 or q.shape[-1] != model.n:
             raise LutcError(f"this norm takes rows of {model.n}; given shape {tuple(q.shape)}")
+        if portable.wanted():
+            return portable.integer_norm(q, model)
         c = q.to(torch.int32) - model.zero_point
         rest = torch.zeros_like(c[..., :1])
         if self.centred:

@@ -8,6 +8,7 @@ import torch
 from lutc.errors import LutcError
 from lutc.formats.requantise import requantiser
 from lutc.hardware.rows import EXP_BITS, RECIPROCAL_INPUTS, ROOT_BITS, IntegerSoftmaxModel, OutputCodes
+from lutc.nn import portable
 from lutc.nn.integer_lines import TorchIntegerLines, check_codes, leading_one, requantise, shift_to
 
 
@@ -56,6 +57,8 @@ class IntegerSoftmax(torch.nn.Module):
 
     def _rows(self, q: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         self.model.check_row(q.shape[-1])
+        if portable.wanted():
+            return portable.integer_softmax(q, mask, self.model, self.out_dtype)
         if q.numel() == 0:
             return torch.empty_like(q, dtype=self.out_dtype)
         q = q.to(torch.int32)

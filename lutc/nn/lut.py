@@ -11,7 +11,7 @@ import torch
 from lutc.errors import LutcError
 from lutc.functions import in_torch
 from lutc.nn import ops as _ops  # noqa: F401  (registers torch.ops.lutc)
-from lutc.nn import transforms
+from lutc.nn import portable, transforms
 from lutc.nn.lowered import DTYPES, digest, lowered
 from lutc.table import library, table_set
 from lutc.table.table import Table
@@ -148,6 +148,8 @@ class LUT(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """table(x), elementwise: shape, strides, dtype and device of x."""
         words, meta = self._plan(x)
+        if portable.wanted():
+            return portable.table(next(iter(self.tables.values())), x)
         if transforms.active():
             return transforms.lut(x, words, meta, self.gradient)
         return torch.ops.lutc.lut(x, words, meta, self.gradient)
@@ -163,6 +165,8 @@ class LUT(torch.nn.Module):
                 for t in (x, y)
             )
             raise LutcError(f"gated takes two tensors of one shape, dtype and device; given {' and '.join(given)}")
+        if portable.wanted():
+            return self(x) * y
         if transforms.active():
             return transforms.lut(x, words, meta, self.gradient) * y
         return torch.ops.lutc.lut_mul(x, y, words, meta, self.gradient)

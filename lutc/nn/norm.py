@@ -9,7 +9,7 @@ import torch
 
 from lutc.certify.coverage import RSQRT
 from lutc.errors import LutcError
-from lutc.nn import rows, transforms
+from lutc.nn import portable, rows, transforms
 from lutc.nn.row_tables import RowOperator, check_device, check_float
 
 
@@ -51,6 +51,9 @@ class _LUTNorm(RowOperator):
         n = math.prod(shape)
         eps = torch.finfo(x.dtype).eps if eps is None else float(eps)
         flat = [None if p is None else p.reshape(-1).contiguous() for p in (weight, bias)]
+        if portable.wanted():
+            rows_of = x if len(shape) == 1 else x.reshape(*x.shape[: x.ndim - len(shape)], n)
+            return portable.norm(rows_of, *flat, eps, self.centred, self.held["rsqrt"]).reshape(x.shape)
         given = x.reshape(-1, n).contiguous(), *flat, eps, self.centred, self.words, self.meta
         return (transforms.norm(*given) if transforms.active() else rows.norm(*given)[0]).view(x.shape)
 

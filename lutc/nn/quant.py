@@ -14,11 +14,12 @@ from lutc.errors import LutcError
 from lutc.formats.codes import Inputs
 from lutc.formats.requantise import INT32_MAX, requantiser
 from lutc.functions import in_torch
+from lutc.nn import portable
 from lutc.nn.fake_quant import KINDS, FakeQuantize, positive_number
 from lutc.nn.integer_lines import requantise
 from lutc.nn.refilled import Refilled
-from lutc.nn.straight_through import look_up
-from lutc.table.integer import integer_lines, unfold
+from lutc.nn.straight_through import look_up, wide_dtype
+from lutc.table.integer import evaluate, integer_lines, unfold
 from lutc.table.library import as_table_set
 from lutc.table.table import Table
 from lutc.table.table_set import TableSet, loads
@@ -188,10 +189,28 @@ class QuantLUT(Refilled):
             if fixed
             else self._responses(scale.detach().to(torch.float64))
         )
+        if portable.wanted() and fixed:
+            return self._portable(x, codes)
         if codes:
             outputs = outputs.view(torch.float32) if self.out is None else outputs
             return outputs[self._index(x)]
         return look_up(x, scale, values.view(torch.float64), slopes.view(torch.float64), self.limits, rate)
+
+    def _portable(self, x: torch.Tensor, codes: bool) -> torch.Tensor:
+        """The forward with a fixed scale in operators that ONNX has: a Gather from the answers to all codes."""
+        inputs = self.inputs(self.scale)
+        answer = evaluate(self.tables[self.tables.key_for_scale(self.scale)], inputs.codes(), inputs, self.out)
+        values = answer if self.out is None else (answer - self.out.zero_point) * self.out.scale
+        outputs = portable.constant(answer, x, torch.float32 if self.out is None else self.dtype)
+        if codes:
+            return outputs[x.to(torch.int64).clamp(self.minimum, self.maximum) - self.minimum]
+        lowest, highest, zero_point = self.limits
+        wide = wide_dtype(x)
+        place = torch.round(x.to(wide) / torch.full((), self.scale, dtype=wide)).clamp(
+            lowest - zero_point, highest - zero_point
+        )
+        place = torch.where(x.isnan(), highest - lowest + 1, place.to(torch.int64) + (zero_point - lowest))
+        return portable.constant(np.append(values, np.nan), x, wide)[place].to(x.dtype)
 
     def _index(self, codes: torch.Tensor) -> torch.Tensor:
         """Places of codes among all. Those beyond the width, which only a wider dtype holds, are an error; in a

@@ -126,6 +126,11 @@ class RowOperator(Refilled):
         self._fill(next(self.buffers()).device)
 
     @property
+    def held(self) -> dict[str, Table]:
+        """The tables by name."""
+        return {name: next(iter(table_set.loads(text).values())) for name, text in self._texts.items()}
+
+    @property
     def words(self) -> list[torch.Tensor]:
         return [getattr(self, f"{name}_{form}") for name in self.tables for form in FORMS]
 

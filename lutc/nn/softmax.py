@@ -6,7 +6,7 @@ import torch
 
 from lutc.certify.coverage import EXP, RECIPROCAL
 from lutc.errors import LutcError
-from lutc.nn import rows, transforms
+from lutc.nn import portable, rows, transforms
 from lutc.nn.row_tables import RowOperator, check_device, check_float
 
 
@@ -39,6 +39,10 @@ class LUTSoftmax(RowOperator):
         if x.ndim == 0:
             return self.along(x[None], dim)[0]
         moved = x.transpose(dim, -1)
+        if portable.wanted():
+            floor = rows.EXP_FLOOR[torch.float64 if x.dtype == torch.float64 else torch.float32]
+            held = self.held
+            return portable.softmax(moved, held["exp"], held.get("reciprocal"), floor).transpose(dim, -1)
         flat = moved.reshape(-1, x.shape[dim]).contiguous() if x.numel() else moved.reshape(0, 1)
         _, period = self.tables["exp"]
         softmax = transforms.softmax if transforms.active() else rows.softmax

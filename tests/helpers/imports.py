@@ -19,6 +19,7 @@ FLOORS = (
     ("commands",),
     ("plots",),
     ("evaluation",),
+    ("onnx",),
     ("observe",),
     ("nn",),
     ("taylor",),
