@@ -11,9 +11,13 @@ from lutc.errors import LutcError
 from lutc.files import atomic_write
 from lutc.formats.codes import Inputs
 from lutc.hardware import handover
-from lutc.hardware.export import FORMATS, render, units
+from lutc.hardware.export import FORMATS, LUT513, TABLE_FORMATS, lut513, render, unit_name, units
 from lutc.table.library import load
 
+KINDS = {
+    **{name: said for name, (said, _) in {**handover.LANGUAGES, **FORMATS, **TABLE_FORMATS}.items()},
+    "lut513": LUT513,
+}
 HAND_OVER = {"latency", "unit", "together"}
 
 
@@ -22,9 +26,9 @@ HAND_OVER = {"latency", "unit", "together"}
 @click.option(
     "--format",
     "kind",
-    type=click.Choice([*handover.LANGUAGES, *FORMATS]),
+    type=click.Choice(list(KINDS)),
     required=True,
-    help="; ".join(f"{name}: {said}" for name, (said, _) in [*handover.LANGUAGES.items(), *FORMATS.items()]) + ".",
+    help="; ".join(f"{name}: {said}" for name, said in KINDS.items()) + ".",
 )
 @click.option(
     "--key", "keys", multiple=True, help="Export this table of the file, may be repeated: 4, ...  [default: all]"
@@ -32,6 +36,7 @@ HAND_OVER = {"latency", "unit", "together"}
 @click.option(
     "--out-scale", type=NUMBER, help="Scale of output codes.  [default: the file's; without one, accumulators alone]"
 )
+@click.option("--in-scale", type=NUMBER, help="lut513: scale of the int16 input codes.")
 @click.option("--out-bits", type=int, default=8, show_default=True, help="Width of output codes.")
 @click.option("--out-zero-point", type=int, default=0, show_default=True, help="Zero point of output codes.")
 @click.option(
@@ -53,7 +58,7 @@ HAND_OVER = {"latency", "unit", "together"}
 @json_option
 @click.pass_context
 def export(
-    context, table, kind, keys, out_scale, out_bits, out_zero_point, unit, latency, together, output, as_json
+    context, table, kind, keys, out_scale, in_scale, out_bits, out_zero_point, unit, latency, together, output, as_json
 ) -> None:
     """Write the integers of TABLE, a file or the name of a shipped table, as hardware takes them, with golden vectors.
 
@@ -75,14 +80,11 @@ def export(
         made = handover.write(output, kind, Path(table).stem, load(table), options)
         names, rows = [*made.files, handover.MANIFEST], made.units
     else:
-        if wrong := typed(context) & HAND_OVER:
-            raise LutcError(f"--{min(wrong)} is for {', '.join(handover.LANGUAGES)}; {kind} has no use for it")
-        exported = units(load(table), keys or None, out)
-        files = render(Path(table).stem, exported, kind)
+        files, rows = _texts(context, load(table), Path(table).stem, kind, keys, out, in_scale)
         output.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
             atomic_write(output / name, text)
-        names, rows = list(files), [one.parameters() for one in exported]
+        names = list(files)
     written = [str(output / name) for name in names]
     if as_json:
         echo_json({"files": written, "units": rows})
@@ -91,3 +93,22 @@ def export(
     click.echo(f"wrote {', '.join(written[:3])}" + (f" and {len(written) - 3} more files" if len(written) > 3 else ""))
     if kind in handover.LANGUAGES:
         click.echo(f"not simulated yet: lutc simulate {output}")
+
+
+def _texts(context, tables, name, kind, keys, out, in_scale) -> tuple[dict[str, str], list[dict]]:
+    """Texts by file name, and a row of figures for each table."""
+    if wrong := typed(context) & HAND_OVER:
+        raise LutcError(f"--{min(wrong)} is for {', '.join(handover.LANGUAGES)}; {kind} has no use for it")
+    if kind == "lut513":
+        if in_scale is None or out is None:
+            raise LutcError("lut513 maps int16 to int16; give --in-scale and --out-scale")
+        wide = Inputs(16, out.scale, out.zero_point)
+        return lut513.render(unit_name(name), tables, keys or [tables.default_key], Inputs(16, in_scale), wide)
+    if in_scale is not None:
+        raise LutcError(f"--in-scale is for lut513; {kind} takes the scales of the file")
+    if kind in TABLE_FORMATS:
+        chosen = list(keys or tables)
+        files = TABLE_FORMATS[kind][1](unit_name(name), tables, chosen)
+        return files, [{"key": key, "entries": tables[key].entries} for key in chosen]
+    exported = units(tables, keys or None, out)
+    return render(name, exported, kind), [one.parameters() for one in exported]

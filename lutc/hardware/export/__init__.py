@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from lutc.errors import LutcError
-from lutc.hardware.export import c, memory, tabular
+from lutc.hardware.export import c, gqa_lut, lut256, lut513, memory, tabular
 from lutc.hardware.export.text import identifier
 from lutc.hardware.export.units import Unit, units
 
-__all__ = ["FORMATS", "Unit", "render", "units"]
+__all__ = ["FORMATS", "LUT513", "TABLE_FORMATS", "lut513", "Unit", "render", "units"]
 
 # name -> (what it is, its files' texts)
 FORMATS: dict[str, tuple[str, Callable[[str, Sequence[Unit]], dict[str, str]]]] = {
@@ -23,7 +23,14 @@ FORMATS: dict[str, tuple[str, Callable[[str, Sequence[Unit]], dict[str, str]]]] 
     "ihex": ("the same as Intel HEX", memory.renderer(memory.intel_hex, "hex")),
     "c": ("a C header", c.render),
     "csv": ("CSV", tabular.render),
+    "lut256": ("256 output codes for TOSA, LiteRT, XNNPACK", lut256.render),
 }
+
+# The same for formats that take tables as they are, of floats too: name -> (what it is, function of name, tables, keys)
+TABLE_FORMATS: dict[str, tuple[str, Callable[..., dict[str, str]]]] = {
+    "gqa-lut": ("the JSON of GQA-LUT's runtime", gqa_lut.render),
+}
+LUT513 = "513 int16 knots for LiteRT and TOSA, fitted"
 
 
 def render(name: str, exported: Sequence[Unit], kind: str) -> dict[str, str]:

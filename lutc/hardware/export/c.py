@@ -5,9 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
-import numpy as np
-
-from lutc.hardware.export.text import identifier
+from lutc.hardware.export.text import c_array, identifier
 from lutc.hardware.export.units import Unit
 
 
@@ -41,7 +39,7 @@ def _unit(name: str, prefix: str, unit: Unit) -> str:
     )
     text = ["\n   ".join(textwrap.wrap(f"/* {said} */", 120))]
     text += [
-        _array(f"{prefix}_{part}", values, bits)
+        c_array(f"{prefix}_{part}", values, bits)
         for part, values, bits in (
             ("cuts", unit.cuts, inputs.bits),
             ("slopes", unit.slopes, unit.slope_bits),
@@ -55,7 +53,7 @@ def _unit(name: str, prefix: str, unit: Unit) -> str:
         f"    return {prefix}_slopes[i] * (q - ({inputs.zero_point})) + {prefix}_intercepts[i] * "
         f"INT32_C({1 << unit.intercept_shift});\n}}"
     )
-    golden = [_array(f"{prefix}_golden_acc", unit.acc, 32)]
+    golden = [c_array(f"{prefix}_golden_acc", unit.acc, 32)]
     if unit.out:
         m, s = unit.requantiser
         product = f"{prefix}_acc(q) * INT64_C({m << max(-s, 0)})"
@@ -65,12 +63,5 @@ def _unit(name: str, prefix: str, unit: Unit) -> str:
             f"    return code < {unit.out.minimum} ? {unit.out.minimum} : code > {unit.out.maximum} ? "
             f"{unit.out.maximum} : (int32_t)code;\n}}"
         )
-        golden.append(_array(f"{prefix}_golden", unit.codes, unit.out.bits))
+        golden.append(c_array(f"{prefix}_golden", unit.codes, unit.out.bits))
     return "\n".join([*text, f"#ifdef {name.upper()}_GOLDEN", *golden, "#endif"])
-
-
-def _array(name: str, values: np.ndarray, bits: int) -> str:
-    kind = next(f"int{width}_t" for width in (8, 16, 32) if bits <= width)
-    lines = [", ".join(map(str, values[at : at + 16])) for at in range(0, values.size, 16)]
-    body = lines[0] if len(lines) == 1 else "\n    " + ",\n    ".join(lines) + "\n"
-    return f"static const {kind} {name}[{values.size}] = {{{body}}};"
