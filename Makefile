@@ -143,6 +143,7 @@ test-models: $(DEV)
 lint: $(DEV)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
 
 bench: $(DEV)
 	$(VENV)/bin/python benchmarks/compile_time.py

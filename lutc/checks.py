@@ -9,7 +9,7 @@ import numpy as np
 from lutc.errors import LutcError
 
 
-def vector(name: str, values) -> np.ndarray:
+def vector(name: str, values: object) -> np.ndarray:
     """A read-only flat float64 array of finite numbers, else LutcError."""
     try:
         array = np.array(values, dtype=np.float64)
@@ -23,18 +23,18 @@ def vector(name: str, values) -> np.ndarray:
     return array
 
 
-def freeze(instance, **values) -> None:
+def freeze(instance: object, **values: object) -> None:
     """Set fields of a frozen dataclass while it is made."""
     for name, value in values.items():
         object.__setattr__(instance, name, value)
 
 
-def is_int(value) -> bool:
+def is_int(value: object) -> bool:
     """Whether it is an integer, bool not counted."""
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
-def is_finite(value) -> bool:
+def is_finite(value: object) -> bool:
     """Whether it is a number that float64 holds."""
     try:
         return not isinstance(value, bool) and isinstance(value, (int, float, np.number)) and math.isfinite(value)

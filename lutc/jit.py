@@ -5,11 +5,12 @@ container may have none.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numba
 
 
-def cached(compile: Callable):
+def cached(compile: Callable[[bool], Any]) -> Any:
     """compile(True), or compile(False) where numba finds no folder to cache in."""
     try:
         return compile(True)
@@ -17,6 +18,6 @@ def cached(compile: Callable):
         return compile(False)
 
 
-def njit(function):
+def njit(function: Callable) -> Any:
     """numba.njit, cached on disk if that is possible."""
     return cached(lambda cache: numba.njit(function, cache=cache))

@@ -13,7 +13,7 @@ def lazy(package: str, exports: Mapping[str, str]) -> tuple[Callable[[str], obje
     """
     own = vars(sys.modules[package])
 
-    def __getattr__(name: str):
+    def __getattr__(name: str) -> object:
         if name not in exports:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         own[name] = getattr(import_module(exports[name]), name)

@@ -10,7 +10,7 @@ from lutc.errors import LutcError
 from lutc.formats.format import Format
 from lutc.functions import Line
 from lutc.table.bodies import without_empty_segments
-from lutc.table.prologues import AbsPrologue
+from lutc.table.prologues import Prologue
 from lutc.table.table import Table
 
 _DENSE = 8192  # points at which the place of a tail outside the codes is judged
@@ -103,7 +103,7 @@ def build(
     left: Line | None,
     right: Line | None,
     fmt: Format,
-    prologue: AbsPrologue | None = None,
+    prologue: Prologue | None = None,
 ) -> Table:
     """Table of cuts (m + 1,) and lines (slopes, intercepts, each (m,)); segment s holds samples cuts[s]..cuts[s + 1] -
     1.

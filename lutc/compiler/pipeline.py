@@ -10,7 +10,7 @@ import numpy as np
 
 import lutc
 from lutc import functions
-from lutc.calibration.layer_error import LayerErrors
+from lutc.calibration.layer_error import LayerError, LayerErrors
 from lutc.calibration.weights import Measured
 from lutc.certify.certificate import certify
 from lutc.compiler.build import build
@@ -105,14 +105,17 @@ def compile_request(
     return replace(compiled, meta={**meta, "certificate": certificate, "version": lutc.__version__})
 
 
-def _solve(problem: Problem, tasks: list[Task], progress) -> tuple[dict[str, Table], dict]:
+def _solve(
+    problem: Problem, tasks: list[Task], progress: Callable[[int], object] | None
+) -> tuple[dict[str, Table], dict]:
     """Tables by key, and the record of the search."""
     request = problem.request
     if request.found_by.takes == "function":
         return solve_classic(problem, tasks, progress)
     if request.storage.share != "none":
         return solve_shared(problem, tasks, progress)
-    tables, record = {}, {}
+    tables: dict[str, Table] = {}
+    record: dict[str, Any] = {}
     for task in tasks:
         solve = {"segments": over_segments, "tables": over_tables, "samples": over_samples}[request.found_by.takes]
         result, lines, facts = solve(problem, task, progress)
@@ -129,7 +132,7 @@ def _settings(problem: Problem, tables: dict[str, Table], tasks: list[Task]) -> 
     error that it sees.
     """
     request = problem.request
-    settings = {"objective": request.error.objective, "share": request.storage.share}
+    settings: dict[str, Any] = {"objective": request.error.objective, "share": request.storage.share}
     if request.function.tails == "free":
         settings["free_tails"] = True
     if isinstance(request.inputs.weights, Measured):
@@ -140,7 +143,7 @@ def _settings(problem: Problem, tables: dict[str, Table], tasks: list[Task]) -> 
         settings["weights"] = {**request.inputs.weights.record, "mean_squared": seen}
     elif request.inputs.weights is not None:
         settings["weights"] = request.inputs.weights if isinstance(request.inputs.weights, str) else "measured"
-    felt = {task.key: _felt(task, tables[task.key]) for task in tasks if task.error is not None}
+    felt = {task.key: _felt(task, task.error, tables[task.key]) for task in tasks if task.error is not None}
     if felt:
         settings["layer_error"] = felt
     if request.storage.out is not None:
@@ -152,17 +155,17 @@ def _settings(problem: Problem, tables: dict[str, Table], tasks: list[Task]) -> 
     return settings
 
 
-def _felt(task: Task, table: Table) -> dict:
+def _felt(task: Task, felt: LayerError, table: Table) -> dict:
     """What the next layer feels of a table: its mean squared error beside that of the exact function on the same codes,
     and whose error it is.
     """
     values, s = table(task.samples.x), task.samples
-    added, whole = task.error.error(values, s.y), task.error.total(values, s.y)
+    added, whole = felt.error(values, s.y), felt.total(values, s.y)
     return {
         "mean_squared": rounded(whole),
-        "exact_on_codes": rounded(task.error.floor),
+        "exact_on_codes": rounded(felt.floor),
         "added": rounded(added),
-        **task.error.record,
+        **felt.record,
     }
 
 

@@ -5,7 +5,7 @@ stored, the error that is judged by, and the search. What each search can serve 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -27,7 +27,7 @@ TAILS = ("exact", "free")
 PROLOGUES = ("auto", "none", "reduce")
 
 
-def _one_of(name: str, value: object, allowed) -> None:
+def _one_of(name: str, value: object, allowed: Collection[str]) -> None:
     if value not in allowed:
         raise LutcError(f"unknown {name} {value!r}; choose one of {', '.join(allowed)}")
 
@@ -46,7 +46,7 @@ class FunctionPart:
     symmetry: bool = False
     prologue: str = "auto"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _one_of("tails", self.tails, TAILS)
         _one_of("prologue", self.prologue, PROLOGUES)
         if self.symmetry and self.prologue == "reduce":
@@ -63,7 +63,7 @@ class InputPart:
     inputs: tuple[Inputs, ...] | str = INT8
     weights: str | Callable | Measured | LayerErrors | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not isinstance(self.inputs, str):
             object.__setattr__(self, "inputs", _codes(self.inputs))
         elif self.inputs not in FLOAT_INPUTS:
@@ -89,7 +89,7 @@ class StoragePart:
     share: str = "none"
     out: Inputs | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _one_of("share", self.share, SHARING)
         if not is_int(self.entries):
             raise LutcError(f"entries is a whole number; given {self.entries!r:.40}")
@@ -108,7 +108,7 @@ class ErrorPart:
     objective: str = "squared"
     max_error: str | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _one_of("objective", self.objective, OBJECTIVES)
         if isinstance(self.max_error, (int, float)):
             object.__setattr__(self, "max_error", repr(float(self.max_error)))
@@ -124,7 +124,7 @@ class SearchPart:
     settings: Any = None
     seed: int = 42
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         registry.get(self.search)
 
 
@@ -177,7 +177,7 @@ class Request:
             )
         return given
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         named, objective = registry.get(self.search.search), self.error.objective
         if named.takes == "intervals":
             raise LutcError("the cutpoints search makes another kind of table: call lutc.fplut.compile_fplut")
@@ -239,7 +239,7 @@ PARTS = {
 }
 
 
-def _codes(inputs) -> tuple[Inputs, ...]:
+def _codes(inputs: Any) -> tuple[Inputs, ...]:
     """Inputs, or several in any sequence, as a tuple."""
     try:
         inputs = (inputs,) if isinstance(inputs, Inputs) else tuple(inputs)

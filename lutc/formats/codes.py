@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing
 
 from lutc.errors import LutcError
 
@@ -32,7 +33,7 @@ class Inputs:
     scale: float = 1.0
     zero_point: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not (isinstance(self.bits, (int, np.integer)) and 2 <= self.bits <= 16):
             raise LutcError(f"input codes have 2 to 16 bits; given {self.bits!r:.40}")
         if not (isinstance(self.scale, (int, float, np.number)) and 2.0**-64 <= self.scale <= 2.0**64):
@@ -74,7 +75,7 @@ class Inputs:
         """The real values of all codes, float64."""
         return self.scale * (self.codes() - self.zero_point)
 
-    def quantise(self, x) -> np.ndarray:
+    def quantise(self, x: np.typing.ArrayLike) -> np.ndarray:
         """Codes (int64) of real x: rounded half to even, clamped; NaN becomes the zero point."""
         with np.errstate(over="ignore"):
             q = np.rint(np.asarray(x, np.float64) / self.scale) + self.zero_point

@@ -127,12 +127,12 @@ def _logistic_slope(x, upper, rate=1.0):
 
 
 @silent
-def gelu(x):
+def gelu(x: np.ndarray) -> np.ndarray:
     return _gate(x, _upper)
 
 
 @silent
-def gelu_derivative(x):
+def gelu_derivative(x: np.ndarray) -> np.ndarray:
     return _mirror(x, lambda u: _upper(u) - np.minimum(u, 1e4) * _gauss(u, 0.5) / math.sqrt(2.0 * math.pi))
 
 
@@ -145,12 +145,12 @@ def gelu_half(u):
 
 
 @silent
-def gelu_tanh(x):
+def gelu_tanh(x: np.ndarray) -> np.ndarray:
     return _gate(x, _tanh_upper)
 
 
 @silent
-def gelu_tanh_derivative(x):
+def gelu_tanh_derivative(x: np.ndarray) -> np.ndarray:
     def below(u):
         u = np.minimum(u, 64.0)
         tail = _tanh_upper(u)
@@ -176,12 +176,12 @@ def _quick_upper(u):
 
 
 @silent
-def quick_gelu(x):
+def quick_gelu(x: np.ndarray) -> np.ndarray:
     return _gate(x, _quick_upper)
 
 
 @silent
-def quick_gelu_derivative(x):
+def quick_gelu_derivative(x: np.ndarray) -> np.ndarray:
     return _logistic_slope(x, _quick_upper, QUICK_RATE)
 
 
@@ -194,12 +194,12 @@ def quick_gelu_half(u):
 
 
 @silent
-def silu(x):
+def silu(x: np.ndarray) -> np.ndarray:
     return _gate(x, _logistic_upper)
 
 
 @silent
-def silu_derivative(x):
+def silu_derivative(x: np.ndarray) -> np.ndarray:
     return _logistic_slope(x, _logistic_upper)
 
 
@@ -209,13 +209,13 @@ def silu_half(u):
 
 
 @silent
-def sigmoid(x):
+def sigmoid(x: np.ndarray) -> np.ndarray:
     z = np.exp(-np.abs(x))
     return np.where(x < 0, z, 1.0) / (1.0 + z)
 
 
 @silent
-def sigmoid_derivative(x):
+def sigmoid_derivative(x: np.ndarray) -> np.ndarray:
     z = np.exp(-np.abs(x))
     return z / (1.0 + z) ** 2
 
@@ -226,12 +226,12 @@ def sigmoid_half(u):
 
 
 @silent
-def tanh(x):
+def tanh(x: np.ndarray) -> np.ndarray:
     return np.tanh(x)
 
 
 @silent
-def tanh_derivative(x):
+def tanh_derivative(x: np.ndarray) -> np.ndarray:
     z = np.exp(-2.0 * np.abs(x))
     return 4.0 * z / (1.0 + z) ** 2
 
@@ -240,52 +240,52 @@ def tanh_derivative(x):
 
 
 @silent
-def relu(x):
+def relu(x: np.ndarray) -> np.ndarray:
     return np.maximum(x, 0.0)
 
 
 @silent
-def relu_derivative(x):
+def relu_derivative(x: np.ndarray) -> np.ndarray:
     return _where(x > 0, 1.0, 0.0, x)
 
 
 @silent
-def leaky_relu(x):
+def leaky_relu(x: np.ndarray) -> np.ndarray:
     return np.where(x > 0, x, LEAKY_SLOPE * x)
 
 
 @silent
-def leaky_relu_derivative(x):
+def leaky_relu_derivative(x: np.ndarray) -> np.ndarray:
     return _where(x > 0, 1.0, LEAKY_SLOPE, x)
 
 
 @silent
-def elu(x):
+def elu(x: np.ndarray) -> np.ndarray:
     return np.where(x > 0, x, np.expm1(np.minimum(x, 0.0)))
 
 
 @silent
-def elu_derivative(x):
+def elu_derivative(x: np.ndarray) -> np.ndarray:
     return np.exp(np.minimum(x, 0.0))
 
 
 @silent
-def selu(x):
+def selu(x: np.ndarray) -> np.ndarray:
     return np.where(x > 0, SELU_SCALE * x, SELU_SCALE * SELU_ALPHA * np.expm1(np.minimum(x, 0.0)))
 
 
 @silent
-def selu_derivative(x):
+def selu_derivative(x: np.ndarray) -> np.ndarray:
     return np.where(x > 0, SELU_SCALE, SELU_SCALE * SELU_ALPHA * np.exp(np.minimum(x, 0.0)))
 
 
 @silent
-def hardsigmoid(x):
+def hardsigmoid(x: np.ndarray) -> np.ndarray:
     return np.clip(x + 3.0, 0.0, 6.0) / 6.0
 
 
 @silent
-def hardsigmoid_derivative(x):
+def hardsigmoid_derivative(x: np.ndarray) -> np.ndarray:
     return _where(np.abs(x) < 3.0, 1.0 / 6.0, 0.0, x)
 
 
@@ -295,12 +295,12 @@ def hardsigmoid_half(u):
 
 
 @silent
-def hardswish(x):
+def hardswish(x: np.ndarray) -> np.ndarray:
     return _gate(x, hardsigmoid_half)
 
 
 @silent
-def hardswish_derivative(x):
+def hardswish_derivative(x: np.ndarray) -> np.ndarray:
     inside = np.clip(x, -3.0, 3.0)
     return np.where(x <= -3.0, 0.0, np.where(x >= 3.0, 1.0, (2.0 * inside + 3.0) / 6.0))
 
@@ -315,7 +315,7 @@ def hardswish_half(u):
 
 
 @silent
-def mish(x):
+def mish(x: np.ndarray) -> np.ndarray:
     z = np.exp(-np.abs(x))
     below = z * (z + 2.0)
     gate = np.where(x < 0, below / (below + 2.0), (1.0 + 2.0 * z) / (1.0 + 2.0 * z * (1.0 + z)))
@@ -323,7 +323,7 @@ def mish(x):
 
 
 @silent
-def mish_derivative(x):
+def mish_derivative(x: np.ndarray) -> np.ndarray:
     z = np.exp(-np.abs(x))
     product = z * (z + 2.0)
     lower = product / (product + 2.0), 4.0 * z * (1.0 + z) / (product + 2.0) ** 2
@@ -334,7 +334,7 @@ def mish_derivative(x):
 
 
 @silent
-def softplus(x):
+def softplus(x: np.ndarray) -> np.ndarray:
     return np.maximum(x, 0.0) + np.log1p(np.exp(-np.abs(x)))
 
 
@@ -347,77 +347,77 @@ def softplus_half(u):
 
 
 @silent
-def exp(x):
+def exp(x: np.ndarray) -> np.ndarray:
     return np.exp(x)
 
 
 @silent
-def log(x):
+def log(x: np.ndarray) -> np.ndarray:
     return np.log(x)
 
 
 @silent
-def log_derivative(x):
+def log_derivative(x: np.ndarray) -> np.ndarray:
     return np.where(x < 0, np.nan, 1.0 / np.abs(x))
 
 
 @silent
-def sin(x):
+def sin(x: np.ndarray) -> np.ndarray:
     return np.sin(x)
 
 
 @silent
-def cos(x):
+def cos(x: np.ndarray) -> np.ndarray:
     return np.cos(x)
 
 
 @silent
-def cos_derivative(x):
+def cos_derivative(x: np.ndarray) -> np.ndarray:
     return -np.sin(x)
 
 
 @silent
-def reciprocal(x):
+def reciprocal(x: np.ndarray) -> np.ndarray:
     return 1.0 / x
 
 
 @silent
-def reciprocal_derivative(x):
+def reciprocal_derivative(x: np.ndarray) -> np.ndarray:
     return -(1.0 / np.abs(x)) / np.abs(x)
 
 
 @silent
-def rsqrt(x):
+def rsqrt(x: np.ndarray) -> np.ndarray:
     return 1.0 / np.sqrt(x)
 
 
 @silent
-def rsqrt_derivative(x):
+def rsqrt_derivative(x: np.ndarray) -> np.ndarray:
     return -0.5 / np.sqrt(x) / np.abs(x)
 
 
 @silent
-def sqrt(x):
+def sqrt(x: np.ndarray) -> np.ndarray:
     return np.sqrt(x)
 
 
 @silent
-def sqrt_derivative(x):
+def sqrt_derivative(x: np.ndarray) -> np.ndarray:
     return 0.5 / np.abs(np.sqrt(x))
 
 
 @silent
-def square(x):
+def square(x: np.ndarray) -> np.ndarray:
     return x * x
 
 
 @silent
-def square_derivative(x):
+def square_derivative(x: np.ndarray) -> np.ndarray:
     return 2.0 * x
 
 
 @silent
-def inverse_sigmoid(x):
+def inverse_sigmoid(x: np.ndarray) -> np.ndarray:
     inside = np.where((x >= 0) & (x <= 1), np.abs(x), np.nan)
     # log(x / (1 - x)) cancels near 1/2; 2 x - 1 is exact there.
     middle = np.log1p((2.0 * inside - 1.0) / (1.0 - inside))
@@ -425,16 +425,16 @@ def inverse_sigmoid(x):
 
 
 @silent
-def inverse_sigmoid_derivative(x):
+def inverse_sigmoid_derivative(x: np.ndarray) -> np.ndarray:
     inside = np.where((x >= 0) & (x <= 1), np.abs(x), np.nan)
     return 1.0 / (inside * (1.0 - inside))
 
 
 @silent
-def erf(x):
+def erf(x: np.ndarray) -> np.ndarray:
     return _special().erf(x)
 
 
 @silent
-def erf_derivative(x):
+def erf_derivative(x: np.ndarray) -> np.ndarray:
     return 2.0 / math.sqrt(math.pi) * _gauss(np.abs(x), 1.0)

@@ -41,8 +41,9 @@ def from_record(name: str, sample: object, interval: tuple[float, float], inputs
 
     x = points(interval, inputs)
     try:
-        payload = base64.b64decode(sample["y"], validate=True) if isinstance(sample, Mapping) else b""
-        fits = len(payload) == 8 * x.size and hashlib.sha256(payload).hexdigest() == sample.get("sha256")
+        given = sample if isinstance(sample, Mapping) else {}
+        payload = base64.b64decode(given["y"], validate=True)
+        fits = len(payload) == 8 * x.size and hashlib.sha256(payload).hexdigest() == given.get("sha256")
     except (KeyError, TypeError, ValueError):
         fits = False
     if not fits:
@@ -53,7 +54,7 @@ def from_record(name: str, sample: object, interval: tuple[float, float], inputs
         raise LutcError(f"the file's sample of {name!r} is damaged: it holds no finite values")
     curve = PchipInterpolator(x[known], y[known], extrapolate=False)
 
-    def f(at) -> np.ndarray:
+    def f(at: np.ndarray) -> np.ndarray:
         return np.asarray(curve(np.asarray(at, np.float64)))[()]
 
     return Function(name, f, None, interval, domain=(float(x[known][0]), float(x[known][-1])))

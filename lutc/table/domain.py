@@ -41,7 +41,9 @@ class Domain:
             return None
         values = np.asarray(fn(ends), np.float64)
         poles = np.where(np.isfinite(ends) & np.isinf(values), np.sign(values), 0)
-        return cls(*(float(end) if np.isfinite(end) else None for end in ends), *(int(pole) for pole in poles))
+        low, high = (float(end) if np.isfinite(end) else None for end in ends)
+        left, right = (int(pole) for pole in poles)
+        return cls(low, high, left, right)
 
     def restrict(self, values, x) -> np.ndarray:
         """values (float64) at x, with NaN and the infinities put where they belong."""

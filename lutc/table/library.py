@@ -63,8 +63,8 @@ def _listed(shipped: list[str]) -> str:
     """All names, those of a function together: gelu_8/16/32/fplut."""
     kinds: dict[str, list[str]] = {}
     for name in shipped:
-        function, kind = re.fullmatch(r"(.+?)_((?:nnlut_)?[^_]+)", name).groups()
-        kinds.setdefault(function, []).append(kind)
+        if parts := re.fullmatch(r"(.+?)_((?:nnlut_)?[^_]+)", name):
+            kinds.setdefault(parts[1], []).append(parts[2])
     return ", ".join(f"{function}_{'/'.join(sorted(kind, key=_natural))}" for function, kind in kinds.items()) or "none"
 
 

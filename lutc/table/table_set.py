@@ -39,7 +39,7 @@ class TableSet(Mapping):
     function: str | None = None
     meta: Mapping = field(default_factory=dict)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.name == "lutc":
             raise LutcError(
                 "a table set is called anything but 'lutc', the key of its record in the file; choose another name "
@@ -69,7 +69,7 @@ class TableSet(Mapping):
         except KeyError:
             raise LutcError(f"no table '{key}' in '{self.name}'; there are {', '.join(self.tables)}") from None
 
-    def __contains__(self, key) -> bool:
+    def __contains__(self, key: object) -> bool:
         return str(key) in self.tables
 
     def __iter__(self) -> Iterator[str]:
@@ -83,7 +83,7 @@ class TableSet(Mapping):
         """The range it was compiled for, else the function's default, else None."""
         if "range" in self.meta:
             return tuple(self.meta["range"])
-        known = functions.FUNCTIONS.get(self.function)
+        known = functions.FUNCTIONS.get(self.function or "")
         return known.range if known else None
 
     def key_for_scale(self, scale: float) -> str:
