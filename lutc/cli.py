@@ -26,6 +26,7 @@ COMMANDS = {
         "lutc.commands.simulate:simulate",
         "Run an exported unit's test bench on all codes; write the verdict.",
     ),
+    "synth": ("lutc.commands.synth:synth", "Count the cells that exported units take, by Yosys."),
     "explore": ("lutc.commands.explore:explore", "Evolve the front of error against hardware cost."),
     "functions": ("lutc.commands.functions:functions", "List the functions that lutc knows."),
     "formats": ("lutc.commands.formats:formats", "Explain number formats, or show how each stores a number."),

@@ -47,6 +47,7 @@ CASES = {
         lambda: pipeline.compile("exp", 6, search="exact", inputs=(Inputs(11, 2.0**-7),)),
         Options(out=Inputs(8, 2.0**-7)),
     ),
+    "products narrower than slopes": (lambda: load("erf_16"), Options(("0",), OUT)),
     "one line": (lambda: one(Lines([], [1.5], [-0.25]), Inputs(4, 8.0)), Options(out=OUT)),
     "outputs are all one code": (
         lambda: one(Lines([0.0], [0.0, 1.0], [0.0, 0.0]), Inputs(8, 2.0**-40)),

@@ -39,6 +39,7 @@ class _Lines:
         self.centred_bits, self.slope_bits, self.intercept_bits, self.product_bits, self.acc_bits = (
             max(width_of(part[i]) for part in parts) for i in range(5)
         )
+        self.product_bits = max(self.product_bits, self.slope_bits, self.centred_bits)
         self.acc_bits = max(self.acc_bits, self.product_bits, self.intercept_bits)
         self.requantisers = [
             None if unit.out is None else Requantiser.least(unit.acc, *unit.requantiser, unit.out) for unit in units

@@ -1,0 +1,74 @@
+"""Exported units as docs/hardware.md gives them: every shipped int8 table simulated on every code, and cells by Yosys.
+
+    python benchmarks/hardware_figures.py                 both parts
+    python benchmarks/hardware_figures.py simulate|cells
+
+Needs apt-get install iverilog yosys. Cells are of combinational units (latency 0), with output codes at 2^-4, of gelu
+tables; those for wider inputs are compiled here by the exact search.
+"""
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from lutc.compiler import pipeline
+from lutc.formats.codes import Inputs
+from lutc.hardware import handover
+from lutc.hardware.handover import Options
+from lutc.hardware.simulate import simulate
+from lutc.hardware.synth import TARGETS, synthesise
+from lutc.table.library import load, names
+
+OUT = Inputs(8, 2.0**-4)
+
+
+def simulated() -> None:
+    total = wrong = tables = 0
+    start = time.perf_counter()
+    for name in names():
+        held = load(name)
+        if not held.inputs:
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "rtl"
+            handover.write(path, "sv", name, held, Options(out=OUT, latency=tables % 5))
+            verdict = simulate(path, "iverilog")
+        tables, total, wrong = tables + 1, total + verdict["words"], wrong + verdict["wrong"]
+        if not verdict["passed"]:
+            print(f"{name}: {verdict['wrong']} wrong")
+    seconds = time.perf_counter() - start
+    print(f"{tables} tables, {total} codes, {wrong} wrong, by Icarus, {seconds / tables:.2f} s a table\n")
+
+
+def designs():
+    """(what, table set, options)"""
+    for entries in (8, 16):
+        yield f"{entries} entries", load(f"gelu_{entries}"), Options(("4",), OUT, latency=0)
+    yield "256 codes, direct", load("gelu_8"), Options(("4",), OUT, "direct", latency=0)
+    yield "8 entries, seven scales in one unit", load("gelu_8"), Options((), OUT, latency=0, together=True)
+    for bits, scale in ((10, 2.0**-6), (12, 2.0**-8)):
+        tables = pipeline.compile("gelu", 8, search="exact", inputs=(Inputs(bits, scale),))
+        wide = Inputs(bits, 2.0 ** -(bits - 4))
+        yield f"8 entries, {bits} bits in and out", tables, Options((), wide, latency=0)
+        yield f"{1 << bits} codes, direct, {bits} bits in and out", tables, Options((), wide, "direct", latency=0)
+
+
+def cells() -> None:
+    print("unit | target | LUTs | carries | DSPs | memories | gates | depth")
+    for what, tables, options in designs():
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "rtl"
+            handover.write(path, "sv", "gelu", tables, options)
+            for target in TARGETS:
+                (found,) = synthesise(path, (target,))
+                numbers = found.luts, found.carries, found.dsps, found.memories, found.gates, found.depth
+                print(f"{what} | {target} | {' | '.join(map(str, numbers))}", flush=True)
+
+
+if __name__ == "__main__":
+    parts = sys.argv[1:] or ["simulate", "cells"]
+    if "simulate" in parts:
+        simulated()
+    if "cells" in parts:
+        cells()

@@ -1,0 +1,82 @@
+"""What the units of a hand-over (`lutc.hardware.handover`) take, by Yosys: cells for ice40 (without and with
+multipliers), xc7 and plain gates.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from lutc.errors import LutcError
+from lutc.hardware import handover, tools
+
+# target -> Yosys' commands behind reading; the last one leaves a netlist of its cells
+TARGETS = {
+    "ice40": "synth_ice40 -top {top}; flatten; opt_clean",
+    "ice40up": "synth_ice40 -device u -dsp -top {top}; flatten; opt_clean",
+    "xc7": "synth_xilinx -family xc7 -noiopad -top {top}; flatten; opt_clean",
+    "gates": "synth -flatten -top {top}; abc -g AND,OR,XOR,MUX,NAND,NOR,XNOR; opt_clean",
+}
+# kinds of cells that are counted apart, by the names that begin them
+_KINDS = {
+    "luts": ("SB_LUT4", "LUT"),
+    "carries": ("SB_CARRY", "CARRY4"),
+    "flip_flops": ("SB_DFF", "FD", "$_DFF", "$_SDFF"),
+    "dsps": ("SB_MAC16", "DSP48"),
+    "memories": ("SB_RAM40", "RAMB", "RAM64", "RAM32"),
+    "gates": ("$_AND_", "$_OR_", "$_XOR_", "$_MUX_", "$_NAND_", "$_NOR_", "$_XNOR_", "$_NOT_", "$_ANDNOT_", "$_ORNOT_"),
+}
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Cells of one module for one target. depth: cells on the longest path between registers or ports."""
+
+    module: str
+    target: str
+    luts: int
+    carries: int
+    flip_flops: int
+    dsps: int
+    memories: int
+    gates: int
+    depth: int
+
+
+def synthesise(folder: Path, targets: tuple[str, ...] = tuple(TARGETS)) -> list[Cells]:
+    """Every module of the folder for every target. LutcError where Yosys is missing or fails, or the folder holds no
+    SystemVerilog.
+    """
+    manifest = handover.read(folder)
+    if manifest["format"] != "sv":
+        raise LutcError(f"synthesis reads SystemVerilog; {folder} holds {manifest['format']}")
+    unknown = [target for target in targets if target not in TARGETS]
+    if unknown:
+        raise LutcError(f"unknown target {unknown[0]!r}; choose one of {', '.join(TARGETS)}")
+    tools.need("yosys")
+    with tempfile.TemporaryDirectory(prefix="lutc-") as temporary:
+        work = Path(temporary)
+        for name in manifest["sources"]:
+            shutil.copy(folder / name, work / name)
+        sources = " ".join(name for name in manifest["sources"] if name.endswith(".sv"))
+        modules = dict.fromkeys(unit["module"] for unit in manifest["units"])
+        return [_cells(work, sources, module, target) for module in modules for target in targets]
+
+
+def _cells(work: Path, sources: str, module: str, target: str) -> Cells:
+    script = f"read_verilog -sv {sources}; {TARGETS[target].format(top=module)}; tee -o stat.json stat -json; ltp -noff"
+    said = tools.run(["yosys", "-p", script], work)
+    data = json.loads((work / "stat.json").read_text())
+    (found,) = data["modules"].values()
+    counts = dict.fromkeys(_KINDS, 0)
+    for cell, number in found["num_cells_by_type"].items():
+        for kind, names in _KINDS.items():
+            if cell.startswith(names):
+                counts[kind] += int(number)
+                break
+    depth = re.findall(r"Longest topological path in \S+ \(length=(\d+)\)", said)
+    return Cells(module, target, **counts, depth=int(depth[-1]) if depth else 0)
