@@ -14,7 +14,8 @@ from lutc.errors import LutcError
 from lutc.formats.codes import Inputs
 from lutc.functions import in_torch
 from lutc.nn import portable
-from lutc.nn.straight_through import nearest_code, quantise_and_return
+from lutc.nn.nearest import nearest_code
+from lutc.nn.straight_through import quantise_and_return
 
 KINDS = ("learned", "observed", "dynamic")
 LOWEST, HIGHEST = (

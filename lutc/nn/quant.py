@@ -14,11 +14,12 @@ from lutc.errors import LutcError
 from lutc.formats.codes import Inputs
 from lutc.formats.requantise import INT32_MAX, requantiser
 from lutc.functions import in_torch
-from lutc.nn import portable
+from lutc.nn import code_ops, portable
 from lutc.nn.fake_quant import KINDS, FakeQuantize, positive_number
 from lutc.nn.integer_lines import requantise
+from lutc.nn.nearest import wide_dtype
 from lutc.nn.refilled import Refilled
-from lutc.nn.straight_through import look_up, wide_dtype
+from lutc.nn.straight_through import look_up
 from lutc.table.integer import evaluate, integer_lines, unfold
 from lutc.table.library import as_table_set
 from lutc.table.table import Table
@@ -121,7 +122,10 @@ class QuantLUT(Refilled):
         responses = (
             self._responses(self._checked(self.scale, device)) if isinstance(self.scale, float) else (None, None, None)
         )
-        for name, values in zip(("outputs", "values", "slopes"), responses, strict=True):
+        outputs, *rest = responses
+        if outputs is not None:  # in the order of the codes' bits, as they are looked up
+            outputs = code_ops.by_bits(outputs, self.minimum, self.dtype)
+        for name, values in zip(("outputs", "values", "slopes"), (outputs, *rest), strict=True):
             bits = (
                 {torch.float64: torch.int64, torch.float32: torch.int32}.get(values.dtype, values.dtype)
                 if values is not None
@@ -193,7 +197,9 @@ class QuantLUT(Refilled):
             return self._portable(x, codes)
         if codes:
             outputs = outputs.view(torch.float32) if self.out is None else outputs
-            return outputs[self._index(x)]
+            self._check_width(x)
+            table = outputs if fixed else code_ops.by_bits(outputs, self.minimum, self.dtype)
+            return torch.ops.lutc.codes(x, table)
         return look_up(x, scale, values.view(torch.float64), slopes.view(torch.float64), self.limits, rate)
 
     def _portable(self, x: torch.Tensor, codes: bool) -> torch.Tensor:
@@ -212,20 +218,18 @@ class QuantLUT(Refilled):
         place = torch.where(x.isnan(), highest - lowest + 1, place.to(torch.int64) + (zero_point - lowest))
         return portable.constant(np.append(values, np.nan), x, wide)[place].to(x.dtype)
 
-    def _index(self, codes: torch.Tensor) -> torch.Tensor:
-        """Places of codes among all. Those beyond the width, which only a wider dtype holds, are an error; in a
-        compiled graph, and where telling would mean to wait for a GPU, they saturate.
+    def _check_width(self, codes: torch.Tensor) -> None:
+        """Codes beyond the width, which only a wider dtype holds, are an error; in a compiled graph, and where telling
+        would mean to wait for a GPU, they saturate.
         """
-        index = codes.to(torch.int32) - self.minimum
         if self.bits == 8 * codes.itemsize:
-            return index
+            return
         if codes.device.type == "cpu" and codes.numel() and not torch.compiler.is_compiling():
             least, most = map(int, codes.aminmax())
             if least < self.minimum or most > self.maximum:
                 raise LutcError(
                     f"codes of {self.bits} bits are {self.minimum} to {self.maximum}; given {least} to {most}"
                 )
-        return index.clamp(0, self.maximum - self.minimum)
 
     def _scale_for(self, x: torch.Tensor, scale, codes: bool) -> tuple[torch.Tensor, float, bool]:
         """(scale as a 0-d tensor on the device of x, rate of its gradient, whether it is the fixed one)."""

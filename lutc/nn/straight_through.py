@@ -9,18 +9,8 @@ from __future__ import annotations
 
 import torch
 
-Limits = tuple[int, int, int]
-
-
-def wide_dtype(x: torch.Tensor) -> torch.dtype:
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
-
-
-def nearest_code(x: torch.Tensor, scale: torch.Tensor, limits: Limits) -> torch.Tensor:
-    """Codes of x less the zero point, in float32 or float64: rounded half to even, clamped; NaN stays NaN."""
-    lowest, highest, zero_point = limits
-    dtype = wide_dtype(x)
-    return torch.round(x.to(dtype) / scale.to(dtype)).clamp(lowest - zero_point, highest - zero_point)
+from lutc.nn import code_ops as _code_ops  # noqa: F401  (registers torch.ops.lutc.through_codes)
+from lutc.nn.nearest import Limits, index, nearest_code, wide_dtype
 
 
 def _gradients(gradient, x, scale, limits: Limits, rate: float, wanted) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -59,7 +49,7 @@ class _QuantiseAndReturn(torch.autograd.Function):
 class _LookUp(torch.autograd.Function):
     @staticmethod
     def forward(x, scale, values, slopes, limits, rate):
-        return values.to(wide_dtype(x))[_index(x, scale, limits)].to(x.dtype)
+        return torch.ops.lutc.through_codes(x, scale, values, *limits)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -69,15 +59,9 @@ class _LookUp(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient):
         x, scale, slopes = ctx.saved_tensors
-        slope = slopes.to(wide_dtype(x))[_index(x, scale, ctx.limits)]
+        slope = slopes.to(wide_dtype(x))[index(x, scale, ctx.limits)]
         gradient = (gradient.to(slope.dtype) * slope).to(gradient.dtype)
         return *_gradients(gradient, x, scale, ctx.limits, ctx.rate, ctx.needs_input_grad[1]), None, None, None, None
-
-
-def _index(x, scale, limits: Limits) -> torch.Tensor:
-    """Where the code of x stands among all codes, int32; NaN stands behind the last."""
-    lowest, highest, zero_point = limits
-    return (nearest_code(x, scale, limits) + (zero_point - lowest)).nan_to_num(highest - lowest + 1).to(torch.int32)
 
 
 def quantise_and_return(x: torch.Tensor, scale: torch.Tensor, limits: Limits, rate: float = 1.0) -> torch.Tensor:

@@ -37,7 +37,8 @@ def compiled(function=None, *, reorder: bool = False):
     """
     if function is None:
         return functools.partial(compiled, reorder=reorder)
-    options = {"nogil": True, "fastmath": {"contract", "reassoc"} if reorder else {"contract"}}
+    # Division as numpy has it: no check for 0, which would keep loops from becoming vector instructions.
+    options = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "reassoc"} if reorder else {"contract"}}
     return cached(lambda cache: numba.njit(cache=cache, **options)(function))
 
 
@@ -57,7 +58,9 @@ class Native:
         with self._lock:  # a second compilation would replace the first, which may be running
             if "address" not in self.__dict__:
                 self._compiled = cached(
-                    lambda cache: numba.cfunc(self._signature, cache=cache, fastmath={"contract"})(self._function)
+                    lambda cache: numba.cfunc(self._signature, cache=cache, fastmath={"contract"}, error_model="numpy")(
+                        self._function
+                    )
                 )
                 self.call, self.address = self._compiled.ctypes, self._compiled.address
         return self.__dict__[name]

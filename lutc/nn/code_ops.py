@@ -1,0 +1,79 @@
+"""Torch operators that look codes up in one pass: `torch.ops.lutc.codes` and `torch.ops.lutc.through_codes`.
+
+    codes(q, table)                             table[q], codes to codes or float32
+    through_codes(x, scale, values, limits...)  values[code of x], floats to floats
+
+On a CPU they run `lutc.nn.cpu.codes`; elsewhere, and for what that does not serve, plain torch operations give the
+same bits.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from lutc.nn.cpu import codes as cpu
+from lutc.nn.nearest import Limits, index, wide_dtype
+
+library = torch.library.Library("lutc", "FRAGMENT")
+library.define("codes(Tensor q, Tensor table) -> Tensor")
+library.define(
+    "through_codes(Tensor x, Tensor scale, Tensor values, int lowest, int highest, int zero_point) -> Tensor"
+)
+
+
+def by_bits(outputs: torch.Tensor, lowest: int, dtype: torch.dtype) -> torch.Tensor:
+    """Outputs of the codes from `lowest` up as the table that `codes` takes: one for every bit pattern of `dtype`, in
+    the order of unsigned numbers; codes beyond those given saturate.
+    """
+    every = torch.arange(1 << 8 * dtype.itemsize, device=outputs.device)
+    if dtype.is_signed:
+        every = torch.where(every >= len(every) // 2, every - len(every), every)
+    return outputs[(every - lowest).clamp(0, len(outputs) - 1)]
+
+
+def _dense(x: torch.Tensor) -> torch.Tensor:
+    return x if x.is_contiguous() or torch.ops.aten.is_non_overlapping_and_dense.default(x) else x.contiguous()
+
+
+def _codes_plain(q: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+    mask = (1 << 8 * q.itemsize) - 1
+    return table[q.to(torch.int32) & mask]
+
+
+def _codes_cpu(q: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+    widths = (q.itemsize, table.itemsize)
+    if widths not in cpu.WIDTHS:
+        return _codes_plain(q, table)
+    out = torch.empty_like(q, dtype=table.dtype)
+    source = _dense(q)
+    target = out if out.stride() == source.stride() else torch.empty_like(source, dtype=table.dtype)
+    table = table.contiguous()
+    threads = torch.get_num_threads()
+    cpu.look_up(source.data_ptr(), target.data_ptr(), source.numel(), table.data_ptr(), widths, threads)
+    return out if target is out else out.copy_(target)
+
+
+def _through_plain(x, scale, values, lowest, highest, zero_point):
+    return values.to(wide_dtype(x))[index(x, scale, (lowest, highest, zero_point))].to(x.dtype)
+
+
+def _through_cpu(x, scale, values, lowest, highest, zero_point):
+    limits: Limits = (lowest, highest, zero_point)
+    step = np.float32(scale.item())
+    if x.dtype != torch.float32 or not (np.isfinite(step) and step > 0):
+        return _through_plain(x, scale, values, *limits)
+    out = torch.empty_like(x)
+    source = _dense(x)
+    target = out if out.stride() == source.stride() else torch.empty_like(source)
+    values, threads = values.to(torch.float32).contiguous(), torch.get_num_threads()
+    cpu.through_codes(source.data_ptr(), target.data_ptr(), source.numel(), values.data_ptr(), step, limits, threads)
+    return out if target is out else out.copy_(target)
+
+
+library.impl("codes", _codes_cpu, "CPU")
+library.impl("codes", _codes_plain, "CompositeExplicitAutograd")
+library.impl("through_codes", _through_cpu, "CPU")
+library.impl("through_codes", _through_plain, "CompositeExplicitAutograd")
+torch.library.register_fake("lutc::codes", lambda q, table: torch.empty_like(q, dtype=table.dtype), lib=library)
+torch.library.register_fake("lutc::through_codes", lambda x, *rest: torch.empty_like(x), lib=library)

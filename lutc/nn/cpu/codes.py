@@ -1,0 +1,254 @@
+"""Looking up codes on the CPU in one pass: codes to codes or floats, and floats to floats through the code of each.
+
+Bytes to bytes goes 32 at a time where the processor shuffles bytes of a register (AVX2): a table of 256 entries is 16
+rows of 16, and a shuffle picks from a row by the low four bits of a code, or gives 0 where the code's top bit is set.
+With c the code as a signed byte, c - 16 k (saturating) keeps its low bits and becomes negative where c lies before row
+k; so rows that are stored as the exclusive or of neighbours add up, over all rows up to c's own, to that row. Negative
+codes do the same with their top bit flipped. Three instructions a row, whatever the table.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import llvmlite.binding
+import numba
+import numba.extending
+import numpy as np
+from llvmlite import ir
+
+from lutc.nn.cpu.base import TASK, compiled, integers, native, packed, pointer, single
+from lutc.nn.cpu.team import run
+
+SLICE = 1 << 15  # elements of a part at least; the sums of a gradient are taken in slices of so many, in their order
+_BLOCK, _ROW = 32, 16
+_byte = ir.IntType(8)
+_block = ir.VectorType(_byte, _BLOCK)
+
+
+@functools.cache
+def _shuffles() -> bool:
+    """Whether the processor that numba compiles for has AVX2."""
+    try:
+        return bool(llvmlite.binding.get_host_cpu_features().get("avx2", False))
+    except RuntimeError:
+        return False
+
+
+@numba.extending.intrinsic
+def _shuffle(typing, source, target, rows):
+    """Look up 32 bytes at `source` into `target`; rows: the address of 16 rows as `_rows` lays them out."""
+
+    def generate(context, builder, signature, arguments):
+        module = builder.module
+        pair = ir.FunctionType(_block, [_block, _block])
+        shuffle = module.declare_intrinsic("llvm.x86.avx2.pshuf.b", [], pair)
+        minus = module.declare_intrinsic("llvm.ssub.sat.v32i8", [], pair)
+
+        def splat(value):
+            return ir.Constant(_block, [value] * _BLOCK)
+
+        def at(address, offset=0):
+            moved = builder.add(address, ir.Constant(ir.IntType(64), offset)) if offset else address
+            return builder.inttoptr(moved, _block.as_pointer())
+
+        codes = builder.load(at(arguments[0]), align=1)
+        found = splat(0)
+        for half, place in enumerate((codes, builder.xor(codes, splat(0x80)))):
+            for row in range(8):
+                values = builder.load(at(arguments[2], _BLOCK * (8 * half + row)), align=1)
+                found = builder.xor(found, builder.call(shuffle, [values, place]))
+                if row < 7:
+                    place = builder.call(minus, [place, splat(_ROW)])
+        builder.store(found, at(arguments[1]), align=1)
+        return context.get_dummy_value()
+
+    return numba.types.void(*[numba.types.int64] * 3), generate
+
+
+@compiled
+def _bytes(address, n):
+    return numba.carray(pointer(address), n, np.uint8)
+
+
+@compiled
+def _halves(address, n):
+    return numba.carray(pointer(address), n, np.uint16)
+
+
+@compiled
+def _words(address, n):
+    return numba.carray(pointer(address), n, np.uint32)
+
+
+@compiled
+def _floats(address, n):
+    return numba.carray(pointer(address), n, np.float32)
+
+
+@compiled
+def _rows(table):
+    """The 16 rows of a table by unsigned code, each the exclusive or with the row before in its half, and twice, for
+    both halves of a register.
+    """
+    rows = np.empty(16 * 32, np.uint8)
+    for row in range(16):
+        for i in range(16):
+            value = table[16 * row + i]
+            if row % 8:
+                value ^= table[16 * (row - 1) + i]
+            rows[32 * row + i] = value
+            rows[32 * row + 16 + i] = value
+    return rows
+
+
+@compiled
+def _words_of(codes, out, n, table):
+    """table[code] for n bytes at `codes`, into words at `out`. Eight codes by one load: left to itself LLVM gathers,
+    which takes longer on many processors.
+    """
+    eights, bytes_, words = integers(codes), _bytes(codes, n), _words(out, n)
+    for block in range(n // 8):
+        eight = np.uint64(eights[block])
+        for k in range(8):
+            words[8 * block + k] = table[(eight >> np.uint64(8 * k)) & np.uint64(255)]
+    for i in range(n // 8 * 8, n):
+        words[i] = table[bytes_[i]]
+
+
+# Tasks. job: addresses of codes, outputs and the table, by unsigned code.
+
+
+@native(TASK)
+def _shuffled_bytes(first, last, job):
+    numbers = integers(job)
+    x, out, table = _bytes(numbers[0], last), _bytes(numbers[1], last), _bytes(numbers[2], 256)
+    rows = _rows(table)
+    at = first
+    while at + 32 <= last:
+        _shuffle(numbers[0] + at, numbers[1] + at, rows.ctypes.data)
+        at += 32
+    for i in range(at, last):
+        out[i] = table[x[i]]
+
+
+@native(TASK)
+def _bytes_to_bytes(first, last, job):
+    numbers = integers(job)
+    x, out, table = _bytes(numbers[0], last), _bytes(numbers[1], last), _bytes(numbers[2], 256)
+    for i in range(first, last):
+        out[i] = table[x[i]]
+
+
+@native(TASK)
+def _bytes_to_halves(first, last, job):
+    numbers = integers(job)
+    x, out, table = _bytes(numbers[0], last), _halves(numbers[1], last), _halves(numbers[2], 256)
+    for i in range(first, last):
+        out[i] = table[x[i]]
+
+
+@native(TASK)
+def _bytes_to_words(first, last, job):
+    numbers = integers(job)
+    table = _words(numbers[2], 256)
+    _words_of(numbers[0] + first, numbers[1] + 4 * first, last - first, table)
+
+
+@native(TASK)
+def _halves_to_bytes(first, last, job):
+    numbers = integers(job)
+    x, out, table = _halves(numbers[0], last), _bytes(numbers[1], last), _bytes(numbers[2], 65536)
+    for i in range(first, last):
+        out[i] = table[x[i]]
+
+
+@native(TASK)
+def _halves_to_halves(first, last, job):
+    numbers = integers(job)
+    x, out, table = _halves(numbers[0], last), _halves(numbers[1], last), _halves(numbers[2], 65536)
+    fours, at = integers(numbers[0] + 2 * first), first  # four codes by one load, as above
+    for block in range((last - first) // 4):
+        four = np.uint64(fours[block])
+        for k in range(4):
+            out[at + k] = table[(four >> np.uint64(16 * k)) & np.uint64(65535)]
+        at += 4
+    for i in range(at, last):
+        out[i] = table[x[i]]
+
+
+@native(TASK)
+def _halves_to_words(first, last, job):
+    numbers = integers(job)
+    x, out, table = _halves(numbers[0], last), _words(numbers[1], last), _words(numbers[2], 65536)
+    for i in range(first, last):
+        out[i] = table[x[i]]
+
+
+_TASKS = {
+    (1, 2): _bytes_to_halves,
+    (1, 4): _bytes_to_words,
+    (2, 1): _halves_to_bytes,
+    (2, 2): _halves_to_halves,
+    (2, 4): _halves_to_words,
+}
+WIDTHS = ((1, 1), *_TASKS)  # bytes of a code and of an output that are served
+
+
+def look_up(codes: int, out: int, n: int, table: int, widths: tuple[int, int], threads: int) -> None:
+    """out[i] = table[codes[i]] for n codes without gaps, all by address.
+
+    widths: bytes of a code and of an output, one of WIDTHS. table: an output for every bit pattern of a code, in the
+    order of unsigned ones.
+    """
+    task = _TASKS.get(widths) or (_shuffled_bytes if _shuffles() else _bytes_to_bytes)
+    run(task, n, SLICE, packed(codes, out, table), threads, multiple=64)
+
+
+@compiled
+def _place(x, scale, low, high):
+    """The code of x less the zero point, as a float: rounded half to even, clamped; NaN stays NaN."""
+    step = np.rint(x / scale)
+    step = low if step < low else step
+    return high if step > high else step
+
+
+@native(TASK)
+def _through_codes(first, last, job):
+    """job: addresses of x, outputs, values; float32 scale, lowest and highest code less the zero point; the place of
+    the zero point and that of NaN.
+    """
+    numbers = integers(job)
+    zero, nan = np.int32(numbers[6]), np.int32(numbers[7])
+    x, out, values = _floats(numbers[0], last), _words(numbers[1], last), _words(numbers[2], nan + 1)
+    scale, low, high = single(numbers[3]), single(numbers[4]), single(numbers[5])
+    places = np.empty(256, np.uint8)
+    at = first
+    while at + 256 <= last and nan <= 256:  # places first, in vectors; then what stands there
+        broken = 0
+        for i in range(256):
+            step = _place(x[at + i], scale, low, high)
+            broken |= step != step
+            places[i] = np.int32(step) + zero
+        if broken:
+            for i in range(at, at + 256):
+                step = _place(x[i], scale, low, high)
+                out[i] = values[np.int32(step) + zero if step == step else nan]
+        else:
+            _words_of(places.ctypes.data, numbers[1] + 4 * at, 256, values)
+        at += 256
+    for i in range(at, last):
+        step = _place(x[i], scale, low, high)
+        out[i] = values[np.int32(step) + zero if step == step else nan]
+
+
+def through_codes(
+    x: int, out: int, n: int, values: int, scale: np.float32, limits: tuple[int, int, int], threads: int
+) -> None:
+    """out[i] = values[code of x[i]] for n float32 without gaps, by address. values: float32, of all codes ascending and
+    then of NaN. limits: smallest and largest code, zero point.
+    """
+    lowest, highest, zero_point = limits
+    low, high = np.float32(lowest - zero_point), np.float32(highest - zero_point)
+    job = packed(x, out, values, scale, low, high, zero_point - lowest, highest - lowest + 1)
+    run(_through_codes, n, SLICE, job, threads, multiple=64)
