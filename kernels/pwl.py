@@ -90,9 +90,20 @@ def _high(word):
 
 @triton.jit
 def _pair(pointer):
-    """(slope, intercept) in one 8-byte access."""
-    word = tl.load(pointer)
-    return _low(word).to(tl.float32, bitcast=True), _high(word).to(tl.float32, bitcast=True)
+    """(slope, intercept) in one 8-byte access. Not by tl.load: in a loop with matrix products Triton would load it
+    ahead of the product that the place follows from, and fail.
+    """
+    if _INTERPRETED:
+        word = tl.load(pointer)
+        return _low(word).to(tl.float32, bitcast=True), _high(word).to(tl.float32, bitcast=True)
+    return tl.inline_asm_elementwise(
+        "ld.global.nc.v2.b32 {$0, $1}, [$2];",
+        "=r,=r,l",
+        [pointer.to(tl.int64)],
+        dtype=(tl.float32, tl.float32),
+        is_pure=True,
+        pack=1,
+    )
 
 
 @triton.jit
@@ -129,10 +140,10 @@ def _cells(x, words, cells, shift, behind, smallest, largest_positive, largest_n
     magnitude = tl.maximum(tl.abs(inside), smallest.to(tl.float32, bitcast=True))  # drops NaN
     key = magnitude.to(tl.int32, bitcast=True) >> shift
     table = words.to(tl.pointer_type(tl.int64))
-    word = tl.load(table + cells + (key + tl.where(inside.to(tl.int32, bitcast=True) < 0, behind, 0)))
+    threshold, right = _pair(table + cells + (key + tl.where(inside.to(tl.int32, bitcast=True) < 0, behind, 0)))
     # The sign bit of x - threshold says whether x lies below; the place is 0 or more.
-    below = (x - _low(word).to(tl.float32, bitcast=True)).to(tl.uint32, bitcast=True) >> 31
-    slope, intercept = _pair(table + (_high(word).to(tl.uint32, bitcast=True) + below))
+    below = (x - threshold).to(tl.uint32, bitcast=True) >> 31
+    slope, intercept = _pair(table + (right.to(tl.uint32, bitcast=True) + below))
     return x, slope, intercept
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 
 from lutc.nn import attention_blocks as blocks
+from lutc.nn import rows
 from lutc.nn.batched import one_by_one
 from lutc.nn.lowered import has_triton
 from lutc.nn.row_tables import check_device, plans_of
@@ -62,6 +63,22 @@ def _(q, k, v, mask, sinks, alibi, lengths, words, meta, period, reciprocal, sca
     return q.new_empty((*rows, v.shape[-1])), *(q.new_empty(rows, dtype=wide) for _ in range(2))
 
 
+def fused_backward(gradient, inputs, out, tops, totals, plans, form) -> blocks.Gradients:
+    """`attention_blocks.backward` by the Triton kernels, without a mask's gradient."""
+    from lutc.kernels import attention as kernels  # brings triton
+
+    seen = totals != 0
+    share = rows.reciprocal(totals, plans[1]) if form.reciprocal else 1.0 / totals
+    share, top = torch.where(seen, share, 0.0), torch.where(seen, tops, 0.0)
+    inner = (gradient.float() * out.float()).sum(-1)
+    to_sinks = None
+    if inputs.sinks is not None:
+        weights = rows.exp(inputs.sinks.float()[:, None] - top, plans[0], form.period)
+        to_sinks = -(weights * share * inner).sum((0, 2)).to(inputs.sinks.dtype)
+    to_q, to_k, to_v = kernels.backward(gradient, inputs, inner, top, share, [plan.fast for plan in plans], form)
+    return blocks.Gradients(to_q, to_k, to_v, None, to_sinks)
+
+
 @torch.library.custom_op("lutc::attention_backward", mutates_args=())
 def attention_backward(
     gradient: torch.Tensor,
@@ -91,10 +108,7 @@ def attention_backward(
     inputs = blocks.Inputs(q, k, v, mask, sinks, alibi, lengths)
     form = blocks.Form(period, reciprocal, scale, causal, offset, window, softcap, rescale)
     if _fused(q, v) and not to_mask:
-        from lutc.kernels import attention as kernels  # brings triton
-
-        plans = [plan.fast for plan in plans_of(words, meta)]
-        found = kernels.backward(gradient, inputs, out, tops, totals, plans, form)
+        found = fused_backward(gradient, inputs, out, tops, totals, plans_of(words, meta), form)
     else:
         found = blocks.backward(gradient, inputs, out, tops, totals, plans_of(words, meta), form, to_mask)
     rest = (q.new_empty(0) if one is None else one for one in (found.mask, found.sinks))

@@ -1,0 +1,159 @@
+"""The Triton kernels of attention against the oracle in float64: in Triton's interpreter where there is no GPU, and
+compiled ahead of time.
+"""
+
+import math
+import os
+
+import pytest
+import torch
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+pytest.importorskip("triton")
+
+from lutc.nn import LUTSoftmax, attention_ops  # noqa: E402
+from lutc.nn.attention import Cap, _four  # noqa: E402
+from lutc.nn.attention_blocks import Form, Inputs  # noqa: E402
+from lutc.nn.row_tables import plans_of  # noqa: E402
+from lutc.table import library  # noqa: E402
+from tests.helpers import attention_oracle as oracle  # noqa: E402
+from tests.helpers.handmade import float_tables, int_tables  # noqa: E402
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+FPLUT, NNLUT = library.load("exp_fplut")["fp32"], library.load("exp_nnlut_32")["fp32"]
+RECI, TANH = float_tables("reciprocal", 1, 2, 500)["fp32"], float_tables("tanh", -8, 8, 1000)["fp32"]
+ROUNDING = {torch.float32: 2e-5, torch.float16: 3e-3, torch.bfloat16: 2e-2}
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy's, of the interpreter, where a GPU is silent
+
+
+@pytest.fixture(autouse=True)
+def _small_tiles(monkeypatch):
+    """Several tiles in small calls."""
+    from lutc.kernels import attention as kernels
+
+    tile = {"BLOCK_M": 32, "BLOCK_N": 16, "num_warps": 4, "num_stages": 1}
+    monkeypatch.setattr(kernels, "tile", lambda size, itemsize, backward=False: tile)
+
+
+def run(name, dtype, exp=FPLUT, reciprocal=RECI, tanh=TANH, rescale="none", backward=True, **changes):
+    """(results and gradients by the kernels, those of the oracle) of a case, lists of tensors on the CPU."""
+    from lutc.kernels import attention as kernels
+
+    q, k, v, mask, options = oracle.arguments(name, dtype)
+    options |= changes
+    softmax, cap = LUTSoftmax(exp, reciprocal), Cap(tanh)
+    wanted = [x.clone().requires_grad_() for x in (q, k, v)]
+    sinks = options.pop("sinks", None)
+    leaf = None if sinks is None else sinks.clone().requires_grad_()
+    want = oracle.attention(exp, *wanted, mask, sinks=leaf, reciprocal=reciprocal, tanh=tanh, **options)
+    upstream = torch.randn(want.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+    tables = [softmax, cap] if options.get("softcap") else [softmax]
+    words = [one.to(DEVICE) for table in tables for one in table.words]
+    plans = plans_of(words, [number for table in tables for number in table.meta])
+    offset = options.get("offset")
+    form = Form(
+        softmax.tables["exp"][1],
+        reciprocal is not None,
+        options.get("scale") or q.shape[-1] ** -0.5,
+        options.get("causal", False),
+        k.shape[2] - q.shape[2] if offset is None else offset,
+        options.get("window") or 0,
+        options.get("softcap") or 0.0,
+        rescale,
+    )
+    alibi, lengths = options.get("alibi"), options.get("lengths")
+    given = Inputs(
+        *(x.to(DEVICE) for x in (q, k, v)),
+        None if mask is None else _four(mask, q.shape[:1], q, k).to(DEVICE),
+        None if sinks is None else sinks.to(DEVICE),
+        None if alibi is None else alibi.reshape(-1, q.shape[1]).to(DEVICE),
+        None if lengths is None else lengths.int().to(DEVICE),
+    )
+    out, top, total = kernels.forward(given, [plan.fast for plan in plans], form)
+    found, right = [out], [want]
+    if backward:
+        gradients = attention_ops.fused_backward(upstream.to(DEVICE), given, out, top, total, plans, form)
+        leaves = [*wanted, *([] if leaf is None else [leaf])]
+        right += torch.autograd.grad(want, leaves, upstream.double())
+        found += [gradients.q, gradients.k, gradients.v, *([] if leaf is None else [gradients.sinks])]
+    return [x.detach().cpu() for x in found], [x.detach() for x in right]
+
+
+@pytest.mark.parametrize("name", oracle.CASES)
+def test_equals_the_oracle(name):
+    for one, other in zip(*run(name, torch.float32)):
+        assert one.dtype == torch.float32
+        assert (one.double() - other).abs().max() <= 5e-5 * max(1.0, other.abs().max().item())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", ["causal, cached keys", "padding", "values of another size", "all at once"])
+def test_16_bits(name, dtype):
+    for one, other in zip(*run(name, dtype)):
+        assert (one.double() - other).abs().max() <= 3 * ROUNDING[dtype] * max(1.0, other.abs().max().item())
+
+
+@pytest.mark.parametrize("rescale", ["exact", "table"])
+@pytest.mark.parametrize("name", ["causal", "sliding window", "added mask", "sinks", "all at once"])
+def test_one_pass(name, rescale):
+    """A fine table's bound is 4e-4 to 2e-3 of the largest value."""
+    for one, other in zip(*run(name, torch.float32, rescale=rescale)):
+        assert (one.double() - other).abs().max() <= 2e-3 * max(1.0, other.abs().max().item())
+
+
+@pytest.mark.parametrize(
+    "exp", [NNLUT, int_tables("exp")["4"], float_tables("exp", -12, 0, 40)["fp32"]], ids=["nnlut", "uniform", "cells"]
+)
+@pytest.mark.parametrize("name", ["plain", "bool mask"])
+def test_plans_and_exact_division(exp, name):
+    """Coarse tables: what lies at a cut may fall on its other side in float32: single weights may differ by a step."""
+    for one, other in zip(*run(name, torch.float32, exp, None, backward=False)):
+        error = (one.double() - other).abs()
+        assert error.mean() <= 2e-5 and error.max() <= 2e-2
+
+
+def test_exact_cap():
+    from lutc.kernels import attention as kernels
+
+    q = torch.randn(1, 1, 20, 16, device=DEVICE)
+    softmax = LUTSoftmax(FPLUT)
+    plans = [plan.fast for plan in plans_of([w.to(DEVICE) for w in softmax.words], softmax.meta)]
+    form = Form(math.log(2), False, 0.5, False, 0, 0, 2.0, "exact")
+    got, _, _ = kernels.forward(Inputs(q, q, q, None, None, None, None), plans, form)
+    want = oracle.attention(FPLUT, q.cpu(), q.cpu(), q.cpu(), scale=0.5, softcap=2.0)
+    assert (got.cpu() - want).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("exp", ["exp2", "cubic"])
+def test_what_is_counted_beside_the_table_is_a_softmax(exp):
+    from lutc.kernels import attention as kernels
+
+    q, k, v, _, _ = oracle.arguments("causal")
+    softmax = LUTSoftmax(FPLUT)
+    plans = [plan.fast for plan in plans_of([w.to(DEVICE) for w in softmax.words], softmax.meta)]
+    form = Form(math.log(2), False, 0.25, True, 0, 0, 0.0, "exact")
+    given = Inputs(*(x.to(DEVICE) for x in (q, k, v)), None, None, None, None)
+    got, _, _ = kernels.forward(given, plans, form, exp)
+    want = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+    assert (got.cpu() - want).abs().max() < (1e-5 if exp == "exp2" else 5e-4)
+
+
+@pytest.mark.parametrize("rescale", ["exact", "table", "none"])
+def test_special_values_as_torch(rescale):
+    from lutc.kernels import attention as kernels
+
+    q, k, v = (torch.randn(1, 1, n, 16) for n in (7, 50, 50))
+    bias = torch.zeros(1, 1, 7, 50)
+    bias[..., 0, 40], bias[..., 1, 3], bias[..., 2, :] = math.nan, math.inf, -math.inf
+    bias[..., 3, :], bias[..., 4, 5:] = torch.finfo(torch.float32).min, -math.inf
+    q[..., 5, 0] = math.nan
+    softmax = LUTSoftmax(FPLUT)
+    plans = [plan.fast for plan in plans_of([w.to(DEVICE) for w in softmax.words], softmax.meta)]
+    for mask in (bias, None):
+        given = Inputs(*(None if x is None else x.to(DEVICE) for x in (q, k, v, mask)), None, None, None)
+        form = Form(math.log(2), False, 0.25, False, 43, 0, 0.0, rescale)
+        got = kernels.forward(given, plans, form)[0].cpu()
+        want = torch.nn.functional.scaled_dot_product_attention(q, k, v, mask)
+        assert torch.equal(got.isnan(), want.isnan())
+        assert torch.allclose(got, want, atol=1e-3, equal_nan=True)
