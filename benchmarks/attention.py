@@ -161,8 +161,8 @@ def backward_count(capability: int, size: int, of_keys: bool, dtype: str = "fp16
 def instructions() -> None:
     print("| | head | exponential | registers | shared | spills | instructions a score | to exp2 |")
     print("|---|---|---|---|---|---|---|---|")
-    for capability in (80, 90, 100):
-        for size in (64, 128, 256):
+    for capability in (90, 80, 100):
+        for size in (128, 64, 256):
             base = None
             for name, exp, plan in (
                 ("`tl.exp2`", "exp2", "cells"),

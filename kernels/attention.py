@@ -37,15 +37,6 @@ def _dot(a, b, acc, PRECISION: tl.constexpr):
 
 
 @triton.jit
-def _table(x, words, p0, p1, p2, p3, p4, p5, KIND: tl.constexpr, FLAGS: tl.constexpr):
-    if pwl._INTERPRETED:  # its maximum keeps NaN, which `pwl` would take for a place in memory
-        value = pwl.evaluate(tl.where(x == x, x, 0.0), words, p0, p1, p2, p3, p4, p5, KIND, FLAGS)
-        return tl.where(x == x, value, x)
-    else:
-        return pwl.evaluate(x, words, p0, p1, p2, p3, p4, p5, KIND, FLAGS)
-
-
-@triton.jit
 def _weights(
     s, top, c, floor, last, words, p0, p1, p2, p3, p4, p5,
     KIND: tl.constexpr, FLAGS: tl.constexpr, PERIOD: tl.constexpr, EXP: tl.constexpr, HIDDEN: tl.constexpr,
@@ -65,11 +56,11 @@ def _weights(
         if EXP == "cubic":
             value = tl.fma(tl.fma(tl.fma(f, _C3, _C2), f, _C1), f, 1.0) * power
         else:
-            value = _table(f * last, words, p0, p1, p2, p3, p4, p5, KIND, FLAGS)
+            value = pwl.evaluate(f * last, words, p0, p1, p2, p3, p4, p5, KIND, FLAGS)
             value = tl.maximum(value, 0.0, propagate_nan=tl.PropagateNan.ALL) * power
         return tl.where(d < floor, 0.0, value) if HIDDEN else value
     else:
-        value = _table(d, words, p0, p1, p2, p3, p4, p5, KIND, FLAGS)
+        value = pwl.evaluate(d, words, p0, p1, p2, p3, p4, p5, KIND, FLAGS)
         return tl.where((value < 0) | (d < floor), 0.0, value)
 
 
@@ -80,7 +71,7 @@ def _capped(s, softcap, words, p0, p1, p2, p3, p4, p5, KIND: tl.constexpr, FLAGS
     if KIND == 0:
         return 1.0 - 2.0 / (1.0 + tl.exp(2.0 * x))
     else:
-        return _table(x, words, p0, p1, p2, p3, p4, p5, KIND, FLAGS)
+        return pwl.evaluate(x, words, p0, p1, p2, p3, p4, p5, KIND, FLAGS)
 
 
 @triton.jit
@@ -381,7 +372,7 @@ def tile(size: int, itemsize: int, backward: bool = False) -> dict:
         return {"BLOCK_M": block, "BLOCK_N": block, "num_warps": 4, "num_stages": 1 if wide else 2}
     if itemsize == 4:
         return {"BLOCK_M": 64, "BLOCK_N": 32 if wide else 64, "num_warps": 4, "num_stages": 1 if wide else 2}
-    return {"BLOCK_M": 128, "BLOCK_N": 32 if wide else 64, "num_warps": 8 if size > 64 else 4, "num_stages": 2}
+    return {"BLOCK_M": 64 if wide else 128, "BLOCK_N": 32 if wide else 64, "num_warps": 8, "num_stages": 2}
 
 
 def blocks_of(size: int) -> int:

@@ -132,7 +132,7 @@ def _cells(x, words, cells, shift, behind, smallest, largest_positive, largest_n
     bottom = -largest_negative.to(tl.float32, bitcast=True)
     top = largest_positive.to(tl.float32, bitcast=True)
     x = _finite(x, bottom, top, FLAGS)
-    inside = x
+    inside = tl.where(x == x, x, bottom) if _INTERPRETED else x  # the interpreter's maximum keeps NaN
     if FLAGS & 1 == 0:
         inside = tl.maximum(inside, bottom)
     if FLAGS & 2 == 0:

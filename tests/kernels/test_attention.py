@@ -4,6 +4,8 @@ compiled ahead of time.
 
 import math
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -23,7 +25,20 @@ from tests.helpers.handmade import float_tables, int_tables  # noqa: E402
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 FPLUT, NNLUT = library.load("exp_fplut")["fp32"], library.load("exp_nnlut_32")["fp32"]
 RECI, TANH = float_tables("reciprocal", 1, 2, 500)["fp32"], float_tables("tanh", -8, 8, 1000)["fp32"]
-ROUNDING = {torch.float32: 2e-5, torch.float16: 3e-3, torch.bfloat16: 2e-2}
+BACKWARD = {
+    "softcap",
+    "sinks",
+    "causal, cached keys",
+    "sliding window",
+    "window on both sides",
+    "lengths, causal",
+    "size 256",
+    "one query",
+}
+BACKWARD |= {"values of another size", "all at once"}
+# The interpreter takes seconds for each; the others are slow ones.
+FEW = {"causal, cached keys", "sliding window", "added mask", "softcap", "sinks", "one query", "values of another size"}
+ROUNDING = {torch.float16: 3e-3, torch.bfloat16: 2e-2}
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy's, of the interpreter, where a GPU is silent
 
 
@@ -32,7 +47,7 @@ def _small_tiles(monkeypatch):
     """Several tiles in small calls."""
     from lutc.kernels import attention as kernels
 
-    tile = {"BLOCK_M": 32, "BLOCK_N": 16, "num_warps": 4, "num_stages": 1}
+    tile = {"BLOCK_M": 64, "BLOCK_N": 32, "num_warps": 4, "num_stages": 1}
     monkeypatch.setattr(kernels, "tile", lambda size, itemsize, backward=False: tile)
 
 
@@ -80,25 +95,27 @@ def run(name, dtype, exp=FPLUT, reciprocal=RECI, tanh=TANH, rescale="none", back
     return [x.detach().cpu() for x in found], [x.detach() for x in right]
 
 
-@pytest.mark.parametrize("name", oracle.CASES)
+@pytest.mark.parametrize(
+    "name", [name if name in FEW else pytest.param(name, marks=pytest.mark.slow) for name in oracle.CASES]
+)
 def test_equals_the_oracle(name):
-    for one, other in zip(*run(name, torch.float32)):
+    for one, other in zip(*run(name, torch.float32, backward=name in BACKWARD)):
         assert one.dtype == torch.float32
         assert (one.double() - other).abs().max() <= 5e-5 * max(1.0, other.abs().max().item())
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("name", ["causal, cached keys", "padding", "values of another size", "all at once"])
+@pytest.mark.parametrize("name", ["causal, cached keys", "values of another size"])
 def test_16_bits(name, dtype):
     for one, other in zip(*run(name, dtype)):
         assert (one.double() - other).abs().max() <= 3 * ROUNDING[dtype] * max(1.0, other.abs().max().item())
 
 
 @pytest.mark.parametrize("rescale", ["exact", "table"])
-@pytest.mark.parametrize("name", ["causal", "sliding window", "added mask", "sinks", "all at once"])
+@pytest.mark.parametrize("name", ["sliding window", "added mask"])
 def test_one_pass(name, rescale):
     """A fine table's bound is 4e-4 to 2e-3 of the largest value."""
-    for one, other in zip(*run(name, torch.float32, rescale=rescale)):
+    for one, other in zip(*run(name, torch.float32, rescale=rescale, backward=False)):
         assert (one.double() - other).abs().max() <= 2e-3 * max(1.0, other.abs().max().item())
 
 
@@ -157,3 +174,31 @@ def test_special_values_as_torch(rescale):
         want = torch.nn.functional.scaled_dot_product_attention(q, k, v, mask)
         assert torch.equal(got.isnan(), want.isnan())
         assert torch.allclose(got, want, atol=1e-3, equal_nan=True)
+
+
+AHEAD = """
+import sys
+from benchmarks import attention
+capability = int(sys.argv[1])
+forms = ((128, "fp16", "cells"), (64, "fp32", "cells"), (64, "bf16", "uniform"))
+for size, dtype, plan in forms if capability == 90 else forms[:1]:
+    found = attention.forward_count(capability, size, "table", dtype, plan)
+    print(found.spills if capability == 90 else 0, found.per_score)
+for of_keys in (True, False):
+    print(attention.backward_count(capability, 64, of_keys).spills if capability == 90 else 0, 1)
+"""
+
+
+@pytest.mark.parametrize("capability", [80, 90, 100])
+def test_compiles_ahead_of_time(capability):
+    """No spills on sm_90 (docs/attention.md has those elsewhere); in a process of its own, since the interpreter is
+    chosen at import.
+    """
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    run = subprocess.run(
+        [sys.executable, "-c", AHEAD, str(capability)], capture_output=True, text=True, env=environment
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+    for line in run.stdout.splitlines():
+        spills, per_score = map(float, line.split())
+        assert spills == 0 and per_score > 0, run.stdout
