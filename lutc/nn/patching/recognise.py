@@ -74,21 +74,33 @@ def _norm_of(module: nn.Module) -> Norm | None:
         return None
     eps = torch.finfo(torch.float32).eps if eps is None else float(eps)
     like = sized if sized is not None else torch.empty(0)
-    w, b = (None if p is None else p.detach().double() for p in (weight, bias))
-    # Rows from tiny to large tell eps and its place apart.
     generator = torch.Generator().manual_seed(0)
-    x = (torch.randn(4, n, generator=generator) + 0.5) * torch.tensor([[1e-3], [0.1], [1.0], [30.0]])
+
+    def drawn(*shape) -> torch.Tensor:
+        return torch.rand(shape, generator=generator) + 0.5
+
+    # Weights that tell: a fresh model's are 0 or 1, and hide what is computed. Rows from tiny to large tell eps and its
+    # place apart. Three dimensions, the middle one no n: a norm over channels (GroupNorm, BatchNorm) takes that one.
+    # Weights that accelerate keeps elsewhere come back in every forward, so those are probed as they are.
+    given = {name: p for name, p in (("weight", weight), ("bias", bias)) if p is not None}
+    kept = hasattr(module, "_hf_hook")
+    told = {} if kept else {name: drawn(n).to(device=p.device, dtype=p.dtype) for name, p in given.items()}
+    x = torch.randn(4, 3 if n != 3 else 2, n, generator=generator)
+    x = (x + 0.5) * torch.tensor([1e-3, 0.1, 1.0, 30.0]).reshape(4, 1, 1)
     x = x.to(device=like.device, dtype=like.dtype)
     training = module.training
     try:
         with torch.no_grad():
-            y = module.eval().forward(x)
+            module.eval()
+            y = torch.func.functional_call(module, told, (x,)) if told else module.forward(x)
     except Exception:  # noqa: BLE001  as in functions_of
         return None
     finally:
         module.train(training)
     if not isinstance(y, torch.Tensor) or y.shape != x.shape:
         return None
+    used = {**given, **told}
+    w, b = (used[name].detach().double() if name in used else None for name in ("weight", "bias"))
     tolerance = max(_TOLERANCE, 4 * torch.finfo(x.dtype).eps)
     candidates = {Norm("layer_norm", eps): lambda x: F.layer_norm(x, (n,), w, b, eps)}
     if b is None:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+import lutc
 from lutc.functions.recognise import functions_of
 from lutc.nn.patching.recognise import Norm, norm_of
 
@@ -49,3 +50,34 @@ def test_norms_are_recognised_by_what_they_compute():
     assert norm_of(trained(T5LayerNorm(8))) == Norm("rms_norm", 1e-6)
     assert norm_of(trained(GemmaRMSNorm(8))) == Norm("rms_norm", 1e-6, 1.0)
     assert norm_of(trained(nn.GroupNorm(2, 8))) is None and norm_of(trained(nn.BatchNorm1d(8))) is None
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [nn.GroupNorm(1, 8), nn.GroupNorm(4, 8), nn.BatchNorm1d(8), nn.BatchNorm2d(8), nn.InstanceNorm1d(8, affine=True)],
+)
+def test_norms_over_channels_are_no_layer_norms(norm):
+    """GroupNorm(1, C) of (N, C) is a LayerNorm, of images it is not; a fresh BatchNorm with weight 0 gives its bias, as
+    any norm with weight 0 does.
+    """
+    assert norm_of(norm.eval()) is None
+    nn.init.zeros_(norm.weight)
+    assert norm_of(norm) is None
+
+
+def test_weights_of_zero_do_not_hide_a_layer_norm():
+    norm = nn.LayerNorm(8)
+    nn.init.zeros_(norm.weight)
+    assert norm_of(norm).kind == "layer_norm" and (norm.weight == 0).all()
+    rms = nn.RMSNorm(3)
+    nn.init.zeros_(rms.weight)
+    assert norm_of(rms).kind == "rms_norm"
+
+
+def test_a_convolutional_net_keeps_its_group_norm():
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.GroupNorm(1, 8), nn.GELU()).eval()
+    x = torch.randn(2, 3, 8, 8)
+    want = model(x)
+    report = lutc.patch(model, activation="gelu_fplut", norm="rsqrt_fplut")
+    assert {one.what for one in report.replaced} == {"gelu"} and isinstance(model[1], nn.GroupNorm)
+    assert torch.allclose(model(x), want, atol=2e-3)
