@@ -53,11 +53,11 @@ LEARNED := $(foreach f,gelu silu exp reciprocal rsqrt,$(f)_nnlut_16 $(f)_nnlut_3
 TABLES += $(LEARNED)
 
 .PHONY: $(FPLUT:%=%_fplut) $(LEARNED)
-.PHONY: help pretrained check-pretrained test test-slow test-models test-newest test-hardware constraints lint bench clean
+.PHONY: help pretrained check-pretrained test test-slow test-models test-newest test-hardware constraints lint docs bench clean
 help:
 	@sed -n '1,3s/^# //p' Makefile
 	@echo "tables: $(TABLES)"
-	@echo "also: plot_TABLE, pretrained (all tables), check-pretrained, lint, bench, clean"
+	@echo "also: plot_TABLE, pretrained (all tables), check-pretrained, lint, docs (the site), bench, clean"
 	@echo "tests: test, test-slow, test-models, test-newest (the newest releases of everything); constraints moves the pins"
 
 # gelu_8, gelu_16, ...: int8 codes at scales 2^0 .. 2^-6, own breakpoints and coefficients per scale, genetic search, seed 42
@@ -149,6 +149,12 @@ lint: $(DEV)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+# The pages and the API reference as a site, in build/site; a dead link or a module that is gone is an error.
+.PHONY: docs
+docs: $(DEV)
+	$(VENV)/bin/python -m mkdocs build --strict --quiet
+	@echo "open build/site/index.html"
 
 bench: $(DEV)
 	$(VENV)/bin/python benchmarks/compile_time.py
