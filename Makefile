@@ -151,7 +151,6 @@ lint: $(DEV)
 	$(VENV)/bin/mypy
 
 # The pages and the API reference as a site, in build/site; a dead link or a module that is gone is an error.
-.PHONY: docs
 docs: $(DEV)
 	$(VENV)/bin/python -m mkdocs build --strict --quiet
 	@echo "open build/site/index.html"

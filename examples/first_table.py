@@ -37,8 +37,8 @@ print("gelu(x)", np.round(gelu(x), 4))
 # %% [markdown]
 # ## A table
 #
-# Eight lines for int8 inputs at scale 2^-4. The search looks for breakpoints, slopes and intercepts at once, all of them
-# numbers that the hardware can store (q1.6: eight bits, six of them behind the point).
+# Eight lines for int8 inputs at scale 2^-4. The search looks for breakpoints, slopes and intercepts at once, all
+# of them numbers that the hardware can store (q1.6: eight bits, six of them behind the point).
 
 # %%
 tables = lutc.compile("gelu", entries=8, inputs=(Inputs(8, 2.0**-4),))
