@@ -3,7 +3,7 @@
 from lutc.lazy import lazy
 
 _EXPORTS = {
-    "Settings": "lutc.fplut.pipeline",
+    "FplutSettings": "lutc.fplut.pipeline",
     "compile_fplut": "lutc.fplut.pipeline",
 }
 __all__ = sorted(_EXPORTS)

@@ -11,14 +11,14 @@ import numpy as np
 from lutc import formats
 from lutc.costs.intervals import IntervalCosts
 from lutc.errors import LutcError
-from lutc.fplut.problem import Problem
+from lutc.fplut.problem import IntervalProblem
 from lutc.fplut.values import STORE, fitted
 from lutc.measures import rounded
 from lutc.table.bodies import Exponents, binades
 from lutc.table.table import Table
 
 
-def build_exponents(problem: Problem, settings, key: str) -> tuple[Table, dict]:
+def build_exponents(problem: IntervalProblem, settings, key: str) -> tuple[Table, dict]:
     """A table with exponent addressing and values stored as `key`, and the record of its search.
 
     Fitted values of few bits make up for what rounding samples costs, so the bits chosen for exact values are tried
@@ -34,7 +34,7 @@ def build_exponents(problem: Problem, settings, key: str) -> tuple[Table, dict]:
     ), record
 
 
-def _allocate(problem: Problem, settings, key: str, store) -> tuple[float, tuple[int, ...], np.ndarray, float]:
+def _allocate(problem: IntervalProblem, settings, key: str, store) -> tuple[float, tuple[int, ...], np.ndarray, float]:
     """(cost, mantissa bits, values, cost of sampled values) of the best allocation under costs of values rounded by
     `store`.
     """
@@ -58,7 +58,7 @@ def _allocate(problem: Problem, settings, key: str, store) -> tuple[float, tuple
     return float(costs.combine(cost, outside)), bits, values, sampled
 
 
-def _continued(problem: Problem):
+def _continued(problem: IntervalProblem):
     """f, beyond the samples held at its value there: an edge may lie where f is infinite, in a binade that holds
     samples.
     """

@@ -18,7 +18,7 @@ from lutc.compiler.prologue import PROLOGUES
 from lutc.costs.intervals import IntervalCosts, edges_between
 from lutc.errors import LutcError
 from lutc.fplut.exponents import build_exponents
-from lutc.fplut.problem import OBJECTIVES, Problem, make_problem
+from lutc.fplut.problem import NORM_OF, IntervalProblem, make_problem
 from lutc.fplut.values import STORE, fitted
 from lutc.functions import Function
 from lutc.measures import RELATIVE_FLOOR, rounded
@@ -27,7 +27,7 @@ from lutc.table.bodies import Cells
 from lutc.table.table import Table
 from lutc.table.table_set import TableSet
 
-__all__ = ["ADDRESSING", "FORMATS", "OBJECTIVES", "PROLOGUES", "QUALITIES", "VALUES", "Settings", "compile_fplut"]
+__all__ = ["ADDRESSING", "FORMATS", "NORM_OF", "PROLOGUES", "QUALITIES", "VALUES", "FplutSettings", "compile_fplut"]
 
 ADDRESSING = ("cells", "exponent")
 FORMATS = tuple(STORE)
@@ -38,7 +38,7 @@ VALUES = ("fitted", "sampled")
 
 
 @dataclass(frozen=True)
-class Settings:
+class FplutSettings:
     """What to compile, besides the function.
 
     cut_points: fixed ones, None to search for `n_cut_points`. pieces: of every interval but the first and the last,
@@ -66,7 +66,7 @@ class Settings:
 
     def __post_init__(self):
         choices = {
-            "objective": OBJECTIVES,
+            "objective": NORM_OF,
             "values": VALUES,
             "addressing": ADDRESSING,
             "prologue": PROLOGUES,
@@ -115,13 +115,13 @@ def _equal_pieces(n_cut_points: int, count: int = 32) -> tuple[int, ...]:
 
 
 def compile_fplut(fn: Function | str, *, name: str | None = None, **options) -> TableSet:
-    """Compile a function into a table set with one table per stored format; options are the fields of `Settings`.
+    """Compile a function into a table set with one table per stored format; options are the fields of `FplutSettings`.
 
     fn: a Function or a registered name. name: top key of the file. The same call gives the same bytes. LutcError for
     whatever cannot be compiled: cut points that do not increase, leave the domain or are no values of the input format,
     a function that is not finite between them, pieces that are no powers of two.
     """
-    settings = Settings(**options)
+    settings = FplutSettings(**options)
     typed = fn if isinstance(fn, str) else fn.name
     fn = functions.load(fn) if isinstance(fn, str) else fn
     problem = make_problem(fn, settings.objective, settings.prologue, settings.input, settings.range, settings.tails)
@@ -144,7 +144,7 @@ def compile_fplut(fn: Function | str, *, name: str | None = None, **options) -> 
     return replace(compiled, meta={**meta, "certificate": certify(compiled, fn), "version": lutc.__version__})
 
 
-def exception(problem: Problem, table: Table, dtype: str) -> dict | None:
+def exception(problem: IntervalProblem, table: Table, dtype: str) -> dict | None:
     """Where the table is off by more than 1 % relative on inputs of `dtype`, and why; None where it nowhere is."""
     fmt, fn = formats.get(dtype), problem.function
     x = fmt.values()
@@ -175,7 +175,7 @@ def exception(problem: Problem, table: Table, dtype: str) -> dict | None:
     return {"inputs": int(off.sum()), "from": float(x[0]), "to": float(x[-1]), "why": why}
 
 
-def build_cells(problem: Problem, settings: Settings, key: str) -> tuple[Table, dict]:
+def build_cells(problem: IntervalProblem, settings: FplutSettings, key: str) -> tuple[Table, dict]:
     """A table with cut points and values stored as `key`, and the record of its search."""
     store = STORE[key]
     # The cap makes most candidates look alike, so that the search starts without it and ends with it.
@@ -245,7 +245,7 @@ def build_cells(problem: Problem, settings: Settings, key: str) -> tuple[Table, 
     return table, record
 
 
-def _positions(problem: Problem, settings: Settings) -> np.ndarray:
+def _positions(problem: IntervalProblem, settings: FplutSettings) -> np.ndarray:
     """Where fixed cut points stand among the problem's places; LutcError for those that cannot."""
     cuts, places, fmt = np.asarray(settings.cut_points), problem.places, formats.get(settings.input)
     bad = ~(np.isfinite(cuts) & np.asarray(fmt.holds(cuts)))

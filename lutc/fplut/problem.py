@@ -20,12 +20,12 @@ from lutc.table.domain import Domain
 from lutc.table.prologues import AbsPrologue, ExponentPrologue, PeriodPrologue
 
 RELATIVE_CAP = 0.009  # relative error of one input beyond which a small mean no longer pays; tables promise 1 %
-OBJECTIVES = {"relative": "l1", "absolute": "l1", "squared": "l2", "ulp": "l1", "maximum": "max"}
+NORM_OF = {"relative": "l1", "absolute": "l1", "squared": "l2", "ulp": "l1", "maximum": "max"}
 _KINK, _KINK_RATIO, _MOST_ANCHORS = 1e-3, 4.0, 16
 
 
 @dataclass(frozen=True, eq=False)
-class Problem:
+class IntervalProblem:
     """What is searched and fitted, in terms of the reduced input r behind the prologue.
 
     f: of r. targets: all finite values of `input` (16 bits) in the range where the function is finite in that format,
@@ -65,7 +65,7 @@ class Problem:
 
     @property
     def norm(self) -> str:
-        return OBJECTIVES[self.objective]
+        return NORM_OF[self.objective]
 
     def mean(self, cost: float) -> float:
         """A cost as the objective's figure: the mean over inputs, or the largest."""
@@ -91,10 +91,10 @@ def finite_range(fn: Function, fmt: formats.Format) -> tuple[float, float]:
 
 def make_problem(
     fn: Function, objective: str, prologue: str, input: str, range: tuple[float, float] | None, tails: bool
-) -> Problem:
+) -> IntervalProblem:
     """range: of x, None for wherever the function is finite. Without `tails` the end pieces go on instead."""
-    if objective not in OBJECTIVES:
-        raise LutcError(f"unknown objective {objective!r}; choose one of {', '.join(OBJECTIVES)}")
+    if objective not in NORM_OF:
+        raise LutcError(f"unknown objective {objective!r}; choose one of {', '.join(NORM_OF)}")
     if input not in ("fp16", "bf16"):
         raise LutcError(f"tables are judged over all inputs of fp16 or bf16; given {input!r}")
     fmt, reduction = formats.get(input), make_prologue(fn, prologue)
@@ -120,9 +120,9 @@ def make_problem(
     places = x
     if reduction is not None:
         r, gain = reduced(reduction, x)
-        weight = weight * (gain * gain if OBJECTIVES[objective] == "l2" else gain)
+        weight = weight * (gain * gain if NORM_OF[objective] == "l2" else gain)
         f, left, right = (fn.symmetry.h, None, fn.symmetry.right) if reduction.kind == "abs" else (fn.f, None, None)
-        x, weight = _merged(r, weight, OBJECTIVES[objective])
+        x, weight = _merged(r, weight, NORM_OF[objective])
         places = _places(fmt, *_reduced_range(reduction, x))
         y = f(x)
     if not tails:
@@ -137,7 +137,7 @@ def make_problem(
     ):  # a sample stands for several inputs: two of opposite sign, or so many that the cap would mean another thing
         cap = 2 * cap if reduction.kind == "abs" else np.inf
     targets = Targets(x, y, weight, region, cap)
-    return Problem(fn, objective, input, f, targets, places, reduction, left, right, range, int(keep.sum()))
+    return IntervalProblem(fn, objective, input, f, targets, places, reduction, left, right, range, int(keep.sum()))
 
 
 def _regions(x: np.ndarray, y: np.ndarray) -> np.ndarray:

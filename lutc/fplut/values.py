@@ -6,7 +6,7 @@ import numpy as np
 
 from lutc import formats
 from lutc.costs.targets import NORMS, Targets
-from lutc.fplut.problem import Problem
+from lutc.fplut.problem import IntervalProblem
 
 
 def _cast(dtype):
@@ -25,7 +25,7 @@ _HALVINGS = 12  # of the step, which starts at a quarter of the error: steps end
 _ROUNDS = 8  # at most, per step
 
 
-def fitted(problem: Problem, edges: np.ndarray, values: np.ndarray, key: str) -> tuple[np.ndarray, float]:
+def fitted(problem: IntervalProblem, edges: np.ndarray, values: np.ndarray, key: str) -> tuple[np.ndarray, float]:
     """Values of format `key` (edges,) that cost least over the samples within the edges, and that cost; `values`
     (float64): where to start.
 

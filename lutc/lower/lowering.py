@@ -55,7 +55,7 @@ def _uniform(lines: Segments, common: dict):
         return None
     segment = np.searchsorted(grid, np.arange(first, last + 1), side="right")
     per_cell = {name: common[name][segment] for name in ("slopes", "intercepts")}
-    return plans.Uniform(bits=bits, first=first, **{**common, **per_cell})
+    return plans.UniformPlan(bits=bits, first=first, **{**common, **per_cell})
 
 
 def _magnitude(bits) -> np.ndarray:
@@ -85,7 +85,7 @@ def _cells(lines: Segments, common: dict):
         start, end = np.concatenate(starts), np.concatenate(ends)
         if (end - start <= 1).all():
             threshold = np.where(end > start, np.append(cuts, np.nan)[start], -np.inf).astype(np.float32)
-            return plans.Cells(
+            return plans.CellsPlan(
                 shift=shift, first=first, last=last, thresholds=threshold, base=(end - 1).astype(np.int32), **common
             )
     return None
@@ -96,7 +96,7 @@ def _search(lines: Segments, common: dict, least: int = 2):  # 2: pairs behind a
     pad = size - lines.slopes.size
     thresholds = np.append(lines.thresholds, np.full(pad, np.nan)).astype(np.float32)
     padded = {name: np.append(common[name], np.repeat(common[name][-1], pad)) for name in ("slopes", "intercepts")}
-    return plans.Search(thresholds=thresholds, **{**common, **padded})
+    return plans.SearchPlan(thresholds=thresholds, **{**common, **padded})
 
 
 def _chain(lines: Segments, common: dict):
@@ -105,7 +105,7 @@ def _chain(lines: Segments, common: dict):
 
 def _direct(table, dtype: str):
     x = plans.widened(plans.all_codes(dtype))
-    return plans.Direct(dtype, plans.rounded(table(x), dtype), plans.rounded(slope(table, x), dtype))
+    return plans.DirectPlan(dtype, plans.round_to(table(x), dtype), plans.round_to(slope(table, x), dtype))
 
 
 def _reference(table, dtype: str):
@@ -159,7 +159,7 @@ _LINEAR = {"chain": _chain, "uniform": _uniform, "cells": _cells, "search": _sea
 def _exact(plan, table) -> bool:
     """Whether a 16-bit plan equals the table's float64 value rounded once on every code, fused or not."""
     x = plans.all_codes(plan.dtype)
-    want = plans.rounded(table(plans.widened(x)), plan.dtype)
+    want = plans.round_to(table(plans.widened(x)), plan.dtype)
     nan = np.isnan(want)
     return all((((got := run(x)) == want) | (nan & np.isnan(got))).all() for run in (plan, plan.unfused))
 

@@ -1,9 +1,9 @@
 """Plans: the plain arrays that a kernel needs to evaluate a table, and their evaluation in numpy, the model for every
 backend.
 
-A plan serves one dtype. All here but `Direct` compute slope * x + intercept in float32 (`lutc.lower.reduced_plans` has
-those in float64) with the segment found in one of a few ways, on numbers from `lutc.lower`: `thresholds` are values of
-the arithmetic's format, ascending, closed on the left: segment = number of thresholds <= x. NaN thresholds pad and
+A plan serves one dtype. All here but `DirectPlan` compute slope * x + intercept in float32 (`lutc.lower.reduced_plans`
+has those in float64) with the segment found in one of a few ways, on numbers from `lutc.lower`: `thresholds` are values
+of the arithmetic's format, ascending, closed on the left: segment = number of thresholds <= x. NaN thresholds pad and
 never count. Non-finite inputs: NaN gives NaN; where an end segment is flat, `x_min` / `x_max` are finite and x is
 clamped to them first, which keeps 0 * inf out.
 
@@ -43,7 +43,7 @@ def widened(x) -> np.ndarray:
     return np.where(np.isnan(wide), np.nan, wide)
 
 
-def rounded(values, dtype: str) -> np.ndarray:
+def round_to(values, dtype: str) -> np.ndarray:
     """float64 -> dtype in one rounding, ties to even; what exceeds the largest value becomes infinite, as in IEEE
     arithmetic.
     """
@@ -129,7 +129,7 @@ class _Linear:
 
 
 @dataclass(frozen=True, eq=False)
-class Uniform(_Linear):
+class UniformPlan(_Linear):
     """Cells (c, c + 1] * 2**-bits: cell = ceil(x * 2**bits) - 1, clamped in float to [first, first + n); one line per
     cell.
     """
@@ -156,7 +156,7 @@ class Uniform(_Linear):
 
 
 @dataclass(frozen=True, eq=False)
-class Cells(_Linear):
+class CellsPlan(_Linear):
     """Cells by sign and top bits of float32, at most one threshold in each.
 
     key = magnitude bits >> shift, clamped to [first, last]; `last` is (of positive, of negative) x. cell = key - first,
@@ -204,7 +204,7 @@ def edge(key: int, shift: int) -> float:
 
 
 @dataclass(frozen=True, eq=False)
-class Search(_Linear):
+class SearchPlan(_Linear):
     """Branchless search among 2**steps - 1 thresholds, padded with NaN, as slopes and intercepts are padded with the
     last segment.
     """
@@ -239,7 +239,7 @@ class Search(_Linear):
 
 
 @dataclass(frozen=True, eq=False)
-class Direct:
+class DirectPlan:
     """One value and one slope per code of a 16-bit dtype: 65,536 of each, rounded once from float64. Serves any table
     at all.
     """

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lutc.lower.plans import KIND_CODES, rounded, widened
+from lutc.lower.plans import KIND_CODES, round_to, widened
 
 POSITIVE, ODD, EVEN = 0, 1, 2
 NONE, EXPONENT, PERIOD = 0, 1, 2
@@ -46,10 +46,10 @@ class _Wide:
 
     def __call__(self, x) -> np.ndarray:
         """x of the plan's dtype, any shape -> the same dtype and shape; the table's float64 value rounded once."""
-        return rounded(self.evaluate(widened(x)), self.dtype)
+        return round_to(self.evaluate(widened(x)), self.dtype)
 
     def slope(self, x) -> np.ndarray:
-        return rounded(self.evaluate_slope(widened(x)), self.dtype)
+        return round_to(self.evaluate_slope(widened(x)), self.dtype)
 
     @property
     def meta(self) -> tuple[int, ...]:

@@ -74,10 +74,10 @@ class FPLUT(LUT):
             return
         (table,) = self.tables.values()
         x = plans.widened(plans.all_codes("fp16"))
-        plan = plans.Direct(
+        plan = plans.DirectPlan(
             "fp16",
-            plans.rounded(in_arithmetic(table, self.arithmetic)(x), "fp16"),
-            plans.rounded(slope(table, x), "fp16"),
+            plans.round_to(in_arithmetic(table, self.arithmetic)(x), "fp16"),
+            plans.round_to(slope(table, x), "fp16"),
         )
         words = torch.from_numpy(plan.words().copy()).to(device)
         self.register_buffer("plan_fp16", words, persistent=False)
@@ -88,7 +88,7 @@ class FPLUT(LUT):
         if self.arithmetic != "fp32" and portable.wanted():
             (table,) = self.tables.values()
             values = in_arithmetic(table, self.arithmetic)(plans.widened(plans.all_codes("fp16")))
-            return portable.of_fp16_codes(plans.rounded(values, "fp16"), x.half()).to(x.dtype)
+            return portable.of_fp16_codes(plans.round_to(values, "fp16"), x.half()).to(x.dtype)
         if self.arithmetic == "fp32" or not isinstance(x, torch.Tensor) or x.dtype == torch.float16:
             return super().forward(x)
         return super().forward(x.half()).to(x.dtype)

@@ -16,7 +16,7 @@ from lutc.errors import LutcError
 from lutc.formats.requantise import requantiser
 from lutc.hardware.rows import DEVIATION_BITS, EXP_BITS, RECIPROCAL_INPUTS, ROOT_BITS, RSQRT_INPUTS
 from lutc.lower.lowering import lower
-from lutc.lower.plans import DTYPES, LARGEST, all_codes, rounded, widened
+from lutc.lower.plans import DTYPES, LARGEST, all_codes, round_to, widened
 from lutc.lower.reduced_plans import EVEN, ODD
 from lutc.table.integer import IntegerLines
 from lutc.table.prologues import AbsPrologue
@@ -173,7 +173,7 @@ def _narrowed(value: torch.Tensor, held: Table, dtype: torch.dtype) -> torch.Ten
     all_values = held(widened(all_codes(name)))
     with np.errstate(over="ignore", invalid="ignore"):
         twice = all_values.astype(np.float32).astype(DTYPES[name])
-    if np.array_equal(twice.astype(np.float64), rounded(all_values, name).astype(np.float64), equal_nan=True):
+    if np.array_equal(twice.astype(np.float64), round_to(all_values, name).astype(np.float64), equal_nan=True):
         return single.to(dtype)
     # a sum: a factor so near to 1 would be dropped by the exporter's optimiser
     low, high = (_step((single + single * (side * 2.0**-14)).to(dtype)) for side in (-1, 1))

@@ -42,7 +42,7 @@ def test_which_plans_fit(name):
 @pytest.mark.parametrize("dtype", ["fp16", "bf16"])
 def test_16_bits_are_the_float64_value_rounded_once(name, dtype):
     x = plans.all_codes(dtype)
-    want = plans.rounded(TABLES[name](plans.widened(x)), dtype)
+    want = plans.round_to(TABLES[name](plans.widened(x)), dtype)
     assert same(lower(TABLES[name], dtype)(x), want).all()
     assert same(lower(TABLES[name], dtype, ("reference",))(x), want).all()
     for kind, plan in fitting(name, dtype) if name in PIECEWISE else ():
@@ -203,7 +203,7 @@ def test_double_rounding_is_refused_at_16_bits():
     """2 + x (1 + 2^-20) lies just above a tie of fp16 where 2 + x is one; float32 in between drops what decides."""
     table = Table(Lines([], [1 + 2.0**-20], [2.0]))
     x = plans.all_codes("fp16")
-    want = plans.rounded(table(plans.widened(x)), "fp16")
+    want = plans.round_to(table(plans.widened(x)), "fp16")
     two_steps = table(plans.widened(x)).astype(np.float32).astype(np.float16)
     assert not same(want, two_steps).all()
     with pytest.raises(LutcError, match="none of the plans"):
@@ -220,7 +220,7 @@ def test_rounded_to_bf16_rounds_once():
     x = np.concatenate(
         [x, ties, np.nextafter(ties, np.inf), np.nextafter(ties, -np.inf), [1e39, -1e39, np.inf, np.nan, 0.0, 1e-60]]
     )
-    got = plans.widened(plans.rounded(x, "bf16"))
+    got = plans.widened(plans.round_to(x, "bf16"))
     finite = np.isfinite(x) & (np.abs(x) < values[-1])
     right = np.clip(np.searchsorted(values, x[finite]), 1, values.size - 1)
     low, high = values[right - 1], values[right]

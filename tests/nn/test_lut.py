@@ -49,7 +49,7 @@ def test_every_table_in_every_dtype(name, dtype):
     assert got.dtype == DTYPES[dtype]
     got, want = plans.widened(got.double().numpy()), table(plans.widened(x))
     if dtype in ("fp16", "bf16"):
-        assert same(got, plans.rounded(want, dtype)).all()
+        assert same(got, plans.round_to(want, dtype)).all()
         return
     assert (np.isnan(got) == np.isnan(want)).all()
     with np.errstate(over="ignore"):
@@ -84,7 +84,7 @@ def test_shapes_and_strides(layout, dtype):
     got = module(x)
     assert got.shape == x.shape and got.dtype == x.dtype and got.stride() == torch.empty_like(x).stride()
     want = TABLES["grid"](x.double().numpy())
-    assert same(got.double().numpy(), plans.rounded(want, dtype)).all() or np.allclose(
+    assert same(got.double().numpy(), plans.round_to(want, dtype)).all() or np.allclose(
         got.double().numpy(), want, rtol=1e-6, atol=1e-7
     )
     assert torch.equal(module.gated(x, x), got * x)
@@ -193,7 +193,7 @@ def test_gradient_of_the_table(name, dtype):
     (found,) = torch.autograd.grad(module(x), x, upstream)
     from lutc.lower.segments import slope
 
-    want = plans.rounded(slope(TABLES[name], x.detach().double().numpy()), dtype)
+    want = plans.round_to(slope(TABLES[name], x.detach().double().numpy()), dtype)
     want = torch.from_numpy(plans.widened(want)).to(DTYPES[dtype]) * upstream
     torch.testing.assert_close(found, want, rtol=1e-6, atol=1e-6)
 
