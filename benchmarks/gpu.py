@@ -19,7 +19,6 @@ import torch.nn.functional as F
 import triton.testing
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import lutc.nn  # noqa: E402
 from lutc.nn import LUT, IntegerRMSNorm, IntegerSoftmax, LUTRMSNorm, LUTSoftmax, QuantLUT  # noqa: E402
 
 N = 1 << 24
@@ -28,35 +27,35 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 Row = tuple[str, float, str, float]
 
 
-def median(call: Callable[[], object]) -> float:
-    """Milliseconds."""
-    return triton.testing.do_bench(call, warmup=50, rep=200, return_mode="median")
+def median(call: Callable[..., object], *arguments: object) -> float:
+    """Milliseconds of call(*arguments)."""
+    return triton.testing.do_bench(lambda: call(*arguments), warmup=50, rep=200, return_mode="median")
 
 
 def elementwise() -> Iterator[Row]:
     """Tables of lines and cells in every dtype, beside a copy; the exact function beside it once."""
     for dtype, kind in DTYPES.items():
         x = (torch.randn(N, device="cuda") * 2).abs().add(0.1).to(kind)
-        copy = median(lambda x=x: x.clone())
+        copy = median(torch.clone, x)
         for name in TABLES:
             table = LUT(name).cuda()
-            yield f"{name}, {dtype}, {table.plan_kind(kind)} plan", median(lambda x=x, t=table: t(x)), "copy", copy
-        yield f"F.gelu, {dtype}", median(lambda x=x: F.gelu(x)), "copy", copy
+            yield f"{name}, {dtype}, {table.plan_kind(kind)} plan", median(table, x), "copy", copy
+        yield f"F.gelu, {dtype}", median(F.gelu, x), "copy", copy
         gate, value = LUT("silu_fplut").cuda(), torch.randn_like(x)
-        exact = median(lambda x=x, v=value: F.silu(x) * v)
-        yield f"silu_fplut gated, {dtype}", median(lambda x=x, v=value: gate.gated(x, v)), "F.silu(x) * y", exact
+        exact = median(lambda x, y: F.silu(x) * y, x, value)
+        yield f"silu_fplut gated, {dtype}", median(gate.gated, x, value), "F.silu(x) * y", exact
 
 
 def codes() -> Iterator[Row]:
     """Quantised tables."""
     x = torch.randn(N, device="cuda") * 2
     q = (x * 16).round().clamp(-128, 127).to(torch.int8)
-    copies = {"codes": median(lambda: q.clone()), "floats": median(lambda: x.clone())}
+    copies = {"codes": median(torch.clone, q), "floats": median(torch.clone, x)}
     to_codes = QuantLUT("gelu_8", scale=2.0**-4, out_scale=2.0**-4).cuda()
     to_floats = QuantLUT("gelu_8", scale=2.0**-4).cuda()
-    yield "QuantLUT int8 to int8", median(lambda: to_codes(q)), "copy", copies["codes"]
-    yield "QuantLUT int8 to fp32", median(lambda: to_floats(q)), "q.float()", median(lambda: q.float())
-    yield "QuantLUT fp32 to fp32", median(lambda: to_floats(x)), "copy", copies["floats"]
+    yield "QuantLUT int8 to int8", median(to_codes, q), "copy", copies["codes"]
+    yield "QuantLUT int8 to fp32", median(to_floats, q), "q.float()", median(q.float)
+    yield "QuantLUT fp32 to fp32", median(to_floats, x), "copy", copies["floats"]
 
 
 def rows() -> Iterator[Row]:
@@ -70,17 +69,17 @@ def rows() -> Iterator[Row]:
                 LUTRMSNorm(n, rsqrt="rsqrt_fplut").cuda(),
             )
             norm, weight = norm.to(DTYPES[dtype]), torch.ones(n, device="cuda", dtype=DTYPES[dtype])
-            yield f"softmax {text}", median(lambda x=x: softmax(x)), "F.softmax", median(lambda x=x: F.softmax(x, -1))
-            exact = median(lambda x=x, w=weight: F.rms_norm(x, (x.shape[-1],), w))
-            yield f"RMSNorm {text}", median(lambda x=x: norm(x)), "F.rms_norm", exact
+            yield f"softmax {text}", median(softmax, x), "F.softmax", median(F.softmax, x, -1)
+            exact = median(F.rms_norm, x, (n,), weight)
+            yield f"RMSNorm {text}", median(norm, x), "F.rms_norm", exact
         q = torch.randint(-128, 128, shape, device="cuda").to(torch.int8)
         x = torch.randn(shape, device="cuda")
         integer = IntegerSoftmax(scale=2.0**-4).cuda()
-        theirs = median(lambda x=x: F.softmax(x, -1))
-        yield f"IntegerSoftmax {shape[0]} x {n}", median(lambda q=q: integer(q)), "F.softmax, fp32", theirs
+        theirs = median(F.softmax, x, -1)
+        yield f"IntegerSoftmax {shape[0]} x {n}", median(integer, q), "F.softmax, fp32", theirs
         rms = IntegerRMSNorm(torch.ones(n), scale=2.0**-4, out_scale=2.0**-4).cuda()
-        theirs = median(lambda x=x: F.rms_norm(x, (x.shape[-1],)))
-        yield f"IntegerRMSNorm {shape[0]} x {n}", median(lambda q=q: rms(q)), "F.rms_norm, fp32", theirs
+        theirs = median(F.rms_norm, x, (n,))
+        yield f"IntegerRMSNorm {shape[0]} x {n}", median(rms, q), "F.rms_norm, fp32", theirs
 
 
 def main() -> None:
