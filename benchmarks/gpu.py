@@ -3,8 +3,7 @@
     python benchmarks/gpu.py [--quick] [--markdown FILE]
 
 Times are medians over replays of a CUDA graph, so that launching from Python does not count; ratios within this run.
-Elementwise rows move as many bytes as a copy of
-their inputs and outputs, which is what they are held against.
+Elementwise rows move as many bytes as a copy, which is what they are held against.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ Row = tuple[str, float, str, float]
 
 
 def median(call: Callable[..., object], *arguments: object) -> float:
-    """Milliseconds of call(*arguments) on the card: replayed from a CUDA graph, without what Python takes to launch it."""
+    """Milliseconds of call(*arguments) on the card: replayed from a CUDA graph, without what Python takes to launch."""
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
         return triton.testing.do_bench_cudagraph(lambda: call(*arguments), rep=60, return_mode="median")
