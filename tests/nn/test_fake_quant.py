@@ -411,6 +411,7 @@ def test_checkpoints_before_the_first_batch_and_of_other_kinds():
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode:UserWarning")
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("kind", KINDS)
 def test_on_a_gpu_without_waiting_for_it(kind):
