@@ -3,8 +3,8 @@
     codes(q, table)                             table[q], codes to codes or float32
     through_codes(x, scale, values, limits...)  values[code of x], floats to floats
 
-On a CPU they run `lutc.nn.cpu.codes`; elsewhere, and for what that does not serve, plain torch operations give the
-same bits.
+On a CPU they run `lutc.nn.cpu.codes`, on a GPU `lutc.kernels.codes`; elsewhere, and for what those do not serve, plain
+torch operations give the same bits.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from lutc.nn.cpu import codes as cpu
+from lutc.nn.lowered import has_triton
 from lutc.nn.nearest import Limits, index, wide_dtype
 
 library = torch.library.Library("lutc", "FRAGMENT")
@@ -71,7 +72,33 @@ def _through_cpu(x, scale, values, lowest, highest, zero_point):
     return out if target is out else out.copy_(target)
 
 
+def _codes_cuda(q: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+    if not has_triton() or not q.numel() or table.device != q.device:
+        return _codes_plain(q, table)
+    from lutc.kernels import codes as kernels  # brings triton
+
+    source = _dense(q)
+    out = torch.empty_like(source, dtype=table.dtype)
+    kernels.codes(source, table.contiguous(), out)
+    return out
+
+
+def _through_cuda(x, scale, values, lowest, highest, zero_point):
+    limits: Limits = (lowest, highest, zero_point)
+    if x.dtype == torch.float64 or not has_triton() or not x.numel():
+        return _through_plain(x, scale, values, *limits)
+    from lutc.kernels import codes as kernels  # brings triton
+
+    source = _dense(x)
+    out = torch.empty_like(source)
+    step = scale.to(device=x.device, dtype=torch.float32)
+    kernels.through_codes(source, step, values.to(torch.float32).to(x.dtype).contiguous(), out, limits)
+    return out
+
+
 library.impl("codes", _codes_cpu, "CPU")
+library.impl("codes", _codes_cuda, "CUDA")
+library.impl("through_codes", _through_cuda, "CUDA")
 library.impl("codes", _codes_plain, "CompositeExplicitAutograd")
 library.impl("through_codes", _through_cpu, "CPU")
 library.impl("through_codes", _through_plain, "CompositeExplicitAutograd")
