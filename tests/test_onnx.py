@@ -51,6 +51,7 @@ def run(modules, *inputs, path, shapes=None, **options):
     return found
 
 
+@pytest.mark.slow
 def test_tables_on_every_fp16_value(tmp_path):
     names = ["gelu_8", "silu_fplut", "exp_fplut", "rsqrt_fplut", "log_fplut", "sin_fplut", "gelu_nnlut_16"]
     bitwise = [nn.FPLUT(func_name="silu", arithmetic=arithmetic) for arithmetic in ("fp16_rne", "fp16_trunc")]
@@ -74,6 +75,7 @@ def test_float32_within_an_ulp_of_the_terms(tmp_path):
             np.testing.assert_array_equal(got[~finite], want[~finite].astype(np.float32))
 
 
+@pytest.mark.slow
 def test_float64_is_the_same(tmp_path):
     (found,) = run([nn.LUT("reciprocal_fplut")], floats().double(), path=tmp_path)
     assert found.different == 0
@@ -102,6 +104,7 @@ def rows(n=64, count=300):
     return q
 
 
+@pytest.mark.slow
 def test_integer_rows_to_the_bit(tmp_path):
     weight, bias = torch.linspace(-1, 2, 64), torch.linspace(-1, 1, 64)
     modules = [

@@ -226,7 +226,8 @@ def test_one_compiled_kernel_serves_all_tables_of_a_kind():
 
 
 LIMITS = {("uniform", "fp16"): 12.0, ("uniform", "bf16"): 12.0, ("uniform", "fp32"): 12.0}
-LIMITS |= {("cells", "fp16"): 20.0, ("cells", "bf16"): 20.0, ("cells", "fp32"): 20.0}
+# An eighth of an instruction is the guard that keeps a NaN inside the cells where the interpreter runs.
+LIMITS |= {("cells", "fp16"): 20.25, ("cells", "bf16"): 20.25, ("cells", "fp32"): 20.25}
 FLAGS = (1, 3)  # flat on the left, as gelu's tables; on both sides, as sigmoid's
 
 

@@ -91,9 +91,9 @@ def test_python_files(tmp_path):
     loaded = load(path)
     assert loaded.kind == "other" and loaded.model.weight.dtype == torch.float64
     assert len(batches(loaded, None)) == 4
-    with pytest.raises(LutcError, match="leave --text out"):
+    with pytest.raises(LutcError, match="leave `text` out"):
         batches(loaded, path)
-    with pytest.raises(LutcError, match="leave --device-map out"):
+    with pytest.raises(LutcError, match="leave `device_map` out"):
         load(path, device_map="auto")
     path.write_text("def model(): return 3\n")
     with pytest.raises(LutcError, match="gives a int; it must give a torch.nn.Module"):
@@ -116,10 +116,10 @@ def test_errors(folders, tmp_path, monkeypatch):
         (lambda: load(folders["llama"], device="abacus"), "no device is called"),
         (
             lambda: load(folders["llama"], device_map="auto:cpu=2"),
-            "--device-map auto:cpu=2: limits are of GPUs by number and of cpu, as in auto:0=",
+            "`device_map` auto:cpu=2: limits are of GPUs by number and of cpu, as in auto:0=",
         ),
         (lambda: batches(llama, text), "3 tokens, less than one window of 512"),
-        (lambda: batches(llama, None), "give --text FILE"),
+        (lambda: batches(llama, None), "give `text` FILE"),
         (lambda: batches(llama, tmp_path / "none.txt"), "cannot be read"),
         (lambda: batches(llama, text, seqlen=1), "at least 2 tokens"),
         (lambda: batches(llama, text, seqlen=64, max_tokens=10), "less than one window"),
@@ -127,7 +127,7 @@ def test_errors(folders, tmp_path, monkeypatch):
         with pytest.raises(LutcError, match=words):
             what()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(LutcError, match="--device cuda: torch finds no GPU here"):
+    with pytest.raises(LutcError, match="`device` cuda: torch finds no GPU here"):
         load(folders["llama"], device="cuda")
 
 
@@ -135,7 +135,7 @@ def test_tokenizer_is_missing(tmp_path):
     """transformers would make up a tokenizer of five tokens for BERT."""
     folder = tiny_models.save(tiny_models.bert(), tmp_path / "bert", with_tokenizer=False)
     loaded = load(folder)
-    with pytest.raises(LutcError, match="holds no tokenizer .*--tokenizer"):
+    with pytest.raises(LutcError, match="holds no tokenizer .*`tokenizer`"):
         _ = loaded.tokenizer
     other = tmp_path / "tokenizer"
     tiny_models.tokenizer().save_pretrained(other)
@@ -143,7 +143,7 @@ def test_tokenizer_is_missing(tmp_path):
 
 
 def test_out_of_memory_gives_advice():
-    with pytest.raises(LutcError, match="out of GPU memory while loading x; take --dtype bf16"), advised("loading x"):
+    with pytest.raises(LutcError, match="out of GPU memory while loading x; take `dtype` bf16"), advised("loading x"):
         raise torch.OutOfMemoryError("CUDA out of memory")
     with pytest.raises(RuntimeError, match="another"), advised("loading x"):
         raise RuntimeError("another")
