@@ -12,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from lutc.errors import LutcError
 from lutc.nn.cpu import codes as cpu
 from lutc.nn.lowered import has_triton
 from lutc.nn.nearest import Limits, index, wide_dtype
@@ -37,12 +38,19 @@ def _dense(x: torch.Tensor) -> torch.Tensor:
     return x if x.is_contiguous() or torch.ops.aten.is_non_overlapping_and_dense.default(x) else x.contiguous()
 
 
+def _check_length(name: str, values: torch.Tensor, wanted: int) -> None:
+    """The kernels look up without asking: a vector of another length would be read out of bounds."""
+    if values.shape != (wanted,):
+        raise LutcError(f"{name} takes a vector of {wanted} here; given shape {tuple(values.shape)}")
+
+
 def _codes_plain(q: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
     mask = (1 << 8 * q.itemsize) - 1
     return table[q.to(torch.int32) & mask]
 
 
 def _codes_cpu(q: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+    _check_length("codes: table", table, 1 << 8 * q.itemsize)
     widths = (q.itemsize, table.itemsize)
     if widths not in cpu.WIDTHS:
         return _codes_plain(q, table)
@@ -60,6 +68,7 @@ def _through_plain(x, scale, values, lowest, highest, zero_point):
 
 
 def _through_cpu(x, scale, values, lowest, highest, zero_point):
+    _check_length("through_codes: values", values, highest - lowest + 2)
     limits: Limits = (lowest, highest, zero_point)
     step = np.float32(scale.item())
     if x.dtype != torch.float32 or not (np.isfinite(step) and step > 0):
@@ -73,6 +82,7 @@ def _through_cpu(x, scale, values, lowest, highest, zero_point):
 
 
 def _codes_cuda(q: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+    _check_length("codes: table", table, 1 << 8 * q.itemsize)
     if not has_triton() or not q.numel() or table.device != q.device:
         return _codes_plain(q, table)
     from lutc.kernels import codes as kernels  # brings triton
@@ -84,6 +94,7 @@ def _codes_cuda(q: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
 
 
 def _through_cuda(x, scale, values, lowest, highest, zero_point):
+    _check_length("through_codes: values", values, highest - lowest + 2)
     limits: Limits = (lowest, highest, zero_point)
     if x.dtype == torch.float64 or not has_triton() or not x.numel():
         return _through_plain(x, scale, values, *limits)

@@ -5,6 +5,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from lutc.errors import LutcError  # noqa: E402
 from lutc.nn import code_ops  # noqa: E402
 from lutc.nn.cpu import codes as cpu  # noqa: E402
 from lutc.nn.nearest import index  # noqa: E402
@@ -90,3 +91,10 @@ def test_operators_are_as_torch_wants_them():
     torch.library.opcheck(torch.ops.lutc.codes.default, (torch.zeros(5, dtype=torch.int8), torch.zeros(256)))
     arguments = (torch.zeros(5), torch.tensor(0.5), torch.zeros(257), -128, 127, 0)
     torch.library.opcheck(torch.ops.lutc.through_codes.default, arguments)
+
+
+def test_vectors_of_another_length_are_refused_not_read_beyond():
+    with pytest.raises(LutcError, match="codes: table takes a vector of 256 here; given shape \\(4,\\)"):
+        torch.ops.lutc.codes(torch.zeros(3, dtype=torch.uint8), torch.zeros(4))
+    with pytest.raises(LutcError, match="values takes a vector of 257 here"):
+        torch.ops.lutc.through_codes(torch.zeros(3), torch.tensor(1.0), torch.zeros(9), -128, 127, 0)
