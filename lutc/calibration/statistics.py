@@ -8,12 +8,14 @@ from lutc.functions import FUNCTIONS
 
 QUANTILES = (0.0001, 0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9999)
 FAR = 6.0  # standard deviations from the mean beyond which a value counts as an outlier
+REDUCED = ("layer_norm", "rms_norm")  # operators that look up in [1, 4), whatever their inputs
 _CHANNELS = 3  # that are named
 
 
 def statistics(layer) -> dict:
     """Count, range, mean, standard deviation, quantiles, outliers and the share outside the default range of the
-    function's tables, as JSON values.
+    function's tables, as JSON values. A norm reduces what it looks up by its exponent, so that no input of one is
+    outside: there is no share.
 
     outliers: share of values more than 6 standard deviations from the mean; `tail`: largest |x| over the 99.9 %
     quantile of |x|; `channels`: those of largest |x| with it, where channels were observed.
@@ -36,7 +38,7 @@ def statistics(layer) -> dict:
         "quantiles": {f"{p:g}": float(value) for p, value in zip(QUANTILES, h.quantile(QUANTILES), strict=True)},
         "outliers": outliers,
     }
-    if layer.function in FUNCTIONS:
+    if layer.function in FUNCTIONS and layer.operator not in REDUCED:
         lo, hi = FUNCTIONS[layer.function].range
         told["outside"] = {"range": [lo, hi], "share": h.outside(lo, hi)}
     return told

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from lutc.calibration.file import Calibration, Layer
+from lutc.calibration.statistics import REDUCED
 from lutc.errors import LutcError
 from lutc.functions import FUNCTIONS
 from lutc.plots.figure import INK, ORANGE, new_figure
@@ -29,7 +30,7 @@ def calibration_figure(calibration: Calibration):
     with new_figure(9.0, sum(heights)) as figure:
         panels = figure.subplots(len(groups), 1, squeeze=False, height_ratios=heights)[:, 0]
         for panel, ((operator, function, quantity), layers) in zip(panels, groups.items(), strict=True):
-            _draw(panel, layers, function)
+            _draw(panel, layers, FUNCTIONS[function].range if function in FUNCTIONS and operator not in REDUCED else ())
             kind = operator if operator == "activation" else operator.replace("_", " ")
             panel.set_title(f"{function}, {kind}: {quantity} of {len(layers)} layer{'s' * (len(layers) > 1)}")
         figure.colorbar(
@@ -43,8 +44,9 @@ def calibration_figure(calibration: Calibration):
     return figure
 
 
-def _draw(panel, layers: list[tuple[str, Layer]], function: str) -> None:
+def _draw(panel, layers: list[tuple[str, Layer]], usual_range: tuple[float, ...]) -> None:
     from matplotlib.colors import LogNorm
+    from matplotlib.ticker import MaxNLocator
 
     lo, hi = min(layer.histogram.low for _, layer in layers), max(layer.histogram.high for _, layer in layers)
     if lo > 0 and hi / lo > 50:
@@ -53,17 +55,20 @@ def _draw(panel, layers: list[tuple[str, Layer]], function: str) -> None:
     else:
         # Linear around 0, logarithmic beyond the usual size of inputs, so that outliers do not squeeze the rest.
         usual = float(np.median([layer.histogram.deviation for _, layer in layers])) or max(abs(lo), abs(hi), 1e-30)
-        edges = (
-            usual * np.sinh(np.linspace(np.arcsinh(lo / usual), np.arcsinh(hi / usual), _COLUMNS + 1))
-            if lo < hi
-            else lo + np.array([-1, 1.0])
-        )
-        panel.set_xscale("asinh", linear_width=usual)
-        decades = 10.0 ** np.arange(np.ceil(np.log10(usual)), np.ceil(np.log10(max(abs(lo), abs(hi), usual))) + 1)
-        ticks = [
-            tick for tick in [0.0, *decades, *3 * decades, *-decades, *-3 * decades] if edges[0] <= tick <= edges[-1]
-        ]
-        panel.set_xticks(sorted(ticks), [f"{tick:g}" for tick in sorted(ticks)])
+        narrow = lo * hi > 0 or max(abs(lo), abs(hi)) < 6 * usual
+        if lo == hi:
+            lo, hi = lo - (abs(lo) or 1.0), hi + (abs(hi) or 1.0)
+        if narrow:
+            edges = np.linspace(lo, hi, _COLUMNS + 1)
+            panel.xaxis.set_major_locator(MaxNLocator(7))
+        else:
+            edges = usual * np.sinh(np.linspace(np.arcsinh(lo / usual), np.arcsinh(hi / usual), _COLUMNS + 1))
+            panel.set_xscale("asinh", linear_width=usual)
+            largest = max(abs(lo), abs(hi))
+            decades = 10.0 ** np.arange(np.ceil(np.log10(usual)), np.ceil(np.log10(largest)) + 1)
+            ticks = np.concatenate([[0.0], decades, 3 * decades, -decades, -3 * decades])
+            panel.set_xticks(np.sort(ticks[(ticks >= lo) & (ticks <= hi)]))
+        panel.xaxis.set_major_formatter("{x:g}")
     shares = np.array([_shares(layer, edges) for _, layer in layers])
     rows = np.arange(len(layers) + 1) - 0.5
     panel.pcolormesh(
@@ -72,7 +77,7 @@ def _draw(panel, layers: list[tuple[str, Layer]], function: str) -> None:
     ends = np.array([layer.histogram.quantile([0.001, 0.999]) for _, layer in layers])
     for column in ends.T:
         panel.plot(column, np.arange(len(layers)), "|", color=INK, markersize=5, markeredgewidth=1.2, zorder=3)
-    for end in FUNCTIONS[function].range if function in FUNCTIONS else ():
+    for end in usual_range:
         if edges[0] <= end <= edges[-1]:
             panel.axvline(end, color=ORANGE, linestyle="--", linewidth=1)
     panel.set_ylim(len(layers) - 0.5, -0.5)

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lutc import formats
 from lutc.errors import LutcError
 from lutc.formats.codes import Inputs
+from lutc.measures import RELATIVE_FLOOR
 from lutc.plots.figure import BLUE, GREY, INK, new_figure
 from lutc.table.bodies import Lines
 from lutc.table.table import Table
 from lutc.table.table_set import TableSet
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _BAND, _RULE = "#D0D0D0", "#DDDDDD"
 _DENSE = 2001  # points of a drawn function
@@ -30,7 +35,6 @@ _TICKS = {
 }
 _FEW = 40  # codes that are drawn one by one
 _NEAR = 2.0**-8  # float inputs closer to 0 share the linear middle of the axis
-_FLOOR = 2.0**-14  # relative errors are relative to max(|f|, 2**-14)
 
 
 def table_figure(tables: TableSet, fn: Callable, keys: Sequence[str] | None = None):
@@ -59,6 +63,8 @@ def table_figure(tables: TableSet, fn: Callable, keys: Sequence[str] | None = No
             draw(cell, panel, title, largest, at % columns == 0, len(panels) == 1)
             if at == 0:
                 cell.axes[0].legend(loc="best", fontsize=8, handlelength=1.6, labelspacing=0.3)
+        if floats:
+            _on_the_same_axes([cell.axes for cell in figure.subfigs])
     return figure
 
 
@@ -104,6 +110,15 @@ class _Panel:
         return cls(
             _name(tables), title, table, fn, inputs, (lo, hi), x[use], exact[use], got[use], _breakpoints(table, lo, hi)
         )
+
+
+def _on_the_same_axes(panels: Sequence[Sequence[Axes]]) -> None:
+    """Let the axes of all panels that show the same quantity reach as far, so that they can be compared."""
+    for same in zip(*panels, strict=True):
+        for ends, widen in (("get_xlim", "set_xlim"), ("get_ylim", "set_ylim")):
+            lows, highs = zip(*(getattr(axes, ends)() for axes in same), strict=True)
+            for axes in same:
+                getattr(axes, widen)(min(lows), max(highs))
 
 
 def _name(tables: TableSet) -> str:
@@ -235,13 +250,13 @@ def _draw_floats(cell, panel: _Panel, title: str, largest: float, first: bool, a
             markeredgecolor=BLUE,
             markersize=4.2,
             markeredgewidth=1.1,
-            label="cut point",
+            label="breakpoint" if panel.table.body.payload == "lines" else "cut point",
         )
     upper.set_yscale("symlog", linthresh=1.0)
     upper.set_title(title)
     for axes, values, what in (
         (middle, error, "absolute"),
-        (lower, error / np.maximum(np.abs(panel.exact), _FLOOR), "relative"),
+        (lower, error / np.maximum(np.abs(panel.exact), RELATIVE_FLOOR), "relative"),
     ):
         axes.plot(x, np.where(values > 0, values, np.nan), ".", color=BLUE, markersize=1.0, rasterized=True)
         axes.set_yscale("log")

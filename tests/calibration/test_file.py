@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from lutc.calibration import Calibration, Histogram, Layer, read
+from lutc.calibration.statistics import statistics
 from lutc.errors import LutcError
 
 MODEL = {"name": "m", "class": "M", "digest": "ab" * 32}
@@ -130,3 +131,12 @@ def test_reading_imports_no_torch(tmp_path):
         "sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_no_input_of_a_norm_is_outside_its_table():
+    torch = pytest.importorskip("torch")
+    from lutc.calibration import calibrate
+
+    found = calibrate(torch.nn.Sequential(torch.nn.LayerNorm(8), torch.nn.GELU()), [torch.randn(50, 8) * 100])
+    norm, gelu = (statistics(layer) for layer in found.layers.values())
+    assert norm["low"] > 4 and "outside" not in norm and "outside" in gelu

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+import lutc
 from lutc import functions
 from lutc.certify.certificate import function_of
 from lutc.cli import main
@@ -176,6 +177,7 @@ def test_drawing_leaves_pyplot_alone_and_importing_leaves_matplotlib_alone(tmp_p
 import sys
 import lutc.plots, lutc.plots.table, lutc.plots.front, lutc.commands.plot, lutc.commands.explore, lutc.explore
 assert "matplotlib" not in sys.modules
+import lutc
 from lutc import functions
 from lutc.compiler.pipeline import compile
 tables = compile("gelu", 4, search="exact")
@@ -183,3 +185,28 @@ lutc.plots.save(lutc.plots.table.table_figure(tables, functions.get("gelu")), {s
 assert "matplotlib" in sys.modules and "matplotlib.pyplot" not in sys.modules and "torch" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_panels_of_a_float_table_are_drawn_on_the_same_axes():
+    tables = lutc.load("rsqrt_fplut")  # fp16 and fp32 coefficients: errors two decades apart
+    for same in zip(*panels(table_figure(tables, function_of(tables))), strict=True):
+        assert len({axes.get_xlim() for axes in same}) == len({axes.get_ylim() for axes in same}) == 1
+
+
+@pytest.mark.parametrize(
+    "inputs", [(0.39, 0.41), (4.5, 16.0), (-13.0, 13.0), (0.7, 0.7), (-2200.0, 2500.0), (-40.0, 0.0)]
+)
+def test_a_calibrations_axis_can_be_read(inputs):
+    torch = pytest.importorskip("torch")
+    from lutc.calibration import calibrate
+    from lutc.plots.calibration import calibration_figure
+
+    low, high = inputs
+    batch = torch.linspace(low, high, 1001) if max(-low, high) < 100 else torch.linspace(-13, 13, 1001) ** 3
+    figure = calibration_figure(calibrate(torch.nn.Sequential(torch.nn.GELU()), [batch]))
+    axes = figure.axes[0]
+    figure.canvas.draw()
+    left, right = axes.get_xlim()
+    shown = [text.get_text() for text, at in zip(axes.get_xticklabels(), axes.get_xticks()) if left <= at <= right]
+    assert 3 <= len(set(shown)) == len(shown) <= 12
+    assert max(-low, high) > 100 or left - 1e-6 <= low <= high <= right + 1e-6
