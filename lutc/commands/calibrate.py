@@ -216,9 +216,8 @@ def report(calibration, bits: int) -> None:
     ]
     echo_table(header, [row + [""] * (widest - len(row)) for row in rows])
     click.echo(
-        "outside: share beyond the default range of the function's tables, '-' for a norm, which reduces every input by "
-        "its exponent; dB: signal to noise of the function on "
-        "these codes"
+        "outside: share beyond the default range of the function's tables (none of a norm's, which reduces every input "
+        "by its exponent); dB: signal to noise of the function on these codes"
     )
 
 
