@@ -7,10 +7,17 @@ FlashAttention-4 has it, in the table's place, to be counted and timed beside it
 to the values' dtype for the product with them.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
 from lutc.kernels import pwl, softmax
+
+from lutc.measures import EXP_FLOOR
 
 INFINITY = tl.constexpr(float("inf"))
 MAGIC = tl.constexpr(12582912.0)  # 1.5 * 2^23: the last bits of x + MAGIC are those of the integer below x
@@ -415,7 +422,7 @@ def _shared(q, k, v, inputs, plans, form, exp: str) -> dict:
         "offset": form.offset,
         "window": form.window,
         "scale": form.scale,
-        "floor": -87.0 / period if period else -87.0,
+        "floor": EXP_FLOOR / period if period else EXP_FLOOR,
         "last": period * (1 - 2.0**-24),
         "softcap": form.softcap or 1.0,
         **softmax.plan_arguments("e", plans[0], "E"),
@@ -436,7 +443,9 @@ def _shared(q, k, v, inputs, plans, form, exp: str) -> dict:
     }
 
 
-def forward(inputs, plans, form, exp: str = "table"):
+def forward(
+    inputs: Any, plans: Sequence, form: Any, exp: str = "table"
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(out, largest scores, sums of weights), as lutc.nn.attention_blocks.forward; inputs, form: its Inputs and Form;
     plans: (words, meta) of float32 plans. exp: "table", or "exp2" or "cubic" in its place.
     """
@@ -475,7 +484,16 @@ def forward(inputs, plans, form, exp: str = "table"):
     return out, top, total
 
 
-def backward(gradient, inputs, inner, top, share, plans, form, exp: str = "table"):
+def backward(
+    gradient: torch.Tensor,
+    inputs: Any,
+    inner: torch.Tensor,
+    top: torch.Tensor,
+    share: torch.Tensor,
+    plans: Sequence,
+    form: Any,
+    exp: str = "table",
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Gradients of q, k and v, contiguous. inner: sum of gradient * out; share: 1 / total, 0 where a row sees nothing;
     both (batch, heads, queries), float32, as top is, which is finite.
     """

@@ -94,7 +94,9 @@ def arithmetic_kernel(a, b, sums, products, n_elements, TRUNCATE: tl.constexpr, 
     tl.store(products + at, float16_mul(x, y, TRUNCATE), inside)
 
 
-def launch(a, b, sums, products, truncate: bool, block: int = 1024) -> None:
+def launch(
+    a: torch.Tensor, b: torch.Tensor, sums: torch.Tensor, products: torch.Tensor, truncate: bool, block: int = 1024
+) -> None:
     """Sums and products of contiguous float16 tensors of one size, into given ones."""
     n = a.numel()
     with torch.cuda.device_of(a):

@@ -6,6 +6,10 @@ The accumulator is float32, and so is the table's input: the product is not roun
 b) in two steps.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 import torch
 import triton
 import triton.language as tl
@@ -38,7 +42,9 @@ def _matmul(
     tl.store(out, value.to(out_ptr.dtype.element_ty), mask=row_inside[:, None] & column_inside[None, :])
 
 
-def linear_lut(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor, words: torch.Tensor, meta) -> torch.Tensor:
+def linear_lut(
+    a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor, words: torch.Tensor, meta: Sequence[int]
+) -> torch.Tensor:
     """table(a @ b + bias): a (m, k), b (k, n), bias (n,), one dtype of float32, float16, bfloat16; a float32 plan.
     Returns (m, n).
     """

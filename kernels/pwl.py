@@ -9,6 +9,10 @@ turns these into what the device functions take: KIND and FLAGS, compile-time co
 shows in `lutc.kernels.matmul` how a matrix product takes a table into its epilogue.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 import triton
@@ -28,7 +32,7 @@ def _bits(value: float) -> int:
     return int(np.float32(value).view(np.int32))
 
 
-def arguments(meta) -> dict:
+def arguments(meta: Sequence[int]) -> dict:
     """Keyword arguments of `evaluate` and `slope`, but for x and words. What is constant in a table is computed here,
     not per thread.
     """
@@ -276,7 +280,18 @@ OPTIONS = {"num_warps": WARPS, "enable_fp_fusion": False}
 
 
 def launch(
-    x, y, out, words, meta, mode: str, rows: int, columns: int, x_stride: int, y_stride: int, scale=1.0, zero_point=0.0
+    x: torch.Tensor,
+    y: torch.Tensor | None,
+    out: torch.Tensor,
+    words: torch.Tensor,
+    meta: Sequence[int],
+    mode: str,
+    rows: int,
+    columns: int,
+    x_stride: int,
+    y_stride: int,
+    scale: float = 1.0,
+    zero_point: float = 0.0,
 ) -> None:
     """Run `elementwise` over `rows` rows of `columns` elements. mode: "value", "slope", "product" or "gradient" (the
     last two with y).

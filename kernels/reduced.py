@@ -5,6 +5,10 @@ FLAGS holds what is constant in a function's reduction: bits 0-1 its kind (1 exp
 positive x only, 1 odd, 2 even), 4 step - 1, 5 up: growth + 2. p0 ... p3: segments, cells, shift, first cell.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 import triton
 import triton.language as tl
 
@@ -14,7 +18,7 @@ MOST = tl.constexpr(1000.0)  # periods beyond which 2^n T(r) is 0 or infinite in
 INFINITY = tl.constexpr(float("inf"))
 
 
-def arguments(meta) -> dict:
+def arguments(meta: Sequence[int]) -> dict:
     """Keyword arguments of the device functions, but for x and words."""
     kind, _, segments, reduction, step, growth, sign, cells, shift, first = meta
     flags = reduction | sign << 2 | max(step - 1, 0) << 4 | (growth + 2) << 5

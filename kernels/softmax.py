@@ -12,11 +12,13 @@ import triton
 import triton.language as tl
 from lutc.kernels import pwl
 
+from lutc.measures import EXP_FLOOR
+
 LONGEST = (
     16384  # elements of a row that stay in registers: 32 warps of 32 lanes hold 16 each; twice as many would spill
 )
 TILE = 4096  # elements at a time of longer rows
-FLOOR = tl.constexpr(-87.0)  # exp(-87) is above the smallest normal number; below, a weight is 0
+FLOOR = tl.constexpr(EXP_FLOOR)
 
 
 @triton.jit

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import re
 from importlib import import_module
+from typing import IO, Any
 
 import click
 
@@ -53,7 +54,7 @@ class CliError(click.ClickException):
 
     exit_code = 2
 
-    def show(self, file=None) -> None:
+    def show(self, file: IO[str] | None = None) -> None:
         click.echo(f"lutc: {self.message}", err=True)
 
 
@@ -76,7 +77,7 @@ class LazyGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, help) for name, (_, help) in COMMANDS.items()])
 
-    def invoke(self, ctx: click.Context):
+    def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except LutcError as error:

@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,7 +42,7 @@ def export(
     *,
     kwargs: Mapping | None = None,
     opset: int = 20,
-    dynamic_shapes=None,
+    dynamic_shapes: Any | None = None,
     input_names: Sequence[str] | None = None,
     output_names: Sequence[str] | None = None,
 ) -> list[Comparison]:
@@ -118,7 +119,7 @@ def _checked(path: Path) -> None:
         raise LutcError(f"onnx's checker refuses the model: {str(error).strip().splitlines()[0]}") from error
 
 
-def compare(path: str | os.PathLike, args: Sequence[torch.Tensor], wanted) -> list[Comparison]:
+def compare(path: str | os.PathLike, args: Sequence[torch.Tensor], wanted: Any) -> list[Comparison]:
     """Run an ONNX file in onnxruntime on the CPU; each of its outputs beside torch's. args: tensors in the order of the
     inputs; None among them is left out.
     """

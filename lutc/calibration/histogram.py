@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from lutc.errors import LutcError
 from lutc.formats.codes import Inputs
@@ -56,7 +57,7 @@ class Histogram:
             )
 
     @classmethod
-    def of(cls, x) -> Histogram:
+    def of(cls, x: ArrayLike) -> Histogram:
         """Of an array of finite numbers, rounded to float32; LutcError for others."""
         x = np.ascontiguousarray(x, np.float32).ravel()
         if not np.isfinite(x).all():
@@ -137,7 +138,7 @@ class Histogram:
         x, n = self.points
         return float(np.sqrt(((x - self.mean) ** 2 + self.spread) @ n / self.count)) if self.count else 0.0
 
-    def quantile(self, p) -> np.ndarray:
+    def quantile(self, p: ArrayLike) -> np.ndarray:
         """Values below which the share p lies, float64, shape of p: to the width of a bin, exact at 0 and 1."""
         if not self.count:
             raise LutcError("nothing was observed, so there are no quantiles")

@@ -71,14 +71,14 @@ class LayerError:
         """c: the mean squared error of the exact function on the codes."""
         return float(self.form[-1, -1] / self.tokens)
 
-    def error(self, values, exact) -> float:
+    def error(self, values: np.ndarray, exact: np.ndarray) -> float:
         """Mean squared error of the layer's output that a table with `values` (n,) adds to that of the `exact` function
         (n,) on the codes: e' H e.
         """
         e = np.asarray(values, np.float64) - exact
         return float(e @ self.matrix @ e)
 
-    def total(self, values, exact) -> float:
+    def total(self, values: np.ndarray, exact: np.ndarray) -> float:
         """The same against the exact function on inputs that are not rounded: e' H e + 2 b' e + c."""
         e = np.append(np.asarray(values, np.float64) - exact, 1.0)
         return float(e @ self.form @ e / self.tokens)

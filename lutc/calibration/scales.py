@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from lutc.calibration.file import Layer
 from lutc.calibration.histogram import Histogram
@@ -51,12 +52,12 @@ class Loss:
         return self.rounding + self.clipping
 
 
-def quantise(x, inputs: Inputs) -> np.ndarray:
+def quantise(x: ArrayLike, inputs: Inputs) -> np.ndarray:
     """y = x / scale + zero_point, rounded half to even, clamped: int64, shape of x. NaN becomes the zero point."""
     return inputs.quantise(x)
 
 
-def restore(codes, inputs: Inputs) -> np.ndarray:
+def restore(codes: ArrayLike, inputs: Inputs) -> np.ndarray:
     """x' = scale * (y - zero_point), float64, shape of codes."""
     return inputs.scale * (np.asarray(codes, np.float64) - inputs.zero_point)
 

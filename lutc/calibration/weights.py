@@ -106,7 +106,7 @@ class Measured:
         return float(n[use] @ (table(given[use]) - y[use]) ** 2 / n[use].sum()) if use.any() else 0.0
 
 
-def is_calibration(weights) -> bool:
+def is_calibration(weights: object) -> bool:
     """Whether the text names a calibration: a path that ends in .json, perhaps with a layer behind a colon."""
     return isinstance(weights, str) and (weights.endswith(".json") or ".json:" in weights)
 

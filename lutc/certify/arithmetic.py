@@ -15,8 +15,8 @@ import numpy as np
 
 from lutc.errors import LutcError
 from lutc.formats.float16 import bits_of, float16_add, float16_mul, value_of
-from lutc.table.bodies import Cells, Direct, Lines
-from lutc.table.prologues import AbsPrologue, ExponentPrologue
+from lutc.table.bodies import Cells, Direct, Exponents, Lines
+from lutc.table.prologues import AbsPrologue, ExponentPrologue, PeriodPrologue
 from lutc.table.table import Table
 
 ARITHMETICS = ("float64", "fp32", "fp16_rne", "fp16_trunc")
@@ -79,20 +79,20 @@ class _Half:
             raise LutcError("a direct table computes nothing; there is no fp16 arithmetic to measure")
         self.table, self.rounding = table, rounding
 
-    def add(self, a, b):
+    def add(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         return float16_add(a, b, self.rounding)
 
-    def mul(self, a, b):
+    def mul(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         return float16_mul(a, b, self.rounding)
 
-    def scaled(self, a, factor):
+    def scaled(self, a: np.ndarray, factor: float | np.ndarray) -> np.ndarray:
         """a * factor for a factor beyond fp16's range or precision at its ends: by a power of two, which is a shift,
         and by the rest.
         """
         power = np.clip(np.floor(np.log2(factor)), -14, 15)
         return self.mul(self.mul(a, bits_of(np.exp2(power))), bits_of(factor * np.exp2(-power)))
 
-    def line(self, slope, intercept, x):
+    def line(self, slope: float | np.ndarray, intercept: float | np.ndarray, x: np.ndarray) -> np.ndarray:
         flat = (np.asarray(slope) == 0.0) & ~np.isnan(value_of(x))
         return np.where(flat, bits_of(intercept), self.add(self.mul(bits_of(slope), x), bits_of(intercept)))
 
@@ -104,7 +104,7 @@ class _Half:
             return self.absolute(prologue, x)
         return self.exponent(prologue, x) if isinstance(prologue, ExponentPrologue) else self.period(prologue, x)
 
-    def reduced(self, x):
+    def reduced(self, x: np.ndarray) -> np.ndarray:
         """Body and tails."""
         body, left, right = self.table.body, self.table.left, self.table.right
         value = value_of(x)
@@ -121,7 +121,7 @@ class _Half:
             result = np.where(value >= body.cut_points[-1], self.line(right.slope, right.intercept, x), result)
         return result
 
-    def cells(self, body: Cells, x):
+    def cells(self, body: Cells, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The piece and where in it x lies: the interval by comparison, then (x - cut) * pieces / width, its integer
         part and the rest.
         """
@@ -134,25 +134,25 @@ class _Half:
         first = np.append(0, np.cumsum(pieces))[interval]
         return first + whole.astype(np.int64), self.add(position, bits_of(-whole))
 
-    def binades(self, body, x):
+    def binades(self, body: Exponents, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The piece by the bits of x, and its lower bits, normalised; a joined piece takes a multiplication."""
         piece = body.segment(value_of(x))
         width = np.diff(body.edges)[piece]
         return piece, self.scaled(self.add(x, bits_of(-body.edges[piece])), 1.0 / width)
 
-    def absolute(self, prologue: AbsPrologue, x):
+    def absolute(self, prologue: AbsPrologue, x: np.ndarray) -> np.ndarray:
         positive = value_of(x) >= 0
         factor, slope, intercept = (np.where(positive, p, n) for p, n in zip(prologue.positive, prologue.negative))
         inner = self.reduced(x & np.uint16(0x7FFF))
         rest = np.where((slope == 0) & (intercept == 0), np.uint16(0), self.line(slope, intercept, x))
         return self.add(self.line(factor, 0.0, inner), rest)
 
-    def shifted(self, x, power):
+    def shifted(self, x: np.ndarray, power: np.ndarray) -> np.ndarray:
         """x * 2^power, in two steps: a power may lie beyond fp16's own."""
         near = np.clip(power, -14, 15)
         return self.mul(self.mul(x, bits_of(np.exp2(near))), bits_of(np.exp2(np.clip(power - near, -24, 15))))
 
-    def exponent(self, prologue: ExponentPrologue, x):
+    def exponent(self, prologue: ExponentPrologue, x: np.ndarray) -> np.ndarray:
         value = np.abs(value_of(x))
         mantissa, e = np.frexp(value)
         e = (e - 1) // prologue.step
@@ -166,7 +166,7 @@ class _Half:
             regular & (prologue.odd | prologue.even | (value_of(x) > 0)), result, bits_of(self.table(value_of(x)))
         )
 
-    def period(self, prologue, x):
+    def period(self, prologue: PeriodPrologue, x: np.ndarray) -> np.ndarray:
         """x - n * period with the period in two parts (Cody and Waite), the first of 6 bits, so that its multiples are
         exact for small n.
         """

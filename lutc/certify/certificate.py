@@ -18,7 +18,7 @@ from lutc import formats, functions
 from lutc.certify.floats import float_certificate
 from lutc.errors import LutcError
 from lutc.formats.codes import Inputs
-from lutc.functions import Function, sampled
+from lutc.functions import Function, Line, sampled
 from lutc.functions.sampled import GRID
 from lutc.measures import rounded
 from lutc.table.bodies import Lines
@@ -80,7 +80,7 @@ def _certificate(table: Table, fn: Function, lo: float, hi: float, inputs: Input
     return certificate
 
 
-def tail_deviation(tail, exact) -> dict:
+def tail_deviation(tail: Line, exact: Line) -> dict:
     """How far a stored tail is from the function's own."""
     return {"slope": rounded(tail.slope - exact.slope), "intercept": rounded(tail.intercept - exact.intercept)}
 

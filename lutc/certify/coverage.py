@@ -7,6 +7,8 @@ decides.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,7 +56,9 @@ def worst_error(table: Table, interval: Interval) -> float:
     return float(np.max(np.nan_to_num(error / exact if interval.relative else error, nan=np.inf, posinf=np.inf)))
 
 
-def serving_key(source, interval: Interval, keys=None) -> tuple[TableSet, str]:
+def serving_key(
+    source: str | os.PathLike | TableSet | Table, interval: Interval, keys: Sequence[str] | None = None
+) -> tuple[TableSet, str]:
     """The set and the key of its table that is best on the interval, among `keys` if given.
 
     Raises LutcError for a table of another function and where no table of the set comes within an eighth of the

@@ -4,6 +4,8 @@ table of a scalar function.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from lutc import formats
@@ -12,9 +14,10 @@ from lutc.errors import LutcError
 from lutc.formats.format import Format
 from lutc.measures import RELATIVE_FLOOR, rounded
 from lutc.table.bodies import Direct
+from lutc.table.table import Table
 
 
-def float_certificate(table, fn) -> dict:
+def float_certificate(table: Table, fn: Callable[[np.ndarray], np.ndarray]) -> dict:
     """Per input dtype, the figures of the stored values, and under `arithmetic` those over the domain in each
     arithmetic it may run in: fp32 interpolation; and fp16 throughout, for values stored as fp16.
     """
@@ -26,7 +29,9 @@ def float_certificate(table, fn) -> dict:
     }
 
 
-def certify_float(table, fn, dtype: str = "fp16", arithmetic: str = "float64") -> dict:
+def certify_float(
+    table: Table, fn: Callable[[np.ndarray], np.ndarray], dtype: str = "fp16", arithmetic: str = "float64"
+) -> dict:
     """Figures of `table` against `fn` over every code of `dtype` ("fp16" or "bf16").
 
     Two sets of finite inputs: `range` (fn.range) and `domain`, wherever fn is defined and does not overflow the dtype.

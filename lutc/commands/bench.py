@@ -232,7 +232,16 @@ def append_rows(path: Path, rows: Sequence[Row]) -> None:
 )
 @click.option("--csv", "path", type=click.Path(dir_okay=False, path_type=Path), help="Append the rows to this file.")
 @json_option
-def bench(tables, dtypes, sizes, devices, threads, seconds, path, as_json) -> None:
+def bench(
+    tables: tuple[str, ...],
+    dtypes: tuple[str, ...],
+    sizes: tuple[int, ...],
+    devices: tuple[str, ...],
+    threads: int | None,
+    seconds: float,
+    path: Path | None,
+    as_json: bool,
+) -> None:
     """Time TABLES (names or files; gelu_8 by default) by plan, dtype and size.
 
     Beside them, in the same run: a plain copy, F.gelu, F.silu, and torch.bucketize + gather. "plan" rows write into

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,13 +19,16 @@ from lutc.functions import FUNCTIONS
 from lutc.plots.calibration import calibration_figure
 from lutc.plots.figure import save
 
+if TYPE_CHECKING:
+    from lutc.calibration.file import Calibration
+
 
 class _Scale(Number):
     """A number, or auto."""
 
     name = "scale"
 
-    def convert(self, value, param, ctx):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | str:
         return value if value == "auto" else super().convert(value, param, ctx)
 
 
@@ -71,24 +75,24 @@ class _Scale(Number):
 )
 @json_option
 def calibrate(
-    model,
-    text,
-    output,
-    max_tokens,
-    seqlen,
-    batch,
-    dtype,
-    device,
-    device_map,
-    tokenizer,
-    task,
-    only,
-    skip,
-    merge,
-    bits,
-    scales,
-    picture,
-    as_json,
+    model: str,
+    text: str | None,
+    output: Path,
+    max_tokens: int,
+    seqlen: int,
+    batch: int | None,
+    dtype: str | None,
+    device: str,
+    device_map: str | None,
+    tokenizer: str | None,
+    task: str | None,
+    only: tuple[str, ...],
+    skip: tuple[str, ...],
+    merge: tuple[str, ...],
+    bits: int,
+    scales: tuple[float | str, ...],
+    picture: Path | None,
+    as_json: bool,
 ) -> None:
     """Count what the activations, softmaxes and norms of MODEL are fed with, and write it to a file.
 
@@ -172,7 +176,7 @@ def _json(path: Path) -> dict:
     return {key: data[key] for key in ("model", "data", "layers")}
 
 
-def report(calibration, bits: int) -> None:
+def report(calibration: Calibration, bits: int) -> None:
     """A line for each layer: range, quantiles, share outside the range of the function's tables, and scales with their
     signal-to-noise ratio.
     """

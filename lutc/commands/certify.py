@@ -14,7 +14,7 @@ from lutc.commands.options import echo_json, echo_table, figure, function_option
 @function_option
 @json_option
 @click.pass_context
-def certify(ctx, table, function, as_json) -> None:
+def certify(ctx: click.Context, table: str, function: str | None, as_json: bool) -> None:
     """Recompute the errors of TABLE over every input there is.
 
     Exits with 1 where the file's own certificate does not hold. A file without one (GQA-LUT's, NN-LUT's) is certified

@@ -24,7 +24,7 @@ COLUMNS = ["table", "version", "function", "key", "entries", "measure", "value"]
     help="Append one row per table and key to this file.",
 )
 @json_option
-def compare(tables, function, measure, csv_path, as_json) -> None:
+def compare(tables: tuple[str, ...], function: str | None, measure: str, csv_path: Path | None, as_json: bool) -> None:
     """Put TABLES (files or names) side by side, scale by scale: errors over the inputs in the range, recomputed from
     the stored numbers.
     """

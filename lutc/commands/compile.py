@@ -128,7 +128,18 @@ class CompileCommand(GroupedCommand):
 @click.option("--force", is_flag=True, help="Replace a file of the default name that holds another table.")
 @json_option
 @click.pass_context
-def compile_command(context, function, entries, interval, inputs, output, force, name, as_json, **options) -> None:
+def compile_command(
+    context: click.Context,
+    function: str,
+    entries: int,
+    interval: tuple[float, float] | None,
+    inputs: str | None,
+    output: Path | None,
+    force: bool,
+    name: str | None,
+    as_json: bool,
+    **options,
+) -> None:
     """Compile FUNCTION into a table and write it as JSON.
 
     FUNCTION is a name that `lutc functions` lists, or your own: package.module:name with --range.

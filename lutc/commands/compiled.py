@@ -10,7 +10,7 @@ from lutc.commands.options import echo_table, figure
 from lutc.table.table_set import TableSet
 
 
-def report(tables) -> None:
+def report(tables: TableSet) -> None:
     """How good a table is at every scale, and how far from the optimum."""
     certificate, search = tables.meta["certificate"], tables.meta["search"]
     if not tables.inputs:
@@ -31,6 +31,7 @@ def report(tables) -> None:
         rows.append(row + ([f"{c['output']['wrong']} of {c['output']['inputs']}"] if "output" in c else []))
     if any("output" in c for c in certificate.values()):
         header.append("wrong output codes")
+    assert tables.range is not None  # what was compiled has one
     lo, hi = tables.range
     click.echo(
         f"{tables.name} over [{lo:g}, {hi:g}], {next(iter(tables.values())).coefficients} coefficients, "
@@ -86,7 +87,7 @@ def _clamped(label: str, tables, key: str, targets, fn) -> list[str]:
     ]
 
 
-def report_felt(tables) -> None:
+def report_felt(tables: TableSet) -> None:
     """What the next layer feels of the tables, beside what the rounding of inputs to codes costs it anyway."""
     felt = tables.meta["layer_error"]
     first = next(iter(felt.values()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,6 +14,9 @@ from lutc.errors import LutcError
 from lutc.formats.codes import Inputs
 from lutc.hardware.bits import FIGURES
 from lutc.plots.figure import save
+
+if TYPE_CHECKING:
+    from lutc.explore.evolution import Exploration
 
 
 @click.command()
@@ -89,7 +93,17 @@ from lutc.plots.figure import save
 )
 @json_option
 def explore(
-    function, picture, index, output, as_json, minimise, seed, population, generations, gain, **options
+    function: str,
+    picture: Path | None,
+    index: int | None,
+    output: Path | None,
+    as_json: bool,
+    minimise: str,
+    seed: int,
+    population: int,
+    generations: int,
+    gain: float,
+    **options,
 ) -> None:
     """Evolve the front of error against hardware cost for FUNCTION.
 
@@ -151,7 +165,7 @@ def _write(found, index: int, output: Path | None) -> str:
     return str(output)
 
 
-def as_dict(found) -> dict:
+def as_dict(found: Exploration) -> dict:
     """An exploration as plain numbers and strings."""
     space = found.space
     return {

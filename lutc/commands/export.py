@@ -58,7 +58,19 @@ HAND_OVER = {"latency", "unit", "together"}
 @json_option
 @click.pass_context
 def export(
-    context, table, kind, keys, out_scale, in_scale, out_bits, out_zero_point, unit, latency, together, output, as_json
+    context: click.Context,
+    table: str,
+    kind: str,
+    keys: tuple[str, ...],
+    out_scale: float | None,
+    in_scale: float | None,
+    out_bits: int,
+    out_zero_point: int,
+    unit: str,
+    latency: int,
+    together: bool,
+    output: Path,
+    as_json: bool,
 ) -> None:
     """Write the integers of TABLE, a file or the name of a shipped table, as hardware takes them, with golden vectors.
 

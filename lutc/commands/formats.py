@@ -21,7 +21,7 @@ from lutc.formats.format import FLOAT_FORMATS, get, nearest, properties
     help="Fixed-point format to list, may be repeated.  [default: q1.6]",
 )
 @json_option
-def formats(number, fixed, as_json) -> None:
+def formats(number: float | None, fixed: tuple[str, ...], as_json: bool) -> None:
     """Explain number formats, or show how each stores NUMBER.
 
     \b

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -11,6 +12,7 @@ from lutc import functions
 from lutc.commands.options import echo_table, figure, typed
 from lutc.errors import LutcError
 from lutc.fplut.pipeline import compile_fplut
+from lutc.table.table_set import TableSet
 
 # What `lutc compile` has for every search and this one takes too.
 _SHARED = {"function", "interval", "inputs", "search", "objective", "tails", "prologue", "name", "output", "as_json"}
@@ -57,7 +59,7 @@ _OPTIONS = (
 FIELDS = ("cut_points", "n_cut_points", "pieces", "values", "addressing", "budget", "formats", "arithmetic", "quality")
 
 
-def fplut_options(command):
+def fplut_options(command: Callable) -> Callable:
     """Add the options to a command; those not given arrive as None."""
     for option in reversed(_OPTIONS):
         command = option(command)
@@ -71,7 +73,7 @@ def refuse(options: dict) -> None:
         raise LutcError(f"--{given[0].replace('_', '-')} belongs to --search cutpoints; add that or leave it out")
 
 
-def compile_float(context: click.Context, function: str, name: str, options: dict):
+def compile_float(context: click.Context, function: str, name: str, options: dict) -> TableSet:
     """The table set that the command line asks for."""
     given = typed(context)
     foreign = sorted(given - _SHARED - set(FIELDS))
@@ -125,10 +127,11 @@ def _pieces(text: str) -> int | tuple[int, ...] | None:
     return counts[0] if len(counts) == 1 else counts
 
 
-def report(tables, ranged: bool) -> None:
+def report(tables: TableSet, ranged: bool) -> None:
     """How good each stored format is over all inputs of fp16 and bf16, in each arithmetic; `ranged`: and over those in
     the range.
     """
+    assert tables.range is not None  # what was compiled has one
     rows, (lo, hi) = [], tables.range
     for key, dtypes in tables.meta["certificate"].items():
         for dtype, figures in dtypes.items():

@@ -10,7 +10,7 @@ from lutc.functions import FUNCTIONS
 
 @click.command()
 @json_option
-def functions(as_json) -> None:
+def functions(as_json: bool) -> None:
     """List the functions that lutc knows, with default range, coefficient format, tails and aliases."""
     rows = []
     for fn in FUNCTIONS.values():

@@ -7,8 +7,9 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 from click.core import ParameterSource
@@ -18,7 +19,9 @@ from lutc.certify.certificate import function_of
 from lutc.errors import LutcError
 from lutc.files import atomic_write
 from lutc.formats.codes import parse_number
+from lutc.functions import Function
 from lutc.table.library import load
+from lutc.table.table_set import TableSet
 
 
 class Number(click.ParamType):
@@ -26,7 +29,7 @@ class Number(click.ParamType):
 
     name = "number"
 
-    def convert(self, value, param, ctx) -> float:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         try:
             return value if isinstance(value, float) else parse_number(value)
         except LutcError as error:
@@ -115,7 +118,7 @@ MODEL_OPTIONS = (
 )
 
 
-def model_options(command):
+def model_options(command: Callable) -> Callable:
     """The model that a command runs over a text, and how."""
     for option in reversed(MODEL_OPTIONS):
         command = option(command)
@@ -127,7 +130,7 @@ def typed(context: click.Context) -> set[str]:
     return {name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
 
 
-def echo_json(data) -> None:
+def echo_json(data: object) -> None:
     """Print data as JSON; NaN and Infinity are refused."""
     click.echo(json.dumps(data, indent=2, allow_nan=False))
 
@@ -148,7 +151,7 @@ def figure(value: float | None) -> str:
 
 
 @contextlib.contextmanager
-def progress_bar(description: str, total: int | None = None, unit: str = "generation"):
+def progress_bar(description: str, total: int | None = None, unit: str = "generation") -> Iterator[Any]:
     """A callback that advances a bar, `advance(n)` or `advance(n, total=...)`; there is one on a terminal, none in a
     pipe.
     """
@@ -183,7 +186,7 @@ def append_csv(path: Path, columns: Sequence[str], rows: Sequence[Sequence]) -> 
         ) from error
 
 
-def load_for(name: str, function: str | None):
+def load_for(name: str, function: str | None) -> tuple[TableSet, Function]:
     """(tables, function): a table by name or path, and the function that it is held against."""
     tables = load(name)
     if function is not None:

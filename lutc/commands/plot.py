@@ -23,7 +23,7 @@ from lutc.plots.table import table_figure
     help=".png, .svg or .pdf to write.  [default: TABLE.png here]",
 )
 @function_option
-def plot(table, keys, output, function) -> None:
+def plot(table: str, keys: tuple[str, ...], output: Path | None, function: str | None) -> None:
     """Draw TABLE, a file or the name of a shipped table: function and segments above, the error at every input below.
 
     \b

@@ -14,7 +14,7 @@ from lutc.table.table_set import TableSet
 @click.argument("table")
 @click.option("--key", help="Only this table of the file: 4, fp32, ...")
 @json_option
-def show(table, key, as_json) -> None:
+def show(table: str, key: str | None, as_json: bool) -> None:
     """Print TABLE, a file or the name of a shipped table, and how it was made."""
     import json
 

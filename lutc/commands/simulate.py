@@ -19,7 +19,7 @@ from lutc.hardware.simulate import simulate as run
     help="Which one.  [default: the first that is installed]",
 )
 @json_option
-def simulate(folder, simulator, as_json) -> None:
+def simulate(folder: Path, simulator: str | None, as_json: bool) -> None:
     """Run the test bench in FOLDER, which `lutc export` wrote, and compare every word with the integer model in numpy.
 
     The verdict goes into FOLDER/manifest.json. Exit code 1 where a word is wrong.

@@ -21,7 +21,7 @@ from lutc.hardware.synth import TARGETS, synthesise
     help="May be repeated.  [default: all of them]",
 )
 @json_option
-def synth(folder, targets, as_json) -> None:
+def synth(folder: Path, targets: tuple[str, ...], as_json: bool) -> None:
     """Count what the units in FOLDER, which `lutc export --format sv` wrote, take when Yosys synthesises them.
 
     LUTs, carries, flip-flops, multipliers (DSPs) and block memories of ice40, ice40up and xc7, or plain gates, and the

@@ -108,7 +108,7 @@ def collect(model, folder, modules, text, batch, length, task, limit, dtype) -> 
 def fit(
     model,
     folder,
-    output,
+    output: Path | None,
     k,
     order,
     neurons,

@@ -41,7 +41,7 @@ class Task:
     between: Samples | None = None
     error: LayerError | None = None
 
-    def points(self, positions=None) -> Points:
+    def points(self, positions: np.ndarray | None = None) -> Points:
         """Samples in cells, ties between tables broken by the error of float inputs between the codes."""
         return Points.of(self.samples, positions, self.between)
 

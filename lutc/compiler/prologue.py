@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from lutc.errors import LutcError
 from lutc.functions import FUNCTIONS, Function
-from lutc.table.prologues import AbsPrologue, ExponentPrologue, PeriodPrologue
+from lutc.table.prologues import AbsPrologue, ExponentPrologue, PeriodPrologue, Prologue
 
 PROLOGUES = ("auto", "none", "reduce", "abs")
 
 
-def make_prologue(fn: Function, choice: str):
+def make_prologue(fn: Function, choice: str) -> Prologue | None:
     """The prologue that is meant: "auto", range reduction where the function has one, or |x| if it is even; "none";
     "reduce"; "abs".
     """

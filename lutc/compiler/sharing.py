@@ -4,9 +4,12 @@ shared.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 
 from lutc.compiler.build import build
+from lutc.compiler.problem import Problem, Task
 from lutc.compiler.solve import relative_gap, search_costs, segment_costs
 from lutc.costs.points import Points
 from lutc.errors import LutcError
@@ -64,7 +67,9 @@ class SharedCuts:
         return GivenBreakpoints(self.rounded[scale])
 
 
-def solve_shared(problem, tasks, progress) -> tuple[dict[str, Table], dict]:
+def solve_shared(
+    problem: Problem, tasks: Sequence[Task], progress: Callable[[int], object] | None
+) -> tuple[dict[str, Table], dict]:
     """Tables by key and the record of the search, for `share` "all" and "coefficients"."""
     samples = [task.samples for task in tasks]
     cuts = SharedCuts(tasks, *problem.range)
@@ -109,7 +114,9 @@ def solve_shared(problem, tasks, progress) -> tuple[dict[str, Table], dict]:
     return tables, {**result.record, **reference, "shared": {**shared, "slopes": lines[0], "intercepts": lines[1]}}
 
 
-def solve_classic(problem, tasks, progress) -> tuple[dict[str, Table], dict]:
+def solve_classic(
+    problem: Problem, tasks: Sequence[Task], progress: Callable[[int], object] | None
+) -> tuple[dict[str, Table], dict]:
     """GQA-LUT as published: one evolution on a dense grid, breakpoints rounded per scale."""
     request, (lo, hi) = problem.request, problem.range
     powers = sorted(task.inputs.power for task in tasks if task.inputs.power is not None)

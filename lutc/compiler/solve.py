@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -42,7 +43,12 @@ def segment_costs(problem: Problem, task: Task, points: Points) -> SegmentCosts:
     return pair_costs(points, problem.format, *tails, objective, bound)
 
 
-def search_costs(problem: Problem, costs: SegmentCosts, start=None, progress=None) -> SearchResult:
+def search_costs(
+    problem: Problem,
+    costs: SegmentCosts,
+    start: Sequence[int] | None = None,
+    progress: Callable[[int], object] | None = None,
+) -> SearchResult:
     """The request's search over costs; cuts `start` come from the same search over coarser cuts, and one run refines
     them.
     """
@@ -67,10 +73,12 @@ def _found(problem: Problem, **what) -> SearchResult:
 def relative_gap(cost: float, reference: float) -> float:
     """(cost - reference) / max(reference, 1e-12), to 6 digits; rounding noise below 1e-9 counts as none."""
     gap = (cost - reference) / max(reference, 1e-12)
-    return 0.0 if abs(gap) < 1e-9 else float(f"{gap:.6g}")
+    return 0.0 if abs(gap) < 1e-9 else rounded(gap)
 
 
-def over_segments(problem: Problem, task: Task, progress) -> tuple[SearchResult, tuple, dict]:
+def over_segments(
+    problem: Problem, task: Task, progress: Callable[[int], object] | None
+) -> tuple[SearchResult, tuple, dict]:
     """(result over sample positions, its lines, what is proven of it)."""
     request, samples = problem.request, task.samples
     proven = request.found_by.name == "exact"
@@ -119,13 +127,17 @@ def quadratic_costs(problem: Problem, task: Task) -> QuadraticCosts:
     )
 
 
-def over_tables(problem: Problem, task: Task, progress) -> tuple[SearchResult, tuple, dict]:
+def over_tables(
+    problem: Problem, task: Task, progress: Callable[[int], object] | None
+) -> tuple[SearchResult, tuple, dict]:
     """The table whose error the next layer feels least."""
     result = _found(problem, costs=quadratic_costs(problem, task), progress=progress)
     return result, result.lines, {"cost": rounded(result.cost)}
 
 
-def over_samples(problem: Problem, task: Task, progress) -> tuple[SearchResult, tuple, dict]:
+def over_samples(
+    problem: Problem, task: Task, progress: Callable[[int], object] | None
+) -> tuple[SearchResult, tuple, dict]:
     """The table of a search that chooses its lines itself: the fewest entries within the request's error bound, or the
     best one that is found, and how far it is from what real coefficients could do.
     """

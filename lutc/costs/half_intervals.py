@@ -38,13 +38,13 @@ class HalfCosts:
     def combine(self) -> np.ufunc:
         return self.exact.combine
 
-    def outside_left(self, position) -> np.ndarray:
+    def outside_left(self, position: np.ndarray) -> np.ndarray:
         return self.exact.outside_left(position)
 
-    def outside_right(self, position) -> np.ndarray:
+    def outside_right(self, position: np.ndarray) -> np.ndarray:
         return self.exact.outside_right(position)
 
-    def interval(self, start, end, pieces: int) -> np.ndarray:
+    def interval(self, start: np.ndarray, end: np.ndarray, pieces: int) -> np.ndarray:
         """Costs of intervals [cuts[start], cuts[end]) of `pieces` pieces, as `IntervalCosts.interval`."""
         start, end = np.broadcast_arrays(start, end)
         low, high = self.exact.cuts[start.ravel()], self.exact.cuts[end.ravel()]

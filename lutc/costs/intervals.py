@@ -21,7 +21,7 @@ from lutc.errors import LutcError
 from lutc.functions import Line
 
 
-def edges_between(start, end, pieces: int) -> np.ndarray:
+def edges_between(start: np.ndarray, end: np.ndarray, pieces: int) -> np.ndarray:
     """Piece edges (..., pieces + 1) of intervals [start, end): start + i * (end - start) / pieces rounded to float32,
     as tables have them.
     """
@@ -78,7 +78,7 @@ class IntervalCosts:
         weight, first, second = (_prefix(v) for v in (t.weight, t.weight * t.x, t.weight * t.y))
         return np.stack([*weight, *first, *second], axis=1)
 
-    def interval(self, start, end, pieces: int) -> np.ndarray:
+    def interval(self, start: np.ndarray, end: np.ndarray, pieces: int) -> np.ndarray:
         """Costs of intervals [cuts[start], cuts[end]) of `pieces` pieces; start and end are integer arrays of one
         shape, so is the result.
         """
@@ -95,11 +95,11 @@ class IntervalCosts:
         )
         return np.where(np.isnan(costs), np.inf, costs).reshape(start.shape)
 
-    def outside_left(self, position) -> np.ndarray:
+    def outside_left(self, position: np.ndarray) -> np.ndarray:
         """Cost of the samples below a first cut at each position."""
         return self._outside[0][np.searchsorted(self.targets.x, self.cuts[position])]
 
-    def outside_right(self, position) -> np.ndarray:
+    def outside_right(self, position: np.ndarray) -> np.ndarray:
         """Cost of the samples at or above a last cut at each position."""
         return self._outside[1][np.searchsorted(self.targets.x, self.cuts[position])]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from lutc.costs.points import Points
 from lutc.formats.format import Format
@@ -29,7 +30,7 @@ class Ordinals:
         else:
             self.low, self.high = self.nearest(np.float64(fmt.min)), self.nearest(np.float64(fmt.max))
 
-    def nearest(self, x) -> np.ndarray:
+    def nearest(self, x: ArrayLike) -> np.ndarray:
         """Number (int64) of the representable value nearest to x, saturating."""
         if self.format.kind == "fixed":
             return np.clip(np.rint(x / self.format.step), self.low, self.high).astype(np.int64)
@@ -39,13 +40,13 @@ class Ordinals:
         bits = np.asarray(value, np.float32).view(np.int32).astype(np.int64)
         return np.where(bits < 0, -(bits & 0x7FFFFFFF), bits)
 
-    def round(self, x) -> np.ndarray:
+    def round(self, x: ArrayLike) -> np.ndarray:
         """format.round, quicker for fixed point; x must not be NaN."""
         if self.format.kind == "fixed":
             return np.clip(np.rint(x / self.format.step), self.low, self.high) * self.format.step + 0.0  # no -0
         return self.format.round(x)
 
-    def value(self, number) -> np.ndarray:
+    def value(self, number: ArrayLike) -> np.ndarray:
         """Value (float64) of a number."""
         if self.format.kind == "fixed":
             return number * self.format.step

@@ -6,7 +6,7 @@ the cost of every segment is exact. A pair that has cost more than `bound` is dr
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -129,7 +129,14 @@ def _cell_errors(objective: PairObjective, slopes: np.ndarray, intercepts: np.nd
     return errors
 
 
-def cost_of(points: Points, objective: PairObjective, cuts, lines, left: Line | None, right: Line | None) -> float:
+def cost_of(
+    points: Points,
+    objective: PairObjective,
+    cuts: Sequence[int],
+    lines: Sequence[tuple[float, float]],
+    left: Line | None,
+    right: Line | None,
+) -> float:
     """Cost of a given table: cuts (m + 1,), lines (slopes, intercepts). It bounds the optimum from above."""
     slopes = np.concatenate([[left.slope if left else 0.0], lines[0], [right.slope if right else 0.0]])
     intercepts = np.concatenate([[left.intercept if left else 0.0], lines[1], [right.intercept if right else 0.0]])

@@ -46,7 +46,7 @@ class Outputs:
     logits: Tensor | None = None
 
 
-def outputs_of(output, batch, kind: str, mask: Tensor | None, exact: Outputs | None = None) -> Outputs:
+def outputs_of(output: object, batch: Mapping, kind: str, mask: Tensor | None, exact: Outputs | None = None) -> Outputs:
     """From a model's output on a batch. mask: bool (batch, length), tokens that count. exact: of the exact model on the
     same batch; None if this is it.
     """

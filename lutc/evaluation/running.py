@@ -114,7 +114,7 @@ class _Run:
         finally:
             unpatch(self.model)
 
-    def batch(self, batch) -> None:
+    def batch(self, batch: Mapping) -> None:
         mask = batch.get("attention_mask") if isinstance(batch, Mapping) else None
         self.recorder.mask = mask.bool() if isinstance(mask, torch.Tensor) and mask.ndim == 2 else None
         self.recorder.layers = self.layers if self.left > 0 else []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from lutc.calibration.file import read
 from lutc.calibration.scales import for_layer
@@ -12,6 +13,11 @@ from lutc.certify import coverage
 from lutc.errors import LutcError
 from lutc.formats.codes import Inputs, parse_number
 from lutc.table.table_set import TableSet
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from lutc.calibration.file import Calibration
 
 NORM, SOFTMAX = "rsqrt", ("exp", "reciprocal")
 EXACT_ON_CODES = "exact on int8 inputs"
@@ -30,7 +36,9 @@ class Variant:
     norm: TableSet | None = None
     codes: Mapping[str, Inputs] | Inputs | None = None
 
-    def patch(self, model, only=None, skip=None):
+    def patch(
+        self, model: nn.Module, only: str | Sequence[str] | None = None, skip: str | Sequence[str] | None = None
+    ) -> object:
         """Put it into `model` (see `lutc.patch`) and the tables on the devices of the layers they serve; gives the
         report.
         """
@@ -116,7 +124,7 @@ def from_options(activations: Sequence[str], softmax: str | None, norm: str | No
     return variant(",".join(name for option in ("--activation", "--softmax", "--norm") for name in parts[option]))
 
 
-def int8_scales(source: str, model) -> Mapping[str, Inputs] | Inputs:
+def int8_scales(source: str, model: nn.Module) -> Mapping[str, Inputs] | Inputs:
     """Quantised inputs from "2^-4" (one scale for all layers) or a calibration file: of each layer the power of two of
     least squared error.
     """
@@ -138,7 +146,7 @@ def int8_scales(source: str, model) -> Mapping[str, Inputs] | Inputs:
     return codes_of(calibration)
 
 
-def codes_of(calibration, method: str = "power-of-two") -> Mapping[str, Inputs]:
+def codes_of(calibration: Calibration, method: str = "power-of-two") -> Mapping[str, Inputs]:
     """For each activation of a calibration its int8 scale."""
     sites = {
         name: layer

@@ -12,6 +12,7 @@ for numba's nopython code. `lutc.kernels.float16`: the same in Triton.
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from lutc.errors import LutcError
 
@@ -19,13 +20,13 @@ ROUNDINGS = ("rne", "trunc")
 INFINITY, NAN, LARGEST = 0x7C00, 0x7E00, 0x7BFF
 
 
-def bits_of(x) -> np.ndarray:
+def bits_of(x: ArrayLike) -> np.ndarray:
     """The bits (uint16) of values rounded to the nearest float16; float64 in any shape."""
     with np.errstate(over="ignore"):
         return np.asarray(x, np.float64).astype(np.float16).view(np.uint16)
 
 
-def value_of(bits) -> np.ndarray:
+def value_of(bits: ArrayLike) -> np.ndarray:
     """The value (float64) of float16 bits."""
     return np.asarray(bits, np.uint16).view(np.float16).astype(np.float64)
 
@@ -53,7 +54,7 @@ def _finish(sign, magnitude, invalid, infinite, truncate):
     return np.where(invalid, NAN, magnitude).astype(np.uint16)
 
 
-def float16_add(a, b, rounding: str = "rne") -> np.ndarray:
+def float16_add(a: ArrayLike, b: ArrayLike, rounding: str = "rne") -> np.ndarray:
     """a + b: bits of float16 in, uint16 bits out."""
     truncate = _truncates(rounding)
     a, b = np.broadcast_arrays(_operand(a), _operand(b))
@@ -84,7 +85,7 @@ def float16_add(a, b, rounding: str = "rne") -> np.ndarray:
     return _finish(sign, magnitude, invalid, large == INFINITY, truncate)
 
 
-def float16_mul(a, b, rounding: str = "rne") -> np.ndarray:
+def float16_mul(a: ArrayLike, b: ArrayLike, rounding: str = "rne") -> np.ndarray:
     """a * b: bits of float16 in, uint16 bits out."""
     truncate = _truncates(rounding)
     a, b = np.broadcast_arrays(_operand(a), _operand(b))

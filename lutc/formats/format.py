@@ -5,11 +5,14 @@ step from float64 (a detour over fp32, as a cast to bf16 or fp8 may take, rounds
 the largest value.
 """
 
+from __future__ import annotations
+
 import math
 import re
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from lutc.errors import LutcError
 
@@ -99,13 +102,13 @@ class Format:
     def has_nan(self) -> bool:
         return not self.is_fixed
 
-    def ulp(self, x) -> np.ndarray:
+    def ulp(self, x: ArrayLike) -> np.ndarray:
         """Distance between neighbours around |x|: the spacing of the binade that holds x, the step in fixed point.
         Beyond the largest value its spacing; NaN gives NaN. Shape of x, float64.
         """
         return self._spacing(_float64(x))[()]
 
-    def round(self, x) -> np.ndarray:
+    def round(self, x: ArrayLike) -> np.ndarray:
         """The nearest value, ties to even, float64, shape of x. NaN stays NaN; finite overflow saturates; an infinity
         stays one where the format has it and saturates otherwise. Float formats keep the sign of zero, fixed point has
         one zero.
@@ -114,14 +117,14 @@ class Format:
         rounded = self._snap(np.rint, x)
         return np.where(np.isinf(x), x, rounded)[()] if self.has_inf else rounded[()]
 
-    def holds(self, x) -> np.ndarray:
+    def holds(self, x: ArrayLike) -> np.ndarray:
         """Whether x is exactly a value of the format; NaN and infinities where it has codes for them. Booleans, shape
         of x.
         """
         x = _float64(x)
         return ((self.round(x) == x) | (np.isnan(x) & self.has_nan))[()]
 
-    def neighbours(self, x) -> tuple[np.ndarray, np.ndarray]:
+    def neighbours(self, x: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
         """(largest finite value <= x, smallest finite value >= x); both x itself where it is a value. Beyond the range,
         both are the end of the range. NaN gives NaN. Float64, shape of x.
         """
@@ -135,7 +138,7 @@ class Format:
         decoded = self.decode(np.arange(2**self.bits))
         return np.unique(decoded[np.isfinite(decoded)]) + 0.0
 
-    def codes(self, x) -> np.ndarray:
+    def codes(self, x: ArrayLike) -> np.ndarray:
         """Fixed point: int64 codes of the nearest values, value = code * step; shape of x. Error for NaN and for float
         formats.
         """
@@ -146,7 +149,7 @@ class Format:
             raise LutcError(f"format {self.name} has no code for NaN")
         return np.rint(self._snap(np.rint, x) / self.step).astype(np.int64)[()]
 
-    def encode(self, x) -> np.ndarray:
+    def encode(self, x: ArrayLike) -> np.ndarray:
         """Bits of the nearest values as unsigned integers (int64 array, shape of x): two's complement or sign,
         exponent, mantissa. NaN becomes the positive quiet NaN; error where the format has none.
         """
@@ -169,7 +172,7 @@ class Format:
         )
         return np.where(np.isnan(rounded), quiet, pattern)[()]
 
-    def decode(self, codes) -> np.ndarray:
+    def decode(self, codes: ArrayLike) -> np.ndarray:
         """Values (float64, shape of `codes`) of unsigned integer codes in [0, 2**bits), NaN and infinities included."""
         codes = np.asarray(codes, np.int64)
         if ((codes < 0) | (codes >= 2**self.bits)).any():
@@ -221,7 +224,7 @@ _ALIASES = {"half": "fp16", "e4m3": "fp8_e4m3", "e5m2": "fp8_e5m2", "single": "f
 _FIXED = re.compile(r"q(\d{1,2})\.(\d{1,2})", re.ASCII)
 
 
-def get(text: "str | Format") -> Format:
+def get(text: str | Format) -> Format:
     """The format named `text`: 'q1.6', 'fp16' or 'half' or 'float16', 'bf16', 'fp32', 'fp8_e4m3', 'fp8_e5m2', in any
     case.
     """
@@ -246,7 +249,7 @@ def get(text: "str | Format") -> Format:
     return Format(f"q{integer}.{fraction}", "fixed", integer_bits=integer, fraction_bits=fraction)
 
 
-def properties(fmt: "str | Format") -> dict:
+def properties(fmt: str | Format) -> dict:
     """What characterises a format, for a listing: plain numbers, strings and None where it does not apply."""
     fmt = get(fmt)
     listed = {
@@ -276,7 +279,7 @@ def properties(fmt: "str | Format") -> dict:
     }
 
 
-def nearest(fmt: "str | Format", x: float) -> dict:
+def nearest(fmt: str | Format, x: float) -> dict:
     """How `fmt` stores x: {"value", "bits", "error"}; bits are separated into sign, exponent and mantissa (or sign,
     integer and fraction) by spaces; error = value - x, 0 where x is stored exactly and None where the difference is not
     finite.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from lutc.errors import LutcError
 from lutc.formats.codes import Inputs
@@ -31,7 +32,7 @@ def requantiser(ratio: float) -> tuple[int, int]:
     return multiplier, shift
 
 
-def requantise(acc, multiplier: int, shift: int) -> np.ndarray:
+def requantise(acc: ArrayLike, multiplier: int, shift: int) -> np.ndarray:
     """round(acc * multiplier * 2**-shift), half up, in int64: (acc * m + (1 << (s - 1))) >> s for s > 0, acc * m << -s
     otherwise.
     """
@@ -41,6 +42,6 @@ def requantise(acc, multiplier: int, shift: int) -> np.ndarray:
     return (product + (1 << (shift - 1))) >> shift if shift > 0 else product << -shift
 
 
-def scaled_intercepts(codes, inputs: Inputs) -> np.ndarray:
+def scaled_intercepts(codes: ArrayLike, inputs: Inputs) -> np.ndarray:
     """t' of intercepts given as integer codes t: t << b for a scale 2**-b, else floor(t / S + 1/2)."""
     return np.floor(np.asarray(codes, np.float64) / inputs.scale + 0.5).astype(np.int64)

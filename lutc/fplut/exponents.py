@@ -6,6 +6,8 @@ same interval costs as the cut points; the values are then fitted as those of an
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from lutc import formats
@@ -18,7 +20,7 @@ from lutc.table.bodies import Exponents, binades
 from lutc.table.table import Table
 
 
-def build_exponents(problem: IntervalProblem, settings, key: str) -> tuple[Table, dict]:
+def build_exponents(problem: IntervalProblem, settings: Any, key: str) -> tuple[Table, dict]:
     """A table with exponent addressing and values stored as `key`, and the record of its search.
 
     Fitted values of few bits make up for what rounding samples costs, so the bits chosen for exact values are tried

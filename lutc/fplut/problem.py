@@ -17,7 +17,7 @@ from lutc.functions import Function, Line
 from lutc.functions.registry import checked_range
 from lutc.measures import RELATIVE_FLOOR
 from lutc.table.domain import Domain
-from lutc.table.prologues import AbsPrologue, ExponentPrologue, PeriodPrologue
+from lutc.table.prologues import AbsPrologue, ExponentPrologue, PeriodPrologue, Prologue
 
 RELATIVE_CAP = 0.009  # relative error of one input beyond which a small mean no longer pays; tables promise 1 %
 NORM_OF = {"relative": "l1", "absolute": "l1", "squared": "l2", "ulp": "l1", "maximum": "max"}
@@ -160,7 +160,7 @@ def _weight(objective: str, fmt: formats.Format, y: np.ndarray) -> np.ndarray:
     return 1.0 / fmt.ulp(y) if objective == "ulp" else np.ones_like(y)
 
 
-def reduced(prologue, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def reduced(prologue: Prologue | None, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The input r that the body sees for each x, and by what factor an error there grows; both float64, shape of x."""
     seen = []
 

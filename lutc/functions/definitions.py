@@ -5,8 +5,11 @@ probability Phi(-u) for u >= 0. Inputs are clamped where a limit is reached, whi
 `*_half(u)` is h of `Symmetry`.
 """
 
+from __future__ import annotations
+
 import functools
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -19,7 +22,7 @@ _TANH_CUBE, _TANH_CUBE_LOW = 0.044715, 2.1960211427085595e-18
 QUICK_RATE, _QUICK_LOW = 1.702, 4.263256414560601e-17
 
 
-def silent(f):
+def silent(f: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
     """Give f float64 arrays, numpy's warnings off; a scalar comes back for a scalar."""
 
     @functools.wraps(f)
@@ -137,7 +140,7 @@ def gelu_derivative(x: np.ndarray) -> np.ndarray:
 
 
 @silent
-def gelu_half(u):
+def gelu_half(u: np.ndarray) -> np.ndarray:
     return -np.minimum(u, 1e4) * _upper(u)
 
 
@@ -160,7 +163,7 @@ def gelu_tanh_derivative(x: np.ndarray) -> np.ndarray:
 
 
 @silent
-def gelu_tanh_half(u):
+def gelu_tanh_half(u: np.ndarray) -> np.ndarray:
     return -np.minimum(u, 1e4) * _tanh_upper(u)
 
 
@@ -186,7 +189,7 @@ def quick_gelu_derivative(x: np.ndarray) -> np.ndarray:
 
 
 @silent
-def quick_gelu_half(u):
+def quick_gelu_half(u: np.ndarray) -> np.ndarray:
     return -np.minimum(u, 1e4) * _quick_upper(u)
 
 
@@ -204,7 +207,7 @@ def silu_derivative(x: np.ndarray) -> np.ndarray:
 
 
 @silent
-def silu_half(u):
+def silu_half(u: np.ndarray) -> np.ndarray:
     return -np.minimum(u, 1e4) * _logistic_upper(u)
 
 
@@ -221,7 +224,7 @@ def sigmoid_derivative(x: np.ndarray) -> np.ndarray:
 
 
 @silent
-def sigmoid_half(u):
+def sigmoid_half(u: np.ndarray) -> np.ndarray:
     return _logistic_upper(u)
 
 
@@ -290,7 +293,7 @@ def hardsigmoid_derivative(x: np.ndarray) -> np.ndarray:
 
 
 @silent
-def hardsigmoid_half(u):
+def hardsigmoid_half(u: np.ndarray) -> np.ndarray:
     return np.maximum(3.0 - u, 0.0) / 6.0
 
 
@@ -306,7 +309,7 @@ def hardswish_derivative(x: np.ndarray) -> np.ndarray:
 
 
 @silent
-def hardswish_half(u):
+def hardswish_half(u: np.ndarray) -> np.ndarray:
     return -np.minimum(u, 3.0) * hardsigmoid_half(u)
 
 
@@ -339,7 +342,7 @@ def softplus(x: np.ndarray) -> np.ndarray:
 
 
 @silent
-def softplus_half(u):
+def softplus_half(u: np.ndarray) -> np.ndarray:
     return np.log1p(np.exp(-u))
 
 

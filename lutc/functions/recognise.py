@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ def _probe_values() -> dict[str, np.ndarray]:
     return {name: v for name, v in values.items() if np.isfinite(v).all() and np.abs(v).max() < 1e6}
 
 
-def functions_of(callable_, device="cpu") -> tuple[str, ...]:
+def functions_of(callable_: Callable, device: str | torch.device = "cpu") -> tuple[str, ...]:
     """Registry names of the elementwise function that `callable_` computes in float32 (elu and celu are one); () where
     it is none or fails.
     """

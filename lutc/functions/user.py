@@ -18,7 +18,7 @@ from lutc.functions.registry import checked_range
 _PROBES = 1025
 
 
-def load_user(spec: str, range) -> Function:
+def load_user(spec: str, range: tuple[float, float] | None) -> Function:
     """The callable at 'package.module:name' as a Function over `range`; tails, symmetry and inflections unknown.
 
     It may take a float64 array, a torch tensor, or one number at a time; its attribute `derivative`, if it has one, is
@@ -29,7 +29,7 @@ def load_user(spec: str, range) -> Function:
     return _over(spec, _import(spec), range)
 
 
-def from_callable(target: Callable, range) -> Function:
+def from_callable(target: Callable, range: tuple[float, float] | None) -> Function:
     """Any callable as a Function over `range`, called as `load_user` has it: a function, a partial, a torch module."""
     name = name_of(target)
     if range is None:

@@ -7,6 +7,8 @@ multiply-add.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from lutc import table as tables
@@ -14,6 +16,7 @@ from lutc.errors import LutcError
 from lutc.lower import plans, reduced_plans
 from lutc.lower.reduced_plans import Reduced, Reference
 from lutc.lower.segments import Segments, reduced_segments, segments, slope
+from lutc.table.table import Table
 
 MAX_CELLS = 4096  # of equal width
 MAX_BIT_CELLS = (
@@ -171,7 +174,7 @@ def default_kinds(dtype: str) -> tuple[str, ...]:
     )
 
 
-def lower(table, dtype: str = "fp32", kinds: tuple[str, ...] | None = None):
+def lower(table: Table, dtype: str = "fp32", kinds: tuple[str, ...] | None = None) -> Any:
     """The first plan of `kinds` that fits `table` for inputs and outputs of `dtype` ('fp32', 'fp16', 'bf16', 'fp64').
 
     kinds: names among 'chain' (a search over 8 or 16 segments, for compare chains), 'uniform', 'cells', 'search',

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import ml_dtypes
 import numpy as np
+from numpy.typing import ArrayLike
 
 FLAT_LEFT, FLAT_RIGHT = 1, 2
 KIND_CODES = {"uniform": 1, "cells": 2, "search": 3, "direct": 4, "reference": 5, "reduced": 6}
@@ -34,7 +35,7 @@ def all_codes(dtype: str) -> np.ndarray:
     return np.arange(65536, dtype=np.uint16).view(DTYPES[dtype])
 
 
-def widened(x) -> np.ndarray:
+def widened(x: ArrayLike) -> np.ndarray:
     """Any float dtype -> float64; every NaN becomes the quiet one, since signalling ones raise
     warnings in arithmetic.
     """
@@ -43,7 +44,7 @@ def widened(x) -> np.ndarray:
     return np.where(np.isnan(wide), np.nan, wide)
 
 
-def round_to(values, dtype: str) -> np.ndarray:
+def round_to(values: ArrayLike, dtype: str) -> np.ndarray:
     """float64 -> dtype in one rounding, ties to even; what exceeds the largest value becomes infinite, as in IEEE
     arithmetic.
     """
@@ -113,7 +114,7 @@ class _Linear:
             )  # the product of two float32 is exact in float64
             return exact.astype(np.float32).astype(DTYPES[self.dtype])
 
-    def unfused(self, x) -> np.ndarray:
+    def unfused(self, x: ArrayLike) -> np.ndarray:
         """As `__call__`, with the product rounded before the addition, as hardware without a fused
         multiply-add does.
         """
@@ -121,7 +122,7 @@ class _Linear:
             x, i = self._at(x)
             return (self.slopes[i] * x + self.intercepts[i]).astype(DTYPES[self.dtype])
 
-    def slope(self, x) -> np.ndarray:
+    def slope(self, x: ArrayLike) -> np.ndarray:
         """Slope of the segment of x, in the plan's dtype; NaN for NaN."""
         with np.errstate(all="ignore"):
             clamped, i = self._at(x)
@@ -138,7 +139,7 @@ class UniformPlan(_Linear):
     first: int
     kind = "uniform"
 
-    def index(self, x) -> np.ndarray:
+    def index(self, x: ArrayLike) -> np.ndarray:
         last = self.first + self.slopes.size - 1
         with np.errstate(over="ignore"):
             scaled = np.asarray(x, np.float32) * np.float32(2.0**self.bits)
@@ -175,7 +176,7 @@ class CellsPlan(_Linear):
     base: np.ndarray
     kind = "cells"
 
-    def index(self, x) -> np.ndarray:
+    def index(self, x: ArrayLike) -> np.ndarray:
         bits = np.ascontiguousarray(x, np.float32).view(np.uint32).reshape(np.shape(x))
         key = ((bits & np.uint32(0x7FFFFFFF)) >> np.uint32(self.shift)).astype(np.int64)
         negative = bits >> np.uint32(31) != 0
@@ -216,7 +217,7 @@ class SearchPlan(_Linear):
     def steps(self) -> int:
         return int(self.slopes.size).bit_length() - 1
 
-    def index(self, x) -> np.ndarray:
+    def index(self, x: ArrayLike) -> np.ndarray:
         position = np.zeros(np.shape(x), np.int64)
         for step in reversed(range(self.steps)):
             ahead = position + (1 << step)
@@ -257,7 +258,7 @@ class DirectPlan:
         """x of the plan's dtype, any shape -> the same dtype and shape."""
         return self.values[self._code(x, self.dtype)]
 
-    def slope(self, x) -> np.ndarray:
+    def slope(self, x: ArrayLike) -> np.ndarray:
         return self.slopes[self._code(x, self.dtype)]
 
     @property

@@ -11,15 +11,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from lutc.lower.plans import KIND_CODES, round_to, widened
+from lutc.table.prologues import ExponentPrologue, PeriodPrologue
 
 POSITIVE, ODD, EVEN = 0, 1, 2
 NONE, EXPONENT, PERIOD = 0, 1, 2
 _REDUCTIONS = {"": NONE, "exponent": EXPONENT, "period": PERIOD}
 
 
-def reduction_of(prologue) -> tuple:
+def reduction_of(prologue: ExponentPrologue | PeriodPrologue) -> tuple:
     """That of an exponent or period prologue."""
     if prologue.kind == "exponent":
         return (
@@ -48,7 +50,7 @@ class _Wide:
         """x of the plan's dtype, any shape -> the same dtype and shape; the table's float64 value rounded once."""
         return round_to(self.evaluate(widened(x)), self.dtype)
 
-    def slope(self, x) -> np.ndarray:
+    def slope(self, x: ArrayLike) -> np.ndarray:
         return round_to(self.evaluate_slope(widened(x)), self.dtype)
 
     @property
@@ -96,7 +98,7 @@ class Reduced(_Wide):
     first: int = 0
     kind = "reduced"
 
-    def index(self, r) -> np.ndarray:
+    def index(self, r: np.ndarray) -> np.ndarray:
         """Segment of reduced inputs (float64)."""
         r = np.ascontiguousarray(r, np.float64)
         cell = np.clip(r.view(np.int64) >> self.shift, self.first, self.first + self.base.size - 1) - self.first

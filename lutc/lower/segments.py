@@ -9,9 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from lutc import table as tables
 from lutc.errors import LutcError
+from lutc.table.table import Table
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +26,7 @@ class Segments:
     slopes: np.ndarray
     intercepts: np.ndarray
 
-    def index(self, x) -> np.ndarray:
+    def index(self, x: ArrayLike) -> np.ndarray:
         """Segment of each x (int64); the last for NaN."""
         return np.searchsorted(self.thresholds, x, side="right")
 
@@ -54,7 +56,7 @@ def _thresholds(index, count: int, dtype: str) -> np.ndarray:
     return np.where(index(found) >= wanted, found, np.nan)
 
 
-def reduced_segments(table, dtype: str) -> Segments:
+def reduced_segments(table: Table, dtype: str) -> Segments:
     """Segments of body and tails, without the prologue."""
     body = table.body
     index, lines = body.segment, None
@@ -134,7 +136,7 @@ def _restricted(lines: Segments, domain, dtype: str) -> Segments:
     return lines
 
 
-def segments(table, dtype: str = "fp32") -> Segments:
+def segments(table: Table, dtype: str = "fp32") -> Segments:
     """The table as one piecewise-linear function of the float inputs of `dtype` ('fp64', else thresholds are float32
     values).
 
@@ -152,7 +154,7 @@ def segments(table, dtype: str = "fp32") -> Segments:
     return lines if table.domain is None else _restricted(lines, table.domain, arithmetic)
 
 
-def slope(table, x) -> np.ndarray:
+def slope(table: Table, x: ArrayLike) -> np.ndarray:
     """Derivative of the table at x by the segment of x (float64, any shape): the gradient of `grad="table"`. NaN for
     NaN.
     """

@@ -43,7 +43,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "lutc"
 
 
-def key(file: Path, dtype) -> str:
+def key(file: Path, dtype: torch.dtype | None) -> str:
     """Of the file's start, size, time and the dtype of the copy."""
     status = file.stat()
     digest = hashlib.sha256(f"{file.name} {status.st_size} {status.st_mtime_ns} {dtype}".encode())
@@ -52,7 +52,7 @@ def key(file: Path, dtype) -> str:
     return f"{file.stem}-{digest.hexdigest()[:16]}"
 
 
-def unpacked(file: Path, dtype) -> Path:
+def unpacked(file: Path, dtype: torch.dtype | None) -> Path:
     """A Hugging Face folder with the weights and the tokenizer of the file, made on the first call; it appears whole or
     not at all.
     """

@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -20,7 +21,7 @@ KINDS = ("causal", "encoder", "classifier", "other")
 _VOCABULARIES = ("tokenizer.json", "vocab*", "*.model", "*.tiktoken", "tekken.json", "*.gguf")
 
 
-def load_tokenizer(folder: Path, **options):
+def load_tokenizer(folder: Path, **options) -> Any:
     """The tokenizer in `folder`, with a padding token."""
     from transformers import AutoTokenizer
 
@@ -58,7 +59,7 @@ def quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def auto_class(config, source="the model") -> str:
+def auto_class(config: Any, source: str | Path = "the model") -> str:
     """The class of transformers that loads a checkpoint for what it does: next tokens, classes, or hidden states."""
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,

@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -41,7 +43,7 @@ class Loaded:
         return next((p.device for p in self.model.parameters() if p.device.type != "meta"), torch.device("cpu"))
 
     @functools.cached_property
-    def tokenizer(self):
+    def tokenizer(self) -> Any:
         """transformers' tokenizer of the model; LutcError where there is none."""
         if self.folder is None:
             made = call(Path(self.path), "tokenizer", missing=None)
@@ -55,7 +57,13 @@ class Loaded:
 
 
 def load(
-    path, *, dtype: str | None = None, device: str = "cpu", device_map=None, task: str | None = None, tokenizer=None
+    path: str | os.PathLike,
+    *,
+    dtype: str | None = None,
+    device: str = "cpu",
+    device_map: str | Mapping | None = None,
+    task: str | None = None,
+    tokenizer: str | os.PathLike | None = None,
 ) -> Loaded:
     """The model at `path`, in eval mode.
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 
-def first_tensor(output) -> Tensor:
+def first_tensor(output: Any) -> Tensor:
     """A model's main output: logits, hidden states, or the tensor itself."""
     if isinstance(output, Tensor):
         return output

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 from lutc.errors import LutcError
 
 _REQUIRED = object()
 
 
-def call(path: Path, name: str, missing=_REQUIRED):
+def call(path: Path, name: str, missing: Any = _REQUIRED) -> Any:
     """What `name()` of the file gives; `missing` where the file does not define it, LutcError without such a value or
     where it fails.
     """

@@ -6,17 +6,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from lutc.errors import LutcError
 from lutc.models.python_file import call
 
+if TYPE_CHECKING:
+    from lutc.models.loading import Loaded
+
 _PIECE = 1 << 16  # characters that are tokenised at a time
 
 
 def batches(
-    loaded, text: str | Path | None, *, seqlen: int = 512, max_tokens: int | None = None, batch: int | None = 1
+    loaded: Loaded, text: str | Path | None, *, seqlen: int = 512, max_tokens: int | None = None, batch: int | None = 1
 ) -> list[dict]:
     """Batches for a `Loaded` model, as keyword arguments of its forward, on the CPU; of `max_tokens` tokens at most.
     batch: windows or documents in each; None for 1 window or 16 documents.
@@ -37,7 +41,9 @@ def batches(
     return list(document_batches(loaded.tokenizer, documents(text), batch or 16, seqlen, max_tokens))
 
 
-def windows(tokenizer, text: str, seqlen: int, max_tokens: int | None = None, name: str = "the text") -> torch.Tensor:
+def windows(
+    tokenizer: Any, text: str, seqlen: int, max_tokens: int | None = None, name: str = "the text"
+) -> torch.Tensor:
     """Consecutive windows of a text, int64 [n, seqlen], each begun as the tokenizer begins a text; what is left over at
     the end is dropped.
     """
@@ -74,7 +80,7 @@ def documents(text: str | Path) -> list[str]:
 
 
 def document_batches(
-    tokenizer, lines: Iterable[str], batch: int = 32, seqlen: int = 128, max_tokens: int | None = None
+    tokenizer: Any, lines: Iterable[str], batch: int = 32, seqlen: int = 128, max_tokens: int | None = None
 ) -> Iterator[dict]:
     """Padded batches of documents, cut to `seqlen` tokens, until `max_tokens` are reached (at least one batch)."""
     lines, total = list(lines), 0
@@ -90,7 +96,7 @@ def document_batches(
         yield encoded
 
 
-def to_device(batch, device):
+def to_device(batch: Any, device: torch.device | str) -> Any:
     """A batch (dict, tuple, list or tensor) on `device`."""
     if isinstance(batch, dict):
         return {name: to_device(value, device) for name, value in batch.items()}

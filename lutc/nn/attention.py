@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+import os
 
 import numpy as np
 import torch
 
 from lutc.certify.coverage import EXP, Interval, serving_key
 from lutc.errors import LutcError
+from lutc.measures import EXP_FLOOR
 from lutc.nn import attention_ops
 from lutc.nn.row_tables import RowOperator, check_float
 from lutc.nn.softmax import LUTSoftmax
 from lutc.table.prologues import PeriodPrologue
+from lutc.table.table import Table
+from lutc.table.table_set import TableSet
 
 TANH = Interval("tanh", -16.0, 16.0, closed=True, relative=False)
 RESCALE = ("exact", "table", "none")
@@ -41,7 +45,9 @@ class LUTAttention(torch.nn.Module):
         self.cap = None if tanh is None else Cap(tanh)
         self.rescale = _checked_rescale(rescale)
 
-    def forward(self, query, key, value, mask=None, **options) -> torch.Tensor:
+    def forward(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None = None, **options
+    ) -> torch.Tensor:
         """As `attention`; options: causal, offset, window, scale, softcap, alibi, sinks, lengths, dropout."""
         options = {"cap": self.cap, "rescale": self.rescale, **options}
         return attention(self.softmax, query, key, value, mask, **options)
@@ -222,7 +228,12 @@ def _check(query, key, value, mask, alibi, sinks, lengths, dropout) -> None:
         raise LutcError(f"lengths are integers; given {lengths.dtype}")
 
 
-def deviation(exp="exp_fplut", rescale: str = "exact", rises: int = 0, keys: int | None = None) -> float:
+def deviation(
+    exp: str | os.PathLike | TableSet | Table = "exp_fplut",
+    rescale: str = "exact",
+    rises: int = 0,
+    keys: int | None = None,
+) -> float:
     """A bound on how far attention in one pass lies from two-pass softmax with the same table, arithmetic aside: the
     sum over the keys of |p' - p|, p and p' being the two's probabilities. The result differs by at most this times
     the largest |value|.
@@ -250,7 +261,7 @@ def deviation(exp="exp_fplut", rescale: str = "exact", rises: int = 0, keys: int
 
 def _errors(table) -> tuple[float, float]:
     """Largest relative and absolute errors of weights exp(d), at 2^18 points of [-87, 0], or of one period."""
-    lowest = -table.prologue.period if isinstance(table.prologue, PeriodPrologue) else -87.0
+    lowest = -table.prologue.period if isinstance(table.prologue, PeriodPrologue) else EXP_FLOOR
     d = np.linspace(lowest, 0.0, 1 << 18)
     exact, weights = np.exp(d), np.maximum(table(d), 0.0)
     return float(np.max(np.abs(weights / exact - 1))), float(np.max(np.abs(weights - exact)))

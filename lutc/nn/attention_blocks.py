@@ -112,7 +112,9 @@ class _Blocks:
         """Keys or values j ... end - 1."""
         return x[:, j:end].to(self.inputs.wide)
 
-    def scores(self, q, k, first, last, j, end):
+    def scores(
+        self, q: torch.Tensor, k: torch.Tensor, first: int, last: int, j: int, end: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """(scores of a block, (batch, heads, queries, keys); tanh of what was capped, or None)."""
         s = self.whole(torch.bmm(q, k.transpose(1, 2)), last - first)
         inputs, form, capped = self.inputs, self.form, None
@@ -238,7 +240,16 @@ class Gradients:
     sinks: torch.Tensor | None
 
 
-def backward(gradient, inputs: Inputs, out, tops, totals, plans: list[Plans], form: Form, to_mask: bool) -> Gradients:
+def backward(
+    gradient: torch.Tensor,
+    inputs: Inputs,
+    out: torch.Tensor,
+    tops: torch.Tensor,
+    totals: torch.Tensor,
+    plans: list[Plans],
+    form: Form,
+    to_mask: bool,
+) -> Gradients:
     """The exact softmax's derivative at the table's weights T(s - top) / total, which are computed again."""
     blocks, wide = _Blocks(inputs, plans, form), inputs.wide
     q = inputs.q

@@ -12,7 +12,7 @@ from lutc.nn import attention_blocks as blocks
 from lutc.nn import rows
 from lutc.nn.batched import one_by_one
 from lutc.nn.lowered import has_triton
-from lutc.nn.row_tables import check_device, plans_of
+from lutc.nn.row_tables import Plans, check_device, plans_of
 
 LARGEST_HEAD = 256
 
@@ -63,7 +63,15 @@ def _(q, k, v, mask, sinks, alibi, lengths, words, meta, period, reciprocal, sca
     return q.new_empty((*rows, v.shape[-1])), *(q.new_empty(rows, dtype=wide) for _ in range(2))
 
 
-def fused_backward(gradient, inputs, out, tops, totals, plans, form) -> blocks.Gradients:
+def fused_backward(
+    gradient: torch.Tensor,
+    inputs: blocks.Inputs,
+    out: torch.Tensor,
+    tops: torch.Tensor,
+    totals: torch.Tensor,
+    plans: list[Plans],
+    form: blocks.Form,
+) -> blocks.Gradients:
     """`attention_blocks.backward` by the Triton kernels, without a mask's gradient."""
     from lutc.kernels import attention as kernels  # brings triton
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import torch
 
 
-def is_batched(dims) -> bool:
+def is_batched(dims: Sequence[int | None]) -> bool:
     """Whether an argument, or one tensor of a list, has a batch dimension."""
     return any(map(is_batched, dims)) if isinstance(dims, (list, tuple)) else dims is not None
 
@@ -16,7 +19,7 @@ def _of(index: int, value, dim):
     return value if dim is None else value.select(dim, index)
 
 
-def one_by_one(operator, info, dims, *arguments):
+def one_by_one(operator: Callable, info: Any, dims: Sequence[int | None], *arguments) -> tuple:
     """A call for each element of the batch, for batches of what no kernel takes several of: tables and parameters, as
     of ensembles of modules.
     """

@@ -16,6 +16,7 @@ from lutc.fplut.pipeline import compile_fplut
 from lutc.functions import Function, Line
 from lutc.lower import plans
 from lutc.lower.segments import slope
+from lutc.measures import RELATIVE_FLOOR
 from lutc.nn import portable
 from lutc.nn.lowered import Lowered
 from lutc.nn.lut import LUT
@@ -149,7 +150,7 @@ def _as_function(function: Callable, name: str, registered: Function | None) -> 
     if registered is not None:
         want = registered(x)
         with np.errstate(all="ignore"):
-            close = np.abs(got - want) <= _SAME * np.maximum(np.abs(want), 2.0**-14)
+            close = np.abs(got - want) <= _SAME * np.maximum(np.abs(want), RELATIVE_FLOOR)
         if (close | (got == want) | (np.isnan(got) & np.isnan(want))).all():
             return registered
     return Function(name, f, None, (-8.0, 8.0), left=_tail(f, -_FAR), right=_tail(f, _FAR))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from lutc.kernels import pwl
@@ -49,27 +51,29 @@ def _run(x, y, words, meta, mode: str) -> torch.Tensor:
     return out
 
 
-def values(x: torch.Tensor, words: torch.Tensor, meta) -> torch.Tensor:
+def values(x: torch.Tensor, words: torch.Tensor, meta: Sequence[int]) -> torch.Tensor:
     """The plan's value at every element: shape, dtype and strides of x as `torch.empty_like` gives them."""
     return _run(x, None, words, meta, "value")
 
 
-def slopes(x: torch.Tensor, words: torch.Tensor, meta) -> torch.Tensor:
+def slopes(x: torch.Tensor, words: torch.Tensor, meta: Sequence[int]) -> torch.Tensor:
     """The slope of every element's segment."""
     return _run(x, None, words, meta, "slope")
 
 
-def products(x: torch.Tensor, y: torch.Tensor, words: torch.Tensor, meta) -> torch.Tensor:
+def products(x: torch.Tensor, y: torch.Tensor, words: torch.Tensor, meta: Sequence[int]) -> torch.Tensor:
     """values(x) * y in one pass; x and y of one shape and dtype."""
     return _run(x, y, words, meta, "product")
 
 
-def gradients(gradient: torch.Tensor, x: torch.Tensor, words: torch.Tensor, meta) -> torch.Tensor:
+def gradients(gradient: torch.Tensor, x: torch.Tensor, words: torch.Tensor, meta: Sequence[int]) -> torch.Tensor:
     """slopes(x) * gradient in one pass."""
     return _run(x, gradient, words, meta, "gradient")
 
 
-def values_of_codes(codes: torch.Tensor, words: torch.Tensor, meta, scale: float, zero_point: int = 0) -> torch.Tensor:
+def values_of_codes(
+    codes: torch.Tensor, words: torch.Tensor, meta: Sequence[int], scale: float, zero_point: int = 0
+) -> torch.Tensor:
     """float32 values at scale * (code - zero_point) for contiguous int8 codes, from a float32 plan."""
     out = torch.empty(codes.shape, dtype=torch.float32, device=codes.device)
     if codes.numel():

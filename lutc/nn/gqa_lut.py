@@ -63,7 +63,7 @@ class gqa_lut_pwl(Refilled):  # noqa: N801  (the name is its users')
         """The power of the table that serves `scale`."""
         return min(max(-int(math.log2(scale)), 0), self.decimal_bit)
 
-    def forward(self, input: torch.Tensor, scale) -> torch.Tensor:
+    def forward(self, input: torch.Tensor, scale: float | torch.Tensor) -> torch.Tensor:
         if not isinstance(input, torch.Tensor) or not input.is_floating_point():
             given = input.dtype if isinstance(input, torch.Tensor) else type(input).__name__
             raise LutcError(f"gqa_lut_pwl takes integers in a float tensor; given {given}")

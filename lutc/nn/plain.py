@@ -4,6 +4,8 @@ oracle in tests.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from lutc.lower.plans import KIND_CODES, LARGEST
@@ -12,7 +14,7 @@ from lutc.lower.reduced_plans import EVEN, ODD
 _REDUCTIONS = {1: "exponent", 2: "period"}
 
 
-def evaluate(x: torch.Tensor, words: torch.Tensor, meta, slope_only: bool) -> torch.Tensor:
+def evaluate(x: torch.Tensor, words: torch.Tensor, meta: Sequence[int], slope_only: bool) -> torch.Tensor:
     """Values, or slopes, of a `search`, `direct` or `reference` plan at x: same shape, dtype and device."""
     kind = meta[0]
     if kind == KIND_CODES["direct"]:

@@ -8,9 +8,11 @@ both are exact. Integers are int64, divided by powers of two with the floor that
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
 from lutc.errors import LutcError
 from lutc.formats.requantise import requantiser
@@ -32,7 +34,7 @@ def wanted() -> bool:
     return torch.onnx.is_in_onnx_export()
 
 
-def constant(values, like: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
+def constant(values: ArrayLike, like: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
     """An array as a constant of the graph."""
     return torch.from_numpy(np.array(values)).to(like.device, dtype)
 
@@ -243,7 +245,9 @@ def softmax(x: torch.Tensor, exp: Table, reciprocal: Table | None, floor: float)
     return (weights * torch.where(total.isnan(), total, inverse)).to(x.dtype)
 
 
-def norm(x, weight, bias, eps: float, centred: bool, rsqrt: Table) -> torch.Tensor:
+def norm(
+    x: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None, eps: float, centred: bool, rsqrt: Table
+) -> torch.Tensor:
     """`lutc.nn.rows.norm` along the last axis."""
     v = x.to(_work_dtype(x))
     deviation = v - v.mean(-1, keepdim=True) if centred else v
@@ -324,7 +328,7 @@ def _saturated(codes, out, dtype: torch.dtype) -> torch.Tensor:
     return (codes + out.zero_point).clamp(out.minimum, out.maximum).to(dtype)
 
 
-def integer_softmax(q: torch.Tensor, mask: torch.Tensor | None, model, dtype: torch.dtype) -> torch.Tensor:
+def integer_softmax(q: torch.Tensor, mask: torch.Tensor | None, model: Any, dtype: torch.dtype) -> torch.Tensor:
     """`lutc.hardware.rows.IntegerSoftmaxModel` along the last axis."""
     q = q.to(torch.int64)
     top = (q if mask is None else torch.where(mask, q, -128)).amax(-1, keepdim=True)
@@ -339,7 +343,7 @@ def integer_softmax(q: torch.Tensor, mask: torch.Tensor | None, model, dtype: to
     return _saturated(_requantise(weights * roots, multiplier, shift + leading), model.out, dtype)
 
 
-def integer_norm(q: torch.Tensor, model) -> torch.Tensor:
+def integer_norm(q: torch.Tensor, model: Any) -> torch.Tensor:
     """`lutc.hardware.rows.IntegerNormModel` along the last axis."""
     c = q.to(torch.int64) - model.zero_point
     rest = torch.zeros_like(c[..., :1])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -57,7 +59,7 @@ class Plans(NamedTuple):
 FORMS = Plans._fields
 
 
-def plans_of(words, meta) -> list[Plans]:
+def plans_of(words: Sequence[torch.Tensor], meta: Sequence[int]) -> list[Plans]:
     """The plans of each table."""
     plans, start = [], 0
     for plan in words:
@@ -80,7 +82,7 @@ class RowOperator(Refilled):
     carries them, and plans as int32 buffers made at construction, which copies and pickles make again.
     """
 
-    def hold(self, name: str, source, interval: Interval) -> None:
+    def hold(self, name: str, source: str | os.PathLike | TableSet | Table, interval: Interval) -> None:
         """Take the table of `source` that serves the interval best."""
         tables, key = serving_key(source, interval)
         inputs = {key: tables.inputs[key]} if key in tables.inputs else {}
@@ -139,14 +141,14 @@ class RowOperator(Refilled):
         return [number for meta, _ in self.tables.values() for number in meta]
 
 
-def check_float(x, who: str) -> None:
+def check_float(x: torch.Tensor, who: str) -> None:
     """LutcError for anything but a tensor of a float dtype that the operators take."""
     if not isinstance(x, torch.Tensor) or x.dtype not in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
         given = str(x.dtype).removeprefix("torch.") if isinstance(x, torch.Tensor) else type(x).__name__
         raise LutcError(f"{who} takes float32, float16, bfloat16 and float64 tensors; given {given}")
 
 
-def check_device(x: torch.Tensor, others) -> None:
+def check_device(x: torch.Tensor, others: Iterable[torch.Tensor | None]) -> None:
     """LutcError where a table or a parameter is not where x is: kernels take addresses, and on the meta device nothing
     would be computed.
     """

@@ -12,6 +12,7 @@ import math
 
 import torch
 
+from lutc import measures
 from lutc.nn import plain
 from lutc.nn.batched import is_batched, one_by_one
 from lutc.nn.cpu import rows as rows_cpu
@@ -20,7 +21,7 @@ from lutc.nn.row_tables import Plans, check_device, plans_of
 
 # exp(-87) is the last above float32's smallest normal number, exp(-708) float64's: below, a softmax weight is 0
 # whatever the table's tail is, so masked elements weigh nothing.
-EXP_FLOOR = {torch.float32: -87.0, torch.float64: -708.0}
+EXP_FLOOR = {torch.float32: measures.EXP_FLOOR, torch.float64: -708.0}
 _CHUNK = 1 << 22  # elements that are worked on in torch operations at a time: temporaries of 16 MiB
 
 
@@ -37,7 +38,7 @@ def _power(exponent: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return ((exponent.clamp(-126, 127) + 127) << 23).view(torch.float32)
 
 
-def exp(d: torch.Tensor, plans, period: float) -> torch.Tensor:
+def exp(d: torch.Tensor, plans: Plans, period: float) -> torch.Tensor:
     """Weights exp(d), d <= 0 or NaN: never negative, 0 below the floor."""
     if period:
         n = torch.floor(torch.where(d.isfinite(), d, 0.0) / period)
@@ -52,7 +53,7 @@ def exp(d: torch.Tensor, plans, period: float) -> torch.Tensor:
     return weights.clamp(min=0.0).masked_fill(d < EXP_FLOOR[d.dtype], 0.0)
 
 
-def reciprocal(s: torch.Tensor, plans) -> torch.Tensor:
+def reciprocal(s: torch.Tensor, plans: Plans) -> torch.Tensor:
     """1 / s by the table on [1, 2) and the exponent, s positive, finite or NaN."""
     mantissa, exponent = torch.frexp(s)
     return _evaluate(2 * mantissa, plans) * _power(1 - exponent, s.dtype)
@@ -226,7 +227,16 @@ def across(v: torch.Tensor, normal: torch.Tensor, root: torch.Tensor, centred: b
     return v * root
 
 
-def norm_gradients(gradient, x, weight, bias_dtype, mean, variance, eps: float, centred: bool):
+def norm_gradients(
+    gradient: torch.Tensor,
+    x: torch.Tensor,
+    weight: torch.Tensor | None,
+    bias_dtype: torch.dtype | None,
+    mean: torch.Tensor,
+    variance: torch.Tensor,
+    eps: float,
+    centred: bool,
+) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
     """Of x, weight and bias (None where there is none): the exact norm's."""
     y, root = normal(x, mean, variance, eps, centred)
     gradient = gradient.to(y.dtype)

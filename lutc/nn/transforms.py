@@ -7,7 +7,9 @@ operator is.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch._C import _are_functorch_transforms_active
@@ -39,21 +41,21 @@ class _Lut(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x, words, plain):
+    def forward(x: torch.Tensor, words: torch.Tensor, plain: _Plain) -> Any:
         return _ops.lut(x, words, plain.meta, plain.grad)
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
+    def setup_context(ctx: Any, inputs: tuple, output: torch.Tensor | tuple) -> None:
         *tensors, ctx.plain = inputs
         ctx.save_for_backward(*tensors)
         ctx.save_for_forward(*tensors)
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
         return _times_derivative(gradient, *ctx.saved_tensors, ctx.plain), None, None
 
     @staticmethod
-    def jvp(ctx, tangent, *_):
+    def jvp(ctx: Any, tangent: torch.Tensor, *_) -> Any:
         return _times_derivative(tangent, *ctx.saved_tensors, ctx.plain)
 
 
@@ -63,21 +65,21 @@ class _Slope(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(gradient, x, words, plain):
+    def forward(gradient: torch.Tensor, x: torch.Tensor, words: torch.Tensor, plain: _Plain) -> Any:
         return _ops.lut_backward(gradient, x, words, plain.meta)
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
+    def setup_context(ctx: Any, inputs: tuple, output: torch.Tensor | tuple) -> None:
         _, *tensors, ctx.plain = inputs
         ctx.save_for_backward(*tensors)
         ctx.save_for_forward(*tensors)
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
         return _Slope.apply(gradient, *ctx.saved_tensors, ctx.plain), None, None, None
 
     @staticmethod
-    def jvp(ctx, tangent, *_):
+    def jvp(ctx: Any, tangent: torch.Tensor, *_) -> Any:
         x, words = ctx.saved_tensors
         return torch.zeros_like(x) if tangent is None else _Slope.apply(tangent, x, words, ctx.plain)
 
@@ -88,7 +90,7 @@ def _times_derivative(gradient, x, words, plain):
     )
 
 
-def lut(x: torch.Tensor, words: torch.Tensor, meta, grad: str) -> torch.Tensor:
+def lut(x: torch.Tensor, words: torch.Tensor, meta: Sequence[int], grad: str) -> torch.Tensor:
     """`torch.ops.lutc.lut`."""
     return _Lut.apply(x, words, _Plain(meta, grad))
 
@@ -97,21 +99,21 @@ class _Softmax(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x, plain, *words):
+    def forward(x: torch.Tensor, plain: _Plain, *words) -> Any:
         return _ops.softmax(x, list(words), plain.meta, plain.period)
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
+    def setup_context(ctx: Any, inputs: tuple, output: torch.Tensor | tuple) -> None:
         ctx.save_for_backward(output)
         ctx.save_for_forward(output)
         ctx.others = len(inputs) - 1
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
         return rows.softmax_derivative(ctx.saved_tensors[0], gradient), *[None] * ctx.others
 
     @staticmethod
-    def jvp(ctx, tangent, *_):
+    def jvp(ctx: Any, tangent: torch.Tensor, *_) -> Any:
         return rows.softmax_derivative(ctx.saved_tensors[0], tangent)
 
 
@@ -124,11 +126,11 @@ class _Norm(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x, weight, bias, plain, *words):
+    def forward(x: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None, plain: _Plain, *words) -> Any:
         return _ops.norm(x, weight, bias, plain.eps, plain.centred, list(words), plain.meta)
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
+    def setup_context(ctx: Any, inputs: tuple, output: torch.Tensor | tuple) -> None:
         x, weight, bias, ctx.plain, *words = inputs
         ctx.bias_dtype, ctx.others = None if bias is None else bias.dtype, len(words) + 1
         ctx.mark_non_differentiable(*output[1:])
@@ -136,7 +138,7 @@ class _Norm(torch.autograd.Function):
         ctx.save_for_forward(x, weight, *output[1:])
 
     @staticmethod
-    def backward(ctx, gradient, *_):
+    def backward(ctx: Any, gradient: torch.Tensor, *_) -> Any:
         x, weight, *statistics = ctx.saved_tensors
         gradients = rows.norm_gradients(
             gradient, x, weight, ctx.bias_dtype, *statistics, ctx.plain.eps, ctx.plain.centred
@@ -144,7 +146,9 @@ class _Norm(torch.autograd.Function):
         return *gradients, *[None] * ctx.others
 
     @staticmethod
-    def jvp(ctx, of_x, of_weight, of_bias, *_):
+    def jvp(
+        ctx: Any, of_x: torch.Tensor | None, of_weight: torch.Tensor | None, of_bias: torch.Tensor | None, *_
+    ) -> Any:
         x, weight, *statistics = ctx.saved_tensors
         y, root = rows.normal(x, *statistics, ctx.plain.eps, ctx.plain.centred)
         tangent = torch.zeros_like(y)
@@ -159,6 +163,14 @@ class _Norm(torch.autograd.Function):
         return tangent.to(x.dtype), None, None
 
 
-def norm(x, weight, bias, eps: float, centred: bool, words: list[torch.Tensor], meta: list[int]) -> torch.Tensor:
+def norm(
+    x: torch.Tensor,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    eps: float,
+    centred: bool,
+    words: list[torch.Tensor],
+    meta: list[int],
+) -> torch.Tensor:
     """`torch.ops.lutc.norm`'s first result."""
     return _Norm.apply(x, weight, bias, _Plain(meta, eps=eps, centred=centred), *words)[0]

@@ -99,7 +99,7 @@ class Marking:
     function: str
     name: str = "a site"
 
-    def fresh(self, path: str, exact=None) -> Site:
+    def fresh(self, path: str, exact: Callable | None = None) -> Site:
         return Site(self.tracer, path, self.function, exact)
 
 

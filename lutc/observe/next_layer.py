@@ -34,8 +34,8 @@ def layer_errors(
     *,
     tokens: int = 2048,
     token_weights: bool = True,
-    only=None,
-    skip=None,
+    only: str | Sequence[str] | None = None,
+    skip: str | Sequence[str] | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> dict[str, list[LayerError]]:
     """The error that the layer after each activation feels, by the activation's name as `lutc.patch` reports it, one
@@ -86,7 +86,11 @@ def _result(site: Site) -> list[LayerError]:
 
 
 def with_layer_errors(
-    calibration: Calibration, model: nn.Module, batches: Iterable, inputs=None, **options
+    calibration: Calibration,
+    model: nn.Module,
+    batches: Iterable,
+    inputs: Mapping[str, Inputs] | Inputs | str | None = None,
+    **options,
 ) -> Calibration:
     """The calibration with the layer errors of its model's activations, for what `lutc compile --objective layer`
     reads.

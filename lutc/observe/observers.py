@@ -5,7 +5,9 @@ with.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -45,7 +47,7 @@ class Observer(nn.Module):
         self.path = path if path not in watch.observers else f"{path} {function}"
         watch.observers[self.path] = self
 
-    def compute(self, *args, **kwargs):
+    def compute(self, *args, **kwargs) -> Any:
         """What stood here, out of sight of the observers of calls around it."""
         with torch._C.DisableTorchFunction():
             return self._held[1](*args, **kwargs)
@@ -164,7 +166,14 @@ class NormObserver(Observer):
         self.observe(x, tuple(self.normalized_shape), self.eps)
         return self.compute(x)
 
-    def normalise(self, input, normalized_shape, weight=None, *options, **named) -> torch.Tensor:
+    def normalise(
+        self,
+        input: torch.Tensor,
+        normalized_shape: Sequence[int],
+        weight: torch.Tensor | None = None,
+        *options,
+        **named,
+    ) -> torch.Tensor:
         """A call of `F.layer_norm` or `F.rms_norm`, observed."""
         at = 1 if self.operator == "layer_norm" else 0
         eps = options[at] if len(options) > at else named.get("eps", 1e-5 if at else None)
@@ -182,7 +191,7 @@ class Observing:
     kind: str
     name: str = "an observer"
 
-    def fresh(self, path: str, exact=None) -> Observer:
+    def fresh(self, path: str, exact: Callable | None = None) -> Observer:
         if self.kind == "softmax":
             return SoftmaxObserver(self.watch, path, exact)
         if self.kind in ("layer_norm", "rms_norm"):

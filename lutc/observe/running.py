@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -36,8 +36,8 @@ def calibrate(
     batches: Iterable,
     *,
     name: str | None = None,
-    only=None,
-    skip=None,
+    only: str | Sequence[str] | None = None,
+    skip: str | Sequence[str] | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> Calibration:
     """Run `model` over `batches` and count what its activations, softmaxes and norms are fed with.
@@ -91,7 +91,7 @@ def _name(model: nn.Module) -> str:
 
 
 @torch.no_grad()
-def run_batch(model: nn.Module, batch, watch: Watch) -> tuple[int, int]:
+def run_batch(model: nn.Module, batch: object, watch: Watch) -> tuple[int, int]:
     """One batch through the model; the number of its examples and of the tokens that count."""
     device = next((p.device for p in model.parameters() if p.device.type != "meta"), torch.device("cpu"))
     batch = to_device(dict(batch) if isinstance(batch, Mapping) else batch, device)

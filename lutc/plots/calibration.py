@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from lutc.calibration.file import Calibration, Layer
@@ -10,12 +12,15 @@ from lutc.errors import LutcError
 from lutc.functions import FUNCTIONS
 from lutc.plots.figure import INK, ORANGE, new_figure
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 _COLUMNS = 400  # of a picture
 _LABELS = 16  # layers up to which each is named
 _FAINTEST = 1e-6  # share of a layer's inputs in one column that is drawn palest
 
 
-def calibration_figure(calibration: Calibration):
+def calibration_figure(calibration: Calibration) -> Figure:
     """One panel for every operator and function: a line for each layer that was reached, darker where more inputs lie;
     marks at the 0.1 % and 99.9 % quantiles; the default range of the function's tables between dashed lines. LutcError
     where no layer was reached.

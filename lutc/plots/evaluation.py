@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from lutc import plots
 from lutc.evaluation.results import Evaluation
 
@@ -9,7 +11,7 @@ _COLOURS = (plots.BLUE, plots.ORANGE, plots.GREEN, plots.RED, "#CC79A7", "#56B4E
 _MARKS = "os^Dv<>P"
 
 
-def draw(found: Evaluation, path) -> None:
+def draw(found: Evaluation, path: str | os.PathLike) -> None:
     """Write a picture of the evaluation to a .png, .svg or .pdf."""
     results = [result for result in found.results[1:] if result.failed is None]
     tried = [result for result in results if any(layer.error is not None for layer in result.layers)]

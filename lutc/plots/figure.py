@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lutc.errors import LutcError
 from lutc.files import atomic_write
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, told apart by colour-blind readers and in print
 BLUE, ORANGE, GREEN, RED, GREY, INK = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#999999", "#333333"
@@ -36,7 +41,7 @@ _METADATA = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"Creat
 
 
 @contextmanager
-def new_figure(width: float, height: float):
+def new_figure(width: float, height: float) -> Iterator[Figure]:
     """A figure of its own, without pyplot's global state, in the pictures' style."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -48,7 +53,7 @@ def new_figure(width: float, height: float):
         yield figure
 
 
-def save(figure, path: str | os.PathLike) -> None:
+def save(figure: Figure, path: str | os.PathLike) -> None:
     """Write the picture in one step; the suffix chooses .png, .svg or .pdf. The same figure gives the same bytes."""
     import matplotlib
 

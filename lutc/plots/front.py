@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,6 +12,11 @@ from lutc.formats.codes import Inputs
 from lutc.hardware.bits import FIGURES
 from lutc.plots.figure import BLUE, GREEN, ORANGE, RED, new_figure
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from lutc.explore.evolution import Exploration
+
 _KINDS = {
     "direct": (RED, "s", "direct table"),
     "uniform": (ORANGE, "^", "equal segments"),
@@ -18,7 +24,7 @@ _KINDS = {
 }
 
 
-def front_figure(exploration):
+def front_figure(exploration: Exploration) -> Figure:
     """Error against each cost minimised, logarithmic: the front with some designs named, and the baselines. A panel for
     each cost.
     """

@@ -19,6 +19,7 @@ from lutc.table.table_set import TableSet
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _BAND, _RULE = "#D0D0D0", "#DDDDDD"
 _DENSE = 2001  # points of a drawn function
@@ -37,7 +38,7 @@ _FEW = 40  # codes that are drawn one by one
 _NEAR = 2.0**-8  # float inputs closer to 0 share the linear middle of the axis
 
 
-def table_figure(tables: TableSet, fn: Callable, keys: Sequence[str] | None = None):
+def table_figure(tables: TableSet, fn: Callable, keys: Sequence[str] | None = None) -> Figure:
     """Function, table and its breakpoints above, the error at every input below; a column for each key, all keys by
     default.
 

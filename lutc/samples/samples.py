@@ -4,6 +4,7 @@ a weight each.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,7 +58,7 @@ def _sample(fn: Function, x: np.ndarray, weight) -> Samples:
     return Samples(x[finite], y[finite], _weights(x[finite], weight))
 
 
-def code_samples(fn: Function, inputs: Inputs, lo: float, hi: float, weight=None) -> Samples:
+def code_samples(fn: Function, inputs: Inputs, lo: float, hi: float, weight: Callable | None = None) -> Samples:
     """The codes whose real value lies in [lo, hi] and where fn is finite. A weight that knows codes (`of_codes`) is
     asked for theirs.
     """
@@ -73,7 +74,7 @@ def code_samples(fn: Function, inputs: Inputs, lo: float, hi: float, weight=None
     return samples
 
 
-def format_samples(fn: Function, name: str, lo: float, hi: float, weight=None) -> Samples:
+def format_samples(fn: Function, name: str, lo: float, hi: float, weight: Callable | None = None) -> Samples:
     """All finite values of fp16 or bf16 in [lo, hi] where fn is finite."""
     fmt = formats.get(name)
     if fmt.bits != 16 or fmt.kind != "float":
@@ -82,6 +83,6 @@ def format_samples(fn: Function, name: str, lo: float, hi: float, weight=None) -
     return _sample(fn, x[(x >= lo) & (x <= hi)], weight)
 
 
-def grid_samples(fn: Function, lo: float, hi: float, points: int = 4096, weight=None) -> Samples:
+def grid_samples(fn: Function, lo: float, hi: float, points: int = 4096, weight: Callable | None = None) -> Samples:
     """`points` equally spaced x, both ends included."""
     return _sample(fn, np.linspace(lo, hi, points), weight)

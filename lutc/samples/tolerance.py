@@ -35,7 +35,7 @@ class ErrorBound:
             )
         return cls(size, match.group(2).lower())
 
-    def tolerance(self, y: np.ndarray, out: Inputs | None, fmt: Format, inputs) -> np.ndarray:
+    def tolerance(self, y: np.ndarray, out: Inputs | None, fmt: Format, inputs: Inputs | None) -> np.ndarray:
         """Allowed |error| at each value y of the function.
 
         lsb: the output scale where there is one, else the step of fixed-point coefficients. ulp: of the float input

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,6 +18,10 @@ from lutc.errors import LutcError
 from lutc.search.problem import SearchProblem
 from lutc.search.result import SearchResult
 from lutc.search.search import Search
+
+if TYPE_CHECKING:
+    from lutc.costs.half_intervals import HalfCosts
+    from lutc.costs.intervals import IntervalCosts
 
 # Candidates of each start; coarse: for costs that are slow.
 COARSE = {"quick": (256,), "best": (192, 256, 320, 400), "coarse": (64,)}
@@ -40,7 +45,7 @@ def _result(positions: Sequence[int], pieces: Sequence[int], cost: float) -> Sea
     return SearchResult(np.asarray(positions, np.int64), cost, {"name": "cutpoints"}, pieces=tuple(pieces))
 
 
-def total(costs, positions, pieces) -> float:
+def total(costs: IntervalCosts | HalfCosts, positions: Sequence[int] | np.ndarray, pieces: Sequence[int]) -> float:
     """Cost of given cuts."""
     positions = np.asarray(positions)
     value = costs.combine(costs.outside_left(positions[0]), costs.outside_right(positions[-1]))
@@ -49,7 +54,9 @@ def total(costs, positions, pieces) -> float:
     return float(value)
 
 
-def search(costs, pieces, quality: str = "quick", anchors: Sequence[int] = ()) -> SearchResult:
+def search(
+    costs: IntervalCosts | HalfCosts, pieces: Sequence[int], quality: str = "quick", anchors: Sequence[int] = ()
+) -> SearchResult:
     """The best cuts found for intervals of `pieces[0]`, `pieces[1]`, ... pieces. anchors: positions always tried, such
     as kinks.
 
@@ -76,7 +83,9 @@ def search(costs, pieces, quality: str = "quick", anchors: Sequence[int] = ()) -
     return best
 
 
-def search_pieces(costs, intervals: int, budget: int, anchors: Sequence[int] = ()) -> SearchResult:
+def search_pieces(
+    costs: IntervalCosts | HalfCosts, intervals: int, budget: int, anchors: Sequence[int] = ()
+) -> SearchResult:
     """Cuts and the pieces between them, powers of two with at most `budget` in all: exact over coarse candidates, then
     refined.
     """
@@ -150,7 +159,7 @@ def _start(costs, pieces, candidates) -> SearchResult:
     return _chain(costs, pieces, [candidates] * (len(pieces) + 1), [matrices[count] for count in pieces])
 
 
-def refine(costs, start: SearchResult, anchors: Sequence[int] = ()) -> SearchResult:
+def refine(costs: IntervalCosts | HalfCosts, start: SearchResult, anchors: Sequence[int] = ()) -> SearchResult:
     """The best cuts reached from `start` by moving all of them at once, each to an anchor or by a few steps that shrink
     to single positions.
     """

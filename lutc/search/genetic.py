@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 from deap import base, creator, tools
@@ -50,7 +51,7 @@ class GeneticSettings:
         check_budget(self)
 
 
-def check_budget(settings) -> None:
+def check_budget(settings: Any) -> None:
     """LutcError for settings of a genetic search that leave nothing to search with."""
     for name in ("population", "generations", "restarts", "patience", "tournament", "elite", "sweeps"):
         if getattr(settings, name) < (0 if name in ("elite", "sweeps") else 1):
@@ -60,7 +61,7 @@ def check_budget(settings) -> None:
 
 
 @contextmanager
-def seeded(seed: int):
+def seeded(seed: int) -> Iterator[None]:
     """DEAP draws from Python's global generator: seed it for the block and restore it afterwards."""
     state = random.getstate()
     random.seed(seed)
@@ -126,7 +127,11 @@ def _evolve(costs: SegmentCosts, segments: int, settings: GeneticSettings, start
 
 
 def evolve(
-    population: list, improve: Callable[[list], None], mutate: Callable[[list], None], settings, progress
+    population: list,
+    improve: Callable[[list], None],
+    mutate: Callable[[list], None],
+    settings: Any,
+    progress: Callable[[int], object] | None,
 ) -> list:
     """Generations of tournament, two-point crossover, mutation and improvement, the elite kept; the last population,
     evaluated.

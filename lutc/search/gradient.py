@@ -120,7 +120,14 @@ def gradient(
 
 
 def train(
-    samples: Samples, hidden: int, left, right, objective: str, seed: int, settings: GradientSettings, progress=None
+    samples: Samples,
+    hidden: int,
+    left: Line | None,
+    right: Line | None,
+    objective: str,
+    seed: int,
+    settings: GradientSettings,
+    progress: Callable[[int], object] | None = None,
 ) -> list[Network]:
     """One trained network per restart. Inputs are scaled to [-1, 1] and outputs by their spread while training.
 

@@ -28,7 +28,13 @@ class GreedySettings:
 
 
 def greedy(
-    x, y, tolerance, fmt: Format, left: Line | None = None, right: Line | None = None, described: str = "the bound"
+    x: np.ndarray,
+    y: np.ndarray,
+    tolerance: np.ndarray,
+    fmt: Format,
+    left: Line | None = None,
+    right: Line | None = None,
+    described: str = "the bound",
 ) -> SearchResult:
     """Fewest segments with |slope * x + intercept - y| <= tolerance at every sample; x, y, tolerance: (n,), x
     ascending.

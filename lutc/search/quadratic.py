@@ -10,7 +10,7 @@ place of every cut.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -144,7 +144,7 @@ class QuadraticCosts:
         e = np.asarray(values, np.float64) - self.samples.y
         return float(e @ self.matrix @ e + 2 * self.offset @ e + self.constant)
 
-    def descend(self, cuts: np.ndarray, steps, sweeps: int) -> float:
+    def descend(self, cuts: np.ndarray, steps: Sequence[int], sweeps: int) -> float:
         """Move cuts (int64, in place) by any of `steps`, each to the best place between its neighbours; the cost."""
         from lutc.search.quadratic_kernels import descend_cuts  # brings numba
 

@@ -59,7 +59,7 @@ class SharedCosts:
             )
             self._tails.append(errors)
 
-    def sums(self, scale: int, i, j) -> np.ndarray:
+    def sums(self, scale: int, i: np.ndarray, j: np.ndarray) -> np.ndarray:
         """Raw moments (6, ...) of segments [i, j) of one scale."""
         return self._sums[scale][:, j] - self._sums[scale][:, i]
 
@@ -77,7 +77,7 @@ class SharedCosts:
         """(6, q, segments): moments of each entry over all scales."""
         return sum(self.sums(s, cuts[:, s, :-1], cuts[:, s, 1:]) for s in range(len(self._sums)))
 
-    def tail(self, scale: int, end: int, at) -> np.ndarray:
+    def tail(self, scale: int, end: int, at: np.ndarray) -> np.ndarray:
         """Cost of the left (end 0) or right (end -1) tail of one scale when its cut is `at`."""
         return self._tails[scale][end][at]
 

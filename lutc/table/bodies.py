@@ -8,6 +8,7 @@ import functools
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from lutc import formats
 from lutc.checks import freeze, is_int, vector
@@ -52,7 +53,7 @@ class Lines:
     def entries(self) -> int:
         return self.slopes.size
 
-    def segment(self, x) -> np.ndarray:
+    def segment(self, x: ArrayLike) -> np.ndarray:
         """Index of the segment of each x (int64); NaN falls into the last."""
         return np.searchsorted(self.breakpoints, np.asarray(x, np.float64), side="left")
 
@@ -62,7 +63,7 @@ class Lines:
         return line(self.slopes[index], self.intercepts[index], x)
 
 
-def without_empty_segments(breakpoints, slopes, intercepts) -> Lines:
+def without_empty_segments(breakpoints: ArrayLike, slopes: ArrayLike, intercepts: ArrayLike) -> Lines:
     """Lines of ascending breakpoints that may repeat: between equal breakpoints no x lies, so that
     segment is dropped.
     """
@@ -81,7 +82,7 @@ class _Knots:
     def entries(self) -> int:
         return self.values.size
 
-    def segment(self, x) -> np.ndarray:
+    def segment(self, x: ArrayLike) -> np.ndarray:
         """Index of the piece of each x (int64), clamped to the end pieces; NaN falls into the last."""
         return np.clip(np.searchsorted(self.edges, np.asarray(x, np.float64), side="right") - 1, 0, self.edges.size - 2)
 
@@ -243,7 +244,7 @@ class Direct:
     def entries(self) -> int:
         return self.values.size
 
-    def segment(self, x) -> np.ndarray:
+    def segment(self, x: ArrayLike) -> np.ndarray:
         inputs = Inputs(self.bits, self.scale, self.zero_point)
         return inputs.quantise(x) - inputs.minimum
 

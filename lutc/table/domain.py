@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from lutc.checks import is_finite, is_int
 from lutc.errors import LutcError
+from lutc.functions import Function
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Domain:
             raise LutcError(f"the bounds of a domain increase; given {self.low:g} and {self.high:g}")
 
     @classmethod
-    def of(cls, fn) -> Domain | None:
+    def of(cls, fn: Function) -> Domain | None:
         """That of a Function, None where it is defined for every x."""
         ends = np.asarray(fn.domain, np.float64)
         if not np.isfinite(ends).any():
@@ -45,7 +47,7 @@ class Domain:
         left, right = (int(pole) for pole in poles)
         return cls(low, high, left, right)
 
-    def restrict(self, values, x) -> np.ndarray:
+    def restrict(self, values: ArrayLike, x: ArrayLike) -> np.ndarray:
         """values (float64) at x, with NaN and the infinities put where they belong."""
         x = np.asarray(x, np.float64)
         result = np.where(np.isnan(x), np.nan, values)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from lutc import formats
 from lutc.errors import LutcError
@@ -37,7 +38,7 @@ class IntegerLines:
     inputs: Inputs
     unit: float
 
-    def accumulate(self, q) -> np.ndarray:
+    def accumulate(self, q: ArrayLike) -> np.ndarray:
         centred = np.asarray(q, np.int64) - self.inputs.zero_point
         index = np.searchsorted(self.cuts, centred, side="left")
         return self.slopes[index] * centred + self.intercepts[index]
@@ -48,7 +49,7 @@ class IntegerLines:
         return np.clip(codes, out.minimum, out.maximum)
 
 
-def cut_codes(breakpoints, scale: float) -> np.ndarray:
+def cut_codes(breakpoints: ArrayLike, scale: float) -> np.ndarray:
     """Largest integers c (int64) with scale * c <= breakpoint in float64, whichever way breakpoint / scale rounds."""
     breakpoints = np.asarray(breakpoints, np.float64)
     nearest = np.rint(breakpoints / scale)
@@ -120,7 +121,7 @@ def unfold(table: Table) -> Lines:
     )
 
 
-def evaluate(table: Table, q, inputs: Inputs, out: Inputs | None = None) -> np.ndarray:
+def evaluate(table: Table, q: ArrayLike, inputs: Inputs, out: Inputs | None = None) -> np.ndarray:
     """Output codes (int64) with `out`, else the real value acc * S * 2**-F as float64."""
     lines = integer_lines(table, inputs)
     return lines(q, out) if out is not None else lines.accumulate(q) * lines.unit

@@ -13,7 +13,7 @@ from lutc.checks import freeze, is_finite, is_int, vector
 from lutc.errors import LutcError
 
 
-def line(slope, intercept, x) -> np.ndarray:
+def line(slope: float | np.ndarray, intercept: float | np.ndarray, x: np.ndarray) -> np.ndarray:
     """slope * x + intercept in float64, elementwise; a slope of 0 gives the intercept even at x = +-inf."""
     with np.errstate(invalid="ignore", over="ignore"):
         product = np.where(

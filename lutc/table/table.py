@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from lutc.checks import is_finite
 from lutc.errors import LutcError
@@ -87,7 +88,7 @@ class Table:
         """Segments of a `Lines` body, values of the others."""
         return self.body.entries
 
-    def evaluate_reduced(self, x) -> np.ndarray:
+    def evaluate_reduced(self, x: ArrayLike) -> np.ndarray:
         """Body and tails, without the prologue."""
         x = np.asarray(x, np.float64)
         value = self.body(x)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lutc.errors import LutcError
 from lutc.table.bodies import Cells, Exponents, Lines
 from lutc.table.domain import Domain
+
+if TYPE_CHECKING:
+    from lutc.table.table_set import TableSet
 
 SCHEMA = 1
 
@@ -64,7 +68,7 @@ def _prologue_to_json(prologue) -> str | dict:
     return {"kind": prologue.kind, **{name: getattr(prologue, name) for name in prologue.__dataclass_fields__}}
 
 
-def to_json(tables) -> dict:
+def to_json(tables: TableSet) -> dict:
     """A TableSet as the file's dict."""
     first = next(iter(tables.values()))
     tails = {

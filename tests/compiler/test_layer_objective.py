@@ -21,6 +21,7 @@ def seed():
     torch.manual_seed(0)
 
 
+@pytest.mark.slow
 def test_a_calibration_carries_layer_errors_to_the_compiler(tmp_path):
     model, x = Gated().eval(), [torch.randn(60, 5) * 3, torch.randn(60, 5) * 3]
     calibration = with_layer_errors(calibrate(model, x), model, x, [Inputs(8, 2.0**-4), Inputs(8, 2.0**-3)], tokens=500)

@@ -34,6 +34,7 @@ def test_counts_what_is_there(tmp_path):
     assert (ice40.luts, ice40.carries, ice40.dsps) == (8, 0, 0)
 
 
+@pytest.mark.slow
 @yosys
 def test_the_command(tmp_path):
     lines, direct = (unit(tmp_path / kind, unit=kind) for kind in ("lines", "direct"))

@@ -189,7 +189,9 @@ for of_keys in (True, False):
 """
 
 
-@pytest.mark.parametrize("capability", [80, 90, 100])
+@pytest.mark.parametrize(
+    "capability", [pytest.param(80, marks=pytest.mark.slow), 90, pytest.param(100, marks=pytest.mark.slow)]
+)
 def test_compiles_ahead_of_time(capability):
     """No spills on sm_90 (docs/attention.md has those elsewhere); in a process of its own, since the interpreter is
     chosen at import.

@@ -273,6 +273,7 @@ def counts():
     return json.loads(run.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind, dtype", LIMITS)
 @pytest.mark.parametrize("flags", FLAGS)
 def test_instructions_per_element_on_sm_90(counts, kind, dtype, flags):
@@ -282,6 +283,7 @@ def test_instructions_per_element_on_sm_90(counts, kind, dtype, flags):
     assert opcodes["LDG.E.128"] == opcodes["STG.E.128"] == accesses
 
 
+@pytest.mark.slow
 def test_no_spills_and_wide_accesses_everywhere(counts):
     for name, (_, opcodes, everything) in counts.items():
         assert not [op for op in everything if op.startswith(("LDL", "STL"))], name

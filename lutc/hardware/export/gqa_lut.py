@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 from lutc.errors import LutcError
 from lutc.table.bodies import Lines
@@ -19,7 +20,7 @@ def _lines(tables: TableSet, key: str) -> Lines:
     return unfold(table)
 
 
-def render(name: str, tables: TableSet, keys) -> dict[str, str]:
+def render(name: str, tables: TableSet, keys: Sequence[str]) -> dict[str, str]:
     """NAME_gqa_lut.json: {function: {key: breakpoints, slopes, intercepts}}, lists of numbers. Its runtime has the rule
     of ours: x on a breakpoint belongs to the left.
     """

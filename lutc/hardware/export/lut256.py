@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lutc.errors import LutcError
+from lutc.formats.codes import Inputs
 from lutc.hardware.export.text import c_array, identifier
 from lutc.hardware.export.units import Unit
 
@@ -50,7 +51,7 @@ def render(name: str, exported: Sequence[Unit]) -> dict[str, str]:
     return files
 
 
-def tosa(inputs, out, values: np.ndarray) -> dict:
+def tosa(inputs: Inputs, out: Inputs, values: np.ndarray) -> dict:
     """Of TOSA's TABLE operator: type, scales, the attribute `table`."""
     return {
         "op": "TABLE",

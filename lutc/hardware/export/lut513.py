@@ -8,6 +8,7 @@ of least squared error under LiteRT's rule over all 65,536 codes, as far as move
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,8 @@ from lutc.errors import LutcError
 from lutc.formats.codes import Inputs
 from lutc.hardware.export.lut256 import tosa
 from lutc.hardware.export.text import c_array, identifier
+from lutc.measures import rounded
+from lutc.table.table import Table
 from lutc.table.table_set import TableSet
 
 KNOTS, PIECES = 513, 128
@@ -44,7 +47,7 @@ class Fitted:
     sampled_largest: float
 
 
-def fit(table, inputs: Inputs, out: Inputs) -> Fitted:
+def fit(table: Table, inputs: Inputs, out: Inputs) -> Fitted:
     """The knots for a table (float64 in, float64 out) at the scales of two 16-bit codes.
 
     LutcError where the table is not finite on the codes, or neighbouring knots differ by more than int16 holds.
@@ -112,7 +115,9 @@ def _descend(knots: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     return knots
 
 
-def render(name: str, tables: TableSet, keys, inputs: Inputs, out: Inputs) -> tuple[dict[str, str], list[dict]]:
+def render(
+    name: str, tables: TableSet, keys: Sequence[str], inputs: Inputs, out: Inputs
+) -> tuple[dict[str, str], list[dict]]:
     """Texts by file name: NAME_KEY_lut513.h and NAME_KEY_tosa.json for each key; and what to say of each."""
     files, said = {}, []
     for key in keys:
@@ -122,10 +127,10 @@ def render(name: str, tables: TableSet, keys, inputs: Inputs, out: Inputs) -> tu
             "key": key,
             "input_scale": inputs.scale,
             "output_scale": out.scale,
-            "mean_squared_codes": float(f"{found.mean_squared:.6g}"),
-            "largest_codes": float(f"{found.largest:.6g}"),
-            "sampled_mean_squared_codes": float(f"{found.sampled_mean_squared:.6g}"),
-            "sampled_largest_codes": float(f"{found.sampled_largest:.6g}"),
+            "mean_squared_codes": rounded(found.mean_squared),
+            "largest_codes": rounded(found.largest),
+            "sampled_mean_squared_codes": rounded(found.sampled_mean_squared),
+            "sampled_largest_codes": rounded(found.sampled_largest),
         }
         files[f"{prefix}_lut513.h"] = "\n".join(
             [

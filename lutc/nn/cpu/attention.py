@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import ctypes
 import math
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from lutc.measures import EXP_FLOOR
 from lutc.nn import cpu
 from lutc.nn.cpu import team
 from lutc.nn.cpu.base import TASK, call_kernel, compiled, float_of, floats, integers, native, packed, single
 
-FLOOR = np.float32(-87.0)  # as in lutc.nn.rows
+FLOOR = np.float32(EXP_FLOOR)
 _BLOCK = 512  # elements of a row between two steps, which stay in the first-level cache
 _FEW = 1 << 14  # elements for each thread below which one is as fast
 
@@ -66,7 +68,7 @@ def _weights(first, last, job):
         sums[row] = total
 
 
-def weights(x: Tensor, top: Tensor, exp, period: float) -> Tensor:
+def weights(x: Tensor, top: Tensor, exp: Any, period: float) -> Tensor:
     """T(x - top) in the place of x, (rows, n), contiguous float32; top (rows,). Returns the sums of the rows, (rows,).
 
     exp: (words, meta) of the table's vector plan.

@@ -15,6 +15,8 @@ from __future__ import annotations
 import ctypes
 import functools
 import threading
+from collections.abc import Callable
+from typing import Any
 
 import numba
 import numba.extending
@@ -29,7 +31,7 @@ TASK = numba.types.void(*[_int64] * 3)
 _MANY = 1 << 40  # length of arrays of which nobody asks it
 
 
-def compiled(function=None, *, reorder: bool = False):
+def compiled(function: Callable | None = None, *, reorder: bool = False) -> Any:
     """numba.njit without the interpreter lock, fused multiply-add allowed, cached on disk where some folder for it is
     writable.
 
@@ -66,13 +68,13 @@ class Native:
         return self.__dict__[name]
 
 
-def native(signature):
+def native(signature: Any) -> Any:
     """Decorator: a numba function as a C function of a signature of integers."""
     return lambda function: Native(function, signature)
 
 
 @numba.extending.intrinsic
-def pointer(typing, address):
+def pointer(typing: Any, address: Any) -> Any:
     """An integer as a pointer."""
 
     def generate(context, builder, signature, arguments):
@@ -88,19 +90,19 @@ def _call(context, builder, signature, values):
 
 
 @numba.extending.intrinsic
-def call_kernel(typing, address, x, out, n, words, numbers):
+def call_kernel(typing: Any, address: Any, x: Any, out: Any, n: Any, words: Any, numbers: Any) -> Any:
     """Call the table kernel at an address."""
     return numba.types.void(*[_int64] * 6), _call
 
 
 @numba.extending.intrinsic
-def call_task(typing, address, first, last, job):
+def call_task(typing: Any, address: Any, first: Any, last: Any, job: Any) -> Any:
     """Call the task at an address."""
     return numba.types.void(*[_int64] * 4), _call
 
 
 @numba.extending.intrinsic
-def counted(typing, address):
+def counted(typing: Any, address: Any) -> Any:
     """The integer at an address, which is one more after it; atomic."""
 
     def generate(context, builder, signature, values):
@@ -112,7 +114,7 @@ def counted(typing, address):
 
 
 @numba.extending.intrinsic
-def prefetch(typing, address):
+def prefetch(typing: Any, address: Any) -> Any:
     """Ask for the line of memory at an address, to be read; it need not be one of ours."""
 
     def generate(context, builder, signature, values):
@@ -128,26 +130,26 @@ def prefetch(typing, address):
 
 
 @compiled
-def floats(address, n):
+def floats(address: Any, n: Any) -> Any:
     return numba.carray(pointer(address), n, np.float32)
 
 
 @compiled
-def codes(address, n):
+def codes(address: Any, n: Any) -> Any:
     return numba.carray(pointer(address), n, np.uint16)
 
 
 @compiled
-def integers(address):
+def integers(address: Any) -> Any:
     return numba.carray(pointer(address), _MANY, np.int64)
 
 
 @compiled
-def plan_words(address):
+def plan_words(address: Any) -> Any:
     return numba.carray(pointer(address), _MANY, np.int32)
 
 
-def bitcast(source, target):
+def bitcast(source: Any, target: Any) -> Any:
     """A numba function that reads the bits of a number of one type as one of another type of the same width."""
 
     @numba.extending.intrinsic
@@ -165,7 +167,7 @@ double_bits, double_of = bitcast(numba.float64, numba.int64), bitcast(numba.int6
 
 
 @compiled
-def single(number):
+def single(number: Any) -> Any:
     """The float32 that stands as its bits in a vector of integers."""
     return float_of(np.int32(number))
 

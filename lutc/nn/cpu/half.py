@@ -7,6 +7,7 @@ several times as fast.
 from __future__ import annotations
 
 import platform
+from typing import Any
 
 import llvmlite.binding
 import numba
@@ -23,19 +24,19 @@ _u16, _u32, _i32, _f32 = np.uint16, np.uint32, np.int32, np.float32
 
 
 @compiled
-def from_bf16(code):
+def from_bf16(code: Any) -> Any:
     return float_of(_i32(_u32(code) << _u32(16)))
 
 
 @compiled
-def to_bf16(value):
+def to_bf16(value: Any) -> Any:
     bits = _u32(float_bits(value))
     nearest = bits + _u32(0x7FFF) + ((bits >> _u32(16)) & _u32(1))
     return _u16((nearest if value == value else bits | _u32(0x400000)) >> _u32(16))
 
 
 @compiled
-def from_fp16(code):
+def from_fp16(code: Any) -> Any:
     magnitude = float_of(_i32((_u32(code) & _u32(0x7FFF)) << _u32(13))) * _f32(2.0**112)  # exact, subnormals too
     bits = _u32(float_bits(magnitude))
     bits = bits | _u32(0x7F800000) if magnitude >= _f32(65536.0) else bits  # infinities and NaN
@@ -43,7 +44,7 @@ def from_fp16(code):
 
 
 @compiled
-def to_fp16(value):
+def to_fp16(value: Any) -> Any:
     bits = _u32(float_bits(value))
     magnitude = bits & _u32(0x7FFFFFFF)
     normal = (magnitude - _u32(0x38000000) + _u32(0xFFF) + ((magnitude >> _u32(13)) & _u32(1))) >> _u32(13)

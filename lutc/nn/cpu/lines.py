@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import ctypes
 import functools
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numba.np.unsafe.ndarray import to_fixed_tuple
@@ -190,7 +192,7 @@ _CHAINS = {
 
 
 @functools.lru_cache(maxsize=1024)
-def kernel_of(meta: tuple[int, ...], slope_only: bool):
+def kernel_of(meta: tuple[int, ...], slope_only: bool) -> tuple[Any, ctypes.Array]:
     """(kernel, its numbers) of a plan. The numbers must live while the kernel runs."""
     kind, flags, size, *rest = meta
     if kind == DIRECT:
@@ -243,7 +245,15 @@ def _walk(first, last, job):
 
 
 def run(
-    x: int, out: int, n: int, words: int, meta, slope_only: bool, threads: int, factor: int = 0, dtype: str = "fp32"
+    x: int,
+    out: int,
+    n: int,
+    words: int,
+    meta: Sequence[int],
+    slope_only: bool,
+    threads: int,
+    factor: int = 0,
+    dtype: str = "fp32",
 ) -> None:
     """Write the plan's values at n inputs, or its slopes, from the address x to the address out, perhaps times those at
     `factor`.
@@ -260,7 +270,9 @@ def run(
     team.run(_walk, n, SLICE, job, threads, multiple=64)  # whole cache lines
 
 
-def evaluate(x: np.ndarray, out: np.ndarray, words: np.ndarray, meta, slope_only: bool, threads: int) -> None:
+def evaluate(
+    x: np.ndarray, out: np.ndarray, words: np.ndarray, meta: Sequence[int], slope_only: bool, threads: int
+) -> None:
     """`run` over flat contiguous numpy arrays: float32, or uint16 with a `direct` plan."""
     at_x, at_out, at_words = (array.__array_interface__["data"][0] for array in (x, out, words))
     run(at_x, at_out, x.size, at_words, meta, slope_only, threads, dtype="fp32" if x.itemsize == 4 else "fp16")

@@ -8,6 +8,7 @@ made from their bits.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 
 import numba.extending
@@ -55,7 +56,7 @@ def _line(r, thresholds, lines, bases, shift, first, last):
 
 
 @cache
-def exponent(slope_only: bool, step: int, growth: int, sign: int):
+def exponent(slope_only: bool, step: int, growth: int, sign: int) -> Callable:
     """The kernel of an exponent prologue."""
     halving, power = np.int64(step - 1), np.int64(growth - step if slope_only else growth)
     growing, shrinking = (
@@ -105,7 +106,7 @@ def exponent(slope_only: bool, step: int, growth: int, sign: int):
 
 
 @cache
-def period(slope_only: bool, growth: int):
+def period(slope_only: bool, growth: int) -> Callable:
     """The kernel of a period prologue."""
 
     @native(TABLE_KERNEL)

@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -305,13 +306,13 @@ def refuse_patched(model: nn.Module, what: str) -> None:
 
 def patch(
     model: nn.Module,
-    activation=None,
-    softmax=None,
-    norm=None,
-    mlp=None,
-    only=None,
-    skip=None,
-    quantise=None,
+    activation: Any | None = None,
+    softmax: Any | None = None,
+    norm: Any | None = None,
+    mlp: Any | None = None,
+    only: str | Sequence[str] | None = None,
+    skip: str | Sequence[str] | None = None,
+    quantise: Any | None = None,
     attention: str | None = None,
 ) -> Report:
     """Replace a model's non-linear functions by tables, in place.

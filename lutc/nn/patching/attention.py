@@ -8,6 +8,7 @@ import inspect
 import math
 import types
 import warnings
+from typing import Any
 
 import torch
 from torch.nn import functional as F
@@ -25,7 +26,7 @@ NAMES = {"sdpa": "lutc_sdpa", "eager": "lutc_eager"}
 FORMS = {"materialised": None, "fused": "none", "fused-exact": "exact", "fused-table": "table"}
 
 
-def in_form(softmax, form: str | None):
+def in_form(softmax: Any, form: str | None) -> Any:
     """A copy of a LUTSoftmax that computes attention in one of FORMS; itself where none is asked for."""
     if form is None:
         return softmax
@@ -38,7 +39,7 @@ def in_form(softmax, form: str | None):
     return softmax
 
 
-def in_blocks(operator) -> bool:
+def in_blocks(operator: Any) -> bool:
     """Whether what stands for softmax computes attention in blocks; an observer does not."""
     return getattr(getattr(operator, "module", None), "rescale", None) is not None
 
@@ -63,19 +64,19 @@ def _said(why: str) -> bool:
 
 
 def attend(
-    softmax,
-    query,
-    key,
-    value,
-    attn_mask=None,
-    dropout_p=0.0,
-    is_causal=False,
-    scale=None,
-    enable_gqa=False,
+    softmax: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
     *,
-    softcap=None,
-    weights=False,
-):
+    softcap: float | None = None,
+    weights: bool = False,
+) -> Any:
     """`F.scaled_dot_product_attention` with the rows' softmax taken by `softmax` (a LUTSoftmax); same arguments, shapes
     and masks.
 
@@ -85,7 +86,13 @@ def attend(
     if is_causal and attn_mask is not None:
         raise LutcError("attention takes either a mask or is_causal=True; given both")
     if _fused(softmax, query, key, value, weights):
-        options = {"causal": is_causal, "offset": 0, "scale": scale, "softcap": softcap, "dropout": dropout_p}
+        options: dict[str, Any] = {
+            "causal": is_causal,
+            "offset": 0,
+            "scale": scale,
+            "softcap": softcap,
+            "dropout": dropout_p,
+        }
         return fused_attention(softmax, query, key, value, attn_mask, rescale=softmax.rescale, **options)
     if enable_gqa:
         groups = query.shape[-3] // key.shape[-3]
@@ -106,7 +113,7 @@ def attend(
     return (output, probabilities) if weights else output
 
 
-def multi_head_attention(softmax, *args, **kwargs):
+def multi_head_attention(softmax: Any, *args, **kwargs) -> Any:
     """`F.multi_head_attention_forward` with its softmax taken by a table: torch's own code over other names."""
     original = F.multi_head_attention_forward
     names = {
@@ -121,7 +128,7 @@ def multi_head_attention(softmax, *args, **kwargs):
     return rebound(*args, **kwargs)
 
 
-def _original(module, name: str):
+def _original(module: Any, name: Any):
     """The attention function that `module` used before its config named ours."""
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -131,18 +138,18 @@ def _original(module, name: str):
 
 
 def interface(
-    module,
-    query,
-    key,
-    value,
-    attention_mask,
-    dropout=0.0,
-    scaling=None,
-    is_causal=None,
-    softcap=None,
-    position_bias=None,
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    is_causal: bool | None = None,
+    softcap: float | None = None,
+    position_bias: torch.Tensor | None = None,
     **kwargs,
-):
+) -> Any:
     """transformers' attention interface: (batch, heads, length, size) in, ((batch, length, heads, size), weights) out.
 
     Modules without a table softmax (left out of the patch, but sharing the config) go on as before.
@@ -170,7 +177,13 @@ def interface(
     if fused:
         if position_bias is not None:
             attention_mask = _biased(position_bias, attention_mask, False)
-        options = {"causal": causal, "offset": 0, "scale": scaling, "softcap": softcap, "sinks": kwargs.get("s_aux")}
+        options: dict[str, Any] = {
+            "causal": causal,
+            "offset": 0,
+            "scale": scaling,
+            "softcap": softcap,
+            "sinks": kwargs.get("s_aux"),
+        }
         options |= {"dropout": dropout, "rescale": softmax.rescale}
         output = fused_attention(softmax, query, key, value, attention_mask, **options)
         return output.transpose(1, 2).contiguous(), None

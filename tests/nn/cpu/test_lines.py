@@ -152,6 +152,7 @@ def _script(text, **environment):
     return ran.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     sys.platform != "linux" or not torch.backends.openmp.is_available(), reason="torch runs on other threads here"
 )
@@ -171,6 +172,7 @@ def test_the_threads_are_torch_s():
     assert before == after
 
 
+@pytest.mark.slow
 def test_kernels_are_compiled_once(tmp_path):
     """A second process finds all of them in the cache on disk and adds nothing to it."""
     text = (

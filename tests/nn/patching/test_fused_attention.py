@@ -202,6 +202,7 @@ print(-peak(64) + peak(8192))
 """
 
 
+@pytest.mark.slow
 def test_memory_is_not_that_of_the_scores():
     """8,192 tokens: the scores of one head alone would take 256 MiB."""
     run = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True)
