@@ -99,15 +99,10 @@ def _unfold(half: Segments, prologue, dtype: str) -> Segments:
     """A table of |x| as segments of x."""
     skip = int(half.index(0.0))
     cuts, slopes, intercepts = half.thresholds[skip:], half.slopes[skip:], half.intercepts[skip:]
-    (factor, slope, intercept), (factor_n, slope_n, intercept_n) = prologue.positive, prologue.negative
     # x <= -cut lies outside: the inner segment starts at the next value of the format above -cut.
     number = np.float64 if dtype == "fp64" else np.float32
     mirrored = np.nextafter((-cuts[::-1]).astype(number), number(np.inf)).astype(np.float64)
-    return _compact(
-        np.concatenate([mirrored, [0.0], cuts]),
-        np.concatenate([(slope_n - factor_n * slopes)[::-1], factor * slopes + slope]),
-        np.concatenate([(factor_n * intercepts + intercept_n)[::-1], factor * intercepts + intercept]),
-    )
+    return _compact(np.concatenate([mirrored, [0.0], cuts]), *prologue.unfolded(slopes, intercepts))
 
 
 def _restricted(lines: Segments, domain, dtype: str) -> Segments:

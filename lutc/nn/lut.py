@@ -13,6 +13,7 @@ from lutc.functions import in_torch
 from lutc.nn import ops as _ops  # noqa: F401  (registers torch.ops.lutc)
 from lutc.nn import portable, transforms
 from lutc.nn.lowered import DTYPES, digest, lowered
+from lutc.nn.refilled import Refilled
 from lutc.table import library, table_set
 from lutc.table.table import Table
 from lutc.table.table_set import TableSet
@@ -36,7 +37,7 @@ def _one_table(source, scale: float | None, key: str | None, strict: bool) -> Ta
     return TableSet(source.name, {key: source[key]}, inputs, source.function, kept)
 
 
-class LUT(torch.nn.Module):
+class LUT(Refilled):
     """Evaluates a table on float tensors of any shape and stride: float32, float16, bfloat16 and float64 in, the same
     out.
 
@@ -93,12 +94,15 @@ class LUT(torch.nn.Module):
             self.register_buffer(f"plan_{name}", plan.words, persistent=False)
             self._plans[dtype] = plan
 
+    def _lost(self) -> bool:
+        return hashlib.sha256(self.table.cpu().numpy()).hexdigest() != self._digest
+
+    def _fill(self, device: torch.device) -> None:
+        self._hold(self.tables.dumps(), device)
+
     def _apply(self, fn, recurse=True):
         super()._apply(fn, recurse)
-        if not self.table.is_meta and hashlib.sha256(self.table.cpu().numpy()).hexdigest() != self._digest:
-            self._hold(self.tables.dumps(), self.table.device)  # to_empty() gave memory without the table in it
-        else:
-            self._lower(self.table.device)  # another device wants its own plans, shared with the other modules there
+        self._lower(self.table.device)  # another device wants its own plans, shared with the other modules there
         return self
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):

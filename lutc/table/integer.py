@@ -110,14 +110,9 @@ def unfold(table: Table) -> Lines:
     body, prologue = table.body, table.prologue
     if prologue is None:
         return body
-    factor, slope, intercept = prologue.positive
-    right_slopes, right_intercepts = factor * body.slopes + slope, factor * body.intercepts + intercept
-    factor, slope, intercept = prologue.negative
-    left_slopes, left_intercepts = -factor * body.slopes + slope, factor * body.intercepts + intercept
     return without_empty_segments(  # a cut at |x| = 0 leaves nothing of its segment on the negative side
         np.concatenate([np.nextafter(-body.breakpoints[::-1], -np.inf), [np.nextafter(0.0, -1.0)], body.breakpoints]),
-        np.concatenate([left_slopes[::-1], right_slopes]),
-        np.concatenate([left_intercepts[::-1], right_intercepts]),
+        *prologue.unfolded(body.slopes, body.intercepts),
     )
 
 

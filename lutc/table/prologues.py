@@ -49,6 +49,14 @@ class AbsPrologue:
         )
         return line(factor, line(slope, intercept, x), body(np.abs(x)))
 
+    def unfolded(self, slopes: np.ndarray, intercepts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(slopes, intercepts), shape (2 n,), of the lines of x, ascending in x, that n lines of |x| stand for."""
+        (right, slope, intercept), (left, left_slope, left_intercept) = self.positive, self.negative
+        return (
+            np.concatenate([(left_slope - left * slopes)[::-1], right * slopes + slope]),
+            np.concatenate([(left * intercepts + left_intercept)[::-1], right * intercepts + intercept]),
+        )
+
 
 @dataclass(frozen=True)
 class ExponentPrologue:
