@@ -235,7 +235,7 @@ def gpu() -> None:
 
     from lutc.nn import LUTSoftmax
     from lutc.nn.attention import attention
-    from lutc.nn.attention_blocks import Form, Inputs
+    from lutc.nn.attention_blocks import Form, Operands
     from lutc.nn.row_tables import plans_of
 
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}; 32 heads, 8 of keys, bfloat16, causal")
@@ -246,7 +246,7 @@ def gpu() -> None:
         k, v = (torch.randn(batch, 8, n, size, dtype=torch.bfloat16, device="cuda", requires_grad=True) for _ in "kv")
         plans = [plan.fast for plan in plans_of(period.words, period.meta)]
         form = Form(period.tables["exp"][1], False, size**-0.5, True, 0, 0, 0.0, "exact")
-        given = Inputs(q.detach(), k.detach(), v.detach(), None, None, None, None)
+        given = Operands(q.detach(), k.detach(), v.detach(), None, None, None, None)
         calls = {
             "torch's": partial(F.scaled_dot_product_attention, q, k, v, is_causal=True, enable_gqa=True),
             "exp_16": partial(attention, codes, q, k, v, causal=True),

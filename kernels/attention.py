@@ -446,7 +446,7 @@ def _shared(q, k, v, inputs, plans, form, exp: str) -> dict:
 def forward(
     inputs: Any, plans: Sequence, form: Any, exp: str = "table"
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(out, largest scores, sums of weights), as lutc.nn.attention_blocks.forward; inputs, form: its Inputs and Form;
+    """(out, largest scores, sums of weights), as lutc.nn.attention_blocks.forward; inputs, form: its Operands and Form;
     plans: (words, meta) of float32 plans. exp: "table", or "exp2" or "cubic" in its place.
     """
     q, k, v = (_row_major(x) for x in (inputs.q, inputs.k, inputs.v))

@@ -51,7 +51,7 @@ class Form:
 
 
 @dataclass(frozen=True, eq=False)
-class Inputs:
+class Operands:
     """q (batch, heads, queries, size), k and v (batch, key heads, keys, size of each), and what goes over the scores:
     mask, broadcast to (batch, heads, queries, keys), bool (True: seen) or added; sinks (heads,) and alibi (batch or 1,
     heads), float32; lengths (batch,), int32: keys that there are.
@@ -75,7 +75,7 @@ class _Blocks:
     those of a group of heads are one product with their common keys.
     """
 
-    def __init__(self, inputs: Inputs, plans: list[Plans], form: Form):
+    def __init__(self, inputs: Operands, plans: list[Plans], form: Form):
         self.inputs, self.form, self.exp = inputs, form, plans[0]
         self.of_reciprocal = plans[1] if form.reciprocal else None
         self.of_tanh = plans[1 + form.reciprocal] if len(plans) > 1 + form.reciprocal else None
@@ -188,7 +188,7 @@ def _finite(top: torch.Tensor) -> torch.Tensor:
     return top.masked_fill(top == -math.inf, 0.0)
 
 
-def forward(inputs: Inputs, plans: list[Plans], form: Form) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def forward(inputs: Operands, plans: list[Plans], form: Form) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(out, top, total): out (batch, heads, queries, value size), contiguous, of q's dtype; the largest score and the
     sum of weights of each row, (batch, heads, queries), float32 or float64. A row that sees no key gives 0.
     """
@@ -242,7 +242,7 @@ class Gradients:
 
 def backward(
     gradient: torch.Tensor,
-    inputs: Inputs,
+    inputs: Operands,
     out: torch.Tensor,
     tops: torch.Tensor,
     totals: torch.Tensor,

@@ -42,11 +42,11 @@ def attention(
     softcap: float,
     rescale: str,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(out, largest scores, sums of weights); shapes as in `attention_blocks.Inputs` and `forward`, the numbers as in
+    """(out, largest scores, sums of weights); shapes as in `attention_blocks.Operands` and `forward`, the numbers as in
     its `Form`. words, meta: of the exp table, the reciprocal's where `reciprocal`, and the tanh's if it caps.
     """
     check_device(q, (k, v, mask, sinks, alibi, lengths, *words))
-    inputs = blocks.Inputs(q, k, v, mask, sinks, alibi, lengths)
+    inputs = blocks.Operands(q, k, v, mask, sinks, alibi, lengths)
     form = blocks.Form(period, reciprocal, scale, causal, offset, window, softcap, rescale)
     if _fused(q, v):
         from lutc.kernels import attention as kernels  # brings triton
@@ -65,7 +65,7 @@ def _(q, k, v, mask, sinks, alibi, lengths, words, meta, period, reciprocal, sca
 
 def fused_backward(
     gradient: torch.Tensor,
-    inputs: blocks.Inputs,
+    inputs: blocks.Operands,
     out: torch.Tensor,
     tops: torch.Tensor,
     totals: torch.Tensor,
@@ -113,7 +113,7 @@ def attention_backward(
     to_mask: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Gradients of q, k, v, the mask (if `to_mask`) and the sinks; those of what is not there are empty."""
-    inputs = blocks.Inputs(q, k, v, mask, sinks, alibi, lengths)
+    inputs = blocks.Operands(q, k, v, mask, sinks, alibi, lengths)
     form = blocks.Form(period, reciprocal, scale, causal, offset, window, softcap, rescale)
     if _fused(q, v) and not to_mask:
         found = fused_backward(gradient, inputs, out, tops, totals, plans_of(words, meta), form)

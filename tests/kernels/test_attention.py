@@ -16,7 +16,7 @@ pytest.importorskip("triton")
 
 from lutc.nn import LUTSoftmax, attention_ops  # noqa: E402
 from lutc.nn.attention import Cap, _four  # noqa: E402
-from lutc.nn.attention_blocks import Form, Inputs  # noqa: E402
+from lutc.nn.attention_blocks import Form, Operands  # noqa: E402
 from lutc.nn.row_tables import plans_of  # noqa: E402
 from lutc.table import library  # noqa: E402
 from tests.helpers import attention_oracle as oracle  # noqa: E402
@@ -78,7 +78,7 @@ def run(name, dtype, exp=FPLUT, reciprocal=RECI, tanh=TANH, rescale="none", back
         rescale,
     )
     alibi, lengths = options.get("alibi"), options.get("lengths")
-    given = Inputs(
+    given = Operands(
         *(x.to(DEVICE) for x in (q, k, v)),
         None if mask is None else _four(mask, q.shape[:1], q, k).to(DEVICE),
         None if sinks is None else sinks.to(DEVICE),
@@ -137,7 +137,7 @@ def test_exact_cap():
     softmax = LUTSoftmax(FPLUT)
     plans = [plan.fast for plan in plans_of([w.to(DEVICE) for w in softmax.words], softmax.meta)]
     form = Form(math.log(2), False, 0.5, False, 0, 0, 2.0, "exact")
-    got, _, _ = kernels.forward(Inputs(q, q, q, None, None, None, None), plans, form)
+    got, _, _ = kernels.forward(Operands(q, q, q, None, None, None, None), plans, form)
     want = oracle.attention(FPLUT, q.cpu(), q.cpu(), q.cpu(), scale=0.5, softcap=2.0)
     assert (got.cpu() - want).abs().max() < 1e-3
 
@@ -150,7 +150,7 @@ def test_what_is_counted_beside_the_table_is_a_softmax(exp):
     softmax = LUTSoftmax(FPLUT)
     plans = [plan.fast for plan in plans_of([w.to(DEVICE) for w in softmax.words], softmax.meta)]
     form = Form(math.log(2), False, 0.25, True, 0, 0, 0.0, "exact")
-    given = Inputs(*(x.to(DEVICE) for x in (q, k, v)), None, None, None, None)
+    given = Operands(*(x.to(DEVICE) for x in (q, k, v)), None, None, None, None)
     got, _, _ = kernels.forward(given, plans, form, exp)
     want = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
     assert (got.cpu() - want).abs().max() < (1e-5 if exp == "exp2" else 5e-4)
@@ -168,7 +168,7 @@ def test_special_values_as_torch(rescale):
     softmax = LUTSoftmax(FPLUT)
     plans = [plan.fast for plan in plans_of([w.to(DEVICE) for w in softmax.words], softmax.meta)]
     for mask in (bias, None):
-        given = Inputs(*(None if x is None else x.to(DEVICE) for x in (q, k, v, mask)), None, None, None)
+        given = Operands(*(None if x is None else x.to(DEVICE) for x in (q, k, v, mask)), None, None, None)
         form = Form(math.log(2), False, 0.25, False, 43, 0, 0.0, rescale)
         got = kernels.forward(given, plans, form)[0].cpu()
         want = torch.nn.functional.scaled_dot_product_attention(q, k, v, mask)
