@@ -16,6 +16,7 @@ import numpy as np
 
 from lutc import formats, functions
 from lutc.certify.floats import float_certificate
+from lutc.certify.promises import promises_kept
 from lutc.errors import LutcError
 from lutc.formats.codes import Inputs
 from lutc.functions import Function, Line, sampled
@@ -35,11 +36,19 @@ def certify(tables: TableSet, fn: Function | None = None) -> dict:
     """
     fn = fn or function_of(tables)
     lo, hi = tables.range or fn.range
-    output = tables.meta.get("output")
-    return {
+    output, names = tables.meta.get("output"), tables.meta.get("promises", ())
+    certificate = {
         key: _certificate(table, fn, lo, hi, tables.inputs.get(key), Inputs(**output) if output else None)
         for key, table in tables.items()
     }
+    fn = replace(fn, range=(lo, hi))
+    for key, table in tables.items() if names else ():
+        if key in tables.inputs:
+            certificate[key]["promises"] = promises_kept(table, fn, names, tables.inputs[key].x())
+        else:
+            for dtype, figures in certificate[key].items():
+                figures["promises"] = promises_kept(table, fn, names, formats.get(dtype).values())
+    return certificate
 
 
 def function_of(tables: TableSet) -> Function:

@@ -6,6 +6,7 @@ import click
 
 from lutc.certify.certificate import certify as recompute
 from lutc.certify.certificate import check, errors, right_rule
+from lutc.certify.promises import broken
 from lutc.commands.options import echo_json, echo_table, figure, function_option, json_option, load_for
 
 
@@ -24,7 +25,7 @@ def certify(ctx: click.Context, table: str, function: str | None, as_json: bool)
     tables, fn = load_for(table, function)
     found = recompute(tables, fn)
     claimed = tables.meta.get("certificate")
-    wrong = [] if claimed is None else check(claimed, found)
+    wrong = ([] if claimed is None else check(claimed, found)) + broken(found)
     right = _right_rule(tables, fn) if tables.meta.get("origin") == "gqa-lut" else None
     if as_json:
         echo_json(
@@ -39,6 +40,8 @@ def certify(ctx: click.Context, table: str, function: str | None, as_json: bool)
         _print(tables, found, right)
         for line in wrong:
             click.echo(f"does not hold: {line}", err=True)
+        if not wrong and "promises" in tables.meta:
+            click.echo(f"promises kept: {', '.join(tables.meta['promises'])}")
         if not wrong:
             click.echo("the file's certificate holds" if claimed is not None else "the file makes no claim")
     if wrong:

@@ -18,8 +18,16 @@ from lutc.compiler.request import FLOAT_INPUTS, INT8, PROLOGUES, SHARING, TAILS
 from lutc.costs.objectives import OBJECTIVES
 from lutc.errors import LutcError
 from lutc.formats.codes import Inputs
+from lutc.functions.promises import PROMISES
 from lutc.search.gradient import INITIALISATIONS, GradientSettings
 from lutc.search.registry import SEARCHES
+
+
+def promise_options(command):
+    """A flag for every promise that a table may keep."""
+    for name, what in reversed(PROMISES.items()):
+        command = click.option(f"--{name}", is_flag=True, help=f"{what[0].upper()}{what[1:]}.")(command)
+    return command
 
 
 class CompileCommand(GroupedCommand):
@@ -30,6 +38,7 @@ class CompileCommand(GroupedCommand):
         ),
         "In which numbers": ("entries", "coefficients", "share", "out_scale", "out_bits", "out_zero_point"),
         "Judged how": ("objective", "max_error"),
+        "Promises, kept whatever they cost": tuple(name.replace("-", "_") for name in PROMISES),
         "Found how": ("search", "seed", "population", "generations", "init"),
         "Found how: --search cutpoints (FPLUT)": fplut.FIELDS,
         "Written where": ("name", "output", "force", "as_json"),
@@ -75,6 +84,7 @@ class CompileCommand(GroupedCommand):
     help="What to minimise.  [default: squared; relative for cutpoints]",
 )
 @click.option("--max-error", metavar="BOUND", help="Fewest entries within a bound: 0.01, 0.5%, 1lsb or 2ulp.")
+@promise_options
 @click.option("--out-scale", type=NUMBER, help="Scale of output codes; the certificate then counts wrong ones.")
 @click.option("--out-bits", type=int, default=8, show_default=True, help="Width of output codes.")
 @click.option("--out-zero-point", type=int, default=0, show_default=True, help="Zero point of output codes.")
@@ -155,6 +165,7 @@ def compile_command(
     lutc compile silu --weights calibration.json:layers.3.mlp.act_fn --calibrated-scale   for what a layer is fed with
     """
     name = name or function.split(":")[-1]
+    promises = tuple(promise for promise in PROMISES if options.pop(promise.replace("-", "_")))
     cutpoints = options["search"] == "cutpoints"
     suffix = {"cutpoints": "fplut", "gradient": f"nnlut_{entries}"}.get(options["search"], entries)
     default, output = output is None, output or Path(f"{name}_{suffix}.json")
@@ -169,6 +180,7 @@ def compile_command(
         _calibrated(function, inputs, options)
         request = _request(typed(context), inputs, **options)
         with progress_bar(f"compile {name}") as progress:
+            request["promises"] = promises
             tables = compile(function, entries, name=name, range=interval, progress=progress, **request)
     if default and tables.meta["search"].get("name") == "greedy":  # which chooses the entries
         output = Path(f"{name}_{max(table.entries for table in tables.values())}.json")

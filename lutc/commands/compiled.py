@@ -42,6 +42,10 @@ def report(tables: TableSet) -> None:
         click.echo(
             "formats of more than 8 bits: lines rounded from the best real ones; the optimum is that of such lines"
         )
+    if "promises" in tables.meta:
+        price = max(search.get("price", {}).values(), default=None)
+        said = "" if price is None else f"; at most {100 * price:.1f} % more error than the optimum without"
+        click.echo(f"promises kept: {', '.join(tables.meta['promises'])}{said}")
     if len(means) > 1:
         click.echo(f"mean squared error over all {len(means)} scales: {sum(means) / len(means):.3e}")
 
@@ -122,6 +126,8 @@ def _report_float(tables) -> None:
         f"{search['name']} search"
     )
     echo_table(["", "inputs in range", "mean squared", "worst", "at x", "mean relative"], rows)
+    if "promises" in tables.meta:
+        click.echo(f"promises kept: {', '.join(tables.meta['promises'])}")
     for name in ("optimum", "lower_bound"):
         for key, value in search.get(name, {}).items():
             click.echo(

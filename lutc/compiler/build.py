@@ -19,8 +19,10 @@ _HALF = (
 ) / 64  # points at which that of a breakpoint between two codes is, in steps from the code to its left
 
 
-def rounded_tail(tail: Line | None, fmt: Format, name: str) -> Line | None:
-    """The tail in the coefficient format; LutcError where the format cannot hold it."""
+def rounded_tail(tail: Line | None, fmt: Format, name: str, low: float = -np.inf, high: float = np.inf) -> Line | None:
+    """The tail in the coefficient format, a constant one within [low, high]; LutcError where the format cannot hold
+    it.
+    """
     if tail is None:
         return None
     for what, value in (("slope", tail.slope), ("intercept", tail.intercept)):
@@ -29,7 +31,11 @@ def rounded_tail(tail: Line | None, fmt: Format, name: str) -> Line | None:
                 f"{fmt.name} cannot hold the tail {what} {value:g} of {name}: its values reach from {fmt.min:g} to "
                 f"{fmt.max:g}"
             )
-    return Line(float(fmt.round(tail.slope)), float(fmt.round(tail.intercept)))
+    intercept = float(fmt.round(tail.intercept))
+    if tail.slope == 0.0 and not low <= intercept <= high:
+        below, above = fmt.neighbours(tail.intercept)
+        intercept = float(above if intercept < low else below)
+    return Line(float(fmt.round(tail.slope)), intercept)
 
 
 class Lattice:
@@ -42,11 +48,11 @@ class Lattice:
 
     Cuts at position 0 or n lie outside the samples: there a tail holds for no sample, and its breakpoint is put on the
     lattice continued with the end's spacing, between the samples and the end of [lo, hi], where the squared error of
-    float inputs in [lo, hi] is least.
+    float inputs in [lo, hi] is least. With `held` it stays next to the samples.
     """
 
-    def __init__(self, x: np.ndarray, f: Callable, lo: float, hi: float, halves: bool = False):
-        self.x, self.f, self.lo, self.hi, self.halves = x, f, lo, hi, halves
+    def __init__(self, x: np.ndarray, f: Callable, lo: float, hi: float, halves: bool = False, held: bool = False):
+        self.x, self.f, self.lo, self.hi, self.halves, self.held = x, f, lo, hi, halves, held
 
     def breakpoint(self, position: int) -> float:
         if position > 0:
@@ -67,7 +73,7 @@ class Lattice:
     def outside(self, position: int, tail: Line, end: Line) -> float:
         """Breakpoint of a tail cut; `end` is the segment beside the tail."""
         n = self.x.size
-        if 0 < position < n:
+        if 0 < position < n or self.held:
             return self.breakpoint(position)
         left = position == 0
         step = self._step(0 if left else n - 2)

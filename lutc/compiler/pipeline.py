@@ -15,6 +15,7 @@ from lutc.calibration.weights import Measured
 from lutc.certify.certificate import certify
 from lutc.compiler.build import build
 from lutc.compiler.problem import Problem, Task, prepare
+from lutc.compiler.promises import over_promises
 from lutc.compiler.request import INT8, Request
 from lutc.compiler.sharing import solve_classic, solve_shared
 from lutc.compiler.solve import over_samples, over_segments, over_tables
@@ -44,6 +45,7 @@ def compile(
     prologue: str = "auto",
     weights: str | Callable | Measured | LayerErrors | None = None,
     max_error: str | float | None = None,
+    promises: Sequence[str] = (),
     seed: int = 42,
     settings: Any = None,
     name: str | None = None,
@@ -75,6 +77,7 @@ def compile(
         prologue=prologue,
         weights=weights,
         max_error=max_error,
+        promises=promises,
         seed=seed,
         settings=settings,
         **mistyped,
@@ -118,6 +121,7 @@ def _solve(
     record: dict[str, Any] = {}
     for task in tasks:
         solve = {"segments": over_segments, "tables": over_tables, "samples": over_samples}[request.found_by.takes]
+        solve = over_promises if request.error.promises else solve
         result, lines, facts = solve(problem, task, progress)
         table = build(result.cuts, lines, task.lattice, problem.left, problem.right, problem.format, problem.prologue)
         tables[task.key] = replace(table, domain=problem.domain)
@@ -135,6 +139,8 @@ def _settings(problem: Problem, tables: dict[str, Table], tasks: list[Task]) -> 
     settings: dict[str, Any] = {"objective": request.error.objective, "share": request.storage.share}
     if request.function.tails == "free":
         settings["free_tails"] = True
+    if request.error.promises:
+        settings["promises"] = list(request.error.promises)
     if isinstance(request.inputs.weights, Measured):
         seen = {
             task.key: rounded(request.inputs.weights.mean_squared(tables[task.key], problem.function, task.inputs))

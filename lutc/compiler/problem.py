@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -15,10 +16,12 @@ from lutc.compiler.prologue import make_prologue
 from lutc.compiler.request import FLOAT_INPUTS, INT8, Request
 from lutc.costs.objectives import LAYER, SQUARED
 from lutc.costs.points import Points
+from lutc.costs.rules import Rules
 from lutc.errors import LutcError
 from lutc.formats.codes import Inputs
 from lutc.formats.format import Format
 from lutc.functions import Function, Line
+from lutc.functions.promises import Promised, promised
 from lutc.measures import RELATIVE_FLOOR
 from lutc.samples.samples import Samples, code_samples, format_samples, grid_samples
 from lutc.table.domain import Domain
@@ -58,6 +61,20 @@ class Problem:
     right: Line | None
     format: Format
     prologue: Prologue | None
+
+    @cached_property
+    def promised(self) -> Promised:
+        """What the request's promises mean for the function over its range."""
+        request = self.request
+        return promised(self.function, request.error.promises, *self.range, request.function.tails != "free")
+
+    @cached_property
+    def rules(self) -> Rules | None:
+        """What a line of a segment must keep, None where it may be any."""
+        if not self.request.error.promises:
+            return None
+        what = self.promised
+        return Rules.of(self.format, zero=what.zero, low=what.low, high=what.high, sign=what.rise)
 
     @property
     def domain(self) -> Domain | None:
@@ -133,8 +150,10 @@ def _problem(request: Request) -> Problem:
         lo, hi = (1.0, 2.0**prologue.step) if prologue.kind == "exponent" else (0.0, prologue.period)
     if request.function.tails == "free":
         left = right = None
-    left, right = (rounded_tail(tail, fmt, fn.name) for tail in (left, right))
-    return Problem(request, fn, f, (lo, hi), left, right, fmt, prologue)
+    problem = Problem(request, fn, f, (lo, hi), left, right, fmt, prologue)
+    low, high = (problem.promised.low, problem.promised.high) if request.error.promises else (-np.inf, np.inf)
+    left, right = (rounded_tail(tail, fmt, fn.name, low, high) for tail in (left, right))
+    return replace(problem, left=left, right=right)
 
 
 def _reduces(request: Request, fn: Function) -> bool:
@@ -182,7 +201,8 @@ def _tasks(problem: Problem) -> list[Task]:
             samples if error is None else replace(samples, weight=np.ones(len(samples)))
         )  # a layer may feel nothing at many codes
         between = _between(even, problem.f) if ties else None
-        lattice = Lattice(samples.x, problem.f, *problem.range, halves=codes)
+        held = "continuous" in request.error.promises
+        lattice = Lattice(samples.x, problem.f, *problem.range, halves=codes and not held, held=held)
         tasks.append(Task(key, samples, inputs if codes else None, lattice, between, error))
     if not tasks:
         raise LutcError(

@@ -17,6 +17,7 @@ from lutc.costs.objectives import LAYER, OBJECTIVES, SQUARED
 from lutc.errors import LutcError
 from lutc.formats.codes import Inputs
 from lutc.functions import Function
+from lutc.functions.promises import ordered
 from lutc.search import registry
 from lutc.search.search import Search
 
@@ -102,16 +103,19 @@ class ErrorPart:
     """Judged how. objective: a key of `lutc.costs.objectives.OBJECTIVES`. "layer" is the error that a table adds to
     what a model's next layer gives (weights from one layer of a calibration that holds it), "layer-diagonal" its
     diagonal, a weighted squared error, "layer-total" the whole error there, what rounding and clipping the inputs does
-    included. max_error: a bound, for the search that chooses the entries itself.
+    included. max_error: a bound, for the search that chooses the entries itself. promises: what the table must keep of
+    the function whatever it costs, names of `lutc.functions.promises.PROMISES`.
     """
 
     objective: str = "squared"
     max_error: str | None = None
+    promises: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _one_of("objective", self.objective, OBJECTIVES)
         if isinstance(self.max_error, (int, float)):
             object.__setattr__(self, "max_error", repr(float(self.max_error)))
+        object.__setattr__(self, "promises", ordered(self.promises))
 
 
 @dataclass(frozen=True)
@@ -198,10 +202,31 @@ class Request:
         if self.storage.out is not None and not self.inputs.coded and not named.bounded:
             raise LutcError("output codes (`out_scale`) are counted for input codes; leave them out with float inputs")
         self._check_abilities(named)
+        self._check_promises(named)
         if objective in LAYER and not (self.inputs.coded and self.inputs.weights is not None and self._plain):
             needs = "input codes, `weights` calibration.json:LAYER, no symmetry and no sharing"
             raise LutcError(f"the objective {objective} takes {needs}")
         self.settings  # noqa: B018 - raises for settings of another search
+
+    def _check_promises(self, search: Search) -> None:
+        promises = self.error.promises
+        if not promises:
+            return
+        if search.takes != "segments" or self.found_by.takes != "segments":
+            raise LutcError(
+                f"promises ({', '.join(promises)}) are kept by the genetic and the exact search, with no error of a "
+                f"next layer; given {search.name} and {self.error.objective}"
+            )
+        if self.function.symmetry or self.function.prologue == "reduce":
+            raise LutcError("promises are made for tables of whole functions; leave `symmetry` and range reduction out")
+        if self.storage.share == "coefficients":
+            raise LutcError("tables that share coefficients keep no promises; leave `share` out or share all")
+        tied = [name for name in promises if name in ("monotone", "continuous", "convex")]
+        if tied and (self.storage.share != "none" or self.error.objective not in (*SQUARED, "layer-diagonal")):
+            raise LutcError(
+                f"{', '.join(tied)}: kept for one scale at a time, under a squared objective; leave `share` and "
+                "`objective` out"
+            )
 
     @property
     def _plain(self) -> bool:

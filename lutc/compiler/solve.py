@@ -9,9 +9,16 @@ import numpy as np
 
 from lutc.compiler.problem import Problem, Task
 from lutc.costs.objectives import SQUARED
-from lutc.costs.pairs import absolute_objective, codes_objective, cost_of, maximum_objective, pair_costs
+from lutc.costs.pairs import (
+    absolute_objective,
+    codes_objective,
+    cost_of,
+    maximum_objective,
+    pair_costs,
+    ruled_objective,
+)
 from lutc.costs.points import Points
-from lutc.costs.segments import DENSE_LIMIT, SegmentCosts, real_costs, squared_costs
+from lutc.costs.segments import DENSE_LIMIT, SegmentCosts, real_costs, ruled_costs, squared_costs
 from lutc.errors import LutcError
 from lutc.measures import rounded
 from lutc.samples.samples import Samples
@@ -28,16 +35,18 @@ GENETIC_LIMIT = 1024  # positions up to which the genetic search sees every samp
 
 def segment_costs(problem: Problem, task: Task, points: Points) -> SegmentCosts:
     """Costs under the request's objective."""
-    request, tails = problem.request, (problem.left, problem.right)
+    request, tails, rules = problem.request, (problem.left, problem.right), problem.rules
+    squared = squared_costs(points, problem.format, *tails) if rules is None else ruled_costs(points, rules, *tails)
     if request.error.objective in (*SQUARED, "layer-diagonal"):
-        return squared_costs(points, problem.format, *tails)
+        return squared
     if request.error.objective == "codes":
         if problem.prologue is not None:
             raise LutcError("the objective codes works on whole tables; leave `symmetry` out")
         objective = codes_objective(points, task.inputs, request.storage.out, problem.format)
     else:
         objective = absolute_objective(points) if request.error.objective == "absolute" else maximum_objective(points)
-    squared = squared_costs(points, problem.format, *tails)
+    if rules is not None:
+        objective = ruled_objective(objective, points, rules)
     known = exact(squared, request.storage.entries)
     bound = cost_of(points, objective, known.cuts, squared.line(known.cuts[:-1], known.cuts[1:]), *tails)
     return pair_costs(points, problem.format, *tails, objective, bound)

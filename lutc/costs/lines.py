@@ -18,11 +18,16 @@ _EQUAL, _NOISE = 1e-10, 1e-28
 
 
 class Ordinals:
-    """The values of a format numbered in ascending order, so that a search can step from one to the next."""
+    """The values of a format numbered in ascending order, so that a search can step from one to the next.
 
-    def __init__(self, fmt: Format):
-        self.format = fmt
-        if fmt.kind == "fixed":
+    values: ascending, float64, where only some of the format's are allowed.
+    """
+
+    def __init__(self, fmt: Format, values: np.ndarray | None = None):
+        self.format, self._values, self._chosen = fmt, values, values is not None
+        if values is not None:
+            self.low, self.high = 0, values.size - 1
+        elif fmt.kind == "fixed":
             self.low, self.high = round(fmt.min / fmt.step), round(fmt.max / fmt.step)
         elif fmt.bits <= 16:
             self._values = fmt.values()
@@ -32,6 +37,9 @@ class Ordinals:
 
     def nearest(self, x: ArrayLike) -> np.ndarray:
         """Number (int64) of the representable value nearest to x, saturating."""
+        if self._chosen:
+            middle = (self._values[1:] + self._values[:-1]) / 2
+            return np.searchsorted(middle, x)
         if self.format.kind == "fixed":
             return np.clip(np.rint(x / self.format.step), self.low, self.high).astype(np.int64)
         value = self.format.round(x)
@@ -42,12 +50,16 @@ class Ordinals:
 
     def round(self, x: ArrayLike) -> np.ndarray:
         """format.round, quicker for fixed point; x must not be NaN."""
+        if self._chosen:
+            return self.value(self.nearest(x))
         if self.format.kind == "fixed":
             return np.clip(np.rint(x / self.format.step), self.low, self.high) * self.format.step + 0.0  # no -0
         return self.format.round(x)
 
     def value(self, number: ArrayLike) -> np.ndarray:
         """Value (float64) of a number."""
+        if self._chosen:
+            return self._values[number]
         if self.format.kind == "fixed":
             return number * self.format.step
         if self.format.bits <= 16:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lutc.costs.points import Points
+from lutc.costs.rules import FORBIDDEN, Rules
 from lutc.costs.segments import SegmentCosts, tail_costs
 from lutc.errors import LutcError
 from lutc.formats.codes import Inputs
@@ -71,6 +72,19 @@ def codes_objective(points: Points, inputs: Inputs, out: Inputs, fmt: Format) ->
         return points.weight[n] * ((codes - target[n]) ** 2 + _TIE * miss**2)
 
     return PairObjective(error, np.add)
+
+
+def ruled_objective(objective: PairObjective, points: Points, rules: Rules) -> PairObjective:
+    """The same where a pair that breaks the rules at a sample costs FORBIDDEN."""
+
+    def error(k, t, n):
+        value = k * points.x[n] + t
+        broken = (value < rules.low) | (value > rules.high)
+        if rules.zero and points.x[n] == 0.0:
+            broken |= t != 0.0
+        return np.where(broken, FORBIDDEN, objective.error(k, t, n))
+
+    return PairObjective(error, objective.combine)
 
 
 def pair_costs(

@@ -11,13 +11,16 @@ from lutc.samples.samples import Samples
 
 @dataclass(frozen=True, eq=False)
 class Points:
-    """Samples sorted into cells: x, y, weight (sum 1), cell (int, 0..size-1), each of shape (n,)."""
+    """Samples sorted into cells: x, y, weight (sum 1), cell (int, 0..size-1), each of shape (n,). own: how many of
+    them, the first, are samples; the rest lie between and only decide ties.
+    """
 
     x: np.ndarray
     y: np.ndarray
     weight: np.ndarray
     cell: np.ndarray
     size: int
+    own: int | None = None
 
     @classmethod
     def of(cls, samples: Samples, positions: np.ndarray | None = None, between: Samples | None = None) -> Points:
@@ -36,7 +39,7 @@ class Points:
         x, y, weight = (
             np.concatenate([getattr(samples, name), getattr(between, name)]) for name in ("x", "y", "weight")
         )
-        return cls(x, y, weight / total, cells, size)
+        return cls(x, y, weight / total, cells, size, n)
 
     @classmethod
     def shared(cls, samples: list[Samples], positions: list[np.ndarray]) -> Points:

@@ -16,6 +16,7 @@ import numpy as np
 
 from lutc.costs.lines import Moments, Ordinals, _slope, best_lines
 from lutc.costs.points import Points
+from lutc.costs.rules import FORBIDDEN, Ends, Rules, ruled_lines
 from lutc.errors import LutcError
 from lutc.formats.format import Format
 from lutc.functions import Line
@@ -67,7 +68,24 @@ def squared_costs(points: Points, fmt: Format, left: Line | None, right: Line | 
     Relative squared error is the same with weights 1 / max(|y|, floor)^2.
     """
     ordinals = Ordinals(fmt)
-    return _costs(points, lambda moments: best_lines(moments, ordinals), left, right)
+    return _costs(points, lambda moments, i, j: best_lines(moments, ordinals), left, right)
+
+
+def ruled_costs(points: Points, rules: Rules, left: Line | None, right: Line | None) -> SegmentCosts:
+    """The same under rules; a segment or a tail that cannot keep them costs FORBIDDEN."""
+    ends, x = Ends.of(points), points.x[: points.own]
+
+    def fit(moments, i, j):
+        return ruled_lines(moments, *ends.of_runs(i, j), rules)
+
+    costs = _costs(points, fit, left, right)
+    cells = points.cell[: x.size]
+    for tail, line, ahead in ((costs.left, left, True), (costs.right, right, False)):
+        if line is not None:
+            broken = np.bincount(cells[~rules.tail_allowed(line, x)], minlength=points.size)
+            held = np.append(0, np.cumsum(broken)) if ahead else np.append(np.cumsum(broken[::-1])[::-1], 0)
+            tail[held > 0] = FORBIDDEN
+    return costs
 
 
 def real_costs(points: Points, left: Line | None, right: Line | None) -> SegmentCosts:
@@ -75,14 +93,14 @@ def real_costs(points: Points, left: Line | None, right: Line | None) -> Segment
     return _costs(points, _least_squares, left, right)
 
 
-def _least_squares(moments: Moments) -> tuple[np.ndarray, np.ndarray, np.ndarray, bool]:
+def _least_squares(moments: Moments, i, j) -> tuple[np.ndarray, np.ndarray, np.ndarray, bool]:
     slope = _slope(moments)
     return slope, moments.y - slope * moments.x, np.maximum(moments.yy - slope * moments.xy, 0.0), True
 
 
 def _costs(points: Points, fit: Callable, left: Line | None, right: Line | None) -> SegmentCosts:
-    """Costs of all segments by growing every run one cell at a time; fit(moments) -> slopes, intercepts, errors,
-    proven.
+    """Costs of all segments by growing every run one cell at a time; fit(moments, i, j) -> slopes, intercepts, errors,
+    proven, of the runs [i, j).
     """
     size = points.size
     if size > DENSE_LIMIT:
@@ -100,7 +118,9 @@ def _costs(points: Points, fit: Callable, left: Line | None, right: Line | None)
         where.append(slice(length * (size + 1), None, size + 2))
         pending += run.w.size
         if pending >= _BATCH or length == size:
-            *_, cost, proven = fit(Moments.join(runs))
+            starts = [np.arange(r.w.size) for r in runs]
+            stops = [start + size + 1 - start.size for start in starts]
+            *_, cost, proven = fit(Moments.join(runs), np.concatenate(starts), np.concatenate(stops))
             exact &= proven
             for part, values in zip(where, np.split(cost, np.cumsum([r.w.size for r in runs])[:-1])):
                 flat[part] = values
@@ -111,7 +131,7 @@ def _costs(points: Points, fit: Callable, left: Line | None, right: Line | None)
         used = [s for s, (start, stop) in enumerate(zip(i, j)) if stop > start]
         if used:
             runs = [functools.reduce(Moments.__add__, (cells[c : c + 1] for c in range(i[s], j[s]))) for s in used]
-            slopes[used], intercepts[used], *_ = fit(Moments.join(runs))
+            slopes[used], intercepts[used], *_ = fit(Moments.join(runs), np.asarray(i)[used], np.asarray(j)[used])
         return slopes, intercepts
 
     tails = tail_costs(

@@ -15,6 +15,7 @@ from lutc import formats, functions
 from lutc.errors import LutcError
 from lutc.formats.codes import Inputs
 from lutc.functions import Line
+from lutc.functions.promises import ordered
 from lutc.table.bodies import Cells, Direct, Exponents, Lines, without_empty_segments
 from lutc.table.domain import Domain
 from lutc.table.prologues import AbsPrologue, ExponentPrologue, PeriodPrologue
@@ -192,6 +193,11 @@ def _check_meta(meta: dict) -> None:
         ends = _numbers(meta, "range", "'lutc'")
         if len(ends) != 2 or not ends[0] < ends[1]:
             raise LutcError(f"'range' is two numbers in ascending order; given {str(ends):.60}")
+    if "promises" in meta:
+        given = meta["promises"]
+        if not isinstance(given, list) or not all(isinstance(name, str) for name in given):
+            raise LutcError(f"'promises' is a list of names; given {str(given):.60}")
+        ordered(given)
     if "output" in meta:
         _construct(Inputs, meta["output"], "output")
     for part in ("certificate", "search", "exceptions"):

@@ -1,0 +1,120 @@
+"""Promises through the whole chain: kept on every input by the stored table, priced, refused where they cannot be."""
+
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import lutc
+from lutc import formats, functions
+from lutc.certify.certificate import certify
+from lutc.certify.promises import broken
+from lutc.cli import main
+from lutc.errors import LutcError
+from lutc.formats.codes import Inputs
+from lutc.functions import shape
+from lutc.table.table_set import loads
+
+
+@pytest.mark.parametrize(
+    ("name", "promises"),
+    [
+        ("sigmoid", ("monotone", "bounded")),
+        ("tanh", ("monotone", "through-zero", "bounded", "continuous")),
+        ("gelu", ("through-zero", "bounded")),
+        ("softplus", ("convex", "monotone")),
+        ("reciprocal", ("monotone", "convex")),
+        ("sqrt", ("convex",)),
+    ],
+)
+def test_kept_on_every_code(name, promises):
+    tables = lutc.compile(name, 16, promises=promises, search="exact")
+    fn = functions.get(name)
+    plain = lutc.compile(name, 16, search="exact")
+    low, high = shape.extent(fn, *fn.range)
+    for key, table in tables.items():
+        x = tables.inputs[key].x()
+        inside = (x >= fn.range[0]) & (x <= fn.range[1])
+        x, y = x[inside], table(x[inside])
+        if "monotone" in promises:
+            assert (np.diff(y) * (-1 if name == "reciprocal" else 1) >= 0).all()
+        if "through-zero" in promises:
+            assert table(0.0) == 0.0
+        if "bounded" in promises and name == "gelu":
+            assert y.min() >= low
+        if "bounded" in promises and name in ("sigmoid", "tanh"):
+            assert np.abs(y).max() <= 1.0 and (name == "tanh" or y.min() >= 0.0)
+        if "convex" in promises:
+            assert ((-1 if name == "sqrt" else 1) * np.diff(y, 2) >= -1e-12).all()
+        if "continuous" in promises:
+            b, k, t = table.body.breakpoints, table.body.slopes, table.body.intercepts
+            jumps = np.abs(k[:-1] * b + t[:-1] - k[1:] * b - t[1:])[(b >= x[0]) & (b < x[-1])]
+            assert jumps.max(initial=0.0) <= formats.get(table.coefficients).step / 2
+        search = tables.meta["search"]
+        assert search["optimum"][key] >= plain.meta["search"]["optimum"][key] * (1 - 1e-9)
+        assert search["without_promises"][key] == pytest.approx(plain.meta["search"]["optimum"][key], rel=1e-6)
+    again = loads(tables.dumps())
+    assert not broken(certify(again)) and certify(again) == tables.meta["certificate"]
+
+
+@pytest.mark.parametrize("objective", ["absolute", "maximum", "codes"])
+def test_other_objectives_keep_bounds_and_zero(objective):
+    out = Inputs(8, 2.0**-6) if objective == "codes" else None
+    options = {"inputs": Inputs(6, 2.0**-3), "search": "exact", "objective": objective, "out": out}
+    table = lutc.compile("gelu", 5, promises=("through-zero", "bounded"), **options)["3"]
+    x = Inputs(6, 2.0**-3).x()
+    assert table(0.0) == 0.0 and table(x).min() >= shape.extent(functions.get("gelu"), -4, 4)[0]
+
+
+@pytest.mark.parametrize("coefficients", ["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize("name", ["gelu", "erf"])
+def test_floats_keep_bounds_and_zero(name, coefficients):
+    tables = lutc.compile(name, 8, inputs="bf16", coefficients=coefficients, promises=("through-zero", "bounded"))
+    (table,) = tables.values()
+    x, low = formats.get("bf16").values(), -1.0 if name == "erf" else shape.extent(functions.get("gelu"), -4, 4)[0]
+    assert table(0.0) == 0.0 and table(x).min() >= low
+    assert name == "gelu" or table(x).max() <= 1.0
+    assert not broken(tables.meta["certificate"])
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("gelu", {"promises": ("monotone",)}, r"gelu is not monotone .* turns at x = -0\.7517"),
+        ("sigmoid", {"promises": ("convex",)}, "sigmoid is neither convex nor concave"),
+        ("sigmoid", {"promises": ("through-zero",)}, r"sigmoid\(0\) is 0\.5"),
+        ("sqrt", {"promises": ("through-zero",)}, "x = 0 lies outside"),
+        ("tanh", {"promises": ("even",)}, "unknown promise 'even'"),
+        ("tanh", {"promises": ("monotone",), "symmetry": True}, "whole functions"),
+        ("tanh", {"promises": ("monotone",), "share": "all"}, "one scale at a time"),
+        ("tanh", {"promises": ("monotone",), "max_error": "0.1", "search": "greedy"}, "promises"),
+        ("tanh", {"promises": ("monotone",), "inputs": "bf16"}, "fixed-point coefficients of at most 8"),
+        ("leaky_relu", {"promises": ("bounded",)}, "no bounds"),
+    ],
+)
+def test_what_cannot_be_promised(name, options, said):
+    with pytest.raises(LutcError, match=said):
+        lutc.compile(name, 8, **options)
+
+
+def test_no_table_with_so_few_entries():
+    with pytest.raises(LutcError, match="no table of 2 entries keeps"):
+        lutc.compile("sin", 2, range=(-4, 4), promises=("bounded", "through-zero", "continuous"), coefficients="q3.0")
+
+
+def test_a_broken_promise_is_named(tmp_path):
+    """A table altered after it was compiled, its certificate forged to match: certify names the promise."""
+    runner, path = CliRunner(), tmp_path / "t.json"
+    command = ["compile", "sigmoid", "--scale", "2^-3", "--monotone", "--bounded", "-o", str(path)]
+    assert runner.invoke(main, command).exit_code == 0
+    done = runner.invoke(main, ["certify", str(path)])
+    assert done.exit_code == 0 and "promises kept: monotone, bounded" in done.output
+    data = json.loads(path.read_text())
+    entry = data["sigmoid"]["3"]
+    entry["intercepts"][2] += 0.25
+    path.write_text(json.dumps(data))
+    data["lutc"]["certificate"] = certify(loads(json.dumps(data)))
+    path.write_text(json.dumps(data))
+    done = runner.invoke(main, ["certify", str(path)])
+    assert done.exit_code == 1 and "3.promises.monotone: broken at" in done.output
