@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from lutc import formats
+from lutc.formats.format import Format, get
 from lutc.functions import Function
 from lutc.functions.promises import Promised, promised
 from lutc.table.bodies import Cells, Lines
@@ -68,7 +68,7 @@ def _broken(name: str, table: Table, what: Promised, x: np.ndarray, y: np.ndarra
 
 def _jumps(table: Table, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Breakpoints between the inputs, and whether the lines on both sides of each are too far apart."""
-    fmt, body = formats.get(table.coefficients), table.body
+    fmt, body = get(table.coefficients), table.body
     if isinstance(body, Lines):
         at = body.breakpoints
         left = body.slopes[:-1] * at + body.intercepts[:-1]
@@ -86,7 +86,7 @@ def _jumps(table: Table, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return at, np.abs(left - right) > jump(fmt, size) + 2.0**-40 * (1.0 + size)
 
 
-def jump(fmt: formats.Format, value: np.ndarray | float) -> np.ndarray:
+def jump(fmt: Format, value: np.ndarray | float) -> np.ndarray:
     """How far apart lines may be at a breakpoint where they have about this value, and count as continuous: half a step
     of the format, which rounding the intercept leaves.
     """

@@ -13,6 +13,7 @@ from lutc import functions
 from lutc.calibration.layer_error import LayerError, LayerErrors
 from lutc.calibration.weights import Measured
 from lutc.certify.certificate import certify
+from lutc.certify.promises import broken
 from lutc.compiler.build import build
 from lutc.compiler.problem import Problem, Task, prepare
 from lutc.compiler.promises import over_promises
@@ -105,6 +106,8 @@ def compile_request(
     # A function that a file can only sample: float tables are judged by that sample, as every reader of the file will.
     judge = None if "function_sample" in meta and not inputs else problem.function
     certificate = certify(compiled, judge)
+    if lost := broken(certificate):
+        raise LutcError(f"a promise is not kept by the table that was found ({lost[0]}); give another range or entries")
     return replace(compiled, meta={**meta, "certificate": certificate, "version": lutc.__version__})
 
 

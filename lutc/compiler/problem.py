@@ -74,7 +74,14 @@ class Problem:
         if not self.request.error.promises:
             return None
         what = self.promised
-        return Rules.of(self.format, zero=what.zero, low=what.low, high=what.high, sign=what.rise)
+        return Rules.of(
+            self.format,
+            zero=what.zero,
+            low=what.low,
+            high=what.high,
+            sign=what.rise,
+            whole=not self.request.inputs.coded,
+        )
 
     @property
     def domain(self) -> Domain | None:

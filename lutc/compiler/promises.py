@@ -31,6 +31,7 @@ def over_promises(problem: Problem, task: Task, progress) -> tuple[SearchResult,
             )
     else:
         rules = problem.rules
+        assert rules is not None
         if len(task.samples) > JOINED_LIMIT or not rules.exhaustive or not rules.intercepts.format.is_fixed:
             raise LutcError(
                 f"{names}: kept over at most {JOINED_LIMIT} input codes, with fixed-point coefficients of at most 8 "
@@ -41,7 +42,7 @@ def over_promises(problem: Problem, task: Task, progress) -> tuple[SearchResult,
         costs = segment_costs(problem, task, points)
         joins = Joins(promised.rise, promised.bend, rules.intercepts.format.step / 2 if promised.meet else -1.0)
         result = joined(points, costs, rules, joins, entries, *tails, _beyond(problem, task))
-        lines = result.lines
+        lines = result.lines or ()
         facts = {"cost": rounded(result.cost), "optimum": rounded(result.cost), "gap": 0.0}
     if squared and len(task.samples) <= DENSE_LIMIT:
         plain = exact(squared_costs(task.points(), problem.format, *tails), entries).cost

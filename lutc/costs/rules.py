@@ -4,7 +4,7 @@ the run, and an intercept of 0 where the run holds x = 0.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -19,7 +19,8 @@ FORBIDDEN = 1e30  # stands for the cost of a segment that no line may hold; fini
 @dataclass(frozen=True, eq=False)
 class Rules:
     """slopes, intercepts: the numbers that there are. zero: whether the line that holds x = 0 has the intercept 0.
-    low, high: of the values at every sample. sign: 1 for slopes >= 0, -1 for slopes <= 0, 0 for any.
+    low, high: of the values at every sample. sign: 1 for slopes >= 0, -1 for slopes <= 0, 0 for any. whole: whether
+    low and high also hold between the samples, from the breakpoint on.
     """
 
     slopes: Ordinals
@@ -28,6 +29,7 @@ class Rules:
     low: float = -np.inf
     high: float = np.inf
     sign: int = 0
+    whole: bool = False
 
     @classmethod
     def of(cls, fmt: Format, **rules) -> Rules:
@@ -54,21 +56,23 @@ class Ends:
 
     first: np.ndarray
     last: np.ndarray
+    whole: bool
 
     @classmethod
-    def of(cls, points: Points) -> Ends:
-        """Of the samples themselves."""
+    def of(cls, points: Points, whole: bool = False) -> Ends:
+        """Of the samples themselves; `whole`: runs begin where the one before them ends."""
         x = points.x[: points.own]
         first, last = np.full(points.size, np.inf), np.full(points.size, -np.inf)
         np.minimum.at(first, points.cell[: x.size], x)
         np.maximum.at(last, points.cell[: x.size], x)
-        return cls(np.minimum.accumulate(first[::-1])[::-1], np.maximum.accumulate(last))
+        return cls(np.minimum.accumulate(first[::-1])[::-1], np.maximum.accumulate(last), whole)
 
     def of_runs(self, i: np.ndarray, j: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(first x, last x, whether x = 0 lies within) of runs [i, j); a breakpoint belongs to the left."""
         before = np.where(i > 0, self.last[i - 1], -np.inf)
         first, last = self.first[i], self.last[j - 1]
-        return first, last, (before < 0.0) & (last >= 0.0) & (first <= last)
+        start = np.where(np.isfinite(before), before, first) if self.whole else first
+        return start, last, (before < 0.0) & (last >= 0.0) & (first <= last)
 
 
 def ruled_lines(
@@ -179,8 +183,3 @@ def _about(moments: Moments, x, y) -> np.ndarray:
     spread = moments.xx + moments.w * dx * dx
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(spread > 0, (moments.xy + moments.w * dx * dy) / spread, moments.tilt)
-
-
-def without_sign(rules: Rules) -> Rules:
-    """The rules but for the sign of slopes."""
-    return replace(rules, sign=0)

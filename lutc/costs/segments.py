@@ -73,7 +73,7 @@ def squared_costs(points: Points, fmt: Format, left: Line | None, right: Line | 
 
 def ruled_costs(points: Points, rules: Rules, left: Line | None, right: Line | None) -> SegmentCosts:
     """The same under rules; a segment or a tail that cannot keep them costs FORBIDDEN."""
-    ends, x = Ends.of(points), points.x[: points.own]
+    ends, x = Ends.of(points, rules.whole), points.x[: points.own]
 
     def fit(moments, i, j):
         return ruled_lines(moments, *ends.of_runs(i, j), rules)
@@ -84,6 +84,8 @@ def ruled_costs(points: Points, rules: Rules, left: Line | None, right: Line | N
         if line is not None:
             broken = np.bincount(cells[~rules.tail_allowed(line, x)], minlength=points.size)
             held = np.append(0, np.cumsum(broken)) if ahead else np.append(np.cumsum(broken[::-1])[::-1], 0)
+            if rules.whole and not ahead:  # it holds from the last sample before it on
+                held[1:] += broken
             tail[held > 0] = FORBIDDEN
     return costs
 

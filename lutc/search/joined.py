@@ -131,8 +131,10 @@ class _Task:
                 break
             rest, found = self.rests[segments - layer - 1], [np.empty((0, 7))]
             for j in range(1, n + 1):
-                args = (j, offsets, v, u, cost, self.moments, self.costs.matrix, rest[j], limit, slopes, intercepts)
-                args += (rules.low, rules.high, rules.zero, self.edge, joins)
+                args = (
+                    *(j, offsets, v, u, cost, self.moments, self.costs.matrix, rest[j], limit, slopes, intercepts),
+                    *(rules.low, rules.high, rules.zero, self.edge, joins),
+                )
                 count = reach(*args, room)
                 if count > len(room):
                     room = np.empty((2 * count, 7))
@@ -176,10 +178,10 @@ class _Task:
 
     def _traced(self, layers: list, cost: float, layer: int, position: int, label: int) -> SearchResult:
         """The table whose last segment, the `layer`th, ends at `position` in a label."""
-        rows = []
+        chosen = []
         for layer_rows in reversed(layers[:layer]):
-            rows.append(layer_rows[label])
-            label = int(rows[-1][6])
-        rows = np.array(rows[::-1]).reshape(-1, 7)
+            chosen.append(layer_rows[label])
+            label = int(chosen[-1][6])
+        rows = np.array(chosen[::-1]).reshape(-1, 7)
         cuts = np.append(rows[:, 3], position).astype(np.int64)
         return SearchResult(cuts, cost, {"name": "exact"}, (rows[:, 4].copy(), rows[:, 5].copy()))

@@ -100,7 +100,7 @@ def test_what_cannot_be_promised(name, options, said):
 
 def test_no_table_with_so_few_entries():
     with pytest.raises(LutcError, match="no table of 2 entries keeps"):
-        lutc.compile("sin", 2, range=(-4, 4), promises=("bounded", "through-zero", "continuous"), coefficients="q3.0")
+        lutc.compile("sigmoid", 2, inputs=Inputs(8, 2.0**-3), promises=("continuous",))  # two tails, 1 apart
 
 
 def test_a_broken_promise_is_named(tmp_path):
