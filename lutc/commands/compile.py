@@ -36,7 +36,16 @@ class CompileCommand(GroupedCommand):
         "Over which inputs": (
             *("inputs", "bits", "scales", "zero_point", "weights", "calibrated_scale", "asymmetric"),
         ),
-        "In which numbers": ("entries", "coefficients", "share", "out_scale", "out_bits", "out_zero_point"),
+        "In which numbers": (
+            "entries",
+            "coefficients",
+            "slopes",
+            "intercepts",
+            "share",
+            "out_scale",
+            "out_bits",
+            "out_zero_point",
+        ),
         "Judged how": ("objective", "max_error"),
         "Promises, kept whatever they cost": tuple(name.replace("-", "_") for name in PROMISES),
         "Found how": ("search", "seed", "population", "generations", "init"),
@@ -72,6 +81,8 @@ class CompileCommand(GroupedCommand):
 @click.option(
     "--coefficients", metavar="FORMAT", help="Format of slopes and intercepts: q1.6, fp16, bf16, fp8_e4m3, fp32, ..."
 )
+@click.option("--slopes", metavar="NUMBERS", help="Of slopes alone: pot, apot:2 (sums of powers of two), q1.4, uq0.8.")
+@click.option("--intercepts", metavar="NUMBERS", help="Of intercepts alone, likewise.")
 @click.option(
     "--search",
     type=click.Choice([name for name, search in SEARCHES.items() if search.takes != "tables"]),

@@ -37,6 +37,8 @@ def compile(
     range: tuple[float, float] | None = None,
     inputs: Inputs | Sequence[Inputs] | str = INT8,
     coefficients: str | None = None,
+    slopes: str | None = None,
+    intercepts: str | None = None,
     search: str = "genetic",
     objective: str = "squared",
     out: Inputs | None = None,
@@ -69,6 +71,8 @@ def compile(
         range=range,
         inputs=inputs,
         coefficients=coefficients,
+        slopes=slopes,
+        intercepts=intercepts,
         search=search,
         objective=objective,
         out=out,
@@ -142,6 +146,8 @@ def _settings(problem: Problem, tables: dict[str, Table], tasks: list[Task]) -> 
     settings: dict[str, Any] = {"objective": request.error.objective, "share": request.storage.share}
     if request.function.tails == "free":
         settings["free_tails"] = True
+    for what, chosen in zip(("slopes", "intercepts"), problem.numbers or ()):
+        settings[what] = chosen.name
     if request.error.promises:
         settings["promises"] = list(request.error.promises)
     if isinstance(request.inputs.weights, Measured):

@@ -14,12 +14,14 @@ from lutc.calibration.weights import Measured, is_calibration, measured
 from lutc.compiler.build import Lattice, rounded_tail
 from lutc.compiler.prologue import make_prologue
 from lutc.compiler.request import FLOAT_INPUTS, INT8, Request
+from lutc.costs.lines import Ordinals
 from lutc.costs.objectives import LAYER, SQUARED
 from lutc.costs.points import Points
 from lutc.costs.rules import Rules
 from lutc.errors import LutcError
 from lutc.formats.codes import Inputs
 from lutc.formats.format import Format
+from lutc.formats.numbers import Numbers, holder, numbers
 from lutc.functions import Function, Line
 from lutc.functions.promises import Promised, promised
 from lutc.measures import RELATIVE_FLOOR
@@ -61,6 +63,7 @@ class Problem:
     right: Line | None
     format: Format
     prologue: Prologue | None
+    numbers: tuple[Numbers, Numbers] | None = None
 
     @cached_property
     def promised(self) -> Promised:
@@ -71,17 +74,14 @@ class Problem:
     @cached_property
     def rules(self) -> Rules | None:
         """What a line of a segment must keep, None where it may be any."""
-        if not self.request.error.promises:
+        if not self.request.error.promises and self.numbers is None:
             return None
         what = self.promised
-        return Rules.of(
-            self.format,
-            zero=what.zero,
-            low=what.low,
-            high=what.high,
-            sign=what.rise,
-            whole=not self.request.inputs.coded,
-        )
+        kinds = {"zero": what.zero, "low": what.low, "high": what.high, "sign": what.rise}
+        kinds["whole"] = not self.request.inputs.coded
+        if self.numbers is not None:
+            return Rules(*(Ordinals(self.format, chosen.values) for chosen in self.numbers), **kinds)
+        return Rules.of(self.format, **kinds)
 
     @property
     def domain(self) -> Domain | None:
@@ -143,7 +143,7 @@ def _layer_errors(request: Request) -> LayerErrors | None:
 def _problem(request: Request) -> Problem:
     fn = functions.load(request.function.function, request.function.range)
     default = FLOAT_INPUTS[request.inputs.inputs] if not request.inputs.coded else fn.coefficients
-    fmt = formats.get(request.storage.coefficients or default)
+    fmt, chosen = _numbers(request, formats.get(request.storage.coefficients or default))
     f, (lo, hi), left, right, prologue = fn, fn.range, fn.left, fn.right, None
     if request.function.symmetry:
         if fn.symmetry is None:
@@ -157,10 +157,41 @@ def _problem(request: Request) -> Problem:
         lo, hi = (1.0, 2.0**prologue.step) if prologue.kind == "exponent" else (0.0, prologue.period)
     if request.function.tails == "free":
         left = right = None
-    problem = Problem(request, fn, f, (lo, hi), left, right, fmt, prologue)
+    problem = Problem(request, fn, f, (lo, hi), left, right, fmt, prologue, chosen)
     low, high = (problem.promised.low, problem.promised.high) if request.error.promises else (-np.inf, np.inf)
     left, right = (rounded_tail(tail, fmt, fn.name, low, high) for tail in (left, right))
+    if chosen is not None:
+        left, right = (_chosen_tail(tail, chosen, fn.name) for tail in (left, right))
     return replace(problem, left=left, right=right)
+
+
+def _numbers(request: Request, fmt: Format) -> tuple[Format, tuple[Numbers, Numbers] | None]:
+    """The format that holds slopes and intercepts, and the numbers that each may be, None for all of the format."""
+    slopes, intercepts = request.storage.slopes, request.storage.intercepts
+    if slopes is None and intercepts is None:
+        return fmt, None
+    if not fmt.is_fixed:
+        raise LutcError(f"numbers for `slopes` and `intercepts` are fixed point; leave out `coefficients` {fmt.name}")
+    grid = numbers(intercepts, fmt).format if intercepts is not None and request.storage.coefficients is None else fmt
+    sets = (numbers(slopes or fmt.name, grid), numbers(intercepts or fmt.name, fmt))
+    return holder(*sets), sets
+
+
+def _chosen_tail(tail: Line | None, sets: tuple[Numbers, Numbers], name: str) -> Line | None:
+    """The tail in the numbers that there are; LutcError where they do not reach so far."""
+    if tail is None:
+        return None
+    stored = []
+    for what, value, chosen in zip(("slope", "intercept"), (tail.slope, tail.intercept), sets):
+        nearest = float(chosen.values[np.argmin(np.abs(chosen.values - value))])
+        beyond = value < chosen.values[0] or value > chosen.values[-1]
+        if beyond and abs(nearest - value) > chosen.format.step:
+            raise LutcError(
+                f"{what}s of {chosen.name} reach from {chosen.values[0]:g} to {chosen.values[-1]:g} and cannot hold "
+                f"the tail {what} {value:g} of {name}; give them another format, or free tails (`tails`)"
+            )
+        stored.append(nearest)
+    return Line(*stored)
 
 
 def _reduces(request: Request, fn: Function) -> bool:

@@ -6,9 +6,10 @@ import numpy as np
 
 from lutc.compiler.problem import Problem, Task
 from lutc.compiler.solve import over_segments, relative_gap, segment_costs
+from lutc.costs.lines import Ordinals
 from lutc.costs.objectives import SQUARED
-from lutc.costs.rules import FORBIDDEN
-from lutc.costs.segments import DENSE_LIMIT, squared_costs
+from lutc.costs.rules import FORBIDDEN, Rules
+from lutc.costs.segments import DENSE_LIMIT, SegmentCosts, ruled_costs, squared_costs
 from lutc.errors import LutcError
 from lutc.measures import rounded
 from lutc.search.exact import exact
@@ -45,10 +46,19 @@ def over_promises(problem: Problem, task: Task, progress) -> tuple[SearchResult,
         lines = result.lines or ()
         facts = {"cost": rounded(result.cost), "optimum": rounded(result.cost), "gap": 0.0}
     if squared and len(task.samples) <= DENSE_LIMIT:
-        plain = exact(squared_costs(task.points(), problem.format, *tails), entries).cost
+        plain = exact(_plain_costs(problem, task), entries).cost
         facts["without_promises"] = rounded(plain)
         facts["price"] = relative_gap(result.cost, plain)
     return result, lines, facts
+
+
+def _plain_costs(problem: Problem, task: Task) -> SegmentCosts:
+    """Squared costs in the same numbers, of tables that promise nothing."""
+    tails = (problem.left, problem.right)
+    if problem.numbers is None:
+        return squared_costs(task.points(), problem.format, *tails)
+    sets = (Ordinals(problem.format, chosen.values) for chosen in problem.numbers)
+    return ruled_costs(task.points(), Rules(*sets), *tails)
 
 
 def _beyond(problem: Problem, task: Task) -> tuple[bool, bool]:

@@ -81,12 +81,15 @@ class InputPart:
 @dataclass(frozen=True)
 class StoragePart:
     """In which numbers. entries: at most so many, tails included. coefficients: a format's name, None for the
-    function's own. share: one table per scale, one set of breakpoints and lines for all, or lines alone shared. out:
-    the output codes, for the objective "codes" and for the certificate.
+    function's own. slopes, intercepts: narrower sets of numbers for either (`lutc.formats.numbers`). share: one table
+    per scale, one set of breakpoints and lines for all, or lines alone shared. out: the output codes, for the objective
+    "codes" and for the certificate.
     """
 
     entries: int = 8
     coefficients: str | None = None
+    slopes: str | None = None
+    intercepts: str | None = None
     share: str = "none"
     out: Inputs | None = None
 
@@ -203,6 +206,7 @@ class Request:
             raise LutcError("output codes (`out_scale`) are counted for input codes; leave them out with float inputs")
         self._check_abilities(named)
         self._check_promises(named)
+        self._check_numbers(named)
         if objective in LAYER and not (self.inputs.coded and self.inputs.weights is not None and self._plain):
             needs = "input codes, `weights` calibration.json:LAYER, no symmetry and no sharing"
             raise LutcError(f"the objective {objective} takes {needs}")
@@ -226,6 +230,16 @@ class Request:
             raise LutcError(
                 f"{', '.join(tied)}: kept for one scale at a time, under a squared objective; leave `share` and "
                 "`objective` out"
+            )
+
+    def _check_numbers(self, search: Search) -> None:
+        if self.storage.slopes is None and self.storage.intercepts is None:
+            return
+        able = search.takes == "segments" and self.found_by.takes == "segments"
+        if not (able and self.inputs.coded) or self.storage.share == "coefficients":
+            raise LutcError(
+                "numbers of their own for `slopes` and `intercepts` are for tables over input codes, found by the "
+                "genetic or the exact search, that do not share coefficients"
             )
 
     @property

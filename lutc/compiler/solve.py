@@ -49,7 +49,7 @@ def segment_costs(problem: Problem, task: Task, points: Points) -> SegmentCosts:
         objective = ruled_objective(objective, points, rules)
     known = exact(squared, request.storage.entries)
     bound = cost_of(points, objective, known.cuts, squared.line(known.cuts[:-1], known.cuts[1:]), *tails)
-    return pair_costs(points, problem.format, *tails, objective, bound)
+    return pair_costs(points, problem.format, *tails, objective, bound, rules)
 
 
 def search_costs(

@@ -88,21 +88,30 @@ def ruled_objective(objective: PairObjective, points: Points, rules: Rules) -> P
 
 
 def pair_costs(
-    points: Points, fmt: Format, left: Line | None, right: Line | None, objective: PairObjective, bound: float = np.inf
+    points: Points,
+    fmt: Format,
+    left: Line | None,
+    right: Line | None,
+    objective: PairObjective,
+    bound: float = np.inf,
+    rules: Rules | None = None,
 ) -> SegmentCosts:
     """Exact costs for a format of at most 8 bits and at most 1,024 positions.
 
     A run that costs more than `bound` (the cost of some known table, so no optimum uses the run) is not extended
-    further: longer ones get a stand-in above the bound that grows with their length.
+    further: longer ones get a stand-in above the bound that grows with their length. rules: which numbers there are.
     """
-    if fmt.bits > 8 or points.size > PAIRS_LIMIT:
+    if rules is not None:
+        sets = [part.value(np.arange(part.low, part.high + 1)) for part in (rules.slopes, rules.intercepts)]
+    else:
+        sets = [fmt.values() if fmt.bits <= 8 else np.empty(0)] * 2
+    if not 0 < sets[0].size * sets[1].size <= 1 << 16 or points.size > PAIRS_LIMIT:
         raise LutcError(
             f"the objectives absolute, maximum and codes take coefficients of at most 8 bits and at most {PAIRS_LIMIT} "
             "positions; "
             f"given {fmt.name} and {points.size}: use the squared objective, a narrower format or fewer input bits"
         )
-    values = fmt.values()
-    slopes, intercepts = (v.ravel() for v in np.meshgrid(values, values, indexing="ij"))
+    slopes, intercepts = (v.ravel() for v in np.meshgrid(*sets, indexing="ij"))
     members = np.split(
         np.argsort(points.cell, kind="stable"), np.searchsorted(np.sort(points.cell), np.arange(1, points.size))
     )

@@ -11,23 +11,27 @@ import numpy as np
 
 from lutc import formats, hardware
 from lutc.compiler import pipeline
-from lutc.compiler.problem import scale_key
-from lutc.compiler.request import INT8
+from lutc.compiler.problem import prepare, scale_key
+from lutc.compiler.request import INT8, Request
 from lutc.compiler.solve import segment_costs
 from lutc.costs.points import Points
 from lutc.costs.segments import SegmentCosts
 from lutc.errors import LutcError
-from lutc.explore.designs import Workbench, places
+from lutc.explore.designs import Choice, Workbench, places
+from lutc.formats.numbers import numbers
 from lutc.hardware.bits import Cost, shared_breakpoint_bits
+from lutc.search.exact import exact
 
 _VALUE_BITS = (8, 16)  # of a direct table where no output codes say it
 _SHARED_ENTRIES = (8, 16, 32)
+SHIFTS = ("pot", "apot:2")  # slopes that need no multiplier
+_SHIFT_ENTRIES = (4, 6, 8, 12, 16, 24, 32, 48, 64)
 _CELLS = 64  # most segments of a uniform table
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """kind: "direct", "uniform" or "shared". error and cost as in `Design`.
+    """kind: "direct", "uniform", "pot", "apot:2" or "shared". error and cost as in `Design`.
 
     coefficients: format of the lines or values. half: stored for |x|. share: "all" where one table serves several
     scales.
@@ -45,7 +49,7 @@ def baselines(bench: Workbench) -> list[Baseline]:
     """All that make sense in the bench's space; of the uniform ones those that no other beats in error
     and stored bits.
     """
-    return [*_direct(bench), *_best(_uniform(bench)), *_shared(bench)]
+    return [*_direct(bench), *_best(_uniform(bench)), *_best(_by_shifts(bench)), *_shared(bench)]
 
 
 def _best(found: Iterator[Baseline]) -> list[Baseline]:
@@ -152,6 +156,33 @@ def _trimmed(costs: SegmentCosts, cuts: np.ndarray) -> tuple[int, float] | None:
         cuts = cuts[:-1]
     entries = cuts.size - 1 + sum(costs.tails)
     return (entries, float(costs.total(cuts))) if 2 <= entries <= _CELLS else None
+
+
+def _by_shifts(bench: Workbench) -> Iterator[Baseline]:
+    """Tables whose slopes are powers of two or sums of two, so that there is no multiplier (arXiv:2602.22352)."""
+    space = bench.space
+    if space.objective != "squared":
+        return
+    for name in bench.formats.get(False, ()):
+        fmt = formats.get(name)
+        if fmt.bits > 12:
+            continue
+        for kind in SHIFTS:
+            chosen = (numbers(kind, fmt), numbers(name, fmt))
+            request = Request.of(space.function, 2, **bench.options(Choice(2, name)), slopes=kind)
+            try:
+                problem, tasks = prepare(request)
+            except LutcError:  # no such slope is near enough to a tail's
+                continue
+            costs = [segment_costs(problem, t, Points.of(t.samples, places(t.samples.x, t.inputs))) for t in tasks]
+            most = min(bench.most_entries[False], _CELLS)
+            for entries in (n for n in _SHIFT_ENTRIES if n <= most):
+                found = [exact(cost, entries) for cost in costs]
+                used = [int((np.diff(r.cuts) > 0).sum()) + sum(c.tails) for r, c in zip(found, costs)]
+                cost = hardware.together(
+                    hardware.lines_cost(max(2, n), fmt, i, numbers=chosen) for n, i in zip(used, space.inputs)
+                )
+                yield Baseline(kind, name, False, bench.error([result.cost for result in found]), cost)
 
 
 def _shared(bench: Workbench) -> Iterator[Baseline]:

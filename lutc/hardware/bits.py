@@ -17,6 +17,7 @@ from lutc import formats, hardware
 from lutc.errors import LutcError
 from lutc.formats.codes import Inputs
 from lutc.formats.format import Format
+from lutc.formats.numbers import Numbers
 from lutc.formats.requantise import scaled_intercepts
 from lutc.table.bodies import Direct, Lines
 from lutc.table.integer import integer_lines
@@ -61,22 +62,32 @@ def signed_bits(low: int, high: int) -> int:
 
 
 def lines_cost(
-    entries: int, fmt: Format, inputs: Inputs, half: bool = False, breakpoint_bits: int | None = None
+    entries: int,
+    fmt: Format,
+    inputs: Inputs,
+    half: bool = False,
+    breakpoint_bits: int | None = None,
+    numbers: tuple[Numbers, Numbers] | None = None,
 ) -> Cost:
     """Cost of `entries` lines with fixed-point coefficients over codes.
 
     half: stored for |x|, an identity (one more addition) gives the other side. breakpoint_bits: by default those of a
-    code, one less for
-    |code|: a breakpoint between codes is stored as the code to its left. An intercept is stored in the
-    coefficients' format where the
-    scale is a power of two (t' = t << b is wiring), else as the wider t'.
+    code, one less for |code|: a breakpoint between codes is stored as the code to its left. An intercept is stored in
+    the coefficients' format where the scale is a power of two (t' = t << b is wiring), else as the wider t'. numbers:
+    of slopes and intercepts, where they are narrower than the format that holds them; a slope by shifts has a row of
+    partial products for each of its powers of two.
     """
     centred = signed_bits(inputs.minimum - inputs.zero_point, inputs.maximum - inputs.zero_point)
     if breakpoint_bits is None:
         breakpoint_bits = centred - 1 if half else inputs.bits
     shift = max(0, int(np.ceil(-np.log2(inputs.scale))))
-    stored = entries * (2 * fmt.bits + (0 if inputs.power is not None else shift)) + (entries - 1) * breakpoint_bits
-    return Cost(entries, stored, entries - 1, breakpoint_bits, (fmt.bits, centred), _adder(fmt, inputs, half))
+    slope_bits, both, terms = fmt.bits, 2 * fmt.bits, 0
+    if numbers is not None:
+        slope_bits, both, terms = numbers[0].bits, numbers[0].bits + numbers[1].bits, numbers[0].terms
+    stored = entries * (both + (0 if inputs.power is not None else shift)) + (entries - 1) * breakpoint_bits
+    return Cost(
+        entries, stored, entries - 1, breakpoint_bits, (terms or slope_bits, centred), _adder(fmt, inputs, half)
+    )
 
 
 def _adder(fmt: Format, inputs: Inputs, half: bool) -> int:

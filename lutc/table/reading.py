@@ -14,6 +14,7 @@ import numpy as np
 from lutc import formats, functions
 from lutc.errors import LutcError
 from lutc.formats.codes import Inputs
+from lutc.formats.numbers import numbers
 from lutc.functions import Line
 from lutc.functions.promises import ordered
 from lutc.table.bodies import Cells, Direct, Exponents, Lines, without_empty_segments
@@ -179,6 +180,8 @@ def _from_json(data: dict) -> dict:
         )
         if not foreign:
             _check_format(body, fmt, key)
+        if isinstance(body, Lines) and not foreign:
+            _check_numbers(body, own, fmt, key)
         tables[key] = Table(body, prologue, left, right, fmt.name, domain)
     function = own.pop("function", None)
     if not (function is None or isinstance(function, str)):
@@ -215,6 +218,18 @@ def _check_format(body, fmt, key: str) -> None:
             f"table '{key}': {float(values[bad][0])!r} is not a value of {fmt.name}; the file was altered or its "
             "format is wrong"
         )
+
+
+def _check_numbers(body: Lines, own: dict, fmt, key: str) -> None:
+    """Slopes and intercepts are of the narrower sets that the file names."""
+    for what in ("slopes", "intercepts"):
+        if own.get(what) is not None:
+            bad = ~np.isin(getattr(body, what), numbers(own[what], fmt).values)
+            if bad.any():
+                raise LutcError(
+                    f"table '{key}': {what} hold {float(getattr(body, what)[bad][0])!r}, which is none of {own[what]}; "
+                    "the file was altered"
+                )
 
 
 def _canonical(name: str) -> str | None:
