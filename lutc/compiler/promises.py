@@ -57,8 +57,8 @@ def _plain_costs(problem: Problem, task: Task) -> SegmentCosts:
     tails = (problem.left, problem.right)
     if problem.numbers is None:
         return squared_costs(task.points(), problem.format, *tails)
-    sets = (Ordinals(problem.format, chosen.values) for chosen in problem.numbers)
-    return ruled_costs(task.points(), Rules(*sets), *tails)
+    slopes, intercepts = (Ordinals(problem.format, chosen.values) for chosen in problem.numbers)
+    return ruled_costs(task.points(), Rules(slopes, intercepts), *tails)
 
 
 def _beyond(problem: Problem, task: Task) -> tuple[bool, bool]:

@@ -25,6 +25,7 @@ from lutc.search.exact import exact
 _VALUE_BITS = (8, 16)  # of a direct table where no output codes say it
 _SHARED_ENTRIES = (8, 16, 32)
 SHIFTS = ("pot", "apot:2")  # slopes that need no multiplier
+_SHIFT_GAIN = 0.1  # of the error, for the next one to be listed
 _SHIFT_ENTRIES = (4, 6, 8, 12, 16, 24, 32, 48, 64)
 _CELLS = 64  # most segments of a uniform table
 
@@ -46,16 +47,17 @@ class Baseline:
 
 
 def baselines(bench: Workbench) -> list[Baseline]:
-    """All that make sense in the bench's space; of the uniform ones those that no other beats in error
-    and stored bits.
+    """All that make sense in the bench's space; of the uniform ones and those by shifts those that no
+    other of the kind beats in error and stored bits.
     """
-    return [*_direct(bench), *_best(_uniform(bench)), *_best(_by_shifts(bench)), *_shared(bench)]
+    shifts = [found for kind in SHIFTS for found in _best(_by_shifts(bench, kind), _SHIFT_GAIN)]
+    return [*_direct(bench), *_best(_uniform(bench)), *shifts, *_shared(bench)]
 
 
-def _best(found: Iterator[Baseline]) -> list[Baseline]:
+def _best(found: Iterator[Baseline], gain: float = 1e-9) -> list[Baseline]:
     best, lowest = [], np.inf
     for baseline in sorted(found, key=lambda b: (b.cost.stored_bits, b.error)):
-        if baseline.error < lowest * (1 - 1e-9):
+        if baseline.error < lowest * (1 - gain):
             best.append(baseline)
             lowest = baseline.error
     return best
@@ -158,7 +160,7 @@ def _trimmed(costs: SegmentCosts, cuts: np.ndarray) -> tuple[int, float] | None:
     return (entries, float(costs.total(cuts))) if 2 <= entries <= _CELLS else None
 
 
-def _by_shifts(bench: Workbench) -> Iterator[Baseline]:
+def _by_shifts(bench: Workbench, kind: str) -> Iterator[Baseline]:
     """Tables whose slopes are powers of two or sums of two, so that there is no multiplier (arXiv:2602.22352)."""
     space = bench.space
     if space.objective != "squared":
@@ -167,22 +169,21 @@ def _by_shifts(bench: Workbench) -> Iterator[Baseline]:
         fmt = formats.get(name)
         if fmt.bits > 12:
             continue
-        for kind in SHIFTS:
-            chosen = (numbers(kind, fmt), numbers(name, fmt))
-            request = Request.of(space.function, 2, **bench.options(Choice(2, name)), slopes=kind)
-            try:
-                problem, tasks = prepare(request)
-            except LutcError:  # no such slope is near enough to a tail's
-                continue
-            costs = [segment_costs(problem, t, Points.of(t.samples, places(t.samples.x, t.inputs))) for t in tasks]
-            most = min(bench.most_entries[False], _CELLS)
-            for entries in (n for n in _SHIFT_ENTRIES if n <= most):
-                found = [exact(cost, entries) for cost in costs]
-                used = [int((np.diff(r.cuts) > 0).sum()) + sum(c.tails) for r, c in zip(found, costs)]
-                cost = hardware.together(
-                    hardware.lines_cost(max(2, n), fmt, i, numbers=chosen) for n, i in zip(used, space.inputs)
-                )
-                yield Baseline(kind, name, False, bench.error([result.cost for result in found]), cost)
+        chosen = (numbers(kind, fmt), numbers(name, fmt))
+        request = Request.of(space.function, 2, **bench.options(Choice(2, name)), slopes=kind)
+        try:
+            problem, tasks = prepare(request)
+        except LutcError:  # no such slope is near enough to a tail's
+            continue
+        costs = [segment_costs(problem, t, Points.of(t.samples, places(t.samples.x, t.inputs))) for t in tasks]
+        most = min(bench.most_entries[False], _CELLS)
+        for entries in (n for n in _SHIFT_ENTRIES if n <= most):
+            found = [exact(cost, entries) for cost in costs]
+            used = [int((np.diff(r.cuts) > 0).sum()) + sum(c.tails) for r, c in zip(found, costs)]
+            cost = hardware.together(
+                hardware.lines_cost(max(2, n), fmt, i, numbers=chosen) for n, i in zip(used, space.inputs)
+            )
+            yield Baseline(kind, name, False, bench.error([result.cost for result in found]), cost)
 
 
 def _shared(bench: Workbench) -> Iterator[Baseline]:

@@ -10,7 +10,7 @@ import numpy as np
 from lutc.explore.designs import OBJECTIVES
 from lutc.formats.codes import Inputs
 from lutc.hardware.bits import FIGURES
-from lutc.plots.figure import BLUE, GREEN, ORANGE, RED, new_figure
+from lutc.plots.figure import BLUE, GREEN, GREY, ORANGE, RED, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 _KINDS = {
     "direct": (RED, "s", "direct table"),
     "uniform": (ORANGE, "^", "equal segments"),
+    "pot": (GREY, "v", "slopes by one shift"),
+    "apot:2": (GREY, "P", "slopes by two shifts"),
     "shared": (GREEN, "D", "one set for all scales"),
 }
 
