@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -31,6 +32,13 @@ from lutc.plots.evaluation import draw
 @click.option(
     "--softmax", metavar="EXP[,RECIPROCAL]", help="Tables for softmax; without a reciprocal the division is exact."
 )
+@click.option(
+    "--attention",
+    type=click.Choice(["materialised", "fused", "fused-table"]),
+    default="materialised",
+    show_default=True,
+    help="How attention takes a softmax table: over all scores, or in blocks, for long windows.",
+)
 @click.option("--norm", metavar="RSQRT", help="A table for LayerNorm and RMSNorm.")
 @click.option(
     "--int8",
@@ -59,6 +67,7 @@ def evaluate(
     specs: tuple[str, ...],
     activation: tuple[str, ...],
     softmax: str | None,
+    attention: str,
     norm: str | None,
     int8: str | None,
     max_tokens: int,
@@ -82,9 +91,10 @@ def evaluate(
     batches().
 
     \b
-    lutc evaluate SmolLM2-135M --text book.txt --activation silu_fplut --softmax exp_fplut --norm rsqrt_fplut lutc
-    evaluate SmolLM2-135M --text book.txt --tables silu_8 --tables silu_16 --tables all=silu_fplut,exp_fplut,rsqrt_fplut
+    lutc evaluate SmolLM2-135M --text book.txt --activation silu_fplut --softmax exp_fplut --norm rsqrt_fplut
+    lutc evaluate SmolLM2-135M --text book.txt --tables silu_8 --tables silu_16 --tables all=silu_fplut,exp_fplut
     lutc evaluate SmolLM2-135M --text book.txt --tables silu_16 --int8 calibration.json
+    lutc evaluate SmolLM2-135M --text book.txt --seqlen 8192 --softmax exp_fplut --attention fused
     """
     variants = [variant(spec) for spec in specs]
     if activation or softmax or norm:
@@ -93,6 +103,11 @@ def evaluate(
         raise LutcError(
             "no tables to try; give --activation, --softmax or --norm, or --tables silu_16 (may be repeated)"
         )
+
+    if attention != "materialised":
+        if not any(one.softmax for one in variants):
+            raise LutcError("--attention says how attention takes a softmax table; give one, as --softmax exp_fplut")
+        variants = [replace(one, attention=attention) for one in variants]
 
     from lutc.evaluation.running import evaluate as run  # brings numba, torch
     from lutc.models.loading import load  # brings torch

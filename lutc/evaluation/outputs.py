@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lutc.evaluation.estimates import per_token, perplexity
+from lutc.evaluation.logits import Logits
 from lutc.models.outputs import first_tensor, pooled
 
 _ROWS = 16  # tokens whose distributions are held in float64 at a time
@@ -43,19 +44,26 @@ class Outputs:
     windows: list[Predicted] = field(default_factory=list)
     largest: Tensor | None = None
     vectors: Tensor | None = None
-    logits: Tensor | None = None
+    logits: Logits | None = None
 
 
-def outputs_of(output: object, batch: Mapping, kind: str, mask: Tensor | None, exact: Outputs | None = None) -> Outputs:
+def outputs_of(
+    output: object,
+    batch: Mapping,
+    kind: str,
+    mask: Tensor | None,
+    exact: Outputs | None = None,
+    head: nn.Module | None = None,
+) -> Outputs:
     """From a model's output on a batch. mask: bool (batch, length), tokens that count. exact: of the exact model on the
-    same batch; None if this is it.
+    same batch; None if this is it. head: the output is what enters this layer, which gives the logits.
     """
     y = first_tensor(output)
     if kind == "causal":
         ids = (
             batch["input_ids"] if isinstance(batch, Mapping) else batch[0] if isinstance(batch, tuple | list) else batch
         )
-        return _next_tokens(y, ids, mask, y if exact is None else exact.logits)
+        return _next_tokens(Logits(y, head), ids, mask, None if exact is None else exact.logits)
     vectors = pooled(y, mask)
     tokens = int(mask.sum()) if mask is not None else int(y.shape[0] * (y.shape[1] if y.ndim > 2 else 1))
     return Outputs(
@@ -66,16 +74,17 @@ def outputs_of(output: object, batch: Mapping, kind: str, mask: Tensor | None, e
     )
 
 
-def _next_tokens(logits: Tensor, ids: Tensor, mask: Tensor | None, exact: Tensor) -> Outputs:
-    windows, largest, ids = [], [], ids.to(logits.device)
+def _next_tokens(logits: Logits, ids: Tensor, mask: Tensor | None, exact: Logits | None) -> Outputs:
+    windows, largest, device = [], [], logits.values.device
+    ids = ids.to(device)
     for row in range(len(ids)):
-        counts = torch.ones_like(ids[row], dtype=torch.bool) if mask is None else mask[row].to(logits.device)
+        counts = torch.ones_like(ids[row], dtype=torch.bool) if mask is None else mask[row].to(device)
         places = (counts[1:] & counts[:-1]).nonzero()[:, 0]
         loss, kl = 0.0, 0.0
         for part in places.split(_ROWS):  # few at a time: in float64 the logits of a window are large
-            y = logits[row, part].double().log_softmax(-1)
+            y = logits.at(row, part).log_softmax(-1)
             loss += float(F.nll_loss(y, ids[row, part + 1], reduction="sum"))
-            kl += 0.0 if exact is logits else float(_divergence(exact[row, part].double().log_softmax(-1), y))
+            kl += 0.0 if exact is None else float(_divergence(exact.at(row, part).log_softmax(-1), y))
             largest.append(y.argmax(-1))
         if len(places):
             windows.append(Predicted(len(places), loss / len(places), kl / len(places)))

@@ -13,6 +13,7 @@ from torch import nn
 from lutc.errors import LutcError
 from lutc.evaluation.estimates import relative
 from lutc.evaluation.layers import Means, NotFinite, Recorder, find_layers
+from lutc.evaluation.logits import Head
 from lutc.evaluation.outputs import Compared, Outputs, outputs_of
 from lutc.evaluation.placing import operators
 from lutc.evaluation.results import Evaluation, LayerResult, Result
@@ -45,7 +46,8 @@ def evaluate(
     layers. progress: called as progress(0, total=forwards there will be), then as progress(1) after each.
 
     Of causal models every row of a batch is a window; standard errors are of as many independent windows as there are.
-    What is kept besides the figures: the outputs of every layer on one batch, and its logits. Raises LutcError where a
+    What is kept besides the figures: the outputs of every layer on one batch, and its logits, or, where those exceed
+    256 MiB and follow from the last linear layer, what enters it. Raises LutcError where a
     variant finds nothing to replace, where the exact model computes NaN (naming the layer), and for a model that is
     patched already. A variant that computes NaN gets a result that says where.
     """
@@ -77,6 +79,7 @@ class _Run:
         progress: Callable[..., object],
     ):
         self.loaded, self.model, self.variants, self.progress = loaded, loaded.model, variants, progress
+        self.head = Head(self.model, loaded.kind)
         sites = []
         self.results = [Result(variant.name) for variant in variants]
         self.used: list[list] = [[] for _ in variants]
@@ -116,6 +119,7 @@ class _Run:
 
     def batch(self, batch: Mapping) -> None:
         mask = batch.get("attention_mask") if isinstance(batch, Mapping) else None
+        self.head.wanted(batch)  # tries the head, once, before anything is recorded
         self.recorder.mask = mask.bool() if isinstance(mask, torch.Tensor) and mask.ndim == 2 else None
         self.recorder.layers = self.layers if self.left > 0 else []
         self.left -= 1
@@ -171,14 +175,16 @@ class _Run:
         output = self._call(batch)
         _wait(self.loaded.device)
         seconds = time.perf_counter() - start - (self.recorder.seconds - hooks)
-        found = outputs_of(output, batch, self.loaded.kind, self.recorder.mask, exact)
+        head = self.head.module if self.head.wanted(batch) else None
+        found = outputs_of(output, batch, self.loaded.kind, self.recorder.mask, exact, head)
         self.progress(1)
         return found, seconds
 
     def _call(self, batch):
-        if isinstance(batch, Mapping):
-            return self.model(**batch)
-        return self.model(*batch) if isinstance(batch, tuple | list) else self.model(batch)
+        with self.head.left_out() if self.head.wanted(batch) else contextlib.nullcontext():
+            if isinstance(batch, Mapping):
+                return self.model(**batch)
+            return self.model(*batch) if isinstance(batch, tuple | list) else self.model(batch)
 
     def evaluation(self) -> Evaluation:
         own = self.exact.figures() | {"kl": None, "kl_se": None, "divergences": []}  # from itself: 0

@@ -27,7 +27,8 @@ EXACT_ON_CODES = "exact on int8 inputs"
 class Variant:
     """activations: tables by function; None is the exact function, on quantised inputs. softmax: (exp, reciprocal or
     None) or None. norm: rsqrt or None. codes: quantised inputs of the activations, by the layer's name as `lutc.patch`
-    reports it, or one for all; None leaves inputs as they are.
+    reports it, or one for all; None leaves inputs as they are. attention: the form of a softmax in attention, as
+    `lutc.patch` takes it.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Variant:
     softmax: tuple[TableSet, TableSet | None] | None = None
     norm: TableSet | None = None
     codes: Mapping[str, Inputs] | Inputs | None = None
+    attention: str | None = None
 
     def patch(
         self, model: nn.Module, only: str | Sequence[str] | None = None, skip: str | Sequence[str] | None = None
@@ -48,7 +50,9 @@ class Variant:
         # With quantised inputs a function's name asks for the exact one.
         activation = [name if tables is None else tables for name, tables in self.activations.items()] or None
         quantise = None if self.codes is None or activation is None else self.codes
-        report = patch(model, activation, self.softmax, self.norm, only=only, skip=skip, quantise=quantise)
+        attention = None if self.softmax is None else self.attention
+        where = {"only": only, "skip": skip}
+        report = patch(model, activation, self.softmax, self.norm, quantise=quantise, attention=attention, **where)
         place(model)
         return report
 

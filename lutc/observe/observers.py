@@ -16,10 +16,11 @@ from torch.nn import functional as F
 from lutc.calibration.file import Layer
 from lutc.errors import LutcError
 from lutc.functions.in_torch import value
-from lutc.nn.patching.calls import ACTIVATION_CALLS
+from lutc.nn.patching.calls import ACTIVATION_CALLS, MATH_CALLS
 from lutc.observe.accumulator import Accumulator
 
-EXACT = {name: functools.partial(value, name) for forms in ACTIVATION_CALLS.values() for name, _ in forms}
+_CALLS = [forms for call, forms in ACTIVATION_CALLS.items() if call not in MATH_CALLS]
+EXACT = {name: functools.partial(value, name) for forms in _CALLS for name, _ in forms}
 
 
 @dataclass

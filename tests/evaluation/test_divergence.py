@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -182,3 +183,36 @@ def test_printed_and_written(folders, tmp_path):
     assert f"least KL: silu_16\n  then silu_8, {above:.1e} ± {se:.0e} above\n" in out
     one = CliRunner().invoke(main, [*arguments[:6], "--max-tokens", "32", "--tables", "silu_8", "--no-layers"]).output
     assert "±" not in one and "least KL" not in one
+
+
+def test_logits_in_parts_give_the_figures_of_whole_ones(ids, monkeypatch):
+    model, chosen = tiny_models.llama(), [variant("silu_8"), variant("silu_8,exp_8", "fused")]
+    chosen[1] = replace(chosen[1], attention="fused")
+    batches = [{"input_ids": part} for part in ids.split(2)]
+    whole = evaluate(model, batches, chosen, each_layer=True)
+    monkeypatch.setattr("lutc.evaluation.logits.LIMIT", 0)
+    sizes = []
+    model.lm_head.register_forward_hook(
+        lambda module, args, out: sizes.append(len(out) if out.ndim == 2 and out.shape[-1] == 50 else 0)
+    )
+    parts = evaluate(model, batches, chosen, each_layer=True)
+    assert len(sizes) > 10 and max(sizes) <= 16
+    assert "forward" not in vars(model.lm_head)
+    for one in ("exact", *(v.name for v in chosen)):
+        assert parts[one].losses == pytest.approx(whole[one].losses, rel=1e-6)
+        assert parts[one].divergences == pytest.approx(whole[one].divergences, rel=1e-3, abs=1e-9)
+        assert parts[one].same == whole[one].same
+        assert [layer.error for layer in parts[one].layers] == pytest.approx([x.error for x in whole[one].layers])
+
+
+def test_logits_that_are_capped_behind_the_head_stay_whole(ids, monkeypatch):
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "vocab_size": 64, "head_dim": 16}
+    config = transformers.Gemma2Config(
+        **sizes, num_attention_heads=2, num_key_value_heads=2, final_logit_softcapping=0.05, max_position_embeddings=64
+    )
+    model = transformers.Gemma2ForCausalLM(config).eval()
+    whole = evaluate(model, [{"input_ids": ids}], [variant("gelu_tanh_8")])
+    monkeypatch.setattr("lutc.evaluation.logits.LIMIT", 0)
+    assert evaluate(model, [{"input_ids": ids}], [variant("gelu_tanh_8")])["exact"].losses == whole["exact"].losses

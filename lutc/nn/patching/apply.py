@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from lutc.nn.patching import attention as attentions
 from lutc.nn.patching.calls import (
     ACTIVATION_CALLS,
     ATTENTION_CALLS,
+    MATH_CALLS,
     NORM_CALLS,
     SOFTMAX_CALLS,
     Answered,
@@ -35,6 +37,7 @@ from lutc.taylor.blocks import find_blocks, replace
 from lutc.taylor.module import TaylorMLP
 
 _RECORD = "_lutc_patches"
+_ATTENTION = "_attn_implementation_internal"  # of a transformers config
 _MISSING = "lutc: nothing stood here"  # compared by ==, so that it survives copying and pickling
 
 
@@ -70,11 +73,34 @@ class Attribute:
     name: str
     before: object
 
+    def __setstate__(self, state: dict) -> None:
+        """A patched model that is loaded in another process finds its attention in transformers' registry."""
+        self.__dict__.update(state)
+        if self.name == _ATTENTION:
+            attentions.register()
+
     def undo(self) -> None:
         if isinstance(self.before, str) and self.before == _MISSING:
             self.owner.__dict__.pop(self.name, None)
         else:
             self.owner.__dict__[self.name] = self.before
+
+
+class SavedWithoutTables:
+    """`save_pretrained` of a patched model: it writes weights and config, from which nobody can tell that it had
+    tables, and says so. Copies and pickles along with the model.
+    """
+
+    def __init__(self, model: nn.Module):
+        self.model = model
+
+    def __call__(self, *args, **kwargs) -> Any:
+        warnings.warn(
+            "save_pretrained writes a model's weights; the tables are not in the folder, and from_pretrained gives the "
+            "exact model: patch it again there, or keep the whole model by torch.save",
+            stacklevel=2,
+        )
+        return type(self.model).save_pretrained(self.model, *args, **kwargs)
 
 
 class Patcher:
@@ -168,7 +194,7 @@ class Patcher:
             self.report.replaced.append(Replaced(path, "softmax", self.wanted.softmax.name))
         elif isinstance(child, (nn.LogSoftmax, nn.Softmin, nn.Softmax2d)) and self.wanted.softmax is not None:
             self.report.left.append(Left(path, type(child).__name__, "not a softmax over one dimension"))
-        elif is_norm(child) and self.wanted.norms:
+        elif is_norm(child) and self.wanted.norms and not name.startswith("lutc_"):
             self._norm(parent, parent_name, name, child, path)
 
     def _operator(self, names: tuple[str, ...], path: str, what: str) -> Operator | None:
@@ -184,10 +210,10 @@ class Patcher:
 
     def _norm(self, parent, parent_name, name, child, path) -> None:
         known = norm_of(child)
-        if known is None:
-            self.report.left.append(
-                Left(path, type(child).__name__, "computes neither LayerNorm nor RMSNorm over its last dimension")
-            )
+        if known is None:  # one written out of other calls, with a gate or another gain: those are answered
+            if not self._calls(path, child):
+                why = "computes neither LayerNorm nor RMSNorm over its last dimension"
+                self.report.left.append(Left(path, type(child).__name__, why))
             return
         weight, bias = child._parameters.get("weight"), child._parameters.get("bias")
         shape = tuple(weight.shape) if weight is not None else tuple(child.normalized_shape)
@@ -210,12 +236,19 @@ class Patcher:
                     del module.__dict__[attribute]
                     self.put(module, name, attribute, operator.fresh(path, value))
 
-    def _calls(self, name: str, module: nn.Module) -> None:
-        """Calls in the module's own forward, answered while it runs."""
+    def _calls(self, name: str, module: nn.Module) -> bool:
+        """Calls in the module's own forward, answered while it runs; whether there are some."""
         activations, softmax, norms = {}, None, {}
         for call, names in called(module):
             path = f"{name} ({call.__name__})" if name else f"({call.__name__})"
-            if call in ACTIVATION_CALLS and self.wanted.activations:
+            if call in MATH_CALLS:
+                function = MATH_CALLS[call]
+                operator = self.wanted.activations.get(function) or self.wanted.written.get(function)
+                if operator is not None and names and function not in activations:
+                    own = f"lutc_{function}"
+                    activations[function] = self._added(module, name, own, operator.fresh(path))
+                    self.report.replaced.append(Replaced(path, function, operator.name))
+            elif call in ACTIVATION_CALLS and self.wanted.activations:
                 for function in [f for f in names if f in self.wanted.activations] or [None]:
                     operator = self._operator((function,) if function else names, path, call.__name__)
                     if operator is not None and function not in activations:
@@ -233,6 +266,7 @@ class Patcher:
                 self.report.replaced.append(Replaced(path, kind, self.wanted.norms[kind].name))
         if activations or softmax or norms:
             self._answer(name, module, Answers(activations, softmax, norms))
+        return bool(activations or softmax or norms)
 
     def _added(self, module: nn.Module, module_name: str, name: str, operator: nn.Module) -> nn.Module:
         self.put(module, module_name, name, operator)
@@ -263,7 +297,9 @@ class Patcher:
             elif before in attentions.NAMES:
                 chosen.append((name, module))
                 configs[id(module.config)] = (module.config, before)
-            elif before not in attentions.NAMES.values():
+            elif before in attentions.NAMED:  # patched before
+                chosen.append((name, module))
+            else:
                 why = f"its attention is '{before}'; load the model with attn_implementation='sdpa' or 'eager'"
                 self.report.left.append(Left(name, "softmax", why))
         if not chosen:
@@ -276,7 +312,7 @@ class Patcher:
             if id(module.config) in configs:
                 self.assign(module, "lutc_attention", configs[id(module.config)][1])
         for config, before in configs.values():
-            self.assign(config, "_attn_implementation_internal", attentions.NAMES[before])
+            self.assign(config, _ATTENTION, attentions.NAMES[before])
 
     def _shield(self, modules) -> None:
         """Modules that run inside an answered one and are to keep their own functions."""
@@ -351,6 +387,8 @@ def patch(
     except BaseException:
         patcher.undo()
         raise
+    if hasattr(model, "save_pretrained") and not isinstance(model.save_pretrained, SavedWithoutTables):
+        patcher.assign(model, "save_pretrained", SavedWithoutTables(model))
     model.__dict__.setdefault(_RECORD, []).append(patcher.changes)
     return patcher.report
 

@@ -205,6 +205,9 @@ def _biased(bias, mask, causal: bool):
     return bias.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else bias + mask
 
 
+NAMED = {name: before for before, name in NAMES.items()}  # by the name that a patched config has
+
+
 def register() -> None:
     """Put the interface and, under the same names, the masks into transformers' registries; without the mask padding is
     lost.

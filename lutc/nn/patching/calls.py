@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from lutc.functions.recognise import functions_of
 from lutc.nn.patching.attention import attend, multi_head_attention
 
 T = torch.Tensor
@@ -33,6 +34,16 @@ def _options(**wanted):
 
 def _gelu(form):
     return lambda args, kwargs: kwargs.get("approximate", "none") == form
+
+
+def _on_floats(args, kwargs) -> bool:
+    """Positions are rotated and steps counted in integers, which no table takes; `out=` is an answer of its own."""
+    x = args[0] if args else kwargs.get("input")
+    return x is None or isinstance(x, T) and x.is_floating_point() and kwargs.get("out") is None  # None: read in source
+
+
+def _inverse_root(args, kwargs) -> bool:
+    return _on_floats(args, kwargs) and (args[1] if len(args) > 1 else kwargs.get("exponent")) == -0.5
 
 
 _PLAIN = _options()
@@ -58,6 +69,25 @@ ACTIVATION_CALLS: dict[Callable, list[tuple[str, Callable]]] = {
         for call in calls
     },
 }
+# Functions that code writes out by name; they are answered where a table of theirs is given, and else are no matter.
+MATH_CALLS: dict[Callable, str] = {
+    call: name
+    for name, calls in {
+        "exp": [torch.exp, T.exp],
+        "erf": [torch.erf, T.erf, torch.special.erf],
+        "log": [torch.log, T.log],
+        "sin": [torch.sin, T.sin],
+        "cos": [torch.cos, T.cos],
+        "sqrt": [torch.sqrt, T.sqrt],
+        "rsqrt": [torch.rsqrt, T.rsqrt],
+        "reciprocal": [torch.reciprocal, T.reciprocal],
+        "square": [torch.square, T.square],
+    }.items()
+    for call in calls
+}
+ACTIVATION_CALLS |= {call: [(name, _on_floats)] for call, name in MATH_CALLS.items()}
+MATH_CALLS[torch.pow] = "rsqrt"
+ACTIVATION_CALLS[torch.pow] = [("rsqrt", _inverse_root)]
 SOFTMAX_CALLS = {F.softmax, torch.softmax, T.softmax, torch.special.softmax}
 ATTENTION_CALLS = {F.scaled_dot_product_attention, F.multi_head_attention_forward}
 NORM_CALLS = {
@@ -67,6 +97,7 @@ NORM_CALLS = {
     torch.rms_norm: "rms_norm",
 }
 _METHODS = {"softmax": T.softmax, "sigmoid": T.sigmoid, "tanh": T.tanh, "relu": T.relu}
+_METHODS |= {name: getattr(T, name) for name in MATH_CALLS.values()}
 
 
 def called(module: nn.Module) -> list[tuple[Callable, tuple[str, ...]]]:
@@ -97,9 +128,16 @@ def _collect(function, cls, found: dict, seen: set) -> None:
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
             target = _resolve(node.func, function.__globals__, cls)
-            if target is not None and _known(target):
+            if isinstance(target, nn.Module):  # an activation of the file, as transformers.activations.gelu
+                names = functions_of(target.forward)
+                target = next((call for call, forms in ACTIVATION_CALLS.items() if forms[0][0] in names), None)
+                if target is not None:
+                    found.setdefault((target, names))
+            elif target is not None and _known(target):
                 found.setdefault((target, _meanings(target, node)))
-            elif isinstance(target, types.FunctionType) and target.__module__ == function.__module__:
+            elif isinstance(target, types.FunctionType) and (
+                target.__module__ == function.__module__ or _of_super(node.func)
+            ):
                 _collect(inspect.unwrap(target), cls, found, seen)
 
 
@@ -137,10 +175,18 @@ def _resolve(node: ast.expr, names: Mapping, cls: type):
         return None
     if isinstance(node.value, ast.Name) and node.value.id == "self":
         return inspect.getattr_static(cls, node.attr, None)
+    if _of_super(node):
+        return next((vars(base)[node.attr] for base in cls.__mro__[1:] if node.attr in vars(base)), None)
     base = _resolve(node.value, names, cls)
     if isinstance(base, (types.ModuleType, type)):
         return getattr(base, node.attr, None)
     return _METHODS.get(node.attr)
+
+
+def _of_super(node: ast.expr) -> bool:
+    """Whether this is `super().name`."""
+    call = node.value if isinstance(node, ast.Attribute) else None
+    return isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "super"
 
 
 def uses_registry(module: nn.Module) -> bool:

@@ -18,6 +18,7 @@ from lutc.nn.patching.attention import in_form
 from lutc.nn.patching.quantised import Quantised, Scales, all_functions, behind, named_function, quantised_function
 from lutc.nn.softmax import LUTSoftmax
 from lutc.table.library import as_table_set
+from lutc.table.prologues import ExponentPrologue
 from lutc.table.table_set import TableSet
 
 
@@ -48,12 +49,13 @@ class Operator:
 @dataclass(frozen=True)
 class Wanted:
     """activations: registry name -> Operator. softmax: Operator or None. norms: "layer_norm", "rms_norm" -> Operator,
-    or empty.
+    or empty. written: what answers calls of `torch.rsqrt` in norms that are written out, {"rsqrt": Operator} or empty.
     """
 
     activations: Mapping[str, Operator | Quantised] = field(default_factory=dict)
     softmax: Operator | None = None
     norms: Mapping[str, Operator] = field(default_factory=dict)
+    written: Mapping[str, Operator] = field(default_factory=dict)
 
     def norm_module(
         self, kind: str, shape: tuple[int, ...], eps: float, weight, bias, path: str, exact=None
@@ -67,7 +69,8 @@ class Wanted:
 def wanted(activation, softmax, norm, quantise=None, attention: str | None = None) -> Wanted:
     """Load and build everything before a model is touched."""
     scales = None if quantise is None else Scales(quantise)
-    return Wanted(_activations(activation, scales), _softmax(softmax, attention), {} if norm is None else _norms(norm))
+    norms, written = ({}, {}) if norm is None else (_norms(norm), _written(norm))
+    return Wanted(_activations(activation, scales), _softmax(softmax, attention), norms, written)
 
 
 def _norms(source) -> dict[str, Operator]:
@@ -76,6 +79,13 @@ def _norms(source) -> dict[str, Operator]:
         kind: Operator(cls(1, elementwise_affine=False, rsqrt=tables), _label(source, tables))
         for kind, cls in (("layer_norm", LUTLayerNorm), ("rms_norm", LUTRMSNorm))
     }
+
+
+def _written(source) -> dict[str, Operator]:
+    """For 1/sqrt(x) by itself: a table that holds for every x, behind range reduction."""
+    tables = as_table_set(source)
+    whole = all(isinstance(table.prologue, ExponentPrologue) for table in tables.values())
+    return {"rsqrt": Operator(LUT(tables), _label(source, tables))} if whole else {}
 
 
 def _softmax(source, attention: str | None) -> Operator | None:

@@ -16,6 +16,7 @@ from lutc.errors import LutcError
 from lutc.functions import in_torch
 from lutc.nn.fake_quant import KINDS, FakeQuantize, QuantActivation, as_quantiser
 from lutc.nn.lut import LUT
+from lutc.nn.patching.calls import MATH_CALLS
 from lutc.nn.quant import QuantLUT
 from lutc.table.table_set import TableSet
 
@@ -103,8 +104,9 @@ class Quantised:
 
 
 def all_functions(scales: Scales) -> dict[str, Quantised]:
-    """Every function that torch knows, exact, behind quantisers."""
-    return {name: Quantised(name, scales, f"exact {name}") for name in in_torch.names()}
+    """Every activation that torch knows, exact, behind quantisers."""
+    names = [name for name in in_torch.names() if name not in MATH_CALLS.values()]
+    return {name: Quantised(name, scales, f"exact {name}") for name in names}
 
 
 def named_function(source) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from lutc.functions.recognise import _TOLERANCE
+from lutc.nn.norm import LUTLayerNorm, LUTRMSNorm
 from lutc.nn.patching.offload import present
 
 _NAMED = re.compile(
@@ -32,7 +34,13 @@ def is_activation(module: nn.Module) -> bool:
 
 
 def is_norm(module: nn.Module) -> bool:
-    """A candidate for a norm: of torch's norm classes, or a leaf named so."""
+    """A candidate for a norm: of torch's norm classes, or a leaf named so. A batch norm is none in eval mode, where it
+    is a line; neither is what torch puts before a weight.
+    """
+    if isinstance(module, nn.modules.batchnorm._BatchNorm) and not module.training:
+        return False
+    if type(module).__module__.startswith("torch.nn.utils."):
+        return False
     return isinstance(module, (nn.LayerNorm, nn.RMSNorm)) or (
         bool(_NORM_NAMED.search(type(module).__name__)) and next(module.children(), None) is None
     )
@@ -44,7 +52,7 @@ class Norm(NamedTuple):
     """
 
     kind: str
-    eps: float
+    eps: float | None
     offset: float = 0.0
 
 
@@ -52,8 +60,18 @@ def norm_of(module: nn.Module) -> Norm | None:
     """The norm that the module computes over its last dimension with its `weight` and `bias`, if it computes exactly
     one.
     """
+    if isinstance(module, (LUTLayerNorm, LUTRMSNorm)):  # patched before: its table would hide what it computes
+        return Norm("layer_norm" if module.centred else "rms_norm", module.eps, getattr(module, "offset", 0.0))
+    if _takes_more(module):
+        return None
     with present(module):
         return _norm_of(module)
+
+
+def _takes_more(module: nn.Module) -> bool:
+    """Whether the norm is called with more than one tensor, as Mamba-2's with a gate: it computes more than a norm."""
+    parameters = list(inspect.signature(type(module).forward).parameters.values())[2:]
+    return any(one.kind is one.POSITIONAL_OR_KEYWORD for one in parameters)
 
 
 def _norm_of(module: nn.Module) -> Norm | None:

@@ -6,6 +6,8 @@ import copy
 import importlib.util
 import inspect
 import logging
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -270,3 +272,48 @@ def test_smollm2():
         assert (got[real].argmax(-1) == want[real].argmax(-1)).float().mean() > 0.97
         lutc.unpatch(model)
         assert torch.equal(model(input_ids=ids, attention_mask=mask).logits, want)
+
+
+def test_a_second_softmax_and_norm_take_the_places_of_the_first():
+    """In any order and layer by layer, what was asked for last is what runs; unpatching undoes all of it."""
+    model, inputs = llama(), batch()
+    coarse = float_tables("exp", -30, 0, 40)
+    with torch.no_grad():
+        want = model(**inputs).logits
+        lutc.patch(model, softmax=coarse, norm=RSQRT, only="model.layers.0*")
+        report = lutc.patch(model, softmax=EXP, norm=RSQRT)
+        assert [len([r for r in report.replaced if r.what == what]) for what in ("softmax", "rms_norm")] == [2, 5]
+        assert not report.left
+        got = model(**inputs).logits
+        lutc.unpatch(model)
+        assert torch.equal(model(**inputs).logits, want)
+        lutc.patch(model, softmax=EXP, norm=RSQRT)
+        assert torch.equal(model(**inputs).logits, got)
+        report = lutc.patch(model, softmax=coarse, only="model.layers.1.self_attn")
+        assert [entry.path for entry in report.replaced] == ["model.layers.1.self_attn"]
+        assert (model(**inputs).logits - want).norm() > 3 * (got - want).norm()
+
+
+def test_a_patched_model_loads_in_another_process(tmp_path):
+    model, inputs = llama(), batch()
+    lutc.patch(model, activation=SILU, softmax=EXP, norm=RSQRT)
+    with torch.no_grad():
+        torch.save((model, inputs, model(**inputs).logits), tmp_path / "model.pt")
+    script = "import sys, torch; model, inputs, want = torch.load(sys.argv[1], weights_only=False)\n"
+    script += "with torch.no_grad(): assert torch.equal(model(**inputs).logits, want)\n"
+    script += "import lutc; lutc.unpatch(model); model(**inputs)"
+    run = subprocess.run([sys.executable, "-c", script, str(tmp_path / "model.pt")], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-2000:]
+
+
+def test_saving_a_patched_model_warns_that_tables_stay_behind(tmp_path):
+    model = llama()
+    lutc.patch(model, activation=SILU)
+    with pytest.warns(UserWarning, match="the tables are not in the folder"):
+        model.save_pretrained(tmp_path)
+    copied = copy.deepcopy(model)
+    assert copied.save_pretrained.model is copied
+    lutc.unpatch(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.save_pretrained(tmp_path)
