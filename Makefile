@@ -36,6 +36,67 @@ SETTINGS_reci := --range 0.5 4 --coefficients q2.5
 SETTINGS_sqrt_reci := --range 0.25 4 --coefficients q2.5
 SETTINGS_sqrt := --range 0.25 4 --coefficients q1.6
 
+# What shipped tables promise (docs/promises.md): monotone where the function is, through zero and bounded where that
+# costs less than 2 % of error.
+PROMISES_gelu_8 := --through-zero
+PROMISES_gelu_16 := --through-zero --bounded
+PROMISES_gelu_32 := --through-zero --bounded
+PROMISES_gelu_tanh_8 := --through-zero
+PROMISES_gelu_tanh_16 := --through-zero --bounded
+PROMISES_gelu_tanh_32 := --through-zero --bounded
+PROMISES_quick_gelu_8 := --through-zero
+PROMISES_quick_gelu_16 := --through-zero --bounded
+PROMISES_quick_gelu_32 := --through-zero
+PROMISES_silu_8 := --through-zero
+PROMISES_silu_16 := --through-zero --bounded
+PROMISES_silu_32 := --through-zero --bounded
+PROMISES_sigmoid_8 := --bounded --monotone
+PROMISES_sigmoid_16 := --bounded --monotone
+PROMISES_sigmoid_32 := --bounded --monotone
+PROMISES_tanh_8 := --through-zero --bounded --monotone
+PROMISES_tanh_16 := --through-zero --bounded --monotone
+PROMISES_tanh_32 := --through-zero --bounded --monotone
+PROMISES_hswish_8 := --bounded
+PROMISES_hswish_16 := --through-zero --bounded
+PROMISES_hswish_32 := --through-zero --bounded
+PROMISES_hardsigmoid_8 := --bounded --monotone
+PROMISES_hardsigmoid_16 := --bounded --monotone
+PROMISES_hardsigmoid_32 := --bounded --monotone
+PROMISES_mish_8 := --through-zero
+PROMISES_mish_16 := --through-zero --bounded
+PROMISES_mish_32 := --through-zero --bounded
+PROMISES_softplus_8 := --bounded --monotone
+PROMISES_softplus_16 := --bounded --monotone
+PROMISES_softplus_32 := --bounded --monotone
+PROMISES_elu_8 := --through-zero --bounded --monotone
+PROMISES_elu_16 := --through-zero --bounded --monotone
+PROMISES_elu_32 := --through-zero --bounded --monotone
+PROMISES_selu_8 := --through-zero --bounded --monotone
+PROMISES_selu_16 := --through-zero --bounded --monotone
+PROMISES_selu_32 := --through-zero --bounded --monotone
+PROMISES_erf_8 := --through-zero --bounded --monotone
+PROMISES_erf_16 := --through-zero --bounded --monotone
+PROMISES_erf_32 := --through-zero --bounded --monotone
+PROMISES_exp_8 := --bounded --monotone
+PROMISES_exp_16 := --bounded --monotone
+PROMISES_exp_32 := --bounded --monotone
+PROMISES_log_8 := --bounded --monotone
+PROMISES_log_16 := --bounded --monotone
+PROMISES_log_32 := --bounded --monotone
+PROMISES_sin_8 := --through-zero
+PROMISES_sin_16 := --through-zero --bounded
+PROMISES_sin_32 := --through-zero --bounded
+PROMISES_cos_32 := --bounded
+PROMISES_reci_8 := --bounded --monotone
+PROMISES_reci_16 := --bounded --monotone
+PROMISES_reci_32 := --bounded --monotone
+PROMISES_sqrt_reci_8 := --bounded --monotone
+PROMISES_sqrt_reci_16 := --bounded --monotone
+PROMISES_sqrt_reci_32 := --bounded --monotone
+PROMISES_sqrt_8 := --bounded --monotone
+PROMISES_sqrt_16 := --bounded --monotone
+PROMISES_sqrt_32 := --bounded --monotone
+
 FUNCTIONS := gelu gelu_tanh quick_gelu silu sigmoid tanh hswish hardsigmoid mish softplus elu selu erf exp log sin cos reci sqrt_reci sqrt
 TABLES := $(foreach f,$(FUNCTIONS),$(f)_8 $(f)_16 $(f)_32)
 
@@ -64,7 +125,7 @@ help:
 define table
 .PHONY: $(1)_$(2)
 $(1)_$(2): $$(COMPILER)
-	$$(LUTC) compile $(1) --entries $(2) $$(SETTINGS_$(1)) --search genetic --seed 42 -o $$(OUT)/$(1)_$(2).json
+	$$(LUTC) compile $(1) --entries $(2) $$(SETTINGS_$(1)) $$(PROMISES_$(1)_$(2)) --search genetic --seed 42 -o $$(OUT)/$(1)_$(2).json
 endef
 $(foreach f,$(FUNCTIONS),$(foreach n,8 16 32,$(eval $(call table,$(f),$(n)))))
 

@@ -1,13 +1,14 @@
 """What promises cost: the proven optimum of int8 tables with each promise, beside that without.
 
 python benchmarks/promises.py [--entries 8 16 32] [FUNCTION ...]: mean squared error, the mean over scales 2^-3 .. 2^-6,
-and by how much a promise raises it; a dash where the function does not have it. The last column keeps every promise of
-the shipped tables.
+and by how much a promise raises it; a dash where the function does not have it. The last column keeps three at once.
+With --shipped: the same for the shipped int8 tables over all their scales, and what those promise.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from lutc.errors import LutcError
 from lutc.formats.codes import Inputs
 from lutc.functions import FUNCTIONS
 from lutc.functions.promises import PROMISES, promised
+from lutc.table import library
 
 SCALES = tuple(Inputs(8, 2.0**-b) for b in range(3, 7))
 SETS = {**{name: (name,) for name in PROMISES}, "zero, bounded, monotone": ("through-zero", "bounded", "monotone")}
@@ -33,13 +35,31 @@ def kept(name: str, promises: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(has)
 
 
-def optimum(name: str, entries: int, promises: tuple[str, ...]) -> float:
+def optimum(name: str, entries: int, promises: tuple[str, ...], **options) -> float:
     """Mean over the scales of the proven optimum, nan where no table keeps the promises."""
     try:
-        tables = lutc.compile(name, entries, inputs=SCALES, search="exact", promises=promises)
+        options = {"inputs": SCALES, **options}
+        tables = lutc.compile(name, entries, search="exact", promises=promises, **options)
     except LutcError:
         return float("nan")
     return float(np.mean(list(tables.meta["search"]["optimum"].values())))
+
+
+def shipped() -> None:
+    """Print what each promise costs the shipped int8 tables, what they promise and what that costs."""
+    print("| | entries | through-zero | bounded | monotone | promised | cost |\n|---|---|---|---|---|---|---|")
+    for name, entries in (stem.rsplit("_", 1) for stem in library.names() if re.fullmatch(r".*(?<!nnlut)_\d+", stem)):
+        tables = lutc.load(f"{name}_{entries}")
+        first = next(iter(tables.values()))
+        options = {"inputs": tuple(tables.inputs.values()), "coefficients": first.coefficients, "range": tables.range}
+        plain, row = optimum(name, int(entries), (), **options), []
+        promised = tuple(tables.meta.get("promises", ()))
+        for promises in (("through-zero",), ("bounded",), ("monotone",), promised):
+            has = kept(FUNCTIONS[tables.function].name, promises)
+            price = optimum(name, int(entries), has, **options) / plain - 1 if has else None
+            row.append("-" if price is None else f"{100 * max(price, 0.0):.1f} %")
+        row.insert(3, ", ".join(promised) or "nothing")
+        print(f"| {name} | {entries} |", " | ".join(row), "|", flush=True)
 
 
 def main() -> None:
@@ -47,7 +67,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("functions", nargs="*", default=[name for name in FUNCTIONS if name not in ("relu", "celu")])
     parser.add_argument("--entries", type=int, nargs="+", default=[8, 16])
+    parser.add_argument("--shipped", action="store_true", help="the shipped int8 tables")
     args = parser.parse_args()
+    if args.shipped:
+        shipped()
+        return
     print("| | entries | optimum |", " | ".join(SETS), "|")
     print("|---|---|---|" + "---|" * len(SETS))
     for name in args.functions:

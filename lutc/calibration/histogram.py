@@ -57,15 +57,23 @@ class Histogram:
             )
 
     @classmethod
-    def of(cls, x: ArrayLike) -> Histogram:
-        """Of an array of finite numbers, rounded to float32; LutcError for others."""
+    def of(cls, x: ArrayLike, times: ArrayLike | None = None) -> Histogram:
+        """Of an array of finite numbers, rounded to float32; LutcError for others. times: how often each occurs, whole
+        numbers (n,), once where it is left out.
+        """
         x = np.ascontiguousarray(x, np.float32).ravel()
         if not np.isfinite(x).all():
             raise LutcError("a histogram takes finite float32 values")
         bits = x.view(np.uint32)
         codes = (bits >> 16).astype(np.int64)
-        counts = np.bincount(codes, minlength=BINS)
-        residues = np.bincount(codes, bits & 0xFFFF, BINS).astype(np.int64)
+        if times is None:
+            counts = np.bincount(codes, minlength=BINS)
+            residues = np.bincount(codes, bits & 0xFFFF, BINS).astype(np.int64)
+        else:
+            often = np.asarray(times, np.int64).ravel()
+            counts, residues = np.zeros(BINS, np.int64), np.zeros(BINS, np.int64)
+            np.add.at(counts, codes, often)
+            np.add.at(residues, codes, often * (bits & 0xFFFF).astype(np.int64))
         return cls.dense(counts, residues, *((float(x.min()), float(x.max())) if x.size else (0.0, 0.0)))
 
     @classmethod

@@ -11,6 +11,7 @@ from lutc import functions
 from lutc.calibration.file import read
 from lutc.calibration.histogram import Histogram
 from lutc.calibration.layer_error import LayerErrors, errors_of
+from lutc.calibration.sample_file import is_sample_file, read_samples
 from lutc.errors import LutcError
 from lutc.formats.codes import Inputs
 from lutc.functions import FUNCTIONS
@@ -107,14 +108,20 @@ class Measured:
 
 
 def is_calibration(weights: object) -> bool:
-    """Whether the text names a calibration: a path that ends in .json, perhaps with a layer behind a colon."""
-    return isinstance(weights, str) and (weights.endswith(".json") or ".json:" in weights)
+    """Whether the text names what was observed: a path that ends in .json, perhaps with a layer behind a colon, or a
+    file of samples.
+    """
+    return isinstance(weights, str) and (weights.endswith(".json") or ".json:" in weights or is_sample_file(weights))
 
 
 def measured(source: str, function: str) -> Measured:
     """Weights from `calibration.json:LAYER`, or from `calibration.json`, all its layers of the function pooled.
-    LutcError for a layer that is not there or is fed to another function.
+    LutcError for a layer that is not there or is fed to another function. A file of samples (`.npy`, `.csv`, `.txt`)
+    is of whatever function is compiled.
     """
+    if is_sample_file(source):
+        histogram, record = read_samples(source)
+        return Measured(histogram, record | {"values": histogram.count})
     path, _, name = source.partition(".json:")
     path = source if not name else f"{path}.json"
     calibration = read(path)

@@ -128,7 +128,8 @@ class CompileCommand(GroupedCommand):
 @click.option(
     "--weights",
     metavar="WEIGHTS",
-    help="Of the inputs: uniform, gauss, gauss:SIGMA, or calibration.json:LAYER.  [default: uniform]",
+    help="Of the inputs: uniform, gauss:SIGMA, gauss:MEAN:SIGMA, calibration.json:LAYER, or samples (.npy, .csv, .txt)."
+    "  [default: uniform]",
 )
 @click.option(
     "--calibrated-scale", type=click.Choice(METHODS), is_flag=False, flag_value="power-of-two",

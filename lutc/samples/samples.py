@@ -30,7 +30,7 @@ class Samples:
 
 
 def _weights(x: np.ndarray, weight) -> np.ndarray:
-    """`weight`: None (uniform), "gauss" or "gauss:SIGMA" (normal density), a callable of x, or one
+    """`weight`: None (uniform), "gauss", "gauss:SIGMA" or "gauss:MEAN:SIGMA" (normal density), a callable of x, or one
     weight for each x.
     """
     if weight is None or isinstance(weight, str) and weight == "uniform":
@@ -38,14 +38,17 @@ def _weights(x: np.ndarray, weight) -> np.ndarray:
     if callable(weight) or isinstance(weight, np.ndarray):
         values = np.asarray(weight(x) if callable(weight) else weight, np.float64)
     else:
-        name, _, sigma = str(weight).partition(":")
+        name, *numbers = str(weight).split(":")
         try:
-            sigma = float(sigma or 1.0)
+            mean, sigma = [0.0, 1.0] if not numbers else [float(number) for number in ("0", *numbers)[-2:]]
         except ValueError:
-            sigma = np.nan
-        if name != "gauss" or not (np.isfinite(sigma) and sigma > 0):
-            raise LutcError(f"weights are 'uniform', 'gauss' or 'gauss:SIGMA' with a positive SIGMA; given {weight!r}")
-        values = np.exp(-0.5 * (x / sigma) ** 2)
+            mean = sigma = np.nan
+        if name != "gauss" or len(numbers) > 2 or not (np.isfinite([mean, sigma]).all() and sigma > 0):
+            raise LutcError(
+                "weights are 'uniform', 'gauss', 'gauss:SIGMA' or 'gauss:MEAN:SIGMA' with a positive SIGMA, "
+                f"calibration.json:LAYER, or a file of samples (.npy, .csv, .txt); given {weight!r}"
+            )
+        values = np.exp(-0.5 * ((x - mean) / sigma) ** 2)
     if values.shape != x.shape or not np.isfinite(values).all() or (values < 0).any() or not (values > 0).any():
         raise LutcError("weights must be finite, not negative, and positive somewhere in the range")
     return values

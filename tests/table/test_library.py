@@ -42,7 +42,7 @@ def test_shipped_certificates_hold(name):
 
 
 def test_the_same_command_gives_the_shipped_bytes():
-    assert pipeline.compile("gelu", 8).dumps() == library.load("gelu_8").dumps()
+    assert pipeline.compile("gelu", 8, promises=("through-zero",)).dumps() == library.load("gelu_8").dumps()
 
 
 def test_paths(tmp_path):
@@ -92,7 +92,7 @@ def test_a_shipped_name_is_not_a_path(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name, limits", [("gelu_8", (2.7e-4, 1.1e-4, 4e-5, 3.1e-5)), ("gelu_16", (2.7e-4, 2.3e-5, 1.1e-5, 3.6e-6))]
+    "name, limits", [("gelu_8", (2.7e-4, 1.1e-4, 4e-5, 3.1e-5)), ("gelu_16", (2.7e-4, 2.3e-5, 1.15e-5, 3.6e-6))]
 )
 def test_tables_of_few_codes_serve_floats_too(name, limits):
     """Mean squared error of float inputs in [-4, 4], by the tables of 2^0 to 2^-3: breakpoints on codes alone gave
