@@ -1,10 +1,11 @@
-"""Exported units as docs/hardware.md gives them: every shipped int8 table simulated on every code, and cells by Yosys.
+"""Exported units as docs/hardware.md gives them: every shipped int8 table simulated on every code, float tables on
+all 65,536, and cells by Yosys.
 
-    python benchmarks/hardware_figures.py                 both parts
-    python benchmarks/hardware_figures.py simulate|cells
+    python benchmarks/hardware_figures.py                 all parts
+    python benchmarks/hardware_figures.py simulate|floats|cells
 
-Needs apt-get install iverilog yosys. Cells are of combinational units (latency 0), with output codes at 2^-4, of gelu
-tables; those for wider inputs are compiled here by the exact search.
+Needs apt-get install iverilog verilator yosys. Cells are of combinational units (latency 0), with output codes at 2^-4,
+of gelu tables; those for wider inputs are compiled here by the exact search.
 """
 
 import sys
@@ -16,6 +17,7 @@ from lutc.compiler import pipeline
 from lutc.formats.codes import Inputs
 from lutc.hardware import handover
 from lutc.hardware.handover import Options
+from lutc.hardware.rtl.floating import ARITHMETICS
 from lutc.hardware.simulate import simulate
 from lutc.hardware.synth import TARGETS, synthesise
 from lutc.table.library import load, names
@@ -39,6 +41,23 @@ def simulated() -> None:
             print(f"{name}: {verdict['wrong']} wrong")
     seconds = time.perf_counter() - start
     print(f"{tables} tables, {total} codes, {wrong} wrong, by Icarus, {seconds / tables:.2f} s a table\n")
+
+
+def floats() -> None:
+    total = wrong = tables = 0
+    start = time.perf_counter()
+    for name in (name for name in names() if name.endswith("_fplut") or "_nnlut_" in name):
+        for arithmetic in ARITHMETICS:
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / "rtl"
+                handover.write(path, "sv", name, load(name), Options(arithmetic=arithmetic, latency=tables % 5))
+                verdict = simulate(path, "verilator")
+            total, wrong = total + verdict["words"], wrong + verdict["wrong"]
+            if not verdict["passed"]:
+                print(f"{name} in {arithmetic}: {verdict['wrong']} wrong")
+        tables += 1
+    seconds = time.perf_counter() - start
+    print(f"{tables} float tables, {total} codes, {wrong} wrong, by Verilator, {seconds / tables:.1f} s a table\n")
 
 
 def designs():
@@ -67,8 +86,10 @@ def cells() -> None:
 
 
 if __name__ == "__main__":
-    parts = sys.argv[1:] or ["simulate", "cells"]
+    parts = sys.argv[1:] or ["simulate", "floats", "cells"]
     if "simulate" in parts:
         simulated()
+    if "floats" in parts:
+        floats()
     if "cells" in parts:
         cells()

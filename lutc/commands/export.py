@@ -12,13 +12,14 @@ from lutc.files import atomic_write
 from lutc.formats.codes import Inputs
 from lutc.hardware import handover
 from lutc.hardware.export import FORMATS, LUT513, TABLE_FORMATS, lut513, render, unit_name, units
+from lutc.hardware.rtl import floating
 from lutc.table.library import load
 
 KINDS = {
     **{name: said for name, (said, _) in {**handover.LANGUAGES, **FORMATS, **TABLE_FORMATS}.items()},
     "lut513": LUT513,
 }
-HAND_OVER = {"latency", "unit", "together"}
+HAND_OVER = {"latency", "unit", "together", "arithmetic"}
 
 
 @click.command()
@@ -49,6 +50,11 @@ HAND_OVER = {"latency", "unit", "together"}
 @click.option("--latency", type=click.IntRange(0, 4), default=1, show_default=True, help="sv: registers on the way.")
 @click.option("--together", is_flag=True, help="sv: all keys in one unit, chosen with every code.")
 @click.option(
+    "--arithmetic",
+    type=click.Choice(floating.ARITHMETICS),
+    help="sv of float tables: rounded to nearest even or truncated.  [default: fp16_rne]",
+)
+@click.option(
     "-o",
     "--output",
     default=".",
@@ -69,6 +75,7 @@ def export(
     unit: str,
     latency: int,
     together: bool,
+    arithmetic: str | None,
     output: Path,
     as_json: bool,
 ) -> None:
@@ -88,7 +95,7 @@ def export(
         raise LutcError("--out-bits and --out-zero-point describe output codes; add --out-scale")
     out = None if out_scale is None else Inputs(out_bits, out_scale, out_zero_point)
     if kind in handover.LANGUAGES:
-        options = handover.Options(tuple(keys), out, unit, latency, together)
+        options = handover.Options(tuple(keys), out, unit, latency, together, arithmetic or "")
         made = handover.write(output, kind, Path(table).stem, load(table), options)
         names, rows = [*made.files, handover.MANIFEST], made.units
     else:

@@ -164,7 +164,7 @@ def test_a_unit_that_does_not_compile_or_never_answers_leaves_no_verdict(tmp_pat
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["silu_fplut", "--format", "sv"], "one of float inputs"),
+        (["silu_fplut", "--format", "sv", "--out-scale", "1"], "is a table of float inputs"),
         (["gelu_8", "--format", "sv", "--unit", "direct"], "give --out-scale"),
         (["gelu_8", "--format", "csv", "--latency", "2"], "--latency is for sv"),
         (["gelu_8", "--format", "sv", "--unit", "direct", "--out-scale", "1", "--latency", "4"], "latency of 0 to 2"),
