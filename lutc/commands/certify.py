@@ -7,25 +7,35 @@ import click
 from lutc.certify.certificate import certify as recompute
 from lutc.certify.certificate import check, errors, right_rule
 from lutc.certify.promises import broken
+from lutc.certify.proof import contradictions
 from lutc.commands.options import echo_json, echo_table, figure, function_option, json_option, load_for
+from lutc.compiler.proof import quickly_proven, reproved
 
 
 @click.command()
 @click.argument("table")
 @function_option
+@click.option(
+    "--prove",
+    is_flag=True,
+    help="Search for the optimum that the file names again; for int8 tables of lines this is always done.",
+)
 @json_option
 @click.pass_context
-def certify(ctx: click.Context, table: str, function: str | None, as_json: bool) -> None:
+def certify(ctx: click.Context, table: str, function: str | None, prove: bool, as_json: bool) -> None:
     """Recompute the errors of TABLE over every input there is.
 
-    Exits with 1 where the file's own certificate does not hold. A file without one (GQA-LUT's, NN-LUT's) is certified
-    all the same; GQA-LUT's tables under both of its rules at a breakpoint, its runtime's (left) and its search's
-    (right).
+    Exits with 1 where the file's own certificate does not hold, where what it says of its search (cost, optimum or
+    bound, gap) contradicts itself or the table, and where the exact search finds another optimum. A file without a
+    certificate (GQA-LUT's, NN-LUT's) is certified all the same; GQA-LUT's tables under both of its rules at a
+    breakpoint, its runtime's (left) and its search's (right).
     """
     tables, fn = load_for(table, function)
     found = recompute(tables, fn)
     claimed = tables.meta.get("certificate")
-    wrong = ([] if claimed is None else check(claimed, found)) + broken(found)
+    wrong = ([] if claimed is None else check(claimed, found)) + broken(found) + contradictions(tables, found)
+    proven = not wrong and "optimum" in tables.meta.get("search", {}) and (prove or quickly_proven(tables))
+    wrong += reproved(tables, fn) if proven else []
     right = _right_rule(tables, fn) if tables.meta.get("origin") == "gqa-lut" else None
     if as_json:
         echo_json(
@@ -43,7 +53,8 @@ def certify(ctx: click.Context, table: str, function: str | None, as_json: bool)
         if not wrong and "promises" in tables.meta:
             click.echo(f"promises kept: {', '.join(tables.meta['promises'])}")
         if not wrong:
-            click.echo("the file's certificate holds" if claimed is not None else "the file makes no claim")
+            told = ", and so does its proof, found again" if proven else ""
+            click.echo(f"the file's certificate holds{told}" if claimed is not None else "the file makes no claim")
     if wrong:
         ctx.exit(1)
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from lutc.certify.proof import relative_gap
 from lutc.compiler.problem import Problem, Task
 from lutc.costs.objectives import SQUARED
 from lutc.costs.pairs import (
@@ -77,12 +78,6 @@ def _found(problem: Problem, **what) -> SearchResult:
         **what,
     )
     return request.found_by.solve(given, request.settings)
-
-
-def relative_gap(cost: float, reference: float) -> float:
-    """(cost - reference) / max(reference, 1e-12), to 6 digits; rounding noise below 1e-9 counts as none."""
-    gap = (cost - reference) / max(reference, 1e-12)
-    return 0.0 if abs(gap) < 1e-9 else rounded(gap)
 
 
 def over_segments(

@@ -1,0 +1,67 @@
+"""What a file says of its search, held against itself and against the table: cost, optimum or bound, and gap.
+
+A compile records, by key, the `cost` of its table in the objective, the proven `optimum` or a `lower_bound`, and the
+`gap` = (cost - reference) / reference. None of them may contradict another, and a cost in an error that the certificate
+recomputes must be that error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from lutc.measures import rounded
+from lutc.table.table_set import TableSet
+
+_AGREE = 1e-4  # figures have six digits; a gap is a difference of two of them
+_OF_OBJECTIVE = {"squared": "mean_squared", "absolute": "mean_absolute", "maximum": "worst_absolute"}
+
+
+def relative_gap(cost: float, reference: float) -> float:
+    """(cost - reference) / max(reference, 1e-12), to 6 digits; rounding noise below 1e-9 counts as none."""
+    gap = (cost - reference) / max(reference, 1e-12)
+    return 0.0 if abs(gap) < 1e-9 else rounded(gap)
+
+
+def contradictions(tables: TableSet, found: Mapping) -> list[str]:
+    """Where the record of the search contradicts itself or `found`, the recomputed certificate: one line each."""
+    search = tables.meta.get("search")
+    lines: list[str] = []
+    if not isinstance(search, Mapping) or not isinstance(search.get("cost"), Mapping):
+        return lines
+    for key, cost in search["cost"].items():
+        facts = {name: search[name].get(key) for name in ("optimum", "lower_bound", "gap") if name in search}
+        lines += _against_itself(key, cost, facts)
+        error = _certified(tables, found, key)
+        if error is not None and abs(cost - error) > _AGREE * error + 1e-15:
+            lines.append(f"search.cost.{key} is {cost:g}, but the table's error is {error:g}")
+    return lines
+
+
+def _against_itself(key: str, cost: float, facts: Mapping) -> list[str]:
+    lines = []
+    for name in ("optimum", "lower_bound"):
+        reference = facts.get(name)
+        if reference is None:
+            continue
+        if cost < reference * (1 - _AGREE) - 1e-12:
+            lines.append(f"search.cost.{key} is {cost:g}, below its {name.replace('_', ' ')} {reference:g}")
+        gap = facts.get("gap")
+        wanted = relative_gap(cost, reference)
+        if gap is not None and abs(gap - wanted) > _AGREE * (1 + abs(wanted)) + 2e-6 * cost / max(reference, 1e-12):
+            lines.append(f"search.gap.{key} is {gap:g}, but cost and {name.replace('_', ' ')} make it {wanted:g}")
+    if facts.get("gap") is not None and not {"optimum", "lower_bound"} & facts.keys():
+        lines.append(f"search.gap.{key} is {facts['gap']:g}, of no optimum or bound that the file names")
+    return lines
+
+
+def _certified(tables: TableSet, found: Mapping, key: str) -> float | None:
+    """The error that the search's cost is, where the certificate has it: over the codes in the range, all alike."""
+    name = _OF_OBJECTIVE.get(str(tables.meta.get("objective")))
+    found_by = tables.meta["search"].get("name")  # the greedy search's cost is of its bound
+    plain = (
+        found_by != "greedy" and key in tables.inputs and tables[key].prologue is None and "weights" not in tables.meta
+    )
+    if name is None or not plain or name not in found[key]["range"]:
+        return None
+    error = found[key]["range"][name]
+    return error["error"] if isinstance(error, Mapping) else error

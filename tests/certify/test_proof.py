@@ -1,0 +1,96 @@
+"""What a file says of its search: held against itself, the table, and a search of its own."""
+
+import copy
+import json
+
+import pytest
+from click.testing import CliRunner
+
+import lutc
+from lutc.certify.certificate import certify, function_of
+from lutc.certify.proof import contradictions
+from lutc.cli import main
+from lutc.compiler.proof import quickly_proven, reproved
+from lutc.formats.codes import Inputs
+from lutc.search.genetic import GeneticSettings
+from lutc.table.library import names
+
+ONE = {"inputs": (Inputs(8, 2.0**-4),)}
+FOUR = Inputs(8, 2.0**-6)
+REQUESTS = [
+    {},
+    {"share": "all"},
+    {"share": "coefficients", "search": "genetic", "settings": GeneticSettings(generations=2, restarts=1)},
+    {"symmetry": True, **ONE},
+    {"objective": "maximum", **ONE},
+    {"objective": "absolute", **ONE},
+    {"objective": "codes", "out": FOUR, **ONE},
+    {"inputs": "fp16", "coefficients": "fp16", "entries": 6},
+    {"max_error": 0.05, "search": "greedy", **ONE},
+    {"weights": "gauss", **ONE},
+    {"promises": ("through-zero", "bounded"), **ONE},
+    {"inputs": (Inputs(12, 2.0**-8),), "coefficients": "q1.10"},
+]
+
+
+def tampered(path, name, key, value):
+    data = json.loads(path.read_text())
+    data["lutc"]["search"][name][key] = value
+    path.write_text(json.dumps(data))
+
+
+@pytest.mark.parametrize("request_", REQUESTS, ids=lambda r: ",".join(f"{k}={v}" for k, v in r.items()) or "plain")
+def test_no_compile_contradicts_itself(request_):
+    tables = lutc.compile("gelu", **{"entries": 8, "search": "exact", **request_})
+    assert contradictions(tables, certify(tables)) == []
+    assert reproved(tables, function_of(tables)) == []
+
+
+def test_no_shipped_file_contradicts_itself():
+    for name in names():
+        tables = lutc.load(name)
+        assert contradictions(tables, tables.meta.get("certificate", {})) == [], name
+
+
+@pytest.mark.parametrize("name", ["gelu_8", "exp_16", "sigmoid_8"])
+def test_shipped_proofs_are_found_again(name):
+    tables = lutc.load(name)
+    assert quickly_proven(tables) and reproved(tables, function_of(tables)) == []
+
+
+@pytest.mark.slow
+def test_all_shipped_proofs_are_found_again():
+    proven = [name for name in names() if quickly_proven(lutc.load(name))]
+    assert len(proven) >= 60
+    for name in proven:
+        assert reproved(lutc.load(name), function_of(lutc.load(name))) == [], name
+
+
+@pytest.mark.parametrize(
+    "changes, told",
+    [
+        ({"gap": -5}, "search.gap.4 is -5, but cost and optimum make it 0"),
+        ({"gap": 0.1}, "search.gap.4 is 0.1, but cost and optimum make it 0"),
+        ({"optimum": 1.0}, "search.cost.4 is 2.683e-05, below its optimum 1"),
+        ({"optimum": 1e-6, "gap": 25.83}, "search.optimum.4 is 1e-06, but the exact search reaches 2.683e-05"),
+        ({"cost": 2e-6, "optimum": 2e-6}, "search.cost.4 is 2e-06, but the table's error is 2.683e-05"),
+    ],
+)
+def test_a_changed_proof_does_not_hold(tmp_path, changes, told):
+    path = tmp_path / "gelu_8.json"
+    path.write_text(lutc.load("gelu_8").dumps())
+    for name, value in changes.items():
+        tampered(path, name, "4", value)
+    result = CliRunner().invoke(main, ["certify", str(path)])
+    assert result.exit_code == 1 and told in result.output
+
+
+def test_a_gap_to_nothing_is_no_claim():
+    tables = lutc.compile("gelu", 8, search="exact", **ONE)
+    search = copy.deepcopy(tables.meta["search"])
+    del search["optimum"]
+    found = contradictions(
+        lutc.TableSet(tables.name, dict(tables), tables.inputs, tables.function, {**tables.meta, "search": search}),
+        certify(tables),
+    )
+    assert found == ["search.gap.4 is 0, of no optimum or bound that the file names"]
