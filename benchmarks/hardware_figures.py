@@ -1,8 +1,8 @@
 """Exported units as docs/hardware.md gives them: every shipped int8 table simulated on every code, float tables on
-all 65,536, and cells by Yosys.
+all 65,536, row units on 10,000 rows, and cells by Yosys.
 
     python benchmarks/hardware_figures.py                 all parts
-    python benchmarks/hardware_figures.py simulate|floats|cells
+    python benchmarks/hardware_figures.py simulate|floats|rows|cells
 
 Needs apt-get install iverilog verilator yosys. Cells are of combinational units (latency 0), with output codes at 2^-4,
 of gelu tables; those for wider inputs are compiled here by the exact search.
@@ -17,6 +17,7 @@ from lutc.compiler import pipeline
 from lutc.formats.codes import Inputs
 from lutc.hardware import handover
 from lutc.hardware.handover import Options
+from lutc.hardware.row_units import RowOptions
 from lutc.hardware.rtl.floating import ARITHMETICS
 from lutc.hardware.simulate import simulate
 from lutc.hardware.synth import TARGETS, synthesise
@@ -60,6 +61,20 @@ def floats() -> None:
     print(f"{tables} float tables, {total} codes, {wrong} wrong, by Verilator, {seconds / tables:.1f} s a table\n")
 
 
+def rows() -> None:
+    for operator, table in (("softmax", "exp_8"), ("layernorm", "sqrt_reci_8"), ("rmsnorm", "sqrt_reci_8")):
+        options = Options(out=Inputs(8, 2.0**-7), unit=operator, row=RowOptions(40, 2.0**-4))
+        with tempfile.TemporaryDirectory() as folder:
+            handover.write(Path(folder) / "rtl", "sv", operator, load(table), options)
+            start = time.perf_counter()
+            verdict = simulate(Path(folder) / "rtl", "verilator")
+            seconds = time.perf_counter() - start
+            (unit,) = handover.read(Path(folder) / "rtl")["units"]
+        words, wrong = verdict["words"], verdict["wrong"]
+        print(f"{operator}: {unit['rows_tried']} rows, {words} codes, {wrong} wrong, by Verilator, {seconds:.1f} s")
+    print()
+
+
 def designs():
     """(what, table set, options)"""
     for entries in (8, 16):
@@ -86,10 +101,12 @@ def cells() -> None:
 
 
 if __name__ == "__main__":
-    parts = sys.argv[1:] or ["simulate", "floats", "cells"]
+    parts = sys.argv[1:] or ["simulate", "floats", "rows", "cells"]
     if "simulate" in parts:
         simulated()
     if "floats" in parts:
         floats()
+    if "rows" in parts:
+        rows()
     if "cells" in parts:
         cells()

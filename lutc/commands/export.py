@@ -12,6 +12,7 @@ from lutc.files import atomic_write
 from lutc.formats.codes import Inputs
 from lutc.hardware import handover
 from lutc.hardware.export import FORMATS, LUT513, TABLE_FORMATS, lut513, render, unit_name, units
+from lutc.hardware.row_units import OPERATORS, RowOptions
 from lutc.hardware.rtl import floating
 from lutc.table.library import load
 
@@ -19,7 +20,8 @@ KINDS = {
     **{name: said for name, (said, _) in {**handover.LANGUAGES, **FORMATS, **TABLE_FORMATS}.items()},
     "lut513": LUT513,
 }
-HAND_OVER = {"latency", "unit", "together", "arithmetic"}
+ROWS = {"row_length", "in_zero_point", "eps", "reciprocal"}
+HAND_OVER = {"latency", "unit", "together", "arithmetic", *ROWS}
 
 
 @click.command()
@@ -37,7 +39,7 @@ HAND_OVER = {"latency", "unit", "together", "arithmetic"}
 @click.option(
     "--out-scale", type=NUMBER, help="Scale of output codes.  [default: the file's; without one, accumulators alone]"
 )
-@click.option("--in-scale", type=NUMBER, help="lut513: scale of the int16 input codes.")
+@click.option("--in-scale", type=NUMBER, help="Scale of the input codes of lut513 and of rows.")
 @click.option("--out-bits", type=int, default=8, show_default=True, help="Width of output codes.")
 @click.option("--out-zero-point", type=int, default=0, show_default=True, help="Zero point of output codes.")
 @click.option(
@@ -45,8 +47,12 @@ HAND_OVER = {"latency", "unit", "together", "arithmetic"}
     type=click.Choice(handover.UNITS),
     default="lines",
     show_default=True,
-    help="sv: comparators, multiplier and adder, or one stored output code for each input code.",
+    help="sv: comparators, multiplier and adder; one stored output code for each input code; or a row operator.",
 )
+@click.option("--row-length", type=int, help="Rows: codes of a row, for softmax the most of them.")
+@click.option("--in-zero-point", type=int, default=0, show_default=True, help="Rows: zero point of the input codes.")
+@click.option("--eps", type=float, default=1e-5, show_default=True, help="layernorm, rmsnorm: added to the variance.")
+@click.option("--reciprocal", help="softmax: table of 1/x, a file or a shipped one.  [default: reci_8]")
 @click.option("--latency", type=click.IntRange(0, 4), default=1, show_default=True, help="sv: registers on the way.")
 @click.option("--together", is_flag=True, help="sv: all keys in one unit, chosen with every code.")
 @click.option(
@@ -73,6 +79,10 @@ def export(
     out_bits: int,
     out_zero_point: int,
     unit: str,
+    row_length: int | None,
+    in_zero_point: int,
+    eps: float,
+    reciprocal: str | None,
     latency: int,
     together: bool,
     arithmetic: str | None,
@@ -89,13 +99,24 @@ def export(
     lutc export gelu_8 --format sv --key 4 --out-scale 2^-4 -o rtl     a unit and its test bench
     lutc export gelu_8 --format c --out-scale 2^-4 -o include          gelu_8.h: arrays, functions, golden vectors
     lutc export gelu_8 --format memh --key 4 -o rtl          gelu_8_4_cuts.memh, ..._slopes, ..._intercepts, ..._acc
+    lutc export exp_8 --format sv --unit softmax --row-length 128 --in-scale 2^-4 --out-scale 2^-8 -o rtl
     lutc export gelu_8 --format csv                                    the same numbers as CSV
     """
     if out_scale is None and typed(context) & {"out_bits", "out_zero_point"}:
         raise LutcError("--out-bits and --out-zero-point describe output codes; add --out-scale")
     out = None if out_scale is None else Inputs(out_bits, out_scale, out_zero_point)
     if kind in handover.LANGUAGES:
-        options = handover.Options(tuple(keys), out, unit, latency, together, arithmetic or "")
+        row = None
+        if unit in OPERATORS:
+            if row_length is None or in_scale is None:
+                raise LutcError(f"--unit {unit} needs --row-length and --in-scale")
+            second = None if reciprocal is None else load(reciprocal).dumps()
+            row = RowOptions(row_length, in_scale, in_zero_point, eps, reciprocal=second)
+            if "latency" in typed(context):
+                raise LutcError(f"--latency is not for --unit {unit}, whose registers are fixed")
+        elif wrong := typed(context) & {*ROWS, "in_scale"}:
+            raise LutcError(f"--{min(wrong).replace('_', '-')} is for --unit {', '.join(OPERATORS)}")
+        options = handover.Options(tuple(keys), out, unit, latency, together, arithmetic or "", row)
         made = handover.write(output, kind, Path(table).stem, load(table), options)
         names, rows = [*made.files, handover.MANIFEST], made.units
     else:
@@ -117,7 +138,9 @@ def export(
 def _texts(context, tables, name, kind, keys, out, in_scale) -> tuple[dict[str, str], list[dict]]:
     """Texts by file name, and a row of figures for each table."""
     if wrong := typed(context) & HAND_OVER:
-        raise LutcError(f"--{min(wrong)} is for {', '.join(handover.LANGUAGES)}; {kind} has no use for it")
+        raise LutcError(
+            f"--{min(wrong).replace('_', '-')} is for {', '.join(handover.LANGUAGES)}; {kind} has no use for it"
+        )
     if kind == "lut513":
         if in_scale is None or out is None:
             raise LutcError("lut513 maps int16 to int16; give --in-scale and --out-scale")

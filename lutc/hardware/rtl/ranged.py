@@ -98,9 +98,7 @@ class Arithmetic:
         self.lines.append(f"  logic [{places_bits - 1}:0] {amount};")
         self.lines.append(f"  assign {amount} = $unsigned({places.name});")
         self.let(f"{name}_half", 0, (1 << (bits - 1)) - 1, f"{literal(1, bits)} <<< ({amount} - {places_bits}'d1)")
-        self.let(
-            f"{name}_sum", -(1 << (bits - 1)), (1 << (bits - 1)) - 1, f"{self.wide(product, bits)} + {name}_half"
-        )
+        self.let(f"{name}_sum", -(1 << (bits - 1)), (1 << (bits - 1)) - 1, f"{self.wide(product, bits)} + {name}_half")
         low, high = (product.low >> places.low) - 1, (product.high >> places.low) + 1
         value = f"{name}_sum >>> {amount}"
         value = f"({far}) ? {literal(0, bits)} : ({value})" if far else value
@@ -178,8 +176,10 @@ class Arithmetic:
         """A value of `bits` bits into the signal that its range needs."""
         if signed_bits(low, high) >= bits:  # a bound that is not reached
             least, most = max(low, -(1 << (bits - 1))), min(high, (1 << (bits - 1)) - 1)
-            return self.let(name, least, most, value) if signed_bits(least, most) == bits else self.let(
-                name, -(1 << (bits - 1)), (1 << (bits - 1)) - 1, value
+            return (
+                self.let(name, least, most, value)
+                if signed_bits(least, most) == bits
+                else self.let(name, -(1 << (bits - 1)), (1 << (bits - 1)) - 1, value)
             )
         self.let(f"{name}_all", -(1 << (bits - 1)), (1 << (bits - 1)) - 1, value)
         signal = self.let(name, low, high, f"{name}_all[{signed_bits(low, high) - 1}:0]")

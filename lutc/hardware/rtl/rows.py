@@ -36,12 +36,11 @@ def softmax(name: str, model: IntegerSoftmaxModel, longest: int) -> dict[str, st
     address = max(1, (longest - 1).bit_length())
     top = a.let("top_sum", -128, 127, "top_of[sum_row]")
     weight = _weight(a, "sum", Ranged("sum_code", -128, 127), top, model)
-    a.register("weight_s", weight)
+    weight_s = a.register("weight_s", weight)
     total = a.declare("total", 0, weight.high * longest)
     bits = total.bits
     a.lines.append(
-        f"  always_ff @(posedge clk) if (valid_s) total <= {a.wide(Ranged('weight_s', weight.low, weight.high), bits)} + "
-        f"(first_s ? {bits}'sd0 : total);"
+        f"  always_ff @(posedge clk) if (valid_s) total <= {a.wide(weight_s, bits)} + (first_s ? {bits}'sd0 : total);"
     )
     lead = a.leading("lead", total)
     lead = Ranged("lead", 0, lead.high)
@@ -73,9 +72,9 @@ def norm(name: str, model: IntegerNormModel) -> dict[str, str]:
     largest = max(low * low, high * high)
     total, squares = a.declare("total", n * low, n * high), a.declare("squares", 0, n * largest)
     for kept, term in ((total, c), (squares, square)):
-        grown = a.wide(term, kept.bits)
+        text = a.wide(term, kept.bits)
         a.lines.append(
-            f"  always_ff @(posedge clk) if (accept) {kept.name} <= {grown} + (fill_at == {address}'d0 ? "
+            f"  always_ff @(posedge clk) if (accept) {kept.name} <= {text} + (fill_at == {address}'d0 ? "
             f"{kept.bits}'sd0 : {kept.name});"
         )
     mean, rest, spread = constant(0), constant(0), squares
@@ -104,8 +103,10 @@ def norm(name: str, model: IntegerNormModel) -> dict[str, str]:
     shifted_code = a.subtract("give_centred", Ranged("give_code", -128, 127), constant(z))
     if model.centred:
         shifted_code = a.narrowed(
-            "give_deviation", a.subtract("give_difference", shifted_code, Ranged("mean_of[give_row]", *_ends(mean_v))),
-            -LARGEST_DEVIATION, LARGEST_DEVIATION,
+            "give_deviation",
+            a.subtract("give_difference", shifted_code, Ranged("mean_of[give_row]", *_ends(mean_v))),
+            -LARGEST_DEVIATION,
+            LARGEST_DEVIATION,
         )
     deviation = a.left("deviation", shifted_code, DEVIATION_BITS)
     if model.centred:
@@ -120,10 +121,13 @@ def norm(name: str, model: IntegerNormModel) -> dict[str, str]:
     acc = hidden = a.clip("hidden", scaled, -32768, 32767)
     files = {}
     if model.weight is not None:
-        w = Ranged("", int(model.weight.min()), int(model.weight.max()))
-        b = None if model.bias is None else Ranged("", int(model.bias.min()), int(model.bias.max()))
+        # one more than the largest: a signal of a single number would be a constant
+        w = Ranged("", int(model.weight.min()), int(model.weight.max()) + 1)
+        b = None if model.bias is None else Ranged("", int(model.bias.min()), int(model.bias.max()) + 1)
         low_bits = 0 if b is None else b.bits
-        words = (model.weight << low_bits) | (0 if b is None else model.bias & ((1 << low_bits) - 1))
+        words = model.weight << low_bits
+        if model.bias is not None:
+            words = words | (model.bias & ((1 << low_bits) - 1))
         files[f"{name}_affine.memh"] = memh(words, w.bits + low_bits, "weight and bias of each element")
         a.lines += [
             f"  logic [{w.bits + low_bits - 1}:0] affine [0:{n - 1}];",
