@@ -13,6 +13,7 @@ from lutc.commands import fplut
 from lutc.commands.compiled import report, report_felt, report_seen
 from lutc.commands.fplut import fplut_options
 from lutc.commands.options import NUMBER, GroupedCommand, echo_json, json_option, progress_bar, save_or_print, typed
+from lutc.compiler.fit import misfit
 from lutc.compiler.pipeline import compile
 from lutc.compiler.request import FLOAT_INPUTS, INT8, PROLOGUES, SHARING, TAILS
 from lutc.costs.objectives import OBJECTIVES
@@ -196,6 +197,8 @@ def compile_command(
             tables = compile(function, entries, name=name, range=interval, progress=progress, **request)
     if default and tables.meta["search"].get("name") == "greedy":  # which chooses the entries
         output = Path(f"{name}_{max(table.entries for table in tables.values())}.json")
+    if not force and "weights" not in tables.meta and (why := misfit(tables, functions.load(function, interval))):
+        raise LutcError(f"{why}, or go on with --force")
     said = save_or_print(tables.dumps(), output, force or not default)
     if not said:
         return

@@ -1,0 +1,58 @@
+"""Whether a table's errors are its format's: far beyond what as many lines with real coefficients reach."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from lutc.costs.points import Points
+from lutc.costs.segments import DENSE_LIMIT, real_costs
+from lutc.formats.format import get as format_of
+from lutc.functions import Function
+from lutc.samples.samples import code_samples
+from lutc.search.exact import exact
+from lutc.table.bodies import Lines
+from lutc.table.table_set import TableSet
+
+_SHARE = 0.01  # of the function's own spread, beyond which an error is looked into
+_TIMES = 10.0  # as large as the error of real coefficients: then the format is to blame
+
+
+def misfit(tables: TableSet, fn: Function) -> str | None:
+    """Why the coefficients' format cannot hold `fn`, and one of 16 bits that can; None where it does: where the root
+    mean squared error over the codes in the range is at most 1 % of the function's standard deviation there (10 % where
+    it is below the format's step), or at most ten times that of as many lines with real coefficients. Only tables of
+    fixed-point lines over codes are judged, by the scale with the most codes in the range.
+    """
+    lo, hi = tables.range or fn.range
+    if tables.meta.get("search", {}).get("name") == "classic":  # which may miss what the format can do
+        return None
+    judged = {
+        key: code_samples(fn, inputs, lo, hi)
+        for key, inputs in tables.inputs.items()
+        if isinstance(tables[key].body, Lines)
+        and tables[key].coefficients.startswith("q")
+        and tables[key].prologue is None
+    }
+    key = max(judged, key=lambda key: len(judged[key]), default=None)  # over few codes any format may look bad
+    if key is None or not 2 < len(judged[key]) <= DENSE_LIMIT:
+        return None
+    table, samples = tables[key], judged[key]
+    error, spread = float(np.sqrt(np.mean((table(samples.x) - samples.y) ** 2))), float(np.std(samples.y))
+    step = 2.0 ** -format_of(table.coefficients).fraction_bits
+    if error <= max(_SHARE * spread, min(step, 10 * _SHARE * spread)):
+        return None
+    costs = real_costs(Points.of(samples), table.left, table.right)
+    best = exact(costs, table.entries)
+    if error <= _TIMES * math.sqrt(best.cost):
+        return None
+    slopes, intercepts = costs.line(best.cuts[:-1], best.cuts[1:])
+    largest = max(np.abs(slopes).max(), np.abs(intercepts).max())
+    whole = max(0, math.floor(math.log2(largest)) + 1) if largest > 0 else 0
+    wanted = f"q{whole}.{15 - whole}" if whole <= 15 and 2.0 ** (whole - 15) <= spread else "a floating-point one"
+    return (
+        f"{table.coefficients} cannot hold {fn.name} over [{lo:g}, {hi:g}]: at '{key}' the error is {error:.3g} (root "
+        f"mean square), where as many lines with real coefficients reach {math.sqrt(best.cost):.3g}; take {wanted} "
+        "(`coefficients`)"
+    )

@@ -1,0 +1,51 @@
+"""A format that cannot hold a function is said, with one that can; coarse tables of few entries are not its fault."""
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import lutc
+from lutc import functions
+from lutc.cli import main
+from lutc.compiler.fit import misfit
+from lutc.formats.codes import Inputs
+from lutc.table.library import names
+
+FINE = (Inputs(8, 2.0**-4),)
+
+
+@pytest.mark.parametrize("function, interval", [("exp", (-4, 4)), ("square", (-4, 4)), ("reciprocal", (0.0625, 4))])
+def test_the_format_that_is_named_holds(function, interval):
+    tables = lutc.compile(function, 8, range=interval, inputs=FINE, coefficients="q1.6", search="exact")
+    why = misfit(tables, functions.get(function))
+    assert why is not None and "q1.6 cannot hold" in why
+    wanted = why.partition("take ")[2].split()[0]
+    better = lutc.compile(function, 8, range=interval, inputs=FINE, coefficients=wanted, search="exact")
+    assert misfit(better, functions.get(function)) is None
+    x = FINE[0].x()
+    x = x[(x >= interval[0]) & (x <= interval[1])]
+    exact = functions.get(function)(x)
+    errors = [np.abs(table["4"](x) - exact).max() for table in (tables, better)]
+    assert errors[1] < 0.1 * errors[0]
+
+
+def test_few_entries_are_not_the_formats_fault():
+    for entries in (2, 3, 4, 8):
+        tables = lutc.compile("tanh", entries, inputs=FINE, search="exact")
+        assert misfit(tables, functions.get("tanh")) is None
+
+
+def test_shipped_tables_fit():
+    for name in names():
+        tables = lutc.load(name)
+        if tables.inputs:
+            assert misfit(tables, functions.get(tables.function)) is None, name
+
+
+def test_the_command_refuses_and_goes_on_when_forced(tmp_path):
+    arguments = ["compile", "exp", "--range", "-4", "4", "--scale", "2^-4", "-o", str(tmp_path / "exp.json")]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code != 0 and "q1.6 cannot hold exp over [-4, 4]" in result.output and "--force" in result.output
+    assert not list(tmp_path.iterdir()) and "Traceback" not in result.output
+    assert CliRunner().invoke(main, [*arguments, "--force"]).exit_code == 0
+    assert (tmp_path / "exp.json").exists()
