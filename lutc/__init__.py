@@ -23,11 +23,13 @@ _EXPORTS = {
     "load": "lutc.table.library",
     "compile": "lutc.compiler.pipeline",
     "calibrate": "lutc.calibration",
+    "compile_model": "lutc.folder",
+    "apply": "lutc.folder",
     "Table": "lutc.table",
     "TableSet": "lutc.table.table_set",
     "LutcError": "lutc.errors",
     "patch": "lutc.nn",
     "unpatch": "lutc.nn",
 }
-__all__ = ["LutcError", "Table", "TableSet", "calibrate", "compile", "load", "patch", "unpatch"]
+__all__ = sorted(_EXPORTS)
 __getattr__, __dir__ = lazy(__name__, _EXPORTS)

@@ -36,6 +36,7 @@ COMMANDS = {
         "lutc.commands.calibrate:calibrate",
         "Count what a model's functions are fed with, for scales and weights.",
     ),
+    "model": ("lutc.commands.model:model", "A folder of tables for every function of a whole model."),
     "bench": ("lutc.commands.bench:bench", "Time tables in torch against the exact functions."),
     "taylor": ("lutc.commands.taylor:taylor", "Compile a whole MLP into centres and local maps."),
 }

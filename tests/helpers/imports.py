@@ -18,6 +18,7 @@ FLOORS = (
     ("cli",),
     ("commands",),
     ("plots",),
+    ("folder",),
     ("evaluation",),
     ("onnx",),
     ("observe",),

@@ -387,10 +387,16 @@ def patch(
     except BaseException:
         patcher.undo()
         raise
+    keep(patcher)
+    return patcher.report
+
+
+def keep(patcher: Patcher) -> None:
+    """Leave a walk's changes on the model, for `unpatch` to undo."""
+    model = patcher.model
     if hasattr(model, "save_pretrained") and not isinstance(model.save_pretrained, SavedWithoutTables):
         patcher.assign(model, "save_pretrained", SavedWithoutTables(model))
     model.__dict__.setdefault(_RECORD, []).append(patcher.changes)
-    return patcher.report
 
 
 def _replace_mlps(patcher: Patcher, mlps) -> None:

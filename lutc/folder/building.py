@@ -1,0 +1,219 @@
+"""`compile_model`: calibrate once, compile a table for every place, measure what they cost, and write the folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import nn
+
+import lutc
+from lutc.calibration.file import Calibration
+from lutc.calibration.file import read as read_calibration
+from lutc.errors import LutcError
+from lutc.evaluation.results import Result
+from lutc.evaluation.running import evaluate
+from lutc.evaluation.storage import table_bytes
+from lutc.files import atomic_write
+from lutc.folder.applying import FolderVariant
+from lutc.folder.identity import digest, identity
+from lutc.folder.jobs import Choice, Job, errors, jobs_of, key_of
+from lutc.folder.manifest import CALIBRATION, TABLES, Entry, Folder, read, write
+from lutc.folder.page import REPORT, page
+from lutc.folder.ranks import Ranks
+from lutc.folder.worker import run_all
+from lutc.models.loading import Loaded
+from lutc.nn.patching.apply import refuse_patched
+from lutc.observe.running import calibrate
+from lutc.table.table_set import read as read_tables
+
+REQUEST = "request.json"
+Progress = Callable[[str, int], object]
+
+
+def compile_model(
+    model: nn.Module | Loaded,
+    batches: Iterable,
+    folder: str | os.PathLike,
+    *,
+    activations: str = "int8",
+    softmax: str = "fplut",
+    norms: str = "fplut",
+    entries: int = 16,
+    bits: int = 8,
+    own: Mapping[str, int] | None = None,
+    name: str | None = None,
+    workers: int | None = None,
+    measure: bool = True,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Folder:
+    """Make a table for every activation, softmax and norm of a model, and write them to a folder.
+
+    batches: as `lutc.calibrate` takes them. activations, softmax, norms: "int8" (a table of at most `entries` over the
+    place's own int8 codes, made for what the place is fed with; of softmax the codes are of x - max(x), of norms of the
+    mantissa of the mean square), "fplut" (floating-point tables that serve every input), for activations also
+    "exponent", or "exact" (left as it is). bits: of the codes of activations. own: entries of single places by path.
+    name: of the model. workers: processes that compile, by default as many as there are cores. measure: also run the
+    first batch with one layer's tables at a time, for the report: a forward for each layer. force: replace a folder
+    that is there. progress: called as progress(stage, number done).
+
+    What is done is kept in FOLDER.partial until all is; the same call goes on there after an interruption. The same
+    call gives the same bytes, however many processes; under torchrun every rank calibrates its share of the batches and
+    compiles its share of the tables, with the same bytes as one. Raises LutcError for a model with nothing to replace,
+    one that is patched, and for a folder that is there.
+    """
+    loaded = model if isinstance(model, Loaded) else None
+    model = loaded.model if loaded is not None else model
+    refuse_patched(model, "compile a folder for")
+    choice = Choice(activations, softmax, norms, entries, bits, dict(own or {}))
+    folder, batches, ranks = Path(folder), list(batches), Ranks.here()
+    told = progress or (lambda stage, number: None)
+    if not batches:
+        raise LutcError("there are no batches to calibrate on; give at least one")
+    check_target(folder, force)
+    name = name or (Path(loaded.path).name if loaded is not None else type(model).__name__)
+    partial = folder.with_name(f"{folder.name}.partial")
+    ranks.agree(digest(model), "model")
+    if ranks.first:
+        _begin(partial, {"model": digest(model), "batches": _digest(batches), "choice": asdict(choice), "name": name})
+    ranks.wait()
+    calibration = _calibrated(model, batches, partial, name, ranks, told)
+    jobs = jobs_of(calibration, choice)
+    distinct = list({job.file: job for job in jobs.values()}.values())
+    count = workers if workers is not None else max(1, (os.cpu_count() or 1) // ranks.count)
+    run_all(partial, distinct, count, lambda n: told("compile", n), ranks.index, ranks.count)
+    ranks.wait()
+    if not ranks.first:
+        ranks.wait()
+        return read(folder)
+    told_model, data = identity(model, name), {**calibration.data, "batches": len(batches)}
+    made = entries_of(calibration, jobs, partial)
+    write(partial, told_model, data, asdict(choice), made, {}, calibration.left)
+    if measure:
+        cost = _cost(loaded or model, batches[:1], read(partial), told)
+        write(partial, told_model, data, asdict(choice), made, cost, calibration.left)
+    atomic_write(partial / REPORT, page(read(partial), calibration))
+    _finish(partial, folder)
+    ranks.wait()
+    return read(folder)
+
+
+def check_target(folder: Path, force: bool = False) -> None:
+    """LutcError where the folder is there, or has nowhere to be."""
+    if folder.exists() and not force:
+        raise LutcError(f"{folder} is there already; give another path (-o), or `force` to replace it")
+    if folder.exists() and not (folder / "manifest.json").exists():
+        raise LutcError(f"{folder} is there and is no folder of a model's tables, so it is not replaced; give another")
+    if not folder.absolute().parent.is_dir():
+        raise LutcError(f"there is no folder {folder.parent} to make {folder.name} in; make it, or give another path")
+
+
+def _begin(partial: Path, request: dict) -> None:
+    """The folder in which work goes on: what another request left there is removed."""
+    text = json.dumps({**request, "version": lutc.__version__}, indent=1, sort_keys=True)
+    file = partial / REQUEST
+    if partial.exists() and not (file.exists() and file.read_text(encoding="utf-8") == text):
+        if not file.exists() and any(partial.iterdir()):
+            raise LutcError(f"{partial} is in the way and is not of this command; move it")
+        shutil.rmtree(partial)
+    (partial / TABLES).mkdir(parents=True, exist_ok=True)
+    atomic_write(file, text)
+
+
+def _finish(partial: Path, folder: Path) -> None:
+    """The whole folder in its place, in one step."""
+    (partial / REQUEST).unlink()
+    if folder.exists():
+        shutil.rmtree(folder)
+    os.replace(partial, folder)
+
+
+def _digest(batches: Sequence) -> str:
+    """Of all tensors of the batches."""
+    found = hashlib.sha256()
+
+    def add(value) -> None:
+        if isinstance(value, torch.Tensor):
+            found.update(f"{value.dtype} {tuple(value.shape)}".encode())
+            found.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        elif isinstance(value, Mapping):
+            for key in sorted(value):
+                found.update(str(key).encode())
+                add(value[key])
+        elif isinstance(value, (tuple, list)):
+            for one in value:
+                add(one)
+
+    add(batches)
+    return found.hexdigest()
+
+
+def _calibrated(model: nn.Module, batches: list, partial: Path, name: str, ranks: Ranks, told: Progress) -> Calibration:
+    """The calibration of all ranks' batches, from the file where it is there."""
+    file = partial / CALIBRATION
+    if ranks.same(file.exists()):
+        return read_calibration(file)
+    mine = batches[ranks.index :: ranks.count]
+    if len(batches) < ranks.count:
+        raise LutcError(f"{len(batches)} batches cannot be split over {ranks.count} ranks; give a longer text")
+    found = ranks.sum(calibrate(model, mine, name=name, progress=lambda n: told("calibrate", n)))
+    if ranks.first:
+        found.save(file)
+    ranks.wait()
+    return read_calibration(file)
+
+
+def entries_of(calibration: Calibration, jobs: Mapping[str, Job], folder: Path) -> list[Entry]:
+    """What the manifest says of every place, in the order in which they run."""
+    tables = {job.file: read_tables(folder / job.file) for job in jobs.values()}
+    found = {}
+    for path, job in jobs.items():
+        key = key_of(tables[job.file], job)
+        found[path] = key, errors(calibration.layers[path], tables[job.file], key)
+    whole = sum(figures["relative"] for _, figures in found.values()) or 1.0
+    entries = []
+    for path, (key, figures) in found.items():
+        job, layer = jobs[path], calibration.layers[path]
+        table = tables[job.file][key]
+        entries.append(
+            Entry(
+                path, layer.operator, layer.function, job.kind, job.file, key, job.bits, job.scale, job.zero_point,
+                table.entries, table_bytes(table, job.inputs), _short(figures["mean_squared"]),
+                _short(figures["exact_on_codes"]), _short(figures["relative"] / whole), _short(figures["outside"]),
+                layer.histogram.count,
+            )
+        )  # fmt: skip
+    return entries
+
+
+def _short(value: float | None) -> float | None:
+    """To 6 digits."""
+    return None if value is None else float(f"{value:.6g}")
+
+
+def _cost(model: nn.Module | Loaded, batches: list, folder: Folder, told: Progress) -> dict:
+    """What the tables cost the model on these batches, whole and one layer at a time."""
+    variant = FolderVariant("tables", folder)
+    report = lambda n=1, total=None: told("measure", n)  # noqa: E731
+    found = evaluate(model, batches, [variant], each_layer=True, progress=report)
+    result: Result = found["tables"]
+    if result.failed:
+        raise LutcError(f"with its tables the model computes {result.failed}; take more `entries` or another kind")
+    whole = {"kl": result.kl, "perplexity": result.perplexity, "exact": found["exact"].perplexity}
+    whole |= {"change": result.change, "cosine": result.cosine}
+    layers = [
+        {"name": layer.name, "error": layer.error, "own": layer.own, "kl": layer.kl, "change": layer.change}
+        for layer in result.layers
+    ]
+    return {
+        **{key: _short(value) for key, value in whole.items()},
+        "tokens": found.tokens,
+        "layers": [{k: v if isinstance(v, str) else _short(v) for k, v in layer.items()} for layer in layers],
+    }

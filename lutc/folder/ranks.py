@@ -1,0 +1,75 @@
+"""The processes of torchrun that share one folder: what they agree on, add up and wait for. One process is one rank."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch.distributed as dist
+
+from lutc.calibration.file import Calibration
+from lutc.errors import LutcError
+
+PATIENCE = timedelta(minutes=30)  # for a rank that does not come; torchrun ends the others where one was killed
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """index of `count` processes."""
+
+    index: int = 0
+    count: int = 1
+
+    @classmethod
+    def here(cls) -> Ranks:
+        """This process among those that torchrun started; alone where it did not."""
+        count = int(os.environ.get("WORLD_SIZE", "1"))
+        if count == 1 or not dist.is_available():
+            return cls()
+        if not dist.is_initialized():
+            dist.init_process_group("gloo", timeout=PATIENCE)
+        return cls(dist.get_rank(), dist.get_world_size())
+
+    @property
+    def first(self) -> bool:
+        return self.index == 0
+
+    def wait(self) -> None:
+        """Until all are here."""
+        if self.count > 1:
+            self._gather(None)
+
+    def agree(self, value: str, what: str) -> None:
+        """LutcError on every rank where values differ."""
+        values = self._gather(value)
+        if others := [rank for rank, one in enumerate(values) if one != values[0]]:
+            raise LutcError(
+                f"rank {others[0]} has another {what} than rank 0 ({values[others[0]][:12]}, {values[0][:12]}); "
+                "start all ranks with the same arguments"
+            )
+
+    def same(self, value: bool) -> bool:
+        """Whether it holds on all ranks."""
+        return all(self._gather(value))
+
+    def sum(self, calibration: Calibration) -> Calibration:
+        """Of all ranks, exactly as if one had seen all batches."""
+        first, *others = self._gather(calibration)
+        for other in others:
+            first = first + other
+        return first
+
+    def _gather(self, value) -> list:
+        """Everybody's value, by rank."""
+        if self.count == 1:
+            return [value]
+        found = [None] * self.count
+        try:
+            dist.all_gather_object(found, value)
+        except RuntimeError as error:
+            raise LutcError(
+                f"rank {self.index} lost another rank ({str(error).splitlines()[0][:80]}); what is done is kept: run "
+                "the same command again to go on"
+            ) from error
+        return found
