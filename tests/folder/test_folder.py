@@ -1,0 +1,233 @@
+"""A folder of tables for a whole model: made, read, put into the model, refused where it does not belong."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import lutc
+from lutc import functions
+from lutc.calibration import calibrate
+from lutc.errors import LutcError
+from lutc.folder import manifest
+from lutc.folder.jobs import Choice, codes, jobs_of, seen
+from lutc.formats.codes import Inputs
+from tests.helpers import tiny_models
+
+IDS = torch.randint(0, 50, (3, 24), generator=torch.Generator().manual_seed(1))
+BATCHES = [{"input_ids": ids[None]} for ids in IDS]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A folder of all int8 tables for a tiny Llama, and what the model with it gives."""
+    folder = tmp_path_factory.mktemp("made") / "tables"
+    model = tiny_models.llama()
+    lutc.compile_model(model, BATCHES, folder, softmax="int8", norms="int8", entries=8, name="tiny", measure=True)
+    return folder
+
+
+def outputs(model):
+    with torch.inference_mode():
+        return model(IDS).logits
+
+
+def test_every_place_has_its_table(made):
+    found = manifest.read(made)
+    assert [entry.operator for entry in found.entries].count("softmax") == 3
+    assert {entry.function for entry in found.entries} == {"silu", "exp", "rsqrt"} and len(found.entries) == 13
+    assert sum(entry.share for entry in found.entries) == pytest.approx(1, abs=1e-4)
+    assert found.cost["kl"] > 0 and [layer["name"] for layer in found.cost["layers"]][:1] == ["model.layers.0"]
+    assert (made / "report.html").exists() and not made.with_name("tables.partial").exists()
+    for entry in found.entries:
+        assert entry.bytes > 0 and entry.entries <= 8 and entry.inputs == found.tables[entry.table].inputs[entry.key]
+
+
+def test_errors_are_those_of_the_model_s_own_inputs(made):
+    """An activation's mean squared error against float64 on what the model really gives it."""
+    found, model, given = manifest.read(made), tiny_models.llama(), []
+    entry = next(e for e in found.entries if e.path == "model.layers.1.mlp.act_fn")
+    model.get_submodule(entry.path).register_forward_hook(lambda m, a, y: given.append(a[0].flatten().double()))
+    with torch.inference_mode():
+        for batch in BATCHES:
+            model(**batch)
+    x = torch.cat(given).numpy()
+    q = np.clip(np.rint(x / entry.scale) + entry.zero_point, -128, 127)
+    table, fn = found.tables[entry.table][entry.key], functions.get("silu")
+    rounded = entry.scale * (q - entry.zero_point)
+    assert entry.values == x.size
+    assert entry.mean_squared == pytest.approx(np.mean((table(rounded) - fn(x)) ** 2), rel=0.05)
+    assert entry.exact_on_codes == pytest.approx(np.mean((fn(rounded) - fn(x)) ** 2), rel=0.05)
+
+
+def test_apply_in_another_process_gives_the_same(made, tmp_path):
+    model = tiny_models.llama()
+    exact = outputs(model)
+    report = lutc.apply(model, made)
+    assert len(report.replaced) == 13 and not report.left
+    here = outputs(model)
+    assert 0 < (here - exact).abs().max() < 0.5 * exact.abs().max()
+    code = (
+        "import torch, lutc; from tests.helpers import tiny_models; from tests.folder.test_folder import IDS, outputs\n"
+        f"m = tiny_models.llama(); lutc.apply(m, {str(made)!r}); torch.save(outputs(m), {str(tmp_path / 'y.pt')!r})"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert torch.equal(torch.load(tmp_path / "y.pt"), here)
+    lutc.unpatch(model)
+    assert torch.equal(outputs(model), exact)
+
+
+def test_only_some_places(made):
+    model = tiny_models.llama()
+    assert len(lutc.apply(model, made, only="model.layers.0").replaced) == 4
+    with pytest.raises(LutcError, match="patched with tables already"):
+        lutc.apply(model, made)
+
+
+def test_the_same_call_gives_the_same_bytes(made, tmp_path):
+    """In one process instead of several."""
+    again = tmp_path / "tables"
+    lutc.compile_model(
+        tiny_models.llama(), BATCHES, again, softmax="int8", norms="int8", entries=8, name="tiny", workers=1
+    )
+    files = sorted(path.relative_to(made) for path in made.rglob("*") if path.is_file())
+    assert files == sorted(path.relative_to(again) for path in again.rglob("*") if path.is_file())
+    assert [f for f in files if (made / f).read_bytes() != (again / f).read_bytes()] == []
+
+
+def test_goes_on_after_an_interruption(tmp_path):
+    """What was there is kept: an interrupted run leaves no folder, and the next one only does what is left."""
+    model, folder = tiny_models.llama(), tmp_path / "tables"
+
+    def stop(stage, number):
+        if stage == "compile" and (tmp_path / "tables.partial" / "tables").glob("*act_fn.json"):
+            raise KeyboardInterrupt
+
+    arguments = {"softmax": "exact", "norms": "exact", "workers": 1, "measure": False}
+    with pytest.raises(KeyboardInterrupt):
+        lutc.compile_model(model, BATCHES, folder, **arguments, progress=stop)
+    partial = tmp_path / "tables.partial"
+    assert not folder.exists() and (partial / "calibration.json").exists()
+    before = (partial / "calibration.json").stat().st_mtime_ns
+    stages = []
+    lutc.compile_model(model, BATCHES, folder, **arguments, progress=lambda stage, n: stages.append(stage))
+    assert "calibrate" not in stages and (folder / "calibration.json").stat().st_mtime_ns == before
+    assert not partial.exists() and len(manifest.read(folder).entries) == 3
+
+
+def test_mantissas_are_folded_exactly():
+    """What a norm looks up, m in [1, 4) of x = m 4^e, counted bin by bin."""
+    model, given = tiny_models.llama(), []
+    calibration = calibrate(model, BATCHES)
+    layer = calibration.layers["model.layers.1.input_layernorm"]
+    norm = model.model.layers[1].input_layernorm
+    norm.register_forward_hook(
+        lambda m, a, y: given.append(a[0].float().square().mean(-1).flatten() + m.variance_epsilon)
+    )
+    with torch.inference_mode():
+        for batch in BATCHES:
+            model(**batch)
+    x = torch.cat(given).numpy()
+    m = x / 4.0 ** np.floor(np.log2(x) / 2)
+    from lutc.calibration.histogram import Histogram
+
+    expected, found = Histogram.of(m), seen(layer)
+    assert np.array_equal(found.codes, expected.codes) and np.array_equal(found.counts, expected.counts)
+    assert np.array_equal(found.residues, expected.residues) and 1 <= found.low < found.high < 4
+
+
+def test_codes_of_every_kind():
+    layers = calibrate(tiny_models.llama(), BATCHES).layers
+    softmax = codes(layers["model.layers.0.self_attn"])
+    assert softmax.zero_point == 127 and softmax.x()[-1] == 0 and softmax.x()[0] <= -7.9
+    assert codes(layers["model.norm"]) == Inputs(8, 2**-6, -128)
+    assert codes(layers["model.layers.0.mlp.act_fn"]).power is not None
+
+
+def test_kinds_share_tables_of_floats():
+    calibration = calibrate(tiny_models.llama(), BATCHES)
+    jobs = jobs_of(calibration, Choice("exponent", "fplut", "exact"))
+    assert len(jobs) == 6 and len({job.file for job in jobs.values()}) == 2
+    with pytest.raises(LutcError, match="everything is to stay exact"):
+        Choice("exact", "exact", "exact")
+    with pytest.raises(LutcError, match="`activations` is one of int8, fplut, exponent, exact; given 'int4'"):
+        Choice("int4")
+
+
+@pytest.fixture
+def copied(made, tmp_path):
+    return shutil.copytree(made, tmp_path / "copy")
+
+
+def signed(folder, change):
+    """The manifest changed, with a digest that holds."""
+    content = json.loads((folder / "manifest.json").read_text())
+    change(content)
+    content["sha256"] = manifest._digest(content)
+    (folder / "manifest.json").write_text(json.dumps(content))
+
+
+def test_another_model_is_refused(made):
+    for other in (tiny_models.bert(), tiny_models.llama(hidden_size=16), tiny_models.llama(rms_norm_eps=1e-3)):
+        before = {name: type(module) for name, module in other.named_modules()}
+        with pytest.raises(LutcError, match="the folder was made for tiny"):
+            lutc.apply(other, made)
+        assert {name: type(module) for name, module in other.named_modules()} == before
+
+
+def test_changed_and_truncated_folders_are_refused(copied):
+    table = next((copied / "tables").iterdir())
+    whole = table.read_bytes()
+    table.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(LutcError, match="was altered or cut off"):
+        manifest.read(copied)
+    table.unlink()
+    with pytest.raises(LutcError, match="lacks tables/"):
+        manifest.read(copied)
+    table.write_bytes(whole)
+    text = (copied / "manifest.json").read_text()
+    (copied / "manifest.json").write_text(text.replace('"tiny"', '"other"'))
+    with pytest.raises(LutcError, match="its digest does not hold"):
+        manifest.read(copied)
+    (copied / "manifest.json").write_text(text[:200])
+    with pytest.raises(LutcError, match="broken or cut off"):
+        manifest.read(copied)
+    with pytest.raises(LutcError, match="is no folder of a model's tables"):
+        manifest.read(copied / "tables")
+
+
+def test_a_layer_s_table_on_another_layer_is_refused(copied):
+    def swap(content):
+        one, two = (e for e in content["entries"] if e["function"] == "exp" and e["path"].split(".")[2] in "01")
+        for key in ("table", "scale", "zero_point", "bits", "key"):
+            one[key], two[key] = two[key], one[key]
+
+    signed(copied, swap)
+    with pytest.raises(LutcError, match="was made for model.layers.1.self_attn, not for model.layers.0.self_attn"):
+        manifest.read(copied)
+
+
+@pytest.mark.parametrize("name", ["../outside.json", "/etc/hostname", "tables/../../outside.json", "tables/link.json"])
+def test_paths_stay_in_the_folder(copied, name):
+    (copied.parent / "outside.json").write_text("{}")
+    (copied / "tables" / "link.json").symlink_to(copied.parent / "outside.json")
+    signed(copied, lambda content: content["files"].update({name: "0"}))
+    with pytest.raises(LutcError, match="lies outside the folder"):
+        manifest.read(copied)
+
+
+def test_bad_requests(made, tmp_path):
+    model = tiny_models.llama()
+    with pytest.raises(LutcError, match="is there already"):
+        lutc.compile_model(model, BATCHES, made)
+    with pytest.raises(LutcError, match="there is no folder"):
+        lutc.compile_model(model, BATCHES, tmp_path / "no" / "where")
+    with pytest.raises(LutcError, match="no batches"):
+        lutc.compile_model(model, [], tmp_path / "new")
+    with pytest.raises(LutcError, match="no activation, softmax or norm"):
+        lutc.compile_model(torch.nn.Sequential(torch.nn.Linear(2, 2)), [torch.ones(1, 2)], tmp_path / "new")
+    assert not (tmp_path / "new").exists()
