@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -128,9 +129,11 @@ def evaluate(
     folder, model, text, max_tokens, seqlen, batch, dtype, device, device_map, tokenizer, task, each_layer, specs,
     no_layers, as_json,
 ) -> None:  # fmt: skip
-    """Run a model exactly and with FOLDER's tables, and say what they cost."""
+    """Run a model exactly and with FOLDER's tables, and say what they cost; beside it what its int8 codes cost by
+    themselves, with the exact functions on them.
+    """
     from lutc.evaluation.running import evaluate as run  # brings numba, torch
-    from lutc.folder.applying import FolderVariant  # brings torch
+    from lutc.folder.applying import FolderVariant, exact_on_codes  # brings torch
     from lutc.folder.identity import find  # brings torch
     from lutc.models.loading import load  # brings torch
     from lutc.models.texts import batches  # brings torch
@@ -140,7 +143,9 @@ def evaluate(
     find(loaded.model, dict(tables.model))
     given = batches(loaded, text, seqlen=seqlen, max_tokens=max_tokens, batch=batch)
     with progress_bar("evaluate", unit="forwards") as progress:
-        variants = [FolderVariant(folder.name, tables), *others]
+        variants: list[Any] = [FolderVariant(folder.name, tables), *others]
+        if any(entry.inputs is not None for entry in tables.entries):
+            variants.insert(0, FolderVariant("exact on its codes", tables, exact_on_codes))
         found = run(loaded, given, variants, layers=not no_layers, each_layer=each_layer, progress=progress)
     if as_json:
         echo_json(found.to_json())

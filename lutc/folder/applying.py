@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
+import torch
 from torch import nn
 
+from lutc import functions
 from lutc.errors import LutcError
 from lutc.evaluation.placing import place
 from lutc.folder.identity import find
 from lutc.folder.manifest import Entry, Folder, read
-from lutc.nn.coded_rows import CodeLayerNorm, CodeRMSNorm, CodeSoftmax
+from lutc.nn.coded_rows import CodeLayerNorm, CodeRMSNorm, CodeSoftmax, CodeTable
 from lutc.nn.lut import LUT
 from lutc.nn.norm import LUTLayerNorm, LUTRMSNorm
 from lutc.nn.patching.apply import Patcher, keep, refuse_patched
@@ -39,6 +44,20 @@ def module_of(entry: Entry, folder: Folder) -> nn.Module:
     if inputs is None:
         return LUT(tables, key=entry.key)
     return QuantLUT(tables, inputs.scale, inputs.zero_point, bits=inputs.bits, strict=True)
+
+
+def exact_on_codes(entry: Entry, folder: Folder) -> nn.Module:
+    """What a table over codes is held against: the exact function on the same codes; a table of floats as it is."""
+    inputs, fn = entry.inputs, functions.get(entry.function)
+    if inputs is None:
+        return module_of(entry, folder)
+    with np.errstate(all="ignore"):
+        exact = torch.from_numpy(np.asarray(fn(inputs.x()), np.float64)).to(torch.float32)
+    module = CodeTable(folder.tables[entry.table]) if entry.operator == "activation" else module_of(entry, folder)
+    for table in module.modules():
+        if isinstance(table, CodeTable):
+            table.values = exact
+    return module
 
 
 @dataclass
@@ -102,10 +121,11 @@ def put(
     places = Places(folder, make)
     operators = {entry.operator for entry in folder.entries}
     functions = {entry.function for entry in folder.entries if entry.operator == "activation"}
+    at: Callable[[str], Any] = functools.partial(ByPath, places)
     wanted = Wanted(
-        {function: ByPath(places, function) for function in sorted(functions)},
-        ByPath(places, "softmax") if "softmax" in operators else None,
-        {kind: ByPath(places, kind) for kind in ("layer_norm", "rms_norm")} if operators & {"layer_norm", "rms_norm"}
+        {function: at(function) for function in sorted(functions)},
+        at("softmax") if "softmax" in operators else None,
+        {kind: at(kind) for kind in ("layer_norm", "rms_norm")} if operators & {"layer_norm", "rms_norm"}
         else {},
     )  # fmt: skip
     patcher = Patcher(model, wanted, Selection(only, skip))

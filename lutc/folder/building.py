@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -70,21 +71,21 @@ def compile_model(
     one that is patched, and for a folder that is there.
     """
     loaded = model if isinstance(model, Loaded) else None
-    model = loaded.model if loaded is not None else model
-    refuse_patched(model, "compile a folder for")
+    exact = model.model if isinstance(model, Loaded) else model
+    refuse_patched(exact, "compile a folder for")
     choice = Choice(activations, softmax, norms, entries, bits, dict(own or {}))
     folder, batches, ranks = Path(folder), list(batches), Ranks.here()
     told = progress or (lambda stage, number: None)
     if not batches:
         raise LutcError("there are no batches to calibrate on; give at least one")
     check_target(folder, force)
-    name = name or (Path(loaded.path).name if loaded is not None else type(model).__name__)
+    name = name or (Path(loaded.path).name if loaded is not None else type(exact).__name__)
     partial = folder.with_name(f"{folder.name}.partial")
-    ranks.agree(digest(model), "model")
+    ranks.agree(digest(exact), "model")
     if ranks.first:
-        _begin(partial, {"model": digest(model), "batches": _digest(batches), "choice": asdict(choice), "name": name})
+        _begin(partial, {"model": digest(exact), "batches": _digest(batches), "choice": asdict(choice), "name": name})
     ranks.wait()
-    calibration = _calibrated(model, batches, partial, name, ranks, told)
+    calibration = _calibrated(exact, batches, partial, name, ranks, told)
     jobs = jobs_of(calibration, choice)
     distinct = list({job.file: job for job in jobs.values()}.values())
     count = workers if workers is not None else max(1, (os.cpu_count() or 1) // ranks.count)
@@ -93,11 +94,11 @@ def compile_model(
     if not ranks.first:
         ranks.wait()
         return read(folder)
-    told_model, data = identity(model, name), {**calibration.data, "batches": len(batches)}
+    told_model, data = identity(exact, name), {**calibration.data, "batches": len(batches)}
     made = entries_of(calibration, jobs, partial)
     write(partial, told_model, data, asdict(choice), made, {}, calibration.left)
     if measure:
-        cost = _cost(loaded or model, batches[:1], read(partial), told)
+        cost = _cost(model, batches[:1], read(partial), told)
         write(partial, told_model, data, asdict(choice), made, cost, calibration.left)
     atomic_write(partial / REPORT, page(read(partial), calibration))
     _finish(partial, folder)
@@ -177,7 +178,7 @@ def entries_of(calibration: Calibration, jobs: Mapping[str, Job], folder: Path) 
     for path, job in jobs.items():
         key = key_of(tables[job.file], job)
         found[path] = key, errors(calibration.layers[path], tables[job.file], key)
-    whole = sum(figures["relative"] for _, figures in found.values()) or 1.0
+    whole = sum(figures["relative"] or 0.0 for _, figures in found.values()) or 1.0
     entries = []
     for path, (key, figures) in found.items():
         job, layer = jobs[path], calibration.layers[path]
@@ -186,7 +187,8 @@ def entries_of(calibration: Calibration, jobs: Mapping[str, Job], folder: Path) 
             Entry(
                 path, layer.operator, layer.function, job.kind, job.file, key, job.bits, job.scale, job.zero_point,
                 table.entries, table_bytes(table, job.inputs), _short(figures["mean_squared"]),
-                _short(figures["exact_on_codes"]), _short(figures["relative"] / whole), _short(figures["outside"]),
+                _short(figures["exact_on_codes"]),
+                _rounded((figures["relative"] or 0.0) / whole), _rounded(figures["outside"] or 0.0),
                 layer.histogram.count,
             )
         )  # fmt: skip
@@ -195,12 +197,16 @@ def entries_of(calibration: Calibration, jobs: Mapping[str, Job], folder: Path) 
 
 def _short(value: float | None) -> float | None:
     """To 6 digits."""
-    return None if value is None else float(f"{value:.6g}")
+    return None if value is None else _rounded(value)
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.6g}")
 
 
 def _cost(model: nn.Module | Loaded, batches: list, folder: Folder, told: Progress) -> dict:
     """What the tables cost the model on these batches, whole and one layer at a time."""
-    variant = FolderVariant("tables", folder)
+    variant: Any = FolderVariant("tables", folder)
     report = lambda n=1, total=None: told("measure", n)  # noqa: E731
     found = evaluate(model, batches, [variant], each_layer=True, progress=report)
     result: Result = found["tables"]

@@ -6,11 +6,13 @@ import hashlib
 import json
 import re
 from collections import Counter
+from collections.abc import Iterator
+from typing import Any
 
 from torch import nn
 
 from lutc.errors import LutcError
-from lutc.observe import model_digest
+from lutc.observe.running import model_digest
 
 _OWN = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "quantization_config", "use_cache"}
 _ADAPTER = re.compile(r"\.lora_|\.modules_to_save\.")
@@ -29,7 +31,7 @@ def identity(model: nn.Module, name: str) -> dict:
     }
 
 
-def _parameters(model: nn.Module):
+def _parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     for name, parameter in model.named_parameters():
         if not _ADAPTER.search(name):
             yield name.replace(".base_layer.", "."), parameter
@@ -45,7 +47,7 @@ def digest(model: nn.Module) -> str:
 
 def config_digest(model: nn.Module) -> str | None:
     """Of a transformers config, without what says where it came from and in which dtype it is; None without one."""
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     if not hasattr(config, "to_dict"):
         return None
     own = {key: value for key, value in config.to_dict().items() if key not in _OWN and not key.startswith("_")}

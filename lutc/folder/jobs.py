@@ -14,16 +14,16 @@ from pathlib import Path
 
 import numpy as np
 
-import lutc
 from lutc import functions
 from lutc.calibration.file import Calibration, Layer
 from lutc.calibration.histogram import BINS, Histogram
 from lutc.calibration.scales import choose, for_layer
 from lutc.calibration.weights import Measured
+from lutc.compiler.pipeline import compile
 from lutc.errors import LutcError
 from lutc.folder.manifest import TABLES
 from lutc.formats.codes import Inputs
-from lutc.fplut import compile_fplut
+from lutc.fplut.pipeline import compile_fplut
 from lutc.table.library import load, names
 from lutc.table.table_set import TableSet
 from lutc.table.table_set import read as read_tables
@@ -82,7 +82,7 @@ class Job:
 
     @property
     def inputs(self) -> Inputs | None:
-        return None if self.scale is None else Inputs(self.bits, self.scale, self.zero_point)
+        return None if self.scale is None else Inputs(self.bits or 8, self.scale, self.zero_point or 0)
 
 
 def jobs_of(calibration: Calibration, choice: Choice) -> dict[str, Job]:
@@ -150,13 +150,18 @@ def compile_job(job: Job, calibration: Calibration) -> TableSet:
         return load(f"{job.function}_fplut") if f"{job.function}_fplut" in names() else compile_fplut(job.function)
     if job.kind == "exponent":
         return compile_fplut(job.function, addressing="exponent")
-    layer = calibration.layers[job.path]
+    layer = calibration.layers[job.path or ""]
     histogram = seen(layer)
     record = {"model": calibration.model["name"], "layer": job.path, "values": histogram.count}
     weights = Measured(histogram, record) if histogram.count else None
     reach = {"exp": (-_REACH, 0.0), "rsqrt": (1.0, 4.0)} if layer.operator != "activation" else {}
-    return lutc.compile(
-        job.function, job.entries, inputs=(job.inputs,), weights=weights, search="exact", range=reach.get(job.function)
+    return compile(
+        job.function,
+        job.entries,
+        inputs=job.inputs or MANTISSA,
+        weights=weights,
+        search="exact",
+        range=reach.get(job.function),
     )
 
 

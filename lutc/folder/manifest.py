@@ -59,7 +59,7 @@ class Entry:
     @property
     def inputs(self) -> Inputs | None:
         """The codes of quantised inputs."""
-        return None if self.scale is None else Inputs(self.bits, self.scale, self.zero_point)
+        return None if self.scale is None else Inputs(self.bits or 8, self.scale, self.zero_point or 0)
 
 
 @dataclass(frozen=True, eq=False)
