@@ -32,6 +32,7 @@ dt{color:var(--soft);font-size:.8rem}
 dd{margin:0;font-size:1.15rem;font-variant-numeric:tabular-nums}
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
 th,td{padding:.25rem .5rem;border-bottom:1px solid var(--line);text-align:right;vertical-align:middle}
+td{white-space:nowrap}th:first-child,td:first-child,#places td:nth-child(3){white-space:normal}
 th:first-child,td:first-child{text-align:left;overflow-wrap:anywhere}
 th button{all:unset;cursor:pointer;font-weight:600}th button:focus-visible{outline:2px solid var(--exact)}
 th[aria-sort=ascending] button::after{content:" \\2191"}th[aria-sort=descending] button::after{content:" \\2193"}
@@ -43,7 +44,7 @@ svg text{fill:var(--soft);font-size:9px}.key b{font-weight:600}.key .t{color:var
 border-bottom:2px solid var(--line);padding:.5rem 0}#places td{border:0;text-align:left;padding:.1rem .2rem}
 #places td:first-child,#places td.draw{grid-column:1/-1}#places td:first-child{font-weight:600}
 #places td[data-name]::before{content:attr(data-name) " ";color:var(--soft);font-size:.8rem}svg{width:100%}
-.pick{display:block!important}}
+#layers td,#layers th{padding:.2rem}#layers .bar{display:none}.pick{display:block!important}}
 .pick{display:none;margin:.4rem 0}
 """
 
@@ -136,11 +137,11 @@ def _layers(layers: list[dict]) -> str:
 
 
 def _row(index: int, entry: Entry, kl: float | None, drawing: str) -> str:
-    codes = "" if entry.inputs is None else f", int{entry.bits} at {entry.inputs.written}"
+    codes = entry.kind if entry.inputs is None else f"int{entry.bits} at {entry.inputs.written}"
     cells = [
         (index, html.escape(entry.path)),
         (entry.function, html.escape(entry.function)),
-        (entry.kind, f"{entry.kind}{html.escape(codes)}"),
+        (entry.kind, html.escape(codes)),
         (entry.entries, entry.entries),
         (entry.mean_squared, _figure(entry.mean_squared)),
         (entry.exact_on_codes, _figure(entry.exact_on_codes)),
