@@ -1,8 +1,8 @@
 """Exported units as docs/hardware.md gives them: every shipped int8 table simulated on every code, float tables on
-all 65,536, row units on 10,000 rows, and cells by Yosys.
+all 65,536, row units on 10,000 rows, times, and cells by Yosys.
 
     python benchmarks/hardware_figures.py                 all parts
-    python benchmarks/hardware_figures.py simulate|floats|rows|cells
+    python benchmarks/hardware_figures.py simulate|floats|rows|times|cells
 
 Needs apt-get install iverilog verilator yosys. Cells are of combinational units (latency 0), with output codes at 2^-4,
 of gelu tables; those for wider inputs are compiled here by the exact search.
@@ -75,12 +75,31 @@ def rows() -> None:
     print()
 
 
+def times() -> None:
+    """Of `lutc simulate` with one table, by Verilator, building and running; the least of three."""
+    for name, options in (("gelu_8", Options(("4",), OUT, latency=2)), ("silu_fplut", Options(("fp16",), latency=2))):
+        with tempfile.TemporaryDirectory() as folder:
+            path, seconds = Path(folder) / "rtl", []
+            handover.write(path, "sv", name, load(name), options)
+            for _ in range(3):
+                start = time.perf_counter()
+                words = simulate(path, "verilator")["words"]
+                seconds.append(time.perf_counter() - start)
+        print(f"{name}: {words} codes in {min(seconds):.1f} s by Verilator")
+    print()
+
+
 def designs():
     """(what, table set, options)"""
     for entries in (8, 16):
         yield f"{entries} entries", load(f"gelu_{entries}"), Options(("4",), OUT, latency=0)
+        loadable = Options(("4",), OUT, latency=0, loadable=True)
+        yield f"{entries} entries, loadable", load(f"gelu_{entries}"), loadable
     yield "256 codes, direct", load("gelu_8"), Options(("4",), OUT, "direct", latency=0)
     yield "8 entries, seven scales in one unit", load("gelu_8"), Options((), OUT, latency=0, together=True)
+    for arithmetic in ARITHMETICS:
+        options = Options(("fp16",), latency=0, arithmetic=arithmetic)
+        yield f"FPLUT of silu, 259 values, {arithmetic}", load("silu_fplut"), options
     for bits, scale in ((10, 2.0**-6), (12, 2.0**-8)):
         tables = pipeline.compile("gelu", 8, search="exact", inputs=(Inputs(bits, scale),))
         wide = Inputs(bits, 2.0 ** -(bits - 4))
@@ -101,12 +120,14 @@ def cells() -> None:
 
 
 if __name__ == "__main__":
-    parts = sys.argv[1:] or ["simulate", "floats", "rows", "cells"]
+    parts = sys.argv[1:] or ["simulate", "floats", "rows", "times", "cells"]
     if "simulate" in parts:
         simulated()
     if "floats" in parts:
         floats()
     if "rows" in parts:
         rows()
+    if "times" in parts:
+        times()
     if "cells" in parts:
         cells()

@@ -21,7 +21,7 @@ KINDS = {
     "lut513": LUT513,
 }
 ROWS = {"row_length", "in_zero_point", "eps", "reciprocal"}
-HAND_OVER = {"latency", "unit", "together", "arithmetic", *ROWS}
+HAND_OVER = {"latency", "unit", "together", "arithmetic", "loadable", *ROWS}
 
 
 @click.command()
@@ -55,6 +55,7 @@ HAND_OVER = {"latency", "unit", "together", "arithmetic", *ROWS}
 @click.option("--reciprocal", help="softmax: table of 1/x, a file or a shipped one.  [default: reci_8]")
 @click.option("--latency", type=click.IntRange(0, 4), default=1, show_default=True, help="sv: registers on the way.")
 @click.option("--together", is_flag=True, help="sv: all keys in one unit, chosen with every code.")
+@click.option("--loadable", is_flag=True, help="sv: cuts, slopes and intercepts in registers that a port writes.")
 @click.option(
     "--arithmetic",
     type=click.Choice(floating.ARITHMETICS),
@@ -85,6 +86,7 @@ def export(
     reciprocal: str | None,
     latency: int,
     together: bool,
+    loadable: bool,
     arithmetic: str | None,
     output: Path,
     as_json: bool,
@@ -116,7 +118,7 @@ def export(
                 raise LutcError(f"--latency is not for --unit {unit}, whose registers are fixed")
         elif wrong := typed(context) & {*ROWS, "in_scale"}:
             raise LutcError(f"--{min(wrong).replace('_', '-')} is for --unit {', '.join(OPERATORS)}")
-        options = handover.Options(tuple(keys), out, unit, latency, together, arithmetic or "", row)
+        options = handover.Options(tuple(keys), out, unit, latency, together, arithmetic or "", row, loadable)
         made = handover.write(output, kind, Path(table).stem, load(table), options)
         names, rows = [*made.files, handover.MANIFEST], made.units
     else:

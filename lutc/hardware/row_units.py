@@ -60,6 +60,9 @@ def model(
         raise LutcError(f"a unit of {operator} gives output codes; give `out_scale`")
     if out.bits != 8:
         raise LutcError(f"a unit of {operator} gives 8-bit codes; given `out_bits` {out.bits}")
+    rounding = getattr(out, "rounding", "half_up")
+    if rounding != "half_up":
+        raise LutcError(f"a unit of {operator} rounds halves up, as its model does; given `out_rounding` {rounding}")
     codes = OutputCodes(out.scale, out.zero_point, out.minimum, out.maximum)
     if operator == "softmax":
         second = load("reci_8") if row.reciprocal is None else table_set.loads(row.reciprocal)

@@ -43,6 +43,10 @@ CASES = {
         Options(out=Inputs(16, 2.0**-13, -5), latency=4, together=True),
     ),
     "scales of one unit, by multipliers": (any_scale, Options(out=OUT, latency=2, together=True)),
+    "loadable": (lambda: load("gelu_8"), Options(("4",), OUT, loadable=True, latency=2)),
+    "loadable, any scales together": (any_scale, Options(out=OUT, latency=0, together=True, loadable=True)),
+    "loadable, accumulators": (lambda: load("exp_16"), Options(("3", "4"), latency=1, loadable=True)),
+    "loadable, one line": (lambda: one(Lines([], [1.5], [-0.25]), Inputs(4, 8.0)), Options(out=OUT, loadable=True)),
     "11 bits in": (
         lambda: pipeline.compile("exp", 6, search="exact", inputs=(Inputs(11, 2.0**-7),)),
         Options(out=Inputs(8, 2.0**-7)),
@@ -110,6 +114,20 @@ def test_yosys_reads_it(case, tmp_path):
         ["yosys", "-q", "-e", ".*", "-p", f"read_verilog -sv {sources}; hierarchy -check; proc; check -assert"],
         tmp_path / "rtl",
     )
+
+
+@icarus
+def test_a_loadable_unit_answers_as_what_is_written_into_it(tmp_path):
+    """gelu's unit with silu's coefficients is silu's."""
+    options, folder = Options(("4",), OUT, loadable=True), tmp_path / "rtl"
+    handover.write(folder, "sv", "t", load("gelu_8"), options)
+    other = handover.design("sv", "t", load("silu_8"), options)
+    source = (folder / "t_4.sv").read_text().splitlines()[2:]
+    assert source == other.sources["t_4.sv"].splitlines()[2:]
+    assert (folder / "t_4_load.memh").read_text() != other.bench["t_4_load.memh"]
+    (folder / "t_4_load.memh").write_text(other.bench["t_4_load.memh"])
+    (folder / "t_4_expected.memh").write_text(other.bench["t_4_expected.memh"])
+    assert "PASS" in simulate(folder, "iverilog")["bench"]
 
 
 @icarus

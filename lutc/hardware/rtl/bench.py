@@ -195,11 +195,11 @@ def top(name: str, streams: Sequence[Stream]) -> str:
     )
 
 
-def of_units(module: str, ports: Ports, units: Sequence[Unit]) -> Stream:
+def of_units(module: str, ports: Ports, units: Sequence[Unit], load: np.ndarray | None = None) -> Stream:
     """All input codes of every unit; of several in one module the tables follow each other."""
     select = None
     if ports.select_bits:
         select = np.repeat(np.arange(len(units)), units[0].acc.size)
     words = np.concatenate([unit.inputs.codes() for unit in units])
     expected = np.concatenate([unit.acc if unit.out is None else unit.codes for unit in units])
-    return Stream(module, ports, words, expected, select)
+    return Stream(module, ports, words, expected, select, load=load)

@@ -18,19 +18,26 @@ from lutc.hardware.rtl.verilog import Pipeline, Ports, extended, literal, signal
 LATENCIES = range(5)
 
 
-def module(name: str, units: Sequence[Unit], latency: int) -> tuple[str, Ports]:
+def module(name: str, units: Sequence[Unit], latency: int, loadable: bool = False) -> tuple[str, Ports]:
     """SystemVerilog and ports of the module `name`. Several units: one after another by `in_select`, which all codes
-    carry.
+    carry. loadable: cuts, slopes and intercepts are registers, written as `loads` says.
     """
     if latency not in LATENCIES:
         raise LutcError(f"a unit of lines has a latency of 0 to 4 cycles; given {latency}")
     shapes = {(unit.inputs.bits, None if unit.out is None else unit.out.bits) for unit in units}
     if len(shapes) > 1:
         raise LutcError("tables in one unit have inputs and outputs of the same width; export them one by one")
-    return _Lines(name, list(units), latency).text()
+    return (_Loadable if loadable else _Lines)(name, list(units), latency).text()
+
+
+def loads(units: Sequence[Unit]) -> np.ndarray:
+    """Address and data (entries, 2) of every register of a loadable unit that answers as `units`."""
+    return _Loadable("", list(units), 1).words()
 
 
 class _Lines:
+    load = (0, 0)
+
     def __init__(self, name: str, units: list[Unit], latency: int):
         self.name, self.units, self.latency = name, units, latency
         self.q_bits = units[0].inputs.bits
@@ -47,7 +54,7 @@ class _Lines:
         self.out_bits = self.acc_bits if units[0].out is None else units[0].out.bits
 
     def text(self) -> tuple[str, Ports]:
-        ports = Ports(self.q_bits, self.out_bits, self.latency, self.select_bits)
+        ports = Ports(self.q_bits, self.out_bits, self.latency, self.select_bits, self.load)
         pipe = Pipeline(self.latency)
         lines = [*self._centred(), *self._coefficients()]
         # which of the four steps end in a register: the last one first, then those that take longest
@@ -135,6 +142,66 @@ class _Lines:
             lines += requantiser.text("acc_c", self.acc_bits, f"code_{i}")
         choices = [[f"code = code_{i};"] for i in range(len(self.units))]
         return [*lines, *self._by_scale("code", choices, "select_c")]
+
+
+class _Loadable(_Lines):
+    """Coefficients in registers, a word {cut, slope, intercept} for each entry, whose cut bounds it on the left. Widths
+    hold any cut, slope and intercept as wide as those of the units, and any accumulator of them.
+    """
+
+    def __init__(self, name: str, units: list[Unit], latency: int):
+        super().__init__(name, units, latency)
+        self.slope_bits = max(unit.slope_bits for unit in units)
+        self.intercept_bits = max(unit.intercept_bits + unit.intercept_shift for unit in units)
+        self.product_bits = self.slope_bits + self.centred_bits
+        self.acc_bits = max(self.product_bits, self.intercept_bits) + 1
+        reach = (1 << (self.acc_bits - 1)) - 1
+        self.requantisers = [
+            None if unit.out is None else Requantiser.of(reach, *unit.requantiser, unit.out) for unit in units
+        ]
+        self.out_bits = self.acc_bits if units[0].out is None else units[0].out.bits
+        self.index_bits = max((unit.slopes.size - 1).bit_length() for unit in units)
+        self.load = (
+            max(1, self.select_bits + self.index_bits),
+            self.q_bits + self.slope_bits + self.intercept_bits,
+        )
+
+    def words(self) -> np.ndarray:
+        found = []
+        for at, unit in enumerate(self.units):
+            cuts = np.append(unit.inputs.minimum, unit.cuts)  # the first entry has none
+            for i, (cut, slope, intercept) in enumerate(
+                zip(cuts, unit.slopes, unit.intercepts << unit.intercept_shift)
+            ):
+                word = 0
+                for value, bits in ((cut, self.q_bits), (slope, self.slope_bits), (intercept, self.intercept_bits)):
+                    word = (word << bits) | (int(value) & ((1 << bits) - 1))
+                found.append(((at << self.index_bits) | i, word))
+        return np.array(found, np.int64)
+
+    def _coefficients(self) -> list[str]:
+        address, data = self.load
+        line, n = self.slope_bits + self.intercept_bits, max(unit.slopes.size for unit in self.units)
+        lines = [
+            f"  logic [{data - 1}:0] entries [0:{(len(self.units) << self.index_bits) - 1}];",
+            "  always_ff @(posedge clk) if (load_valid) entries[load_address] <= load_data;",
+            signal("slope", self.slope_bits),
+            signal("intercept", self.intercept_bits),
+            *(f"  logic [{data - 1}:0] entry_{i};" for i in range(n)),
+        ]
+        for i in range(n):
+            index = [f"{self.index_bits}'d{i}"] if self.index_bits else []
+            place = [*(["in_select"] if self.select_bits else []), *index]
+            lines.append(
+                f"  assign entry_{i} = entries[{{{', '.join(place)}}}];" if place else "  assign entry_0 = entries[0];"
+            )
+        lines.append("  assign {slope, intercept} =")
+        lines += [
+            f"    in_data > $signed(entry_{i}[{data - 1}:{line}]) ? entry_{i}[{line - 1}:0] :"
+            for i in range(n - 1, 0, -1)
+        ]
+        lines.append(f"    entry_0[{line - 1}:0];")
+        return [*lines, "  logic entry_unused;", f"  assign entry_unused = &{{1'b0, entry_0[{data - 1}:{line}]}};"]
 
 
 def trimmed(unit: Unit) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -8,6 +8,7 @@ import numpy as np
 
 from lutc.formats.codes import Inputs
 from lutc.formats.requantise import requantise
+from lutc.hardware.bits import signed_bits
 from lutc.hardware.rtl.verilog import extended, literal, signal, width_of
 
 
@@ -35,6 +36,16 @@ class Requantiser:
         whole = (scaled >> shift) + out.zero_point
         bits = width_of(acc, acc * multiplier, scaled, whole, out.minimum, out.maximum)
         return cls(multiplier, shift, bits, (int(whole.min()), int(whole.max())), out)
+
+    @classmethod
+    def of(cls, reach: int, multiplier: int, shift: int, out: Inputs) -> Requantiser:
+        """The very multiplier and shift, for accumulators of -reach - 1 to reach."""
+        multiplier, shift = multiplier << max(-shift, 0), max(shift, 0)
+        ends = [(end * multiplier, end * multiplier + ((1 << shift) >> 1)) for end in (-reach - 1, reach)]
+        whole = [(scaled >> shift) + out.zero_point for _, scaled in ends]
+        least = min(-reach - 1, out.minimum, whole[0], *(value for pair in ends for value in pair))
+        most = max(reach, out.maximum, whole[1], *(value for pair in ends for value in pair))
+        return cls(multiplier, shift, signed_bits(least, most), (whole[0], whole[1]), out)
 
     def text(self, acc: str, acc_bits: int, code: str) -> list[str]:
         """Lines that make `code`, declared here, of the signal `acc`."""
