@@ -149,7 +149,7 @@ $(FPLUT:%=%_fplut): %_fplut: $(COMPILER)
 # silu_nnlut_16, ...: breakpoints learned by a ReLU network (needs torch), float coefficients
 $(LEARNED): $(DEV)
 	$(LUTC) compile $(word 1,$(subst _, ,$@)) --entries $(word 3,$(subst _, ,$@)) $(LEARNED_$(word 1,$(subst _, ,$@))) \
-		--search gradient --seed 42 -o $(OUT)/$@.json
+		$(PROMISES_$@) --search gradient --seed 42 -o $(OUT)/$@.json
 
 plot_%: $(COMPILER)
 	$(LUTC) plot $(OUT)/$*.json -o $*.png

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from lutc.compiler.problem import Problem, Task
-from lutc.compiler.solve import over_segments, relative_gap, segment_costs
+from lutc.compiler.solve import over_samples, over_segments, relative_gap, segment_costs
 from lutc.costs.lines import Ordinals
 from lutc.costs.objectives import SQUARED
 from lutc.costs.rules import FORBIDDEN, Rules
@@ -24,6 +24,13 @@ def over_promises(problem: Problem, task: Task, progress) -> tuple[SearchResult,
     request, promised = problem.request, problem.promised
     names, entries = ", ".join(request.error.promises), request.storage.entries
     tails, squared = (problem.left, problem.right), request.error.objective in (*SQUARED, "layer-diagonal")
+    if request.found_by.takes == "samples":
+        if problem.prologue is not None or promised.joined:
+            raise LutcError(
+                f"the {request.found_by.name} search keeps through-zero and bounded, without range reduction; given "
+                f"{names}: leave the others out, or add `prologue` none"
+            )
+        return over_samples(problem, task, progress)
     if not promised.joined:
         result, lines, facts = over_segments(problem, task, progress)
         if result.cost >= FORBIDDEN / 2:

@@ -216,10 +216,11 @@ class Request:
         promises = self.error.promises
         if not promises:
             return
-        if search.takes != "segments" or self.found_by.takes != "segments":
+        able = self.found_by.takes == "segments" or search.name == "gradient"
+        if not able:
             raise LutcError(
-                f"promises ({', '.join(promises)}) are kept by the genetic and the exact search, with no error of a "
-                f"next layer; given {search.name} and {self.error.objective}"
+                f"promises ({', '.join(promises)}) are kept by the genetic, the exact and the gradient search, with no "
+                f"error of a next layer; given {search.name} and {self.error.objective}"
             )
         if self.function.symmetry or self.function.prologue == "reduce":
             raise LutcError("promises are made for tables of whole functions; leave `symmetry` and range reduction out")

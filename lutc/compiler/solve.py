@@ -147,7 +147,7 @@ def over_samples(
     """
     if problem.request.found_by.bounded:
         return _within_bound(problem, task, progress)
-    result = _found(problem, samples=task.samples, progress=progress)
+    result = _found(problem, samples=task.samples, progress=progress, rules=problem.rules)
     return result, result.lines, {"cost": rounded(result.cost), **_gap(problem, task.samples, result)}
 
 

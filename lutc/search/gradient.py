@@ -16,6 +16,7 @@ import numpy as np
 
 from lutc.costs.lines import Moments, Ordinals, best_lines
 from lutc.costs.points import Points
+from lutc.costs.rules import Ends, Rules, ruled_lines
 from lutc.errors import LutcError
 from lutc.formats.format import Format
 from lutc.functions import Line
@@ -99,6 +100,7 @@ def gradient(
     seed: int = 42,
     settings: GradientSettings = GradientSettings(),
     progress: Callable[[int], object] | None = None,
+    rules: Rules | None = None,
 ) -> SearchResult:
     """Best table of at most `entries` entries that the trained networks of entries - 1 hidden neurons give.
 
@@ -112,7 +114,7 @@ def gradient(
     if entries < 2 or entries < (left is not None) + (right is not None):
         raise LutcError(f"a learned table has at least 2 entries; given {entries}")
     candidates = [
-        _table(samples, network.read_off().breakpoints, fmt, left, right, objective)
+        _table(samples, network.read_off().breakpoints, fmt, left, right, objective, rules)
         for network in train(samples, entries - 1, left, right, objective, seed, settings, progress)
     ]
     cost, cuts, lines = min(candidates, key=lambda candidate: candidate[0])
@@ -247,7 +249,13 @@ def _least_squares(u: np.ndarray, y: np.ndarray, breakpoints: np.ndarray) -> lis
 
 
 def _table(
-    samples: Samples, breakpoints: np.ndarray, fmt: Format, left: Line | None, right: Line | None, objective: str
+    samples: Samples,
+    breakpoints: np.ndarray,
+    fmt: Format,
+    left: Line | None,
+    right: Line | None,
+    objective: str,
+    rules: Rules | None = None,
 ):
     """(cost, cuts, lines) of the table with these breakpoints: best lines between them, tails outside, whose own cuts
     are put where they pay.
@@ -263,7 +271,7 @@ def _table(
             cuts[-1] = n - _tail_ends(x[cuts[-2] :][::-1], y[cuts[-2] :][::-1], weight[cuts[-2] :][::-1], right)
     bounds = np.concatenate([[0], cuts, [n]])  # a segment without samples at an end that has no tail, else the tail's
     cell = np.searchsorted(bounds[1:-1], np.arange(n), side="right")
-    slopes, intercepts = _lines(samples, weight, cell, bounds.size - 1, fmt, objective)
+    slopes, intercepts = _lines(samples, weight, cell, bounds.size - 1, fmt, objective, rules)
     for tail, end in ((left, 0), (right, -1)):
         if tail is not None:
             slopes[end], intercepts[end] = tail.slope, tail.intercept
@@ -298,15 +306,25 @@ def _tail_ends(x: np.ndarray, y: np.ndarray, weight: np.ndarray, tail: Line) -> 
 
 
 def _lines(
-    samples: Samples, weight: np.ndarray, cell: np.ndarray, size: int, fmt: Format, objective: str
+    samples: Samples,
+    weight: np.ndarray,
+    cell: np.ndarray,
+    size: int,
+    fmt: Format,
+    objective: str,
+    rules: Rules | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Representable lines of all cells by least squares; for least absolute error with weights that undo the square,
-    repeated.
+    repeated. rules: which lines there are.
     """
     ordinals = Ordinals(fmt)
 
     def fit(weights):
-        return best_lines(Moments.of(Points(samples.x, samples.y, weights, cell, size)), ordinals)[:2]
+        points = Points(samples.x, samples.y, weights, cell, size)
+        if rules is None:
+            return best_lines(Moments.of(points), ordinals)[:2]
+        runs = Ends.of(points, rules.whole).of_runs(np.arange(size), np.arange(size) + 1)
+        return ruled_lines(Moments.of(points), *runs, rules)[:2]
 
     best = fit(weight)
     if objective != "absolute":
@@ -332,6 +350,7 @@ def solve(problem: SearchProblem, settings: GradientSettings) -> SearchResult:
         problem.seed,
         settings,
         problem.progress,
+        problem.rules,
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from lutc.costs.rules import Rules
 from lutc.formats.format import Format
 from lutc.functions import Line
 from lutc.samples.samples import Samples
@@ -22,7 +23,8 @@ class SearchProblem:
     says; None for a search over samples. format: of slopes and intercepts. left, right: tails, stored already. start:
     cuts to begin with, found over coarser positions. tolerance: (n,), the largest error allowed at each sample, and
     described: the bound as the user gave it. f, powers: the function, and the least and greatest b of the grids 2^-b
-    that breakpoints are rounded to, for the search that draws chords itself. progress(steps) is called as the search
+    that breakpoints are rounded to, for the search that draws chords itself. rules: which lines a
+    search over samples may choose. progress(steps) is called as the search
     goes on.
     """
 
@@ -39,4 +41,5 @@ class SearchProblem:
     described: str = "the bound"
     f: Callable[[np.ndarray], np.ndarray] | None = None
     powers: tuple[int, int] = (0, 6)
+    rules: Rules | None = None
     progress: Callable[[int], object] | None = None

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 import lutc
 from lutc import certify, formats, functions
+from lutc.costs.rules import Rules
 from lutc.errors import LutcError
 from lutc.functions import Line
-from lutc.samples.samples import Samples, grid_samples
+from lutc.samples.samples import Samples, format_samples, grid_samples
 from lutc.search.gradient import GradientSettings, Network, _table, _tail_ends, gradient, train
 from lutc.table.table_set import loads
 from tests.helpers.oracles import grid
@@ -310,3 +311,20 @@ def test_the_command_line(tmp_path, monkeypatch):
     assert data["lutc"]["prologue"]["kind"] == "exponent"
     refused = CliRunner().invoke(main, ["compile", "rsqrt", "--init", "random"])
     assert refused.exit_code == 2 and "--search gradient" in refused.stderr
+
+
+def test_lines_keep_rules():
+    """Given breakpoints, lines under rules: 0 at 0 and within bounds, at every sample and at the breakpoints."""
+    fn = functions.get("gelu")
+    samples = format_samples(fn, "bf16", -4.0, 4.0)
+    low = float(fn(samples.x).min())
+    rules = Rules.of(formats.get("fp32"), zero=True, low=low, whole=True)
+    points = np.array([-3.0, -2.0, -1.0, -0.5, 0.5, 1.0, 2.0])
+    tails = (Line(0.0, 0.0), Line(1.0, 0.0))
+    free, kept = (_table(samples, points, formats.get("fp32"), *tails, "squared", r) for r in (None, rules))
+    assert free[0] <= kept[0] < 3.0 * free[0]
+    cuts, (slopes, intercepts) = kept[1:]
+    holder = int(np.searchsorted(cuts[1:-1], np.searchsorted(samples.x, 0.0), side="right"))
+    assert intercepts[holder] == 0.0 and free[2][1][holder] != 0.0
+    for i, j, k, t in zip(cuts, cuts[1:], slopes, intercepts):
+        assert min(k * samples.x[max(i - 1, 0)] + t, k * samples.x[j - 1] + t) >= low
