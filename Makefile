@@ -111,6 +111,8 @@ LEARNED_exp := --objective relative
 LEARNED_reciprocal := --objective relative
 LEARNED_rsqrt := --objective relative
 LEARNED := $(foreach f,gelu silu exp reciprocal rsqrt,$(f)_nnlut_16 $(f)_nnlut_32)
+PROMISES_gelu_nnlut_16 := --through-zero --bounded
+PROMISES_silu_nnlut_16 := --through-zero --bounded
 TABLES += $(LEARNED)
 
 .PHONY: $(FPLUT:%=%_fplut) $(LEARNED)
