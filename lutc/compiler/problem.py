@@ -172,7 +172,7 @@ def _numbers(request: Request, fmt: Format) -> tuple[Format, tuple[Numbers, Numb
         return fmt, None
     if not fmt.is_fixed:
         raise LutcError(f"numbers for `slopes` and `intercepts` are fixed point; leave out `coefficients` {fmt.name}")
-    grid = numbers(intercepts, fmt).format if intercepts is not None and request.storage.coefficients is None else fmt
+    grid = numbers(intercepts, fmt).format if intercepts is not None else fmt
     sets = (numbers(slopes or fmt.name, grid), numbers(intercepts or fmt.name, fmt))
     return holder(*sets), sets
 

@@ -43,6 +43,7 @@ def _repeatable(tables: TableSet) -> bool:
         and all(isinstance(table.body, Lines) for table in tables.values())
         and all(table.coefficients.startswith("q") for table in tables.values())
         and isinstance(meta.get("search", {}).get("optimum"), dict)
+        and "pot" not in str(meta.get("intercepts"))  # the grid of their powers is not in the file
     )
 
 
@@ -57,6 +58,8 @@ def _request(tables: TableSet) -> dict[str, Any]:
         "tails": "exact" if table.left or table.right else "free",
         "promises": tuple(meta.get("promises", ())),
     }
+    if "slopes" in meta:
+        request |= {"slopes": meta["slopes"], "intercepts": meta["intercepts"]}
     if meta["objective"] == "codes":
         request["out"] = Inputs(**meta["output"])
     return request

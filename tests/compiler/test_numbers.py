@@ -8,6 +8,7 @@ import pytest
 
 import lutc
 from lutc import formats, functions, hardware
+from lutc.compiler.proof import reproved
 from lutc.errors import LutcError
 from lutc.formats.codes import Inputs
 from lutc.formats.numbers import numbers
@@ -49,7 +50,8 @@ def test_stored_numbers_and_integer_form(slopes, intercepts):
     assert np.isin(table.body.intercepts, numbers(intercepts or "q1.6", grid).values).all()
     lines = integer_lines(table, INT6)
     assert (lines.accumulate(INT6.codes()) * lines.unit == table(INT6.x())).all()
-    assert loads(tables.dumps()).meta["slopes"] == slopes
+    again = loads(tables.dumps())
+    assert again.meta["slopes"] == slopes and reproved(again, functions.get("silu")) == []
 
 
 def test_a_slope_that_is_none_of_them():
