@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import click
 
 from lutc.commands import evaluation_report
-from lutc.commands.options import MODEL_OPTIONS, echo_json, echo_table, figure, json_option, model_options, progress_bar
+from lutc.commands.options import (
+    MODEL_OPTIONS,
+    NUMBER,
+    echo_json,
+    echo_table,
+    figure,
+    json_option,
+    model_options,
+    progress_bar,
+)
 from lutc.evaluation.variants import variant
+from lutc.folder.exporting import INDEX
+from lutc.folder.exporting import export as write_all
 from lutc.folder.jobs import KINDS, ROOM
 from lutc.folder.manifest import Folder, read
+from lutc.formats.codes import Inputs
 
 FOLDER = click.argument("folder", type=click.Path(path_type=Path))
 
@@ -151,6 +164,33 @@ def evaluate(
         echo_json(found.to_json())
         return
     evaluation_report.echo(found, text)
+
+
+@model.command()
+@FOLDER
+@click.option(
+    "--format", "kinds", multiple=True, required=True, metavar="FORMAT[,...]",
+    help="As `lutc export` has them: sv, c, memh, coe, mif, ihex, csv, lut256, gqa-lut; may be repeated.",
+)  # fmt: skip
+@click.option("--out-scale", type=NUMBER, help="Scale of output codes.  [default: accumulators alone]")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder, made if need be.")
+@json_option
+def export(folder, kinds, out_scale, output, as_json) -> None:
+    """Write all tables of FOLDER for hardware flows and other runtimes, each once, and index.json: which place takes
+    which files.
+    """
+    out = None if out_scale is None else Inputs(8, out_scale)
+    chosen = [part.strip() for kind in kinds for part in kind.split(",")]
+    index = write_all(read(folder), chosen, output, out)
+    if as_json:
+        echo_json(index)
+        return
+    places = index["places"]
+    written = {file for place in places for files in place["files"].values() for file in files}
+    click.echo(f"{len(written)} files for {sum(bool(place['files']) for place in places)} of {len(places)} places")
+    for why, count in Counter(why for place in places for why in place["left"].values()).items():
+        click.echo(f"left: {count} places: {why}")
+    click.echo(f"wrote {output / INDEX}")
 
 
 def _json(folder: Folder) -> dict:
