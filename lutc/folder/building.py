@@ -35,6 +35,7 @@ from lutc.observe.running import calibrate
 from lutc.table.table_set import read as read_tables
 
 REQUEST = "request.json"
+MEASURED = 128  # tokens of the first batch, with one layer's tables at a time
 Progress = Callable[[str, int], object]
 
 
@@ -62,7 +63,7 @@ def compile_model(
     mantissa of the mean square), "fplut" (floating-point tables that serve every input), for activations also
     "exponent", or "exact" (left as it is). bits: of the codes of activations. own: entries of single places by path.
     name: of the model. workers: processes that compile, by default as many as there are cores. measure: also run the
-    first batch with one layer's tables at a time, for the report: a forward for each layer. force: replace a folder
+    first tokens of a batch with one layer's tables at a time, for the report: a forward for each layer. force: replace a folder
     that is there. progress: called as progress(stage, number done).
 
     What is done is kept in FOLDER.partial until all is; the same call goes on there after an interruption. The same
@@ -98,7 +99,7 @@ def compile_model(
     made = entries_of(calibration, jobs, partial)
     write(partial, told_model, data, asdict(choice), made, {}, calibration.left)
     if measure:
-        cost = _cost(model, batches[:1], read(partial), told)
+        cost = _cost(model, [_few(batches[0])], read(partial), told)
         write(partial, told_model, data, asdict(choice), made, cost, calibration.left)
     atomic_write(partial / REPORT, page(read(partial), calibration))
     _finish(partial, folder)
@@ -202,6 +203,17 @@ def _short(value: float | None) -> float | None:
 
 def _rounded(value: float) -> float:
     return float(f"{value:.6g}")
+
+
+def _few(batch: Any) -> Any:
+    """The first tokens of a batch, for a forward each layer; a batch without ids as it is."""
+    if not isinstance(batch, Mapping) or "input_ids" not in batch:
+        return batch
+    shape = batch["input_ids"].shape
+    return {
+        key: value[:, :MEASURED] if isinstance(value, torch.Tensor) and value.shape == shape else value
+        for key, value in batch.items()
+    }
 
 
 def _cost(model: nn.Module | Loaded, batches: list, folder: Folder, told: Progress) -> dict:
