@@ -63,8 +63,8 @@ def compile_model(
     mantissa of the mean square), "fplut" (floating-point tables that serve every input), for activations also
     "exponent", or "exact" (left as it is). bits: of the codes of activations. own: entries of single places by path.
     name: of the model. workers: processes that compile, by default as many as there are cores. measure: also run the
-    first tokens of a batch with one layer's tables at a time, for the report: a forward for each layer. force: replace a folder
-    that is there. progress: called as progress(stage, number done).
+    first tokens of a batch with one layer's tables at a time, for the report: a forward for each layer. force: replace
+    a folder that is there. progress: called as progress(stage, number done).
 
     What is done is kept in FOLDER.partial until all is; the same call goes on there after an interruption. The same
     call gives the same bytes, however many processes; under torchrun every rank calibrates its share of the batches and
