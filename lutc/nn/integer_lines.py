@@ -12,37 +12,14 @@ from lutc.table.integer import IntegerLines
 
 
 def requantise(acc: torch.Tensor, multiplier: int, shift: int | torch.Tensor) -> torch.Tensor:
-    """round(acc * multiplier * 2**-shift), half up, int64; a tensor of shifts (> 0) goes with acc elementwise."""
+    """round(acc * multiplier * 2**-shift), half up, int64; a tensor of shifts (>= 0) goes with acc elementwise."""
     product = acc.to(torch.int64) * multiplier
     if isinstance(shift, torch.Tensor):
-        shift = shift.to(torch.int64).clamp(max=62)
-        return (product + (torch.ones_like(shift) << (shift - 1))) >> shift
+        shift = shift.to(torch.int64).clamp(0, 62)
+        return (product + ((torch.ones_like(shift) << shift) >> 1)) >> shift
     if shift > 62:
         return torch.zeros_like(product)
     return (product + (1 << (shift - 1))) >> shift if shift > 0 else product << -shift
-
-
-def leading_one(x: torch.Tensor) -> torch.Tensor:
-    """Index of the highest set bit of positive int32 values (int32)."""
-    index = torch.zeros_like(x)
-    for step in (16, 8, 4, 2, 1):
-        large = x >= 1 << step
-        index = index + large * step
-        x = torch.where(large, x >> step, x)
-    return index
-
-
-def shift_to(x: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """x * 2**places, rounded half up where places < 0; int32 that stays below 2**31."""
-    right = (-places).clamp(min=0)
-    # The half is added after a first shift by right - 1, so that x + half cannot pass int32.
-    halved = x >> (right - 1).clamp(min=0)
-    return torch.where(right > 0, (halved + 1) >> 1, x << places.clamp(min=0))
-
-
-def divide(numerator: torch.Tensor, n: int) -> torch.Tensor:
-    """numerator / n rounded half up, for |numerator| < 2**30 in int32, n > 0."""
-    return torch.div(2 * numerator + n, 2 * n, rounding_mode="floor")
 
 
 def check_codes(q: torch.Tensor, dtype: torch.dtype, who: str) -> None:

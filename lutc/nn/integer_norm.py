@@ -1,4 +1,4 @@
-"""LayerNorm and RMSNorm in integers only: int8 codes in, int8 codes out."""
+"""LayerNorm and RMSNorm in integers only: codes of 8 or 16 bits in and out."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import torch
 
 from lutc.errors import LutcError
 from lutc.formats.requantise import requantiser
-from lutc.hardware.rows import DEVIATION_BITS, ROOT_BITS, RSQRT_INPUTS, IntegerNormModel, OutputCodes
+from lutc.hardware.rows import ROOT_BITS, IntegerNormModel, OutputCodes
+from lutc.nn import integer_ops as _  # noqa: F401 - torch.ops.lutc.integer_norm
 from lutc.nn import portable
-from lutc.nn.integer_lines import TorchIntegerLines, check_codes, divide, leading_one, requantise, shift_to
+from lutc.nn.integer_lines import TorchIntegerLines, check_codes
+from lutc.nn.integer_softmax import CODES
 from lutc.nn.refilled import Refilled
 
 
 class _IntegerNorm(Refilled):
-    """Rows (last dimension) of int8 codes x = scale * (q - zero_point); bit for bit
+    """Rows (last dimension) of codes x = scale * (q - zero_point); one pass on a CPU, bit for bit
     `lutc.hardware.rows.IntegerNormModel` (`self.model`).
     """
 
@@ -32,15 +34,25 @@ class _IntegerNorm(Refilled):
         out_zero_point: int,
         rsqrt,
         n: int | None,
+        bits: int,
+        out_dtype: torch.dtype,
     ):
         super().__init__()
+        if out_dtype not in CODES.values():
+            raise LutcError(f"out_dtype is torch.int8 or torch.int16; given {out_dtype}")
         weight, bias = (None if given is None else given.detach().double().cpu().numpy() for given in (weight, bias))
         if weight is None and bias is None and n is None:
             raise LutcError("a norm without weight and bias needs its number of features: give n")
         n = n if weight is None and bias is None else (weight if weight is not None else bias).size
-        out = OutputCodes(out_scale, out_zero_point, -128, 127)
-        self.model = IntegerNormModel.build(rsqrt, n, scale, zero_point, eps, weight, bias, self.centred, out)
-        self.rsqrt = TorchIntegerLines(self.model.rsqrt)
+        limits = torch.iinfo(out_dtype)
+        out = OutputCodes(out_scale, out_zero_point, limits.min, limits.max)
+        model = IntegerNormModel.build(rsqrt, n, scale, zero_point, eps, weight, bias, self.centred, out, bits)
+        self.model, self.out_dtype = model, out_dtype
+        self.rsqrt = TorchIntegerLines(model.rsqrt)
+        statistics = int(self.centred), model.zero_point, model.fraction, model.epsilon, model.dropped
+        roots, give = requantiser(model.rsqrt.unit * 2.0**ROOT_BITS), requantiser(model.unit / out.scale)
+        limits_of_codes = out.zero_point, out.minimum, out.maximum
+        self.numbers = [*roots, *statistics, *model.hidden_requantiser, *give, *limits_of_codes]
         self._fill(torch.device("cpu"))
 
     def _fill(self, device: torch.device) -> None:
@@ -49,46 +61,26 @@ class _IntegerNorm(Refilled):
             self.register_buffer(name, None if codes is None else torch.from_numpy(codes).to(device, torch.int32))
 
     def forward(self, q: torch.Tensor) -> torch.Tensor:
-        check_codes(q, torch.int8, type(self).__name__)
+        check_codes(q, CODES[self.model.bits], type(self).__name__ + ("" if self.model.bits == 8 else "(bits=16)"))
         model = self.model
         if q.ndim == 0 or q.shape[-1] != model.n:
             raise LutcError(f"this norm takes rows of {model.n}; given shape {tuple(q.shape)}")
         if portable.wanted():
-            return portable.integer_norm(q, model)
-        c = q.to(torch.int32) - model.zero_point
-        rest = torch.zeros_like(c[..., :1])
-        if self.centred:
-            total = c.sum(dim=-1, keepdim=True, dtype=torch.int32)
-            mean = divide(total, model.n)
-            c, rest = c - mean, total - model.n * mean
-        squares = c.square().sum(dim=-1, keepdim=True, dtype=torch.int32) << model.fraction
-        # The correction of the variance, twice n**2 / 4 << fraction, is the one quotient whose numerator can pass
-        # int32.
-        squares = squares - divide(rest.to(torch.int64).square() << model.fraction, model.n).to(torch.int32)
-        spread = (squares + model.epsilon).clamp(min=1)
-        half = leading_one(spread) >> 1
-        mantissa = shift_to(spread, 13 - 2 * half).clamp(max=RSQRT_INPUTS.maximum)
-        roots = requantise(self.rsqrt.accumulate(mantissa), *requantiser(self.rsqrt.unit * 2.0**ROOT_BITS)).to(
-            torch.int32
-        )
-        deviation = (c << DEVIATION_BITS) - divide(rest << DEVIATION_BITS, model.n)
-        multiplier, shift = model.hidden_requantiser
-        acc = requantise(deviation * roots, multiplier, shift + half).clamp(-32768, 32767).to(torch.int32)
-        acc = acc if self.weight is None else acc * self.weight
-        acc = acc if self.bias is None else acc + self.bias
-        codes = requantise(acc, *requantiser(model.unit / model.out.scale)) + model.out.zero_point
-        return codes.clamp(model.out.minimum, model.out.maximum).to(torch.int8)
+            return portable.integer_norm(q, model, self.out_dtype)
+        roots = self.rsqrt.cuts, self.rsqrt.slopes, self.rsqrt.intercepts
+        return torch.ops.lutc.integer_norm(q, self.weight, self.bias, *roots, self.numbers, self.out_dtype)
 
     def extra_repr(self) -> str:
         return f"n={self.model.n}, out_scale={self.model.out.scale:g}, out_zero_point={self.model.out.zero_point}"
 
 
 class IntegerLayerNorm(_IntegerNorm):
-    """LayerNorm of int8 codes over the last dimension with an integer mean and variance and an rsqrt table.
+    """LayerNorm of int8 codes, with bits=16 of int16 codes, over the last dimension with an integer mean and variance
+    and an rsqrt table.
 
     weight, bias: float tensors of shape (n,) or None (then give n), stored as int16 at one scale and int32. out_scale:
-    about max|y| / 127. LutcError: rows beyond 33,025 (int32 sum of squares), an eps that leaves int32 at this scale, a
-    bias too large beside the weight.
+    about max|y| / 127, or / 32767 with out_dtype=torch.int16. LutcError: rows of int8 beyond 33,025 (int32 sum of
+    squares), an eps that leaves the sum at this scale, a bias too large beside the weight.
     """
 
     centred = True
@@ -105,12 +97,14 @@ class IntegerLayerNorm(_IntegerNorm):
         out_zero_point: int = 0,
         rsqrt="sqrt_reci_8",
         n: int | None = None,
+        bits: int = 8,
+        out_dtype: torch.dtype = torch.int8,
     ):
-        super().__init__(weight, bias, eps, scale, zero_point, out_scale, out_zero_point, rsqrt, n)
+        super().__init__(weight, bias, eps, scale, zero_point, out_scale, out_zero_point, rsqrt, n, bits, out_dtype)
 
 
 class IntegerRMSNorm(_IntegerNorm):
-    """RMSNorm of int8 codes over the last dimension; arguments as for IntegerLayerNorm, without a bias."""
+    """RMSNorm of int8 or int16 codes over the last dimension; arguments as for IntegerLayerNorm, without a bias."""
 
     centred = False
 
@@ -125,5 +119,7 @@ class IntegerRMSNorm(_IntegerNorm):
         out_zero_point: int = 0,
         rsqrt="sqrt_reci_8",
         n: int | None = None,
+        bits: int = 8,
+        out_dtype: torch.dtype = torch.int8,
     ):
-        super().__init__(weight, None, eps, scale, zero_point, out_scale, out_zero_point, rsqrt, n)
+        super().__init__(weight, None, eps, scale, zero_point, out_scale, out_zero_point, rsqrt, n, bits, out_dtype)

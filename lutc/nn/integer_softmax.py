@@ -1,4 +1,4 @@
-"""Softmax in integers only: int8 codes in, 8-bit codes out."""
+"""Softmax in integers only: codes of 8 or 16 bits in and out."""
 
 from __future__ import annotations
 
@@ -7,22 +7,35 @@ import torch
 
 from lutc.errors import LutcError
 from lutc.formats.requantise import requantiser
-from lutc.hardware.rows import EXP_BITS, RECIPROCAL_INPUTS, ROOT_BITS, IntegerSoftmaxModel, OutputCodes
-from lutc.nn import portable
-from lutc.nn.integer_lines import TorchIntegerLines, check_codes, leading_one, requantise, shift_to
+from lutc.hardware.rows import EXP_BITS, ROOT_BITS, IntegerSoftmaxModel, OutputCodes
+from lutc.nn import integer_ops, portable
+from lutc.nn.integer_lines import TorchIntegerLines, check_codes, requantise
+from lutc.nn.refilled import Refilled
+
+CODES = {8: torch.int8, 16: torch.int16}
 
 
-class IntegerSoftmax(torch.nn.Module):
-    """Softmax of int8 codes x = scale * (q - z); z cancels. Bit for bit `lutc.hardware.rows.IntegerSoftmaxModel`
-    (`self.model`).
+def _weigh_anew(module: IntegerSoftmax, _) -> None:
+    module._fill(module.exp.cuts.device)
 
-    exp, reciprocal: tables over codes, by name, path or TableSet; exp of the scale nearest to `scale`, the reciprocal
-    best on [1, 2). out_dtype uint8 (default: codes 0..255) or int8 (zero point -128 by default): a code stands for
-    out_scale * (code - out_zero_point). out_scale 2**-8 by default: requantisation is a shift, and a probability of 1
-    saturates at 255/256. forward(q, mask=None): mask, broadcast to q, is True where an element takes part; a row
-    without any gives codes of 0. LutcError for rows that could overflow the int32 sum (beyond about half a million),
-    dtypes other than int8, and tables that do not serve.
+
+class IntegerSoftmax(Refilled):
+    """Softmax of int8 codes x = scale * (q - z), with bits=16 of int16 codes; z cancels. One pass on a CPU, bit for bit
+    `lutc.hardware.rows.IntegerSoftmaxModel` (`self.model`).
+
+    exp, reciprocal: tables over codes, by name, path or TableSet; exp of the scale nearest to `scale` (a table over
+    8-bit codes serves 16 bits where both reach as far, at 256 times the scale), the reciprocal best on [1, 2).
+    out_dtype: torch.uint8 (default), uint16, int8 or int16; out_zero_point: by default its smallest code; a code stands
+    for out_scale * (code - out_zero_point). out_scale: 2**-8 by default, for 16 bits 2**-16: requantisation is a shift,
+    and a probability of 1 saturates at the largest code. Where a long row leaves codes of 0 alone, a CPU says so once
+    for each length, with the out_scale to take (ScaleWarning).
+
+    forward(q, mask=None): mask, broadcast to q, is True where an element takes part; a row without any gives codes of
+    0. LutcError for rows that could overflow the int32 sum (beyond about half a million), other dtypes of codes, and
+    tables that do not serve.
     """
+
+    weights: torch.Tensor
 
     def __init__(
         self,
@@ -30,24 +43,41 @@ class IntegerSoftmax(torch.nn.Module):
         reciprocal="reci_8",
         scale: float = 2.0**-4,
         *,
-        out_scale: float = 2.0**-8,
+        bits: int = 8,
+        out_scale: float | None = None,
         out_zero_point: int | None = None,
         out_dtype: torch.dtype = torch.uint8,
         dim: int = -1,
     ):
         super().__init__()
-        if out_dtype not in (torch.uint8, torch.int8):
-            raise LutcError(f"out_dtype is torch.uint8 or torch.int8; given {out_dtype}")
+        if out_dtype not in integer_ops.OUTPUTS:
+            allowed = ", ".join(map(str, integer_ops.OUTPUTS))
+            raise LutcError(f"out_dtype is one of {allowed}; given {out_dtype}")
         limits = torch.iinfo(out_dtype)
         zero_point = limits.min if out_zero_point is None else out_zero_point
-        self.model = IntegerSoftmaxModel.build(
-            exp, reciprocal, scale, OutputCodes(out_scale, zero_point, limits.min, limits.max)
-        )
+        out_scale = 2.0**-limits.bits if out_scale is None else out_scale
+        out = OutputCodes(out_scale, zero_point, limits.min, limits.max)
+        self.model = IntegerSoftmaxModel.build(exp, reciprocal, scale, out, bits)
         self.exp, self.reciprocal = TorchIntegerLines(self.model.exp), TorchIntegerLines(self.model.reciprocal)
         self.scale, self.out_dtype, self.dim = float(scale), out_dtype, dim
+        roots = requantiser(self.model.reciprocal.unit * 2.0**ROOT_BITS)
+        share = requantiser(2.0**-ROOT_BITS / out_scale)
+        self.numbers = [*roots, *share, out.zero_point, out.minimum, out.maximum]
+        self._fill(torch.device("cpu"))
+        self.register_load_state_dict_post_hook(_weigh_anew)
+
+    def _fill(self, device: torch.device) -> None:
+        """Weights of every difference of two codes, ascending; those above 0, which only masked elements have, weigh
+        0.
+        """
+        size = 1 << self.model.bits
+        acc = self.exp.accumulate(torch.arange(1 - size, 1, dtype=torch.int32, device=device))
+        weights = requantise(acc, *requantiser(self.exp.unit * 2.0**EXP_BITS)).clamp(0, (2 << EXP_BITS) - 1)
+        weights = torch.cat([weights, torch.zeros(size + 1, dtype=torch.int64, device=device)])[: 2 * size]
+        self.register_buffer("weights", weights.to(torch.int16), persistent=False)
 
     def forward(self, q: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        check_codes(q, torch.int8, "IntegerSoftmax")
+        check_codes(q, CODES[self.model.bits], "IntegerSoftmax" if self.model.bits == 8 else "IntegerSoftmax(bits=16)")
         if q.ndim == 0:
             raise LutcError("a softmax needs at least one dimension; given a zero-dimensional tensor")
         if mask is not None:
@@ -59,26 +89,8 @@ class IntegerSoftmax(torch.nn.Module):
         self.model.check_row(q.shape[-1])
         if portable.wanted():
             return portable.integer_softmax(q, mask, self.model, self.out_dtype)
-        if q.numel() == 0:
-            return torch.empty_like(q, dtype=self.out_dtype)
-        q = q.to(torch.int32)
-        top = (q if mask is None else q.masked_fill(~mask, -128)).amax(dim=-1, keepdim=True)
-        acc = self.exp.accumulate((q - top).clamp(max=0))
-        weights = (
-            requantise(acc, *requantiser(self.exp.unit * 2.0**EXP_BITS)).clamp(0, (2 << EXP_BITS) - 1).to(torch.int32)
-        )
-        if mask is not None:
-            weights = weights.masked_fill(~mask, 0)
-        total = weights.sum(dim=-1, keepdim=True, dtype=torch.int32).clamp(min=1)
-        leading = leading_one(total)
-        mantissa = shift_to(total, 14 - leading).clamp(max=RECIPROCAL_INPUTS.maximum)
-        roots = requantise(
-            self.reciprocal.accumulate(mantissa), *requantiser(self.reciprocal.unit * 2.0**ROOT_BITS)
-        ).to(torch.int32)
-        out = self.model.out
-        multiplier, shift = requantiser(2.0**-ROOT_BITS / out.scale)
-        codes = requantise(weights * roots, multiplier, shift + leading) + out.zero_point
-        return codes.clamp(out.minimum, out.maximum).to(self.out_dtype)
+        roots = self.reciprocal.cuts, self.reciprocal.slopes, self.reciprocal.intercepts
+        return torch.ops.lutc.integer_softmax(q, mask, self.weights, *roots, self.numbers, self.out_dtype)
 
     def dequantise(self, codes: torch.Tensor) -> torch.Tensor:
         """Probabilities (float32) of output codes."""

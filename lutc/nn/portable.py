@@ -296,8 +296,8 @@ def _requantise(acc, multiplier: int, shift) -> torch.Tensor:
     """round(acc * multiplier * 2**-shift), halves up; shift: a number, or a tensor of numbers > 0."""
     product = acc * multiplier
     if isinstance(shift, torch.Tensor):
-        shift = shift.clamp(max=62)
-        return _floor_divide(product + _two_to(shift - 1), _two_to(shift))
+        shift = shift.clamp(0, 62)
+        return _floor_divide(product + _floor_divide(_two_to(shift), 2), _two_to(shift))
     if shift > 62:
         return torch.zeros_like(product)
     return _floor_divide(product + (1 << (shift - 1)), 1 << shift) if shift > 0 else product * (1 << -shift)
@@ -331,7 +331,8 @@ def _saturated(codes, out, dtype: torch.dtype) -> torch.Tensor:
 def integer_softmax(q: torch.Tensor, mask: torch.Tensor | None, model: Any, dtype: torch.dtype) -> torch.Tensor:
     """`lutc.hardware.rows.IntegerSoftmaxModel` along the last axis."""
     q = q.to(torch.int64)
-    top = (q if mask is None else torch.where(mask, q, -128)).amax(-1, keepdim=True)
+    lowest = -(1 << (model.bits - 1))
+    top = (q if mask is None else torch.where(mask, q, lowest)).amax(-1, keepdim=True)
     acc = _accumulated(model.exp, (q - top).clamp(max=0))
     weights = _requantise(acc, *requantiser(model.exp.unit * 2.0**EXP_BITS)).clamp(0, (2 << EXP_BITS) - 1)
     weights = weights if mask is None else torch.where(mask, weights, 0)
@@ -343,7 +344,7 @@ def integer_softmax(q: torch.Tensor, mask: torch.Tensor | None, model: Any, dtyp
     return _saturated(_requantise(weights * roots, multiplier, shift + leading), model.out, dtype)
 
 
-def integer_norm(q: torch.Tensor, model: Any) -> torch.Tensor:
+def integer_norm(q: torch.Tensor, model: Any, dtype: torch.dtype) -> torch.Tensor:
     """`lutc.hardware.rows.IntegerNormModel` along the last axis."""
     c = q.to(torch.int64) - model.zero_point
     rest = torch.zeros_like(c[..., :1])
@@ -359,7 +360,10 @@ def integer_norm(q: torch.Tensor, model: Any) -> torch.Tensor:
     roots = _requantise(_accumulated(model.rsqrt, mantissa), *requantiser(model.rsqrt.unit * 2.0**ROOT_BITS))
     deviation = c * (1 << DEVIATION_BITS) - _divide(rest * (1 << DEVIATION_BITS), model.n)
     multiplier, shift = model.hidden_requantiser
-    acc = _requantise(deviation * roots, multiplier, shift + half).clamp(-32768, 32767)
+    product = deviation * roots
+    if model.dropped:
+        product = _floor_divide(product + (1 << (model.dropped - 1)), 1 << model.dropped)
+    acc = _requantise(product, multiplier, shift + half).clamp(-32768, 32767)
     acc = acc if model.weight is None else acc * constant(model.weight, acc)
     acc = acc if model.bias is None else acc + constant(model.bias, acc)
-    return _saturated(_requantise(acc, *requantiser(model.unit / model.out.scale)), model.out, torch.int8)
+    return _saturated(_requantise(acc, *requantiser(model.unit / model.out.scale)), model.out, dtype)

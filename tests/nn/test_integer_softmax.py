@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lutc.errors import LutcError
+from lutc.errors import LutcError, ScaleWarning
 from lutc.hardware.rows import EXP_BITS, ROOT_BITS, leading_one, row_requantise, shift_to
 from lutc.nn.integer_softmax import IntegerSoftmax
 from tests.helpers.handmade import float_tables, int_tables
@@ -99,7 +99,11 @@ def test_longest_row_is_where_int32_ends():
     module = make()
     longest = module.model.longest_row
     codes = torch.zeros(1, longest, dtype=torch.int8)
-    assert (module(codes) == torch.from_numpy(module.model(codes.numpy()))).all()
+    with pytest.warns(ScaleWarning, match=rf"rows of {longest} gave rows .* take out_scale=2\*\*-22 with out_dtype=t"):
+        got = module(codes)
+    assert (got == torch.from_numpy(module.model(codes.numpy()))).all() and (got == 0).all()
+    finer = make(out_dtype=torch.uint16, out_scale=2.0**-22)
+    assert (finer(codes) == torch.from_numpy(finer.model(codes.numpy()))).all() and (finer(codes) == 8).all()
     with pytest.raises(LutcError, match=f"{longest + 1} could overflow the int32 sum.*at most {longest}"):
         module(torch.zeros(longest + 1, dtype=torch.int8))
 
@@ -109,10 +113,11 @@ def test_longest_row_is_where_int32_ends():
     [
         ({"scale": -1.0}, "scale is a positive finite number"),
         ({"scale": float("nan")}, "scale is a positive finite number"),
-        ({"out_dtype": torch.int16}, "out_dtype is torch.uint8 or torch.int8"),
+        ({"out_dtype": torch.int32}, "out_dtype is one of torch.uint8, torch.int8, torch.uint16, torch.int16; given"),
         ({"out_scale": 0.0}, "out_scale is a positive finite number"),
-        ({"out_scale": 1e-9}, r"at least 2\*\*-16"),
+        ({"out_scale": 1e-9}, r"at least 2\*\*-24"),
         ({"out_zero_point": 300}, "out_zero_point lies in 0..255"),
+        ({"bits": 12}, "bits of the input codes are 8 or 16; given 12"),
         ({"exp": int_tables("gelu")}, "a table of exp is needed here; 'gelu' is one of gelu"),
         ({"reciprocal": int_tables("rsqrt")}, "a table of reciprocal is needed"),
         ({"exp": float_tables("exp", -8, 0)}, "takes exp tables over codes"),

@@ -194,7 +194,8 @@ def softmax(
     x: int, keep: int, out: int, shape: tuple[int, int], widths: tuple[int, int], table: int, numbers, threads: int
 ) -> bool:
     """Codes of rows without gaps, by address (keep: bytes of a mask, or 0). widths: bytes of a code and of an output.
-    table: uint16 weights of the differences of two codes, ascending. numbers: what `_softmax` says from the lines on.
+    table: 16-bit weights, not negative, of the differences of two codes, ascending. numbers: what `_softmax` says from
+    the lines on.
     Returns whether some row gave codes of 0 alone, though elements took part.
     """
     rows, n = shape
@@ -288,16 +289,14 @@ def _norm_rows(first, last, x_all, out_all, numbers):
             if bias_at:
                 for i in range(part.size):
                     acc[i] = np.int32(acc[i] + bias[start + i])
-            _give(
-                acc, numbers[20], numbers[21], numbers[22], numbers[23], numbers[24], out[start : start + _BLOCK]
-            )
+            _give(acc, numbers[20], numbers[21], numbers[22], numbers[23], numbers[24], out[start : start + _BLOCK])
 
 
 @native(TASK)
 def _norm(first, last, job):
     """job: addresses of codes and outputs; n; bytes of a code and of an output; addresses of weight and bias (int32; 0:
-    none); lines of the root (see `_root`); centred, zero point, fraction, epsilon, bits dropped of a product, multiplier
-    and shift of what is hidden, of the result; zero point, lowest and highest code.
+    none); lines of the root (see `_root`); centred, zero point, fraction, epsilon, bits dropped of a product,
+    multiplier and shift of what is hidden, of the result; zero point, lowest and highest code.
     """
     numbers = integers(job)
     x, out, end = numbers[0], numbers[1], numbers[2] * last
