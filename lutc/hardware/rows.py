@@ -27,6 +27,7 @@ ROOT_BITS = 15  # results of the reciprocal and rsqrt tables, in (1/2, 1], have 
 RECIPROCAL_INPUTS = Inputs(bits=16, scale=2.0**-14)  # [1, 2) is 16,384 .. 32,767
 RSQRT_INPUTS = Inputs(bits=16, scale=2.0**-13)  # [1, 4) is 8,192 .. 32,767
 DEVIATION_BITS = 7  # fraction bits of a deviation from the mean: 255 << 7 fits 16 bits
+LARGEST_DEVIATION = 255  # |q - q'| of int8 codes
 DROPPED_BITS = {8: 0, 16: 7}  # of deviation x root, rounded off, so that requantising it fits int64
 FINEST = 2.0**-24  # output scale: finer ones could not be requantised by a shift to the right
 

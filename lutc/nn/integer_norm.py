@@ -15,7 +15,7 @@ from lutc.nn.refilled import Refilled
 
 
 class _IntegerNorm(Refilled):
-    """Rows (last dimension) of codes x = scale * (q - zero_point); one pass on a CPU, bit for bit
+    """Rows (last dimension) of codes x = scale * (q - zero_point); one pass on a CPU or GPU, bit for bit
     `lutc.hardware.rows.IntegerNormModel` (`self.model`).
     """
 

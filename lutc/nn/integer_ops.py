@@ -1,8 +1,9 @@
 """Torch operators of integer softmax and norms along the last axis, one pass: `torch.ops.lutc.integer_softmax` and
 `torch.ops.lutc.integer_norm`. Bit for bit `lutc.hardware.rows`.
 
-On a CPU they run `lutc.nn.cpu.integer_rows`; elsewhere plain torch operations give the same codes. A table of roots
-comes as int32 cuts, slopes and intercepts; what else is known beforehand as a list of integers.
+On a CPU they run `lutc.nn.cpu.integer_rows`, on a GPU `lutc.kernels.integer_rows`; elsewhere plain torch operations
+give the same codes. A table of roots comes as int32 cuts, slopes and intercepts; what else is known beforehand as a
+list of integers.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from lutc.errors import LutcError, ScaleWarning
 from lutc.nn import integer_plain as plain
 from lutc.nn.batched import is_batched, one_by_one
 from lutc.nn.cpu import integer_rows as cpu
+from lutc.nn.lowered import has_triton
 
 OUTPUTS = (torch.uint8, torch.int8, torch.uint16, torch.int16)
 LONGEST_OF_BYTES = 33025  # elements of a row of int8 whose squares an int32 holds
@@ -125,6 +127,34 @@ def _norm_cpu(q, weight, bias, cuts, slopes, intercepts, numbers, dtype):
     return out
 
 
+def _softmax_cuda(q, mask, weights, cuts, slopes, intercepts, numbers, dtype):
+    _check_softmax(q, mask, weights, (cuts, slopes, intercepts), numbers, dtype)
+    if not has_triton() or not q.numel():
+        return plain.softmax(q, mask, weights, cuts, slopes, intercepts, numbers, dtype)
+    from lutc.kernels import integer_rows as kernels  # brings triton
+
+    q, n = q.contiguous(), q.shape[-1]
+    out = torch.empty(q.shape, dtype=dtype, device=q.device)
+    keep = None if mask is None else mask.contiguous().view(-1, n)
+    roots = [t.contiguous() for t in (cuts, slopes, intercepts)]
+    kernels.softmax(q.view(-1, n), keep, weights.contiguous(), out.view(-1, n), roots, numbers)
+    return out
+
+
+def _norm_cuda(q, weight, bias, cuts, slopes, intercepts, numbers, dtype):
+    _check_norm(q, weight, bias, (cuts, slopes, intercepts), numbers, dtype)
+    if not has_triton() or not q.numel():
+        return plain.norm(q, weight, bias, cuts, slopes, intercepts, numbers, dtype)
+    from lutc.kernels import integer_rows as kernels  # brings triton
+
+    q, n = q.contiguous(), q.shape[-1]
+    out = torch.empty(q.shape, dtype=dtype, device=q.device)
+    affine = [None if p is None else p.contiguous() for p in (weight, bias)]
+    roots = [t.contiguous() for t in (cuts, slopes, intercepts)]
+    kernels.norm(q.view(-1, n), *affine, out.view(-1, n), roots, numbers)
+    return out
+
+
 def _softmax_plain(q, mask, weights, cuts, slopes, intercepts, numbers, dtype):
     _check_softmax(q, mask, weights, (cuts, slopes, intercepts), numbers, dtype)
     return plain.softmax(q, mask, weights, cuts, slopes, intercepts, numbers, dtype)
@@ -137,7 +167,9 @@ def _norm_plain(q, weight, bias, cuts, slopes, intercepts, numbers, dtype):
 
 library.impl("integer_softmax", _softmax_cpu, "CPU")
 library.impl("integer_softmax", _softmax_plain, "CompositeExplicitAutograd")
+library.impl("integer_softmax", _softmax_cuda, "CUDA")
 library.impl("integer_norm", _norm_cpu, "CPU")
+library.impl("integer_norm", _norm_cuda, "CUDA")
 library.impl("integer_norm", _norm_plain, "CompositeExplicitAutograd")
 for _name in ("integer_softmax", "integer_norm"):
     torch.library.register_fake(f"lutc::{_name}", lambda q, *rest: q.new_empty(q.shape, dtype=rest[-1]), lib=library)

@@ -20,8 +20,8 @@ def _weigh_anew(module: IntegerSoftmax, _) -> None:
 
 
 class IntegerSoftmax(Refilled):
-    """Softmax of int8 codes x = scale * (q - z), with bits=16 of int16 codes; z cancels. One pass on a CPU, bit for bit
-    `lutc.hardware.rows.IntegerSoftmaxModel` (`self.model`).
+    """Softmax of int8 codes x = scale * (q - z), with bits=16 of int16 codes; z cancels. One pass on a CPU or GPU, bit
+    for bit `lutc.hardware.rows.IntegerSoftmaxModel` (`self.model`).
 
     exp, reciprocal: tables over codes, by name, path or TableSet; exp of the scale nearest to `scale` (a table over
     8-bit codes serves 16 bits where both reach as far, at 256 times the scale), the reciprocal best on [1, 2).
