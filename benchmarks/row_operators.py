@@ -1,56 +1,74 @@
-"""Softmax and LayerNorm with tables against torch's own, on the CPU and, where there is one, on a GPU: times and ratios
-of one run.
+"""Softmax and norms with tables, float and integer, against torch's own, on the CPU and, where there is one, on a GPU:
+times and ratios of one run. The integer ones take int8 codes and stand beside torch's float32.
 
-python benchmarks/row_operators.py
+    python benchmarks/row_operators.py [--integers]
 """
 
 from __future__ import annotations
 
+import sys
 import time
 
 import torch
+import torch.nn.functional as F
 
-from lutc.nn import LUTLayerNorm, LUTSoftmax
+from lutc.nn import IntegerRMSNorm, IntegerSoftmax, LUTLayerNorm, LUTRMSNorm, LUTSoftmax
 
-SHAPES = ((16384, 128), (4096, 512), (1024, 4096), (256, 16384), (32, 131072))
+SHAPES = ((16384, 128), (4096, 512), (1024, 4096), (256, 16384), (128, 32768), (32, 131072))
+LONGEST_OF_BYTES = 33025  # of an integer norm
 
 
-def milliseconds(call, device: str, repeats: int = 20) -> float:
-    """Best of `repeats`, after two calls that compile and warm up."""
-    best = float("inf")
+def in_turn(calls, device: str, repeats: int = 20) -> list[float]:
+    """Milliseconds of each call, best of `repeats` taken in turn, after two calls that compile and warm up."""
+    best = [float("inf")] * len(calls)
     for repeat in range(repeats + 2):
-        if device == "cuda":
-            torch.cuda.synchronize()
-        start = time.perf_counter()
-        call()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        if repeat >= 2:
-            best = min(best, time.perf_counter() - start)
-    return best * 1e3
+        for i, call in enumerate(calls):
+            if device == "cuda":
+                torch.cuda.synchronize()
+            start = time.perf_counter()
+            call()
+            if device == "cuda":
+                torch.cuda.synchronize()
+            if repeat >= 2:
+                best[i] = min(best[i], (time.perf_counter() - start) * 1e3)
+    return best
+
+
+def floats(device: str, rows: int, n: int, dtype: torch.dtype):
+    """(name, ours, torch's)."""
+    x, weight = torch.randn(rows, n, device=device, dtype=dtype), torch.ones(n, device=device, dtype=dtype)
+    for name, tables in {"exp_8, reci_8": ("exp_8", "reci_8"), "exp_fplut": ("exp_fplut",)}.items():
+        module = LUTSoftmax(*tables).to(device)
+        yield f"softmax {name}", lambda module=module: module(x), lambda: torch.softmax(x, -1)
+    layer, rms = LUTLayerNorm(n, dtype=dtype).to(device), LUTRMSNorm(n, dtype=dtype).to(device)
+    yield "layer norm rsqrt_fplut", lambda: layer(x), lambda: F.layer_norm(x, (n,), weight, weight)
+    yield "RMS norm rsqrt_fplut", lambda: rms(x), lambda: F.rms_norm(x, (n,), weight)
+
+
+def integers(device: str, rows: int, n: int):
+    x, weight = torch.randn(rows, n, device=device), torch.ones(n, device=device)
+    q = (x * 16).round().clamp(-128, 127).to(torch.int8)
+    for name, options in {"": {}, ", out scale 0.0043": {"out_scale": 0.0043}}.items():
+        module = IntegerSoftmax(scale=2.0**-4, **options).to(device)
+        yield f"integer softmax{name}", lambda module=module: module(q), lambda: torch.softmax(x, -1)
+    if n <= LONGEST_OF_BYTES:
+        rms = IntegerRMSNorm(weight, scale=2.0**-4, out_scale=2.0**-5).to(device)
+        yield "integer RMS norm", lambda: rms(q), lambda: F.rms_norm(x, (n,), weight)
 
 
 def main() -> None:
-    print(f"{'device':8s}{'dtype':10s}{'rows x n':>15s}{'operator':>30s}{'ms':>10s}{'torch ms':>10s}{'ratio':>8s}")
+    print(f"{'device':8s}{'dtype':10s}{'rows x n':>15s}{'operator':>36s}{'ms':>10s}{'torch ms':>10s}{'ratio':>8s}")
+    dtypes = () if "--integers" in sys.argv[1:] else (torch.float32, torch.float16, torch.bfloat16)
     for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
-        for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        for dtype in (torch.int8, *dtypes):
             for rows, n in SHAPES:
-                x = torch.randn(rows, n, device=device, dtype=dtype)
-                operators = {
-                    "softmax exp_8, reci_8": (LUTSoftmax("exp_8", "reci_8"), lambda x=x: torch.softmax(x, -1)),
-                    "softmax exp_fplut": (LUTSoftmax("exp_fplut"), lambda x=x: torch.softmax(x, -1)),
-                    "layer norm rsqrt_fplut": (
-                        LUTLayerNorm(n, rsqrt="rsqrt_fplut", dtype=dtype),
-                        lambda x=x, n=n: torch.layer_norm(x, (n,)),
-                    ),
-                }
+                operators = integers(device, rows, n) if dtype == torch.int8 else floats(device, rows, n, dtype)
                 with torch.inference_mode():
-                    for name, (module, plain) in operators.items():
-                        module = module.to(device)
-                        ours, theirs = (milliseconds(call, device) for call in (lambda m=module, x=x: m(x), plain))
+                    for name, ours, theirs in operators:
+                        ours, theirs = in_turn((ours, theirs), device)
                         kind = str(dtype).removeprefix("torch.")
                         print(
-                            f"{device:8s}{kind:10s}{f'{rows} x {n}':>15s}{name:>30s}"
+                            f"{device:8s}{kind:10s}{f'{rows} x {n}':>15s}{name:>36s}"
                             f"{ours:10.3f}{theirs:10.3f}{ours / theirs:8.2f}",
                             flush=True,
                         )
