@@ -18,7 +18,7 @@ from lutc import formats, functions
 from lutc.certify.floats import float_certificate
 from lutc.certify.promises import promises_kept
 from lutc.errors import LutcError
-from lutc.formats.codes import Inputs
+from lutc.formats.codes import Inputs, Outputs, round_to_codes
 from lutc.functions import Function, Line, sampled
 from lutc.functions.sampled import GRID
 from lutc.measures import rounded
@@ -38,7 +38,7 @@ def certify(tables: TableSet, fn: Function | None = None) -> dict:
     lo, hi = tables.range or fn.range
     output, names = tables.meta.get("output"), tables.meta.get("promises", ())
     certificate = {
-        key: _certificate(table, fn, lo, hi, tables.inputs.get(key), Inputs(**output) if output else None)
+        key: _certificate(table, fn, lo, hi, tables.inputs.get(key), Outputs(**output) if output else None)
         for key, table in tables.items()
     }
     fn = replace(fn, range=(lo, hi))
@@ -126,8 +126,8 @@ def code_errors(table: Table, fn: Callable, inputs: Inputs, out: Inputs, lo: flo
     y = np.asarray(fn(x), np.float64)
     use = (x >= lo) & (x <= hi) & np.isfinite(y)
     fixed = isinstance(table.body, Lines) and formats.get(table.coefficients).kind == "fixed"
-    codes = integer_lines(table, inputs)(q[use], out) if fixed else out.quantise(table(x[use]))
-    miss = np.abs(codes - out.quantise(y[use]))
+    codes = integer_lines(table, inputs)(q[use], out) if fixed else round_to_codes(out, table(x[use]))
+    miss = np.abs(codes - round_to_codes(out, y[use]))
     return {
         "inputs": int(use.sum()),
         "wrong": int((miss > 0).sum()),

@@ -12,13 +12,22 @@ from lutc.calibration.weights import is_calibration, measured
 from lutc.commands import fplut
 from lutc.commands.compiled import report, report_felt, report_seen
 from lutc.commands.fplut import fplut_options
-from lutc.commands.options import NUMBER, GroupedCommand, echo_json, json_option, progress_bar, save_or_print, typed
+from lutc.commands.options import (
+    NUMBER,
+    GroupedCommand,
+    echo_json,
+    json_option,
+    progress_bar,
+    rounding_option,
+    save_or_print,
+    typed,
+)
 from lutc.compiler.fit import misfit
 from lutc.compiler.pipeline import compile
 from lutc.compiler.request import FLOAT_INPUTS, INT8, PROLOGUES, SHARING, TAILS
 from lutc.costs.objectives import OBJECTIVES
 from lutc.errors import LutcError
-from lutc.formats.codes import Inputs
+from lutc.formats.codes import HALF_UP, Inputs, Outputs
 from lutc.functions.promises import PROMISES
 from lutc.search.gradient import INITIALISATIONS, GradientSettings
 from lutc.search.registry import SEARCHES
@@ -46,6 +55,7 @@ class CompileCommand(GroupedCommand):
             "out_scale",
             "out_bits",
             "out_zero_point",
+            "out_rounding",
         ),
         "Judged how": ("objective", "max_error"),
         "Promises, kept whatever they cost": tuple(name.replace("-", "_") for name in PROMISES),
@@ -100,6 +110,7 @@ class CompileCommand(GroupedCommand):
 @click.option("--out-scale", type=NUMBER, help="Scale of output codes; the certificate then counts wrong ones.")
 @click.option("--out-bits", type=int, default=8, show_default=True, help="Width of output codes.")
 @click.option("--out-zero-point", type=int, default=0, show_default=True, help="Zero point of output codes.")
+@rounding_option
 @click.option(
     "--share",
     type=click.Choice(SHARING),
@@ -235,7 +246,7 @@ def _refuse(given: set[str], options: dict) -> None:
         raise LutcError("--max-error searches the fewest entries; leave --entries out")
     if options["objective"] == "ulp":
         raise LutcError("the objective ulp belongs to --search cutpoints; add that or choose another objective")
-    for name in ("out_bits", "out_zero_point"):
+    for name in ("out_bits", "out_zero_point", "out_rounding"):
         if name in given and options["out_scale"] is None:
             raise LutcError(f"--{name.replace('_', '-')} describes output codes; add --out-scale")
     for name, searches in (("population", ("genetic",)), ("generations", ("genetic", "classic"))):
@@ -264,8 +275,8 @@ def _calibrated(function: str, inputs: str | None, options: dict) -> None:
 
 
 def _request(
-    given, inputs, bits, scales, zero_point, search, max_error, out_scale, out_bits, out_zero_point, population,
-    generations, prologue, symmetry, init, **same,
+    given, inputs, bits, scales, zero_point, search, max_error, out_scale, out_bits, out_zero_point,
+    out_rounding, population, generations, prologue, symmetry, init, **same,
 ) -> dict:  # fmt: skip
     """Options of the command line as fields of `lutc.compiler.request.Request`."""
     search = search or ("greedy" if max_error is not None else "genetic")
@@ -289,7 +300,7 @@ def _request(
             raise LutcError("--init belongs to --search gradient; add that or leave it out")
         options["settings"] = GradientSettings(init=init)
     if out_scale is not None:
-        options["out"] = Inputs(out_bits, out_scale, out_zero_point)
+        options["out"] = Outputs(out_bits, out_scale, out_zero_point, out_rounding or HALF_UP)
     chosen = {"population": population, "generations": generations}
     chosen = {key: value for key, value in chosen.items() if value is not None}
     if chosen:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import click
 
 from lutc import explore as exploring
-from lutc.commands.options import NUMBER, echo_json, echo_table, figure, json_option, progress_bar
+from lutc.commands.options import NUMBER, echo_json, echo_table, figure, json_option, progress_bar, rounding_option
 from lutc.errors import LutcError
-from lutc.formats.codes import Inputs
+from lutc.formats.codes import HALF_UP, Inputs, Outputs
 from lutc.hardware.bits import FIGURES
 from lutc.plots.figure import save
 
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 @click.option("--out-scale", type=NUMBER, help="Scale of output codes.")
 @click.option("--out-bits", type=int, default=8, show_default=True, help="Width of output codes.")
 @click.option("--out-zero-point", type=int, default=0, show_default=True, help="Zero point of output codes.")
+@rounding_option
 @click.option(
     "--entries", type=(int, int), default=(2, 64), show_default=True, metavar="LEAST MOST", help="Entries to try."
 )
@@ -138,13 +139,24 @@ def explore(
 
 
 def _space(
-    function, interval, bits, scales, zero_point, objective, out_scale, out_bits, out_zero_point, no_symmetry, **same
+    function,
+    interval,
+    bits,
+    scales,
+    zero_point,
+    objective,
+    out_scale,
+    out_bits,
+    out_zero_point,
+    out_rounding,
+    no_symmetry,
+    **same,
 ):
     """Options of the command line as a `lutc.explore.designs.Space`."""
     from lutc.explore.designs import Space  # brings deap
 
     inputs = tuple(Inputs(bits, scale, zero_point) for scale in scales or [2.0**-4])
-    out = Inputs(out_bits, out_scale, out_zero_point) if out_scale is not None else None
+    out = Outputs(out_bits, out_scale, out_zero_point, out_rounding or HALF_UP) if out_scale is not None else None
     objective = objective or ("codes" if out is not None else "squared")
     return Space(function, inputs, out, objective, interval, symmetry=not no_symmetry, **same)
 

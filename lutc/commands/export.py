@@ -6,10 +6,10 @@ from pathlib import Path
 
 import click
 
-from lutc.commands.options import NUMBER, echo_json, echo_table, json_option, typed
+from lutc.commands.options import NUMBER, echo_json, echo_table, json_option, rounding_option, typed
 from lutc.errors import LutcError
 from lutc.files import atomic_write
-from lutc.formats.codes import Inputs
+from lutc.formats.codes import HALF_UP, Inputs, Outputs
 from lutc.hardware import handover
 from lutc.hardware.export import FORMATS, LUT513, TABLE_FORMATS, lut513, render, unit_name, units
 from lutc.hardware.row_units import OPERATORS, RowOptions
@@ -42,6 +42,7 @@ HAND_OVER = {"latency", "unit", "together", "arithmetic", "loadable", *ROWS}
 @click.option("--in-scale", type=NUMBER, help="Scale of the input codes of lut513 and of rows.")
 @click.option("--out-bits", type=int, default=8, show_default=True, help="Width of output codes.")
 @click.option("--out-zero-point", type=int, default=0, show_default=True, help="Zero point of output codes.")
+@rounding_option
 @click.option(
     "--unit",
     type=click.Choice(handover.UNITS),
@@ -79,6 +80,7 @@ def export(
     in_scale: float | None,
     out_bits: int,
     out_zero_point: int,
+    out_rounding: str | None,
     unit: str,
     row_length: int | None,
     in_zero_point: int,
@@ -104,9 +106,11 @@ def export(
     lutc export exp_8 --format sv --unit softmax --row-length 128 --in-scale 2^-4 --out-scale 2^-8 -o rtl
     lutc export gelu_8 --format csv                                    the same numbers as CSV
     """
-    if out_scale is None and typed(context) & {"out_bits", "out_zero_point"}:
-        raise LutcError("--out-bits and --out-zero-point describe output codes; add --out-scale")
-    out = None if out_scale is None else Inputs(out_bits, out_scale, out_zero_point)
+    if out_scale is None and typed(context) & {"out_bits", "out_zero_point", "out_rounding"}:
+        raise LutcError("--out-bits, --out-zero-point and --out-rounding describe output codes; add --out-scale")
+    tables = load(table)
+    rounding = out_rounding or tables.rounding
+    out = None if out_scale is None else Outputs(out_bits, out_scale, out_zero_point, rounding)
     if kind in handover.LANGUAGES:
         row = None
         if unit in OPERATORS:
@@ -119,10 +123,10 @@ def export(
         elif wrong := typed(context) & {*ROWS, "in_scale"}:
             raise LutcError(f"--{min(wrong).replace('_', '-')} is for --unit {', '.join(OPERATORS)}")
         options = handover.Options(tuple(keys), out, unit, latency, together, arithmetic or "", row, loadable)
-        made = handover.write(output, kind, Path(table).stem, load(table), options)
+        made = handover.write(output, kind, Path(table).stem, tables, options)
         names, rows = [*made.files, handover.MANIFEST], made.units
     else:
-        files, rows = _texts(context, load(table), Path(table).stem, kind, keys, out, in_scale)
+        files, rows = _texts(context, tables, Path(table).stem, kind, keys, out, in_scale)
         output.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
             atomic_write(output / name, text)
@@ -146,6 +150,10 @@ def _texts(context, tables, name, kind, keys, out, in_scale) -> tuple[dict[str, 
     if kind == "lut513":
         if in_scale is None or out is None:
             raise LutcError("lut513 maps int16 to int16; give --in-scale and --out-scale")
+        if out.rounding != HALF_UP:
+            raise LutcError(
+                f"lut513 interpolates between knots and rounds halves up; given --out-rounding {out.rounding}"
+            )
         wide = Inputs(16, out.scale, out.zero_point)
         return lut513.render(unit_name(name), tables, keys or [tables.default_key], Inputs(16, in_scale), wide)
     if in_scale is not None:

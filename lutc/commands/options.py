@@ -18,7 +18,7 @@ from lutc import functions
 from lutc.certify.certificate import function_of
 from lutc.errors import LutcError
 from lutc.files import atomic_write
-from lutc.formats.codes import parse_number
+from lutc.formats.codes import ROUNDINGS, parse_number
 from lutc.functions import Function
 from lutc.table.library import load
 from lutc.table.table_set import TableSet
@@ -73,6 +73,12 @@ def save_or_print(text: str, output: Path, force: bool) -> str:
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for a program to read.")
+rounding_option = click.option(
+    "--out-rounding",
+    type=click.Choice(ROUNDINGS),
+    help="How halves round to output codes: half_away as TFLite and CMSIS-NN, half_even as PyTorch and ONNX.  "
+    "[default: the file's, else half_up]",
+)
 function_option = click.option(
     "--function", "function", help="The function a foreign table stands for, where its file does not say."
 )

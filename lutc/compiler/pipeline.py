@@ -21,7 +21,7 @@ from lutc.compiler.request import INT8, Request
 from lutc.compiler.sharing import solve_classic, solve_shared
 from lutc.compiler.solve import over_samples, over_segments, over_tables
 from lutc.errors import LutcError
-from lutc.formats.codes import Inputs
+from lutc.formats.codes import Inputs, output_record
 from lutc.functions import Function, sampled
 from lutc.measures import rounded
 from lutc.table.table import Table
@@ -162,11 +162,7 @@ def _settings(problem: Problem, tables: dict[str, Table], tasks: list[Task]) -> 
     if felt:
         settings["layer_error"] = felt
     if request.storage.out is not None:
-        settings["output"] = {
-            "bits": request.storage.out.bits,
-            "scale": request.storage.out.scale,
-            "zero_point": request.storage.out.zero_point,
-        }
+        settings["output"] = output_record(request.storage.out)
     return settings
 
 

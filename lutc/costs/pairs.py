@@ -15,7 +15,7 @@ from lutc.costs.points import Points
 from lutc.costs.rules import FORBIDDEN, Rules
 from lutc.costs.segments import SegmentCosts, tail_costs
 from lutc.errors import LutcError
-from lutc.formats.codes import Inputs
+from lutc.formats.codes import Inputs, round_to_codes
 from lutc.formats.format import Format
 from lutc.formats.requantise import requantise, requantiser, scaled_intercepts
 from lutc.functions import Line
@@ -62,12 +62,12 @@ def codes_objective(points: Points, inputs: Inputs, out: Inputs, fmt: Format) ->
     step = 2.0**-fmt.fraction_bits
     multiplier, shift = requantiser(inputs.scale * step / out.scale)
     centred = np.rint(points.x / inputs.scale).astype(np.int64)
-    target = out.quantise(points.y)
+    target = round_to_codes(out, points.y)
     real = points.y / out.scale
 
     def error(k, t, n):
         acc = np.rint(k / step).astype(np.int64) * centred[n] + scaled_intercepts(np.rint(t / step), inputs)
-        codes = np.clip(requantise(acc, multiplier, shift) + out.zero_point, out.minimum, out.maximum)
+        codes = np.clip(requantise(acc, multiplier, shift, out.rounding) + out.zero_point, out.minimum, out.maximum)
         miss = np.minimum(np.abs((k * points.x[n] + t) / out.scale - real[n]), 2.0**10)
         return points.weight[n] * ((codes - target[n]) ** 2 + _TIE * miss**2)
 

@@ -18,6 +18,7 @@ from lutc.costs.points import Points
 from lutc.costs.segments import SegmentCosts
 from lutc.errors import LutcError
 from lutc.explore.designs import Choice, Workbench, places
+from lutc.formats.codes import round_to_codes
 from lutc.formats.numbers import numbers
 from lutc.hardware.bits import Cost, shared_breakpoint_bits
 from lutc.search.exact import exact
@@ -68,7 +69,7 @@ def _direct(bench: Workbench) -> Iterator[Baseline]:
     x = [bench.x(at) for at in range(len(space.inputs))]
     y = [np.asarray(bench.function(part), np.float64) for part in x]
     if out is not None:
-        values = [out.scale * (out.quantise(part) - out.zero_point) for part in y]
+        values = [out.scale * (round_to_codes(out, part) - out.zero_point) for part in y]
         choices = [
             (f"int{out.bits}", out.bits, float(np.mean([_error(space.objective, *pair) for pair in zip(values, y)])))
         ]

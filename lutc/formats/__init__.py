@@ -9,6 +9,8 @@ _EXPORTS = {
     "nearest": "lutc.formats.format",
     "properties": "lutc.formats.format",
     "Inputs": "lutc.formats.codes",
+    "Outputs": "lutc.formats.codes",
+    "ROUNDINGS": "lutc.formats.codes",
 }
 __all__ = sorted(_EXPORTS)
 __getattr__, __dir__ = lazy(__name__, _EXPORTS)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing
 
 from lutc.errors import LutcError
+
+HALF_UP, HALF_AWAY, HALF_EVEN = "half_up", "half_away", "half_even"
+ROUNDINGS = (HALF_UP, HALF_AWAY, HALF_EVEN)
 
 
 def parse_number(text: str) -> float:
@@ -32,6 +36,7 @@ class Inputs:
     bits: int = 8
     scale: float = 1.0
     zero_point: int = 0
+    rounding: ClassVar[str] = HALF_UP  # of plain codes that stand for an output; `Outputs` gives others
 
     def __post_init__(self) -> None:
         if not (isinstance(self.bits, (int, np.integer)) and 2 <= self.bits <= 16):
@@ -82,3 +87,48 @@ class Inputs:
         return np.clip(
             np.nan_to_num(q, nan=self.zero_point, posinf=self.maximum, neginf=self.minimum), self.minimum, self.maximum
         ).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Outputs(Inputs):
+    """Output codes, and how halves between two of them round: `half_up` (lutc's own), `half_away` from zero (TFLite,
+    CMSIS-NN) or `half_even` (PyTorch, ONNX).
+    """
+
+    rounding: str = HALF_UP  # type: ignore[misc]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_rounding(self.rounding)
+
+    @property
+    def written(self) -> str:
+        return super().written + (f", {self.rounding}" if self.rounding != HALF_UP else "")
+
+
+def check_rounding(rounding: object) -> str:
+    """It itself, if it is one of ROUNDINGS; else LutcError."""
+    if rounding not in ROUNDINGS:
+        raise LutcError(f"`rounding` of output codes is one of {', '.join(ROUNDINGS)}; given {rounding!r:.40}")
+    return str(rounding)
+
+
+def output_record(out: Inputs) -> dict:
+    """Output codes as files state them: `Outputs(**record)` reads it. Halves up are what absence means."""
+    record = asdict(out)
+    return record if out.rounding != HALF_UP else {k: v for k, v in record.items() if k != "rounding"}
+
+
+def round_to_codes(out: Inputs, y: np.typing.ArrayLike) -> np.ndarray:
+    """Output codes (int64) of real y, halves as `out` rounds them; saturated, NaN becomes the zero point."""
+    with np.errstate(over="ignore"):
+        steps = np.asarray(y, np.float64) / out.scale
+    if out.rounding == HALF_EVEN:
+        whole = np.rint(steps)
+    else:  # a step that is no half rounds the same way everywhere; floor(x + 1/2) would not for 0.5 - 2**-54
+        lower = np.floor(steps)
+        half = np.where(np.isfinite(steps), steps, 0.0) - np.where(np.isfinite(lower), lower, 0.0) == 0.5
+        up = lower + (1.0 if out.rounding == HALF_UP else steps > 0)
+        whole = np.where(half, up, np.rint(steps))
+    whole = np.nan_to_num(whole + out.zero_point, nan=out.zero_point, posinf=out.maximum, neginf=out.minimum)
+    return np.clip(whole, out.minimum, out.maximum).astype(np.int64)

@@ -12,7 +12,7 @@ from pathlib import Path
 import lutc
 from lutc.errors import LutcError
 from lutc.files import atomic_write
-from lutc.formats.codes import Inputs
+from lutc.formats.codes import HALF_UP, Inputs, Outputs
 from lutc.hardware import export, row_units
 from lutc.hardware.export.text import identifier
 from lutc.hardware.row_units import RowOptions
@@ -43,6 +43,8 @@ class Options:
     loadable: bool = False
 
     def __post_init__(self):
+        if self.row is not None and self.out is not None and self.out.rounding != HALF_UP:
+            raise LutcError(f"a unit for rows rounds halves up; given output codes that round {self.out.rounding}")
         if self.unit not in UNITS:
             raise LutcError(f"unknown unit {self.unit!r}; choose one of {', '.join(UNITS)}")
         if self.loadable and (self.unit != "lines" or self.arithmetic):
@@ -57,7 +59,7 @@ class Options:
 
     @classmethod
     def of(cls, data: dict) -> Options:
-        out = None if data["out"] is None else Inputs(**data["out"])
+        out = None if data["out"] is None else Outputs(**data["out"])
         row = RowOptions.of(data["row"]) if data.get("row") else None
         return cls(**{**data, "keys": tuple(data["keys"]), "out": out, "row": row})
 

@@ -7,19 +7,26 @@ from __future__ import annotations
 import torch
 
 from lutc.errors import LutcError
+from lutc.formats.codes import HALF_UP
+from lutc.formats.requantise import half_of
 from lutc.nn.refilled import Refilled
 from lutc.table.integer import IntegerLines
 
 
-def requantise(acc: torch.Tensor, multiplier: int, shift: int | torch.Tensor) -> torch.Tensor:
-    """round(acc * multiplier * 2**-shift), half up, int64; a tensor of shifts (>= 0) goes with acc elementwise."""
+def requantise(
+    acc: torch.Tensor, multiplier: int | torch.Tensor, shift: int | torch.Tensor, rounding: str = HALF_UP
+) -> torch.Tensor:
+    """round(acc * multiplier * 2**-shift), int64; a tensor of shifts (>= 0) goes with acc elementwise. rounding: of
+    halves, one of `lutc.formats.ROUNDINGS`.
+    """
     product = acc.to(torch.int64) * multiplier
     if isinstance(shift, torch.Tensor):
         shift = shift.to(torch.int64).clamp(0, 62)
-        return (product + ((torch.ones_like(shift) << shift) >> 1)) >> shift
+        half = torch.where(shift > 0, half_of(product, shift.clamp(min=1), rounding), 0)
+        return (product + half) >> shift
     if shift > 62:
         return torch.zeros_like(product)
-    return (product + (1 << (shift - 1))) >> shift if shift > 0 else product << -shift
+    return (product + half_of(product, shift, rounding)) >> shift if shift > 0 else product << -shift
 
 
 def check_codes(q: torch.Tensor, dtype: torch.dtype, who: str) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from lutc.errors import LutcError
-from lutc.formats.codes import Inputs
+from lutc.formats.codes import Inputs, Outputs, check_rounding
 from lutc.formats.requantise import INT32_MAX, requantiser
 from lutc.functions import in_torch
 from lutc.nn import code_ops, portable
@@ -39,7 +39,10 @@ class QuantLUT(Refilled):
     a `FakeQuantize`, which becomes the submodule `quantise`; an nn.Parameter with one element, which is learned as
     it is (LSQ, arXiv:1902.08153); or None: then every call gives it. out_scale: with it the output is codes, x_out
     = out_scale * (code - out_zero_point); without it float32 values acc * scale * 2**-F. bits: width of the codes,
-    2 to 16; the dtype is int8 up to 8 bits, else int16.
+    2 to 16; the dtype is int8 up to 8 bits, else int16. rounding: of halves between output codes, one of
+    `lutc.formats.ROUNDINGS`; None is what the table's file says of its output, else `half_up`. signed: False takes and
+    gives torch.uint8 codes of up to 8 bits, from 0 on, with zero points among them; the scale is then a number, a
+    parameter or given with every call. Tensors of torch.qint8 and torch.quint8 are refused: give their `int_repr()`.
 
     forward(x, scale=None): codes in give codes (or float32) out. Floats in are quantised (half to even, clamped),
     evaluated by the same integers and given back as real values in their own dtype, with straight-through gradients:
@@ -62,8 +65,11 @@ class QuantLUT(Refilled):
         *,
         bits: int = 8,
         strict: bool = False,
+        rounding: str | None = None,
+        signed: bool = True,
     ):
         super().__init__()
+        offset = 0 if signed else self._unsigned(bits, scale, zero_point, out_zero_point)
         self.tables = as_table_set(table)
         if not self.tables.inputs:
             raise LutcError(
@@ -88,12 +94,36 @@ class QuantLUT(Refilled):
             )
         if isinstance(scale, float):
             self.tables.chosen_key(scale, strict)  # says so where there is no table of that scale
-        self.bits, self.scale, self._zero_point = bits, scale, zero_point
-        self.out = None if out_scale is None else Inputs(bits, positive_number("out_scale", out_scale), out_zero_point)
-        self.dtype = _DTYPES[8 if bits <= 8 else 16]
-        limits = Inputs(bits, 1.0, zero_point)  # refuses bits and zero points that are out of range
-        self.minimum, self.maximum = limits.minimum, limits.maximum
+        self.bits, self.scale, self._zero_point, self._offset = bits, scale, zero_point, offset
+        if rounding is not None and out_scale is None:
+            raise LutcError("`rounding` is of output codes; give `out_scale` too, or leave it out")
+        rounding = self.tables.rounding if rounding is None else check_rounding(rounding)
+        self.out = (
+            None
+            if out_scale is None
+            else Outputs(bits, positive_number("out_scale", out_scale), out_zero_point - offset, rounding)
+        )
+        self.dtype = _DTYPES[8 if bits <= 8 else 16] if signed else torch.uint8
+        limits = Inputs(bits, 1.0, zero_point - offset)  # refuses bits and zero points that are out of range
+        self.minimum, self.maximum = limits.minimum + offset, limits.maximum + offset
         self._hold()
+
+    @staticmethod
+    def _unsigned(bits: int, scale, zero_point: int, out_zero_point: int) -> int:
+        """What is taken from unsigned codes, so that the integer rule sees signed ones; LutcError where it cannot."""
+        if isinstance(bits, bool) or not isinstance(bits, int) or not 2 <= bits <= 8:
+            raise LutcError(f"unsigned codes (`signed`=False) have 2 to 8 bits; given {bits!r}")
+        if isinstance(scale, (str, FakeQuantize)):
+            raise LutcError(
+                f"a scale that is {scale if isinstance(scale, str) else 'of a FakeQuantize'} goes with signed codes; "
+                "for unsigned ones give a number, a parameter, or a scale with every call"
+            )
+        for name, given in (("zero_point", zero_point), ("out_zero_point", out_zero_point)):
+            if isinstance(given, bool) or not isinstance(given, int) or not 0 <= given < 1 << bits:
+                raise LutcError(
+                    f"`{name}` of unsigned {bits}-bit codes lies in 0..{(1 << bits) - 1}; given {given!r:.40}"
+                )
+        return 1 << (bits - 1)
 
     @property
     def zero_point(self) -> int:
@@ -105,7 +135,8 @@ class QuantLUT(Refilled):
         return self.minimum, self.maximum, self.zero_point
 
     def inputs(self, scale: float) -> Inputs:
-        return Inputs(self.bits, scale, self.zero_point)
+        """The codes at `scale` as the integer rule sees them: signed."""
+        return Inputs(self.bits, scale, self.zero_point - self._offset)
 
     def _hold(self) -> None:
         """The tables of all keys side by side, and with a fixed scale the responses: bit patterns, for .half() must not
@@ -171,10 +202,10 @@ class QuantLUT(Refilled):
             values = acc * unit
             outputs = values.to(torch.float32)
         else:
-            codes = (_requantised(acc, unit / self.out.scale) + self.out.zero_point).clamp(
+            codes = (_requantised(acc, unit / self.out.scale, self.out.rounding) + self.out.zero_point).clamp(
                 self.out.minimum, self.out.maximum
             )
-            outputs = codes.to(self.dtype)
+            outputs = (codes + self._offset).to(self.dtype)
             values = (codes - self.out.zero_point).to(torch.float64) * self.out.scale
             held = held & (unit / self.out.scale < _LARGEST_RATIO)
             # Saturated output codes do not move with the input.
@@ -186,7 +217,12 @@ class QuantLUT(Refilled):
         codes = isinstance(x, torch.Tensor) and x.dtype == self.dtype
         if not codes and not (isinstance(x, torch.Tensor) and x.is_floating_point()):
             given = f"a tensor of {x.dtype}" if isinstance(x, torch.Tensor) else type(x).__name__
+            if isinstance(x, torch.Tensor) and x.is_quantized:
+                given += ": give its codes, x.int_repr(), to a module of its q_scale() and q_zero_point()"
             raise LutcError(f"QuantLUT with {self.bits} bits takes {self.dtype} codes or floats; given {given}")
+        if codes and scale is None and isinstance(self.scale, float) and not portable.wanted():
+            self._check_width(x)
+            return torch.ops.lutc.codes(x, self.all_outputs if self.out else self.all_outputs.view(torch.float32))
         scale, rate, fixed = self._scale_for(x, scale, codes)
         outputs, values, slopes = (
             (self.all_outputs, self.all_values, self.all_slopes)
@@ -207,6 +243,7 @@ class QuantLUT(Refilled):
         inputs = self.inputs(self.scale)
         answer = evaluate(self.tables[self.tables.key_for_scale(self.scale)], inputs.codes(), inputs, self.out)
         values = answer if self.out is None else (answer - self.out.zero_point) * self.out.scale
+        answer = answer if self.out is None else answer + self._offset
         outputs = portable.constant(answer, x, torch.float32 if self.out is None else self.dtype)
         if codes:
             return outputs[x.to(torch.int64).clamp(self.minimum, self.maximum) - self.minimum]
@@ -267,7 +304,9 @@ class QuantLUT(Refilled):
             if self.quantise is not None
             else self.scale
         )
-        return f"'{self.tables.name}', scale={scale}, zero_point={self.zero_point}, out={self.out}, bits={self.bits}"
+        kind = "" if self.dtype.is_signed else ", signed=False"
+        said = f"'{self.tables.name}', scale={scale}, zero_point={self.zero_point}, out={self.out}, bits={self.bits}"
+        return said + kind
 
 
 def _side_by_side(tables: TableSet) -> dict[str, np.ndarray]:
@@ -292,8 +331,8 @@ def _line_codes(table: Table) -> tuple[float, np.ndarray, np.ndarray, np.ndarray
     return step, body.breakpoints, np.rint(body.slopes / step), np.rint(body.intercepts / step)
 
 
-def _requantised(acc: torch.Tensor, ratio: torch.Tensor) -> torch.Tensor:
+def _requantised(acc: torch.Tensor, ratio: torch.Tensor, rounding: str) -> torch.Tensor:
     """round(acc * ratio) by the integer rule (`lutc.formats.requantise`), int64; ratio: a tensor, 0 < ratio < 2^31."""
     mantissa, exponent = torch.frexp(ratio)
     multiplier, shift = torch.round(mantissa * 2.0**31).to(torch.int64), 31 - exponent.to(torch.int64)
-    return torch.where(shift > 62, 0, requantise(acc.to(torch.int64), multiplier, shift.clamp(min=1)))
+    return torch.where(shift > 62, 0, requantise(acc.to(torch.int64), multiplier, shift.clamp(min=1), rounding))

@@ -3,7 +3,7 @@ bit.
 
 With coefficients of F fraction bits, k and t as integers, and input codes q at scale S and zero point z: acc (int32) =
 k * (q - z) + t', t' = floor(t_real * 2**F / S + 1/2), which is t << b for S = 2**-b; acc stands for acc * S * 2**-F.
-Output code = z_out + requantise(acc), saturated.
+Output code = z_out + requantise(acc), saturated; halves round up, or as the output codes say (`lutc.formats.Outputs`).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class IntegerLines:
 
     def __call__(self, q, out: Inputs) -> np.ndarray:
         """Output codes (int64) of input codes q."""
-        codes = requantise(self.accumulate(q), *requantiser(self.unit / out.scale)) + out.zero_point
+        codes = requantise(self.accumulate(q), *requantiser(self.unit / out.scale), out.rounding) + out.zero_point
         return np.clip(codes, out.minimum, out.maximum)
 
 

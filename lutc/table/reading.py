@@ -13,7 +13,7 @@ import numpy as np
 
 from lutc import formats, functions
 from lutc.errors import LutcError
-from lutc.formats.codes import Inputs
+from lutc.formats.codes import Inputs, Outputs
 from lutc.formats.numbers import numbers
 from lutc.functions import Line
 from lutc.functions.promises import ordered
@@ -202,7 +202,7 @@ def _check_meta(meta: dict) -> None:
             raise LutcError(f"'promises' is a list of names; given {str(given):.60}")
         ordered(given)
     if "output" in meta:
-        _construct(Inputs, meta["output"], "output")
+        _construct(Outputs, meta["output"], "output")
     for part in ("certificate", "search", "exceptions"):
         if part in meta:
             _object(meta[part], f"'{part}'")

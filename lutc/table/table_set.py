@@ -15,7 +15,7 @@ from pathlib import Path
 from lutc import functions
 from lutc.errors import LutcError, ScaleWarning
 from lutc.files import atomic_write
-from lutc.formats.codes import Inputs
+from lutc.formats.codes import HALF_UP, Inputs
 from lutc.table.reading import parse
 from lutc.table.table import Table
 from lutc.table.writing import dump, to_json
@@ -114,6 +114,11 @@ class TableSet(Mapping):
         worth = f", whose worst error on floats is {found['worst_absolute']['error']:.3g}" if found else ""
         warnings.warn(f"{lack}; '{key}', of {self.inputs[key].written}, is taken{worth}", ScaleWarning, stacklevel=4)
         return key
+
+    @property
+    def rounding(self) -> str:
+        """Of halves between output codes: what the file's output says, else half_up."""
+        return self.meta.get("output", {}).get("rounding", HALF_UP)
 
     @property
     def default_key(self) -> str:

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from lutc.cli import main
 from lutc.compiler import pipeline
 from lutc.errors import LutcError
-from lutc.formats.codes import Inputs
+from lutc.formats.codes import Inputs, Outputs
 from lutc.hardware import export
 from lutc.hardware.export.text import identifier
 from lutc.table.bodies import Lines
@@ -38,6 +38,12 @@ TABLES = {
     "any scale": lambda: (
         pipeline.compile("silu", 8, search="exact", inputs=(Inputs(8, 0.05, 3), Inputs(8, 0.013, -100))),
         Inputs(7, 0.03, 9),
+    ),
+    "halves away from zero": (lambda: (load("silu_8"), Outputs(8, 2.0**-3, 0, "half_away"))),
+    "halves to even": (lambda: (load("silu_8"), Outputs(8, 2.0**-3, 5, "half_even"))),
+    "halves to even, any scale": lambda: (
+        pipeline.compile("silu", 8, search="exact", inputs=(Inputs(8, 0.05, 3),)),
+        Outputs(7, 0.03, 9, "half_even"),
     ),
     "half stored": lambda: (pipeline.compile("sigmoid", 6, search="exact", symmetry=True), OUT),
     "wide inputs": lambda: (
@@ -74,7 +80,13 @@ def unit(q: int, p: dict, cuts, slopes, intercepts) -> tuple[int, int]:
     for value in (acc, slopes[i] * (q - p["input_zero_point"]), intercepts[i] << p["intercept_shift"]):
         assert -(1 << (p["acc_bits"] - 1)) <= value < 1 << (p["acc_bits"] - 1) <= 1 << 31
     product, shift = acc * p["multiplier"], p["shift"]
-    code = (product + (1 << (shift - 1)) >> shift if shift > 0 else product << -shift) + p["output_zero_point"]
+    half = (1 << (shift - 1)) if shift > 0 else 0
+    half -= {
+        "half_up": 0,
+        "half_away": int(product < 0),
+        "half_even": 1 - (product >> max(shift, 0) & 1),
+    }[p["rounding"]]
+    code = (product + half >> shift if shift > 0 else product << -shift) + p["output_zero_point"]
     largest = (1 << (p["output_bits"] - 1)) - 1
     return acc, min(max(code, -largest - 1), largest)
 
@@ -89,7 +101,7 @@ def expected(tables, key, out) -> list[tuple[int, int]]:
 
 def rows(text: str) -> list[dict]:
     return [
-        {k: v if k == "key" else float(v) if "scale" in k else int(v or 0) for k, v in row.items()}
+        {k: v if k in ("key", "rounding") else float(v) if "scale" in k else int(v or 0) for k, v in row.items()}
         for row in csv.DictReader(text.splitlines())
     ]
 
@@ -195,6 +207,21 @@ def test_the_command(tmp_path):
         (["gelu_8", "--format", "c", "--key", "9"], "no table '9'"),
         (["gelu_8", "--format", "c", "--out-bits", "4"], "add --out-scale"),
         (["gelu_8", "--format", "c", "--out-scale", "0"], "positive"),
+        (["gelu_8", "--format", "c", "--out-rounding", "half_even"], "add --out-scale"),
+        (
+            [
+                "gelu_8",
+                "--format",
+                "lut513",
+                "--in-scale",
+                "2^-12",
+                "--out-scale",
+                "2^-12",
+                "--out-rounding",
+                "half_even",
+            ],
+            "rounds halves up",
+        ),
     ],
     ids=lambda v: " ".join(v) if isinstance(v, list) else "",
 )

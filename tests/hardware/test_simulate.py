@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from lutc.cli import main
 from lutc.compiler import pipeline
 from lutc.errors import LutcError
-from lutc.formats.codes import Inputs
+from lutc.formats.codes import Inputs, Outputs
 from lutc.hardware import handover, tools
 from lutc.hardware.handover import Options
 from lutc.hardware.simulate import simulate
@@ -57,6 +57,9 @@ CASES = {
         lambda: one(Lines([0.0], [0.0, 1.0], [0.0, 0.0]), Inputs(8, 2.0**-40)),
         Options(out=OUT),
     ),
+    "halves away from zero": (lambda: load("silu_8"), Options(out=Outputs(8, 2.0**-3, 0, "half_away"), latency=2)),
+    "halves to even": (lambda: load("silu_8"), Options(("4", "5"), Outputs(8, 2.0**-3, 5, "half_even"), together=True)),
+    "halves to even, any scale": (any_scale, Options(out=Outputs(7, 0.03, 9, "half_even"))),
     "direct": (lambda: load("gelu_8"), Options(("4", "5"), OUT, "direct", latency=2)),
     "direct, 11 bits in, from a file": (
         lambda: pipeline.compile("exp", 6, search="exact", inputs=(Inputs(11, 2.0**-7),)),

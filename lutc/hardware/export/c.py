@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
+from lutc.formats.codes import HALF_AWAY, HALF_EVEN, HALF_UP
 from lutc.hardware.export.text import c_array, identifier
 from lutc.hardware.export.units import Unit
 
@@ -57,9 +58,16 @@ def _unit(name: str, prefix: str, unit: Unit) -> str:
     if unit.out:
         m, s = unit.requantiser
         product = f"{prefix}_acc(q) * INT64_C({m << max(-s, 0)})"
-        rounded = "0" if s > 62 else f"({product} + (INT64_C(1) << {s - 1})) >> {s}" if s > 0 else product
+        half = {
+            HALF_UP: f"(INT64_C(1) << {s - 1})",
+            HALF_AWAY: f"(INT64_C(1) << {s - 1}) - (product < 0)",
+            HALF_EVEN: f"(INT64_C(1) << {s - 1}) - 1 + ((product >> {s}) & 1)",
+        }[unit.out.rounding]
+        rounded = "0" if s > 62 else f"(product + {half}) >> {s}" if s > 0 else "product"
+        held = "" if s > 62 else f"    int64_t product = {product};\n"
         text.append(
-            f"static inline int32_t {prefix}(int32_t q) {{\n    int64_t code = ({rounded}) + ({unit.out.zero_point});\n"
+            f"static inline int32_t {prefix}(int32_t q) {{\n{held}"
+            f"    int64_t code = ({rounded}) + ({unit.out.zero_point});\n"
             f"    return code < {unit.out.minimum} ? {unit.out.minimum} : code > {unit.out.maximum} ? "
             f"{unit.out.maximum} : (int32_t)code;\n}}"
         )

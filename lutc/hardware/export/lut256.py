@@ -30,7 +30,7 @@ def render(name: str, exported: Sequence[Unit]) -> dict[str, str]:
         prefix = f"{name}_{identifier(unit.key)}"
         said = (
             f"/* {prefix}: input scale {unit.inputs.scale!r}, zero point {unit.inputs.zero_point}; output scale "
-            f"{unit.out.scale!r}, zero point {unit.out.zero_point} */"
+            f"{unit.out.scale!r}, zero point {unit.out.zero_point}, {unit.out.rounding} */"
         )
         ascending, by_bits = unit.codes, np.roll(unit.codes, 128)
         files[f"{prefix}_lut256.h"] = "\n".join(

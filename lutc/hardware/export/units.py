@@ -14,7 +14,7 @@ import numpy as np
 
 from lutc import formats
 from lutc.errors import LutcError
-from lutc.formats.codes import Inputs
+from lutc.formats.codes import Inputs, Outputs
 from lutc.formats.requantise import requantiser
 from lutc.hardware.bits import accumulator_bits, signed_bits
 from lutc.table.integer import integer_lines
@@ -63,7 +63,7 @@ class Unit:
             return own
         multiplier, shift = self.requantiser
         out = {"output_bits": self.out.bits, "output_scale": self.out.scale, "output_zero_point": self.out.zero_point}
-        return {**own, **out, "multiplier": multiplier, "shift": shift}
+        return {**own, **out, "multiplier": multiplier, "shift": shift, "rounding": self.out.rounding}
 
 
 def units(tables: TableSet, keys: Sequence[str] | None = None, out: Inputs | None = None) -> list[Unit]:
@@ -73,7 +73,7 @@ def units(tables: TableSet, keys: Sequence[str] | None = None, out: Inputs | Non
     """
     keys = list(dict.fromkeys(map(str, tables if keys is None else keys)))
     if out is None and "output" in tables.meta:
-        out = Inputs(**tables.meta["output"])
+        out = Outputs(**tables.meta["output"])
     floats = [key for key in keys if tables[key] is not None and key not in tables.inputs]
     if floats:
         raise LutcError(
