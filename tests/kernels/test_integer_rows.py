@@ -39,7 +39,7 @@ def on_device(*tensors):
     return [None if t is None else t.to(DEVICE) for t in tensors]
 
 
-@pytest.mark.parametrize("n", [1, 64, 129, 20000])
+@pytest.mark.parametrize("n", [1, 64, 129, pytest.param(20000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("dtype", "out_scale"), [(torch.uint8, 2.0**-8), (torch.int8, 1 / 200), (torch.uint16, 2.0**-16)]
 )
@@ -59,7 +59,7 @@ def test_softmax(bits, dtype, out_scale, n, masked):
     assert torch.equal(found[: 6 * n].view(6, n), module(q, mask).to(torch.int32)) and (found[6 * n :] == 77).all()
 
 
-@pytest.mark.parametrize("n", [1, 129, 20000])
+@pytest.mark.parametrize("n", [1, 129, pytest.param(20000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", ["layer", "rms", "plain"])
 @pytest.mark.parametrize("bits", [8, 16])
 def test_norm(bits, kind, n):
@@ -135,6 +135,7 @@ for kernel, n, dtypes, constants in cases:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("capability", [80, 90, 100])
 def test_compiles_ahead_of_time(capability):
     """Wide loads and stores and no spills, in a process of its own, since the interpreter is chosen at import."""
