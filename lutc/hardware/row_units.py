@@ -8,7 +8,7 @@ import numpy as np
 
 from lutc.checks import is_int
 from lutc.errors import LutcError
-from lutc.formats.codes import Inputs
+from lutc.formats.codes import HALF_UP, Inputs
 from lutc.hardware.rows import IntegerNormModel, IntegerSoftmaxModel, OutputCodes
 from lutc.hardware.rtl import rows
 from lutc.hardware.rtl.bench import Stream
@@ -60,9 +60,10 @@ def model(
         raise LutcError(f"a unit of {operator} gives output codes; give `out_scale`")
     if out.bits != 8:
         raise LutcError(f"a unit of {operator} gives 8-bit codes; given `out_bits` {out.bits}")
-    rounding = getattr(out, "rounding", "half_up")
-    if rounding != "half_up":
-        raise LutcError(f"a unit of {operator} rounds halves up, as its model does; given `out_rounding` {rounding}")
+    if out.rounding != HALF_UP:
+        raise LutcError(
+            f"a unit of {operator} rounds halves up, as its model does; given `out_rounding` {out.rounding}"
+        )
     codes = OutputCodes(out.scale, out.zero_point, out.minimum, out.maximum)
     if operator == "softmax":
         second = load("reci_8") if row.reciprocal is None else table_set.loads(row.reciprocal)

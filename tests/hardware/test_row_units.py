@@ -140,6 +140,11 @@ def test_stimuli():
             ["exp_8", "--unit", "softmax", "--in-scale", "1", "--row-length", "8", "--out-scale", "1", "--key", "4"],
             "neither --key",
         ),
+        (
+            ["exp_8", "--unit", "softmax", "--in-scale", "1", "--row-length", "8", "--out-scale", "2^-8"]
+            + ["--out-rounding", "half_even"],
+            "rounds halves up",
+        ),
     ],
     ids=lambda v: " ".join(v) if isinstance(v, list) else "",
 )
