@@ -18,7 +18,6 @@ from lutc.costs.rules import FORBIDDEN, Rules
 from lutc.costs.segments import SegmentCosts
 from lutc.errors import LutcError
 from lutc.functions import Line
-from lutc.search.joined_kernels import fits, reach, useful
 from lutc.search.result import SearchResult
 
 JOINED_LIMIT = 1024  # positions
@@ -115,6 +114,8 @@ class _Task:
 
     def within(self, limit: float) -> SearchResult | None:
         """The best table that costs at most `limit`; None where there is none."""
+        from lutc.search.joined_kernels import reach, useful  # brings numba
+
         limit = limit * (1.0 + 1e-9)
         segments, n = self.costs.segments(self.entries), self.costs.size
         rules = self.rules
@@ -163,6 +164,8 @@ class _Task:
 
     def _closed(self, position: int, v, u, cost, offsets, layer: int) -> tuple[float, int, int, int]:
         """(cost, layer, position, label) of the cheapest table that ends at a position, the right tail behind it."""
+        from lutc.search.joined_kernels import fits  # brings numba
+
         if not np.isfinite(self.costs.right[position]):
             return np.inf, -1, -1, -1
         for label in range(offsets[position], offsets[position + 1]):

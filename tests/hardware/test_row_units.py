@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from lutc.cli import main
 from lutc.errors import LutcError
-from lutc.formats.codes import Inputs
+from lutc.formats.codes import Inputs, Outputs
 from lutc.hardware import handover, row_units, tools
 from lutc.hardware.handover import Options
 from lutc.hardware.row_units import RowOptions
@@ -158,5 +158,5 @@ def test_options():
     with pytest.raises(LutcError, match="these need both"):
         Options(unit="softmax")
     row = RowOptions(3, 0.1, weight=(1.0, 2.0, 3.0))
-    options = Options(out=Inputs(8, 0.1), unit="rmsnorm", row=row)
+    options = Options(out=Outputs(8, 0.1), unit="rmsnorm", row=row)
     assert Options.of(options.as_json()) == options
