@@ -208,7 +208,8 @@ def compile_command(
             tables = compile(function, entries, name=name, range=interval, progress=progress, **request)
     if default and tables.meta["search"].get("name") == "greedy":  # which chooses the entries
         output = Path(f"{name}_{max(table.entries for table in tables.values())}.json")
-    if not force and "weights" not in tables.meta and (why := misfit(tables, functions.load(function, interval))):
+    judged = not force and "weights" not in tables.meta
+    if judged and (why := misfit(tables, functions.load(function, interval), entries)):
         raise LutcError(f"{why}, or go on with --force")
     said = save_or_print(tables.dumps(), output, force or not default)
     if not said:

@@ -19,11 +19,12 @@ _SHARE = 0.01  # of the function's own spread, beyond which an error is looked i
 _TIMES = 10.0  # as large as the error of real coefficients: then the format is to blame
 
 
-def misfit(tables: TableSet, fn: Function) -> str | None:
+def misfit(tables: TableSet, fn: Function, entries: int = 1) -> str | None:
     """Why the coefficients' format cannot hold `fn`, and one of 16 bits that can; None where it does: where the root
     mean squared error over the codes in the range is at most 1 % of the function's standard deviation there (10 % where
     it is below the format's step), or at most ten times that of as many lines with real coefficients. Only tables of
-    fixed-point lines over codes are judged, by the scale with the most codes in the range.
+    fixed-point lines over codes are judged, by the scale with the most codes in the range. entries: that were asked
+    for, of which the table may use fewer.
     """
     lo, hi = tables.range or fn.range
     if tables.meta.get("search", {}).get("name") == "classic":  # which may miss what the format can do
@@ -44,7 +45,7 @@ def misfit(tables: TableSet, fn: Function) -> str | None:
     if error <= max(_SHARE * spread, min(step, 10 * _SHARE * spread)):
         return None
     costs = real_costs(Points.of(samples), table.left, table.right)
-    best = exact(costs, table.entries)
+    best = exact(costs, min(max(entries, table.entries), len(samples)))  # empty segments are merged
     if error <= _TIMES * math.sqrt(best.cost):
         return None
     slopes, intercepts = costs.line(best.cuts[:-1], best.cuts[1:])

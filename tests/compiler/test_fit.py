@@ -49,3 +49,10 @@ def test_the_command_refuses_and_goes_on_when_forced(tmp_path):
     assert not list(tmp_path.iterdir()) and "Traceback" not in result.output
     assert CliRunner().invoke(main, [*arguments, "--force"]).exit_code == 0
     assert (tmp_path / "exp.json").exists()
+
+
+def test_a_function_below_the_formats_step_is_refused():
+    tiny = functions.user.from_callable(lambda x: 1e-6 * np.tanh(x), (-4.0, 4.0))
+    tables = lutc.compile(tiny, 8, inputs=FINE, search="exact")
+    why = misfit(tables, tiny, 8)
+    assert why is not None and "q1.6 cannot hold" in why and "floating-point" in why
