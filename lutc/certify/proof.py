@@ -7,12 +7,15 @@ recomputes must be that error.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
+from lutc.checks import is_finite
 from lutc.measures import rounded
 from lutc.table.table_set import TableSet
 
 _AGREE = 1e-4  # figures have six digits; a gap is a difference of two of them
+_FACTS = ("cost", "optimum", "lower_bound", "gap")
+_ALL = ""  # where a shared set states one number
 _OF_OBJECTIVE = {"squared": "mean_squared", "absolute": "mean_absolute", "maximum": "worst_absolute"}
 
 
@@ -25,16 +28,38 @@ def relative_gap(cost: float, reference: float) -> float:
 def contradictions(tables: TableSet, found: Mapping) -> list[str]:
     """Where the record of the search contradicts itself or `found`, the recomputed certificate: one line each."""
     search = tables.meta.get("search")
+    if not isinstance(search, Mapping) or "cost" not in search:
+        return []
+    record = {name: _by_table(search[name]) for name in _FACTS if name in search}
+    if malformed := list(_malformed(record, tables)):
+        return malformed
     lines: list[str] = []
-    if not isinstance(search, Mapping) or not isinstance(search.get("cost"), Mapping):
-        return lines
-    for key, cost in search["cost"].items():
-        facts = {name: search[name].get(key) for name in ("optimum", "lower_bound", "gap") if name in search}
+    for key, cost in record["cost"].items():
+        facts = {name: by_key[key] for name, by_key in record.items() if key in by_key}
         lines += _against_itself(key, cost, facts)
         error = _certified(tables, found, key)
         if error is not None and abs(cost - error) > _AGREE * error + 1e-15:
-            lines.append(f"search.cost.{key} is {cost:g}, but the table's error is {error:g}")
+            lines.append(f"{_told('cost', key)} is {cost:g}, but the table's error is {error:g}")
     return lines
+
+
+def _by_table(fact: object) -> Mapping:
+    """A fact by key; one of a shared set, a number for all its tables, stands at _ALL."""
+    return fact if isinstance(fact, Mapping) else {_ALL: fact}
+
+
+def _told(name: str, key: str) -> str:
+    return f"search.{name}.{key}" if key != _ALL else f"search.{name}"
+
+
+def _malformed(record: Mapping, tables: TableSet) -> Iterator[str]:
+    """Where a fact is no finite number for a table of the file."""
+    for name, by_key in record.items():
+        for key, value in by_key.items():
+            if key != _ALL and key not in tables:
+                yield f"{_told(name, key)} is of no table of the file ({', '.join(tables)})"
+            elif not is_finite(value):
+                yield f"{_told(name, key)} is {value!r:.40}, no finite number"
 
 
 def _against_itself(key: str, cost: float, facts: Mapping) -> list[str]:
@@ -44,13 +69,13 @@ def _against_itself(key: str, cost: float, facts: Mapping) -> list[str]:
         if reference is None:
             continue
         if cost < reference * (1 - _AGREE) - 1e-12:
-            lines.append(f"search.cost.{key} is {cost:g}, below its {name.replace('_', ' ')} {reference:g}")
+            lines.append(f"{_told('cost', key)} is {cost:g}, below its {name.replace('_', ' ')} {reference:g}")
         gap = facts.get("gap")
         wanted = relative_gap(cost, reference)
         if gap is not None and abs(gap - wanted) > _AGREE * (1 + abs(wanted)) + 2e-6 * cost / max(reference, 1e-12):
-            lines.append(f"search.gap.{key} is {gap:g}, but cost and {name.replace('_', ' ')} make it {wanted:g}")
-    if facts.get("gap") is not None and not {"optimum", "lower_bound"} & facts.keys():
-        lines.append(f"search.gap.{key} is {facts['gap']:g}, of no optimum or bound that the file names")
+            lines.append(f"{_told('gap', key)} is {gap:g}, but cost and {name.replace('_', ' ')} make it {wanted:g}")
+    if "gap" in facts and not {"optimum", "lower_bound"} & facts.keys():
+        lines.append(f"{_told('gap', key)} is {facts['gap']:g}, of no optimum or bound that the file names")
     return lines
 
 

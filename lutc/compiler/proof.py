@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lutc.compiler.pipeline import compile as lutc_compile
-from lutc.formats.codes import Inputs
+from lutc.formats.codes import Outputs
 from lutc.functions import Function
 from lutc.table.bodies import Lines
 from lutc.table.prologues import AbsPrologue
@@ -61,5 +61,5 @@ def _request(tables: TableSet) -> dict[str, Any]:
     if "slopes" in meta:
         request |= {"slopes": meta["slopes"], "intercepts": meta["intercepts"]}
     if meta["objective"] == "codes":
-        request["out"] = Inputs(**meta["output"])
+        request["out"] = Outputs(**meta["output"])
     return request

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
@@ -11,7 +12,7 @@ from lutc.certify.certificate import certify, function_of
 from lutc.certify.proof import contradictions
 from lutc.cli import main
 from lutc.compiler.proof import quickly_proven, reproved
-from lutc.formats.codes import Inputs
+from lutc.formats.codes import Inputs, Outputs
 from lutc.search.genetic import GeneticSettings
 from lutc.table.library import names
 
@@ -25,6 +26,7 @@ REQUESTS = [
     {"objective": "maximum", **ONE},
     {"objective": "absolute", **ONE},
     {"objective": "codes", "out": FOUR, **ONE},
+    {"objective": "codes", "out": Outputs(8, 2.0**-6, 0, "half_even"), **ONE},
     {"inputs": "fp16", "coefficients": "fp16", "entries": 6},
     {"max_error": 0.05, "search": "greedy", **ONE},
     {"weights": "gauss", **ONE},
@@ -94,3 +96,29 @@ def test_a_gap_to_nothing_is_no_claim():
         certify(tables),
     )
     assert found == ["search.gap.4 is 0, of no optimum or bound that the file names"]
+
+
+@pytest.mark.parametrize(
+    "name, key, value, told",
+    [
+        ("cost", "99", 1.0, "search.cost.99 is of no table of the file"),
+        ("optimum", "99", 1.0, "search.optimum.99 is of no table of the file"),
+        ("gap", "4", "x", "search.gap.4 is 'x', no finite number"),
+        ("cost", "4", None, "search.cost.4 is None, no finite number"),
+        ("optimum", "4", float("nan"), "search.optimum.4 is nan, no finite number"),
+    ],
+)
+def test_a_broken_record_is_one_line(name, key, value, told):
+    tables = lutc.load("gelu_8")
+    search = copy.deepcopy(tables.meta["search"])
+    search[name][key] = value
+    changed = replace(tables, meta={**tables.meta, "search": search})
+    assert len(contradictions(changed, tables.meta["certificate"])) == 1
+    assert contradictions(changed, tables.meta["certificate"])[0].startswith(told)
+
+
+def test_the_one_proof_of_a_shared_set_is_held_too():
+    tables = lutc.compile("gelu", 8, search="exact", share="all")
+    changed = replace(tables, meta={**tables.meta, "search": {**tables.meta["search"], "gap": -5}})
+    told = contradictions(changed, tables.meta["certificate"])
+    assert told == ["search.gap is -5, but cost and optimum make it 0"]

@@ -246,7 +246,9 @@ class Patcher:
                 operator = self.wanted.activations.get(function) or self.wanted.written.get(function)
                 if operator is not None and names and function not in activations:
                     own = f"lutc_{function}"
-                    activations[function] = self._added(module, name, own, operator.fresh(path))
+                    activations[function] = self._added(
+                        module, name, own, operator.fresh(path, module._modules.get(own))
+                    )
                     self.report.replaced.append(Replaced(path, function, operator.name))
             elif call in ACTIVATION_CALLS and self.wanted.activations:
                 for function in [f for f in names if f in self.wanted.activations] or [None]:
