@@ -28,6 +28,7 @@ _EXPORTS = {
     "Table": "lutc.table",
     "TableSet": "lutc.table.table_set",
     "LutcError": "lutc.errors",
+    "audit": "lutc.nn",
     "patch": "lutc.nn",
     "unpatch": "lutc.nn",
 }

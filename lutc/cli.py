@@ -32,6 +32,7 @@ COMMANDS = {
     "functions": ("lutc.commands.functions:functions", "List the functions that lutc knows."),
     "formats": ("lutc.commands.formats:formats", "Explain number formats, or show how each stores a number."),
     "evaluate": ("lutc.commands.evaluate:evaluate", "Run a model exactly and with tables; say what they cost."),
+    "audit": ("lutc.commands.audit:audit", "List the transcendental operations a model runs, by table or exact."),
     "calibrate": (
         "lutc.commands.calibrate:calibrate",
         "Count what a model's functions are fed with, for scales and weights.",

@@ -15,6 +15,7 @@ from lutc.errors import LutcError
 from lutc.observe.running import model_digest
 
 _OWN = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "quantization_config", "use_cache"}
+_OWN |= {"architectures"}  # which saving adds
 _ADAPTER = re.compile(r"\.lora_|\.modules_to_save\.")
 _DEPTH = 4  # of wrappers around a model
 

@@ -17,6 +17,7 @@ _EXPORTS = {
     "FPLUT": "lutc.nn.fplut",
     "TaylorMLP": "lutc.taylor.module",
     "gqa_lut_pwl": "lutc.nn.gqa_lut",
+    "audit": "lutc.nn.patching",
     "patch": "lutc.nn.patching",
     "unpatch": "lutc.nn.patching",
 }

@@ -11,11 +11,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from lutc.errors import LutcError
 from lutc.functions.recognise import functions_of
 from lutc.nn.patching import attention as attentions
+from lutc.nn.patching.auditing import Batch, audited
 from lutc.nn.patching.calls import (
     ACTIVATION_CALLS,
     ATTENTION_CALLS,
@@ -135,6 +137,13 @@ class Patcher:
         for change in reversed(self.changes):
             change.undo()
 
+    def put_in_place(self) -> list[tuple[str, nn.Module, nn.Module]]:
+        """(path, what stands there now, what stood there) of the modules that were replaced."""
+        names = {id(module): name for name, module in self.model.named_modules()}
+        swaps = [one for one in self.changes if isinstance(one, Child) and isinstance(one.before, nn.Module)]
+        now = [(one.parent._modules[one.name], one.before) for one in swaps]
+        return [(names[id(after)], after, before) for after, before in now if id(after) in names]
+
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
         """The model changed, and afterwards as it was before."""
@@ -149,6 +158,7 @@ class Patcher:
     def run(self) -> None:
         modules = list(self.model.named_modules())
         self.selection.check([name for name, _ in modules])
+        modules = self._without_scripts(modules)
         for name, module in modules:
             if self._leaf(module):
                 if module is self.model:
@@ -158,7 +168,7 @@ class Patcher:
                 continue
             for child_name, child in list(module._modules.items()):
                 path = f"{name}.{child_name}" if name else child_name
-                if child is not None and path in self.selection:
+                if child is not None and path in self.selection and not isinstance(child, torch.jit.ScriptModule):
                     self._child(module, name, child_name, child, path)
             if name in self.selection or (not name and self.selection.only is None):
                 self._function_attributes(name, module)
@@ -167,6 +177,17 @@ class Patcher:
             self._registry(modules)
         self._shield(modules)
         self._leave_fast_paths(modules)
+
+    def _without_scripts(self, modules: list[tuple[str, nn.Module]]) -> list[tuple[str, nn.Module]]:
+        """Those whose code can be answered; TorchScript's is compiled, which the report says."""
+        scripts = [name for name, module in modules if isinstance(module, torch.jit.ScriptModule)]
+        if "" in scripts:
+            raise LutcError("the model itself is TorchScript, whose code is compiled: patch it before torch.jit.script")
+        for name in scripts:
+            if not any(name.startswith(f"{outer}.") for outer in scripts):
+                why = "its code is compiled by TorchScript: patch before torch.jit.script"
+                self.report.left.append(Left(name, "ScriptModule", why))
+        return [one for one in modules if not isinstance(one[1], torch.jit.ScriptModule)]
 
     def _leaf(self, module: nn.Module) -> bool:
         return (
@@ -352,6 +373,7 @@ def patch(
     skip: str | Sequence[str] | None = None,
     quantise: Any | None = None,
     attention: str | None = None,
+    audit: Batch | None = None,
 ) -> Report:
     """Replace a model's non-linear functions by tables, in place.
 
@@ -368,15 +390,18 @@ def patch(
     one of these}. With it `activation` may also be the name of a function, which then stays exact; without `activation`
     all do. Tables patched in later go behind the quantisers that are there. attention: "materialised" (the default)
     holds all scores in memory, "fused" works on blocks of them and equals it within rounding, "fused-exact" and
-    "fused-table" find the largest score as they go (`lutc.nn.attention`).
+    "fused-table" find the largest score as they go (`lutc.nn.attention`). audit: a batch, as `lutc.audit` takes it, on
+    which the model runs before and after: the report then lists what stays exact, and a replacement that differs from
+    the module that stood there by more than its table does is refused.
 
     Returns a Report of what was replaced and what was found and left. Raises LutcError, with the model untouched, for
-    tables that do not serve (a softmax needs exp, a norm rsqrt), a pattern that matches nothing, and where nothing at
-    all was replaced. May be called again for more.
+    tables that do not serve (a softmax needs exp, a norm rsqrt), a pattern that matches nothing, where nothing at all
+    was replaced, and for a replacement that `audit` refuses. May be called again for more.
     """
     if activation is None and softmax is None and norm is None and quantise is None and not mlp:
         raise LutcError("nothing to patch: give activation=, softmax=, norm=, mlp= or quantise=")
     patcher = Patcher(model, wanted(activation, softmax, norm, quantise, attention), Selection(only, skip))
+    before = None if audit is None else audited(model, audit)
     try:
         patcher.run()
         if mlp:
@@ -386,6 +411,10 @@ def patch(
                 "nothing was replaced: "
                 + ("; ".join(f"{e.path}: {e.why}" for e in patcher.report.left[:3]) or "nothing was found")
             )
+        if activation is not None or quantise is None:
+            patcher.report.unused = patcher.wanted.without_place(patcher.report)
+        if before is not None:
+            patcher.report.audits = before, audited(model, audit, patcher.put_in_place())
     except BaseException:
         patcher.undo()
         raise

@@ -16,6 +16,7 @@ from lutc.nn.lut import LUT
 from lutc.nn.norm import LUTLayerNorm, LUTRMSNorm
 from lutc.nn.patching.attention import in_form
 from lutc.nn.patching.quantised import Quantised, Scales, all_functions, behind, named_function, quantised_function
+from lutc.nn.patching.report import Report
 from lutc.nn.softmax import LUTSoftmax
 from lutc.table.library import as_table_set
 from lutc.table.prologues import ExponentPrologue
@@ -64,6 +65,15 @@ class Wanted:
         module = self.norms[kind].fresh(path, exact)
         module.normalized_shape, module.eps, module.weight, module.bias = shape, eps, weight, bias
         return module
+
+    def without_place(self, report: Report) -> list[tuple[str, str]]:
+        """(function, name) of what was given and stands nowhere."""
+        placed = {one.what for one in report.replaced}
+        given = dict(self.activations) | ({} if self.softmax is None else {"softmax": self.softmax})
+        unused = [(what, operator.name) for what, operator in given.items() if what not in placed]
+        if self.norms and not placed & {*self.norms, *self.written}:
+            unused.append(("rsqrt", next(iter(self.norms.values())).name))
+        return unused
 
 
 def wanted(activation, softmax, norm, quantise=None, attention: str | None = None) -> Wanted:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lutc.nn.patching.auditing import Audit
 
 
 @dataclass(frozen=True)
@@ -27,19 +31,30 @@ class Left:
 
 @dataclass
 class Report:
-    """Of one call of `patch`: `replaced` and `left`, in the order of the model's modules. `str(report)` is a table."""
+    """Of one call of `patch`: `replaced` and `left`, in the order of the model's modules; `unused`, tables that found
+    no place (what they are of, and their names); `audits`, what the model ran before and after, where a batch was
+    given. `str(report)` is a table.
+    """
 
     replaced: list[Replaced] = field(default_factory=list)
     left: list[Left] = field(default_factory=list)
+    unused: list[tuple[str, str]] = field(default_factory=list)
+    audits: tuple[Audit, Audit] | None = None
 
     def __str__(self) -> str:
         rows = [("replaced", r.path, r.what, f"by {r.by}") for r in self.replaced] + [
             ("left", e.path, e.what, e.why) for e in self.left
         ]
+        rows += [("unused", name, what, "found no place") for what, name in self.unused]
         if not rows:
             return "nothing found"
         widths = [max(len(row[column]) for row in rows) for column in range(3)]
-        return "\n".join(
+        lines = [
             "  ".join([*(text.ljust(width) for text, width in zip(row[:3], widths, strict=True)), row[3]])
             for row in rows
-        )
+        ]
+        if self.audits is not None:
+            before, after = (sum(one.calls for one in audit.exact) for audit in self.audits)
+            lines += ["", f"exact operations on the batch: {before} calls before, {after} now; what runs now:"]
+            lines.append(str(self.audits[1]))
+        return "\n".join(lines)
