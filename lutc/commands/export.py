@@ -12,6 +12,7 @@ from lutc.files import atomic_write
 from lutc.formats.codes import HALF_UP, Inputs, Outputs
 from lutc.hardware import handover
 from lutc.hardware.export import FORMATS, LUT513, TABLE_FORMATS, lut513, render, unit_name, units
+from lutc.hardware.options import UNITS
 from lutc.hardware.row_units import OPERATORS, RowOptions
 from lutc.hardware.rtl import floating
 from lutc.table.library import load
@@ -45,18 +46,24 @@ HAND_OVER = {"latency", "unit", "together", "arithmetic", "loadable", *ROWS}
 @rounding_option
 @click.option(
     "--unit",
-    type=click.Choice(handover.UNITS),
+    type=click.Choice(UNITS),
     default="lines",
     show_default=True,
-    help="sv: comparators, multiplier and adder; one stored output code for each input code; or a row operator.",
+    help="sv, vhdl, hls: comparators, multiplier and adder; an output code for each input code; or a row operator.",
 )
 @click.option("--row-length", type=int, help="Rows: codes of a row, for softmax the most of them.")
 @click.option("--in-zero-point", type=int, default=0, show_default=True, help="Rows: zero point of the input codes.")
 @click.option("--eps", type=float, default=1e-5, show_default=True, help="layernorm, rmsnorm: added to the variance.")
 @click.option("--reciprocal", help="softmax: table of 1/x, a file or a shipped one.  [default: reci_8]")
-@click.option("--latency", type=click.IntRange(0, 4), default=1, show_default=True, help="sv: registers on the way.")
-@click.option("--together", is_flag=True, help="sv: all keys in one unit, chosen with every code.")
-@click.option("--loadable", is_flag=True, help="sv: cuts, slopes and intercepts in registers that a port writes.")
+@click.option(
+    "--latency", type=click.IntRange(0, 4), default=1, show_default=True, help="sv, vhdl: registers on the way."
+)
+@click.option("--together", is_flag=True, help="sv, vhdl, hls: all keys in one unit, chosen with every code.")
+@click.option(
+    "--loadable",
+    is_flag=True,
+    help="sv, vhdl: cuts, slopes and intercepts in registers that a port writes; hls: handed in.",
+)
 @click.option(
     "--arithmetic",
     type=click.Choice(floating.ARITHMETICS),
@@ -96,14 +103,15 @@ def export(
     """Write the integers of TABLE, a file or the name of a shipped table, as hardware takes them, with golden vectors.
 
     Breakpoints become input codes, slopes and intercepts integers in two's complement; the golden vectors hold the
-    answer to every input code. docs/hardware.md has the rule of arithmetic. A folder of SystemVerilog has a test bench
-    and a manifest; `lutc simulate` runs it.
+    answer to every input code. docs/hardware.md has the rule of arithmetic. A folder of SystemVerilog, VHDL or C++ has
+    a test bench and a manifest; `lutc simulate` runs it.
 
     \b
     lutc export gelu_8 --format sv --key 4 --out-scale 2^-4 -o rtl     a unit and its test bench
     lutc export gelu_8 --format c --out-scale 2^-4 -o include          gelu_8.h: arrays, functions, golden vectors
     lutc export gelu_8 --format memh --key 4 -o rtl          gelu_8_4_cuts.memh, ..._slopes, ..._intercepts, ..._acc
     lutc export exp_8 --format sv --unit softmax --row-length 128 --in-scale 2^-4 --out-scale 2^-8 -o rtl
+    lutc export gelu_8 --format hls --key 4 --out-scale 2^-4 -o hls    C++ for high-level synthesis, and its test
     lutc export gelu_8 --format csv                                    the same numbers as CSV
     """
     if out_scale is None and typed(context) & {"out_bits", "out_zero_point", "out_rounding"}:
@@ -120,6 +128,8 @@ def export(
             row = RowOptions(row_length, in_scale, in_zero_point, eps, reciprocal=second)
             if "latency" in typed(context):
                 raise LutcError(f"--latency is not for --unit {unit}, whose registers are fixed")
+        elif kind == "hls" and "latency" in typed(context):
+            raise LutcError("--latency is not for hls: the synthesis from C++ places the registers")
         elif wrong := typed(context) & {*ROWS, "in_scale"}:
             raise LutcError(f"--{min(wrong).replace('_', '-')} is for --unit {', '.join(OPERATORS)}")
         options = handover.Options(tuple(keys), out, unit, latency, together, arithmetic or "", row, loadable)

@@ -63,8 +63,6 @@ def _written(output: Path, kind: str, name: str, tables: TableSet, out: Inputs |
     """Names of the files of one table, below `output`."""
     name = unit_name(name)
     if kind in handover.LANGUAGES:
-        units(tables, None, out)  # what cannot be held is refused before a folder is made
-        (output / name).mkdir(parents=True, exist_ok=True)
         made = handover.write(output / name, kind, name, tables, handover.Options(out=out))
         return [f"{name}/{file}" for file in (*made.files, handover.MANIFEST)]
     if kind in TABLE_FORMATS:

@@ -1,4 +1,4 @@
-"""Hand-overs of row operators: which model the settings give, its unit, and the rows that the unit is tried on."""
+"""Row operators: which model the settings give, and the rows that its unit is tried on."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from lutc.checks import is_int
 from lutc.errors import LutcError
 from lutc.formats.codes import HALF_UP, Inputs
 from lutc.hardware.rows import IntegerNormModel, IntegerSoftmaxModel, OutputCodes
-from lutc.hardware.rtl import rows
-from lutc.hardware.rtl.bench import Stream
+from lutc.hardware.rtl.verilog import Ports
+from lutc.hardware.streams import Stream
 from lutc.table import table_set
 from lutc.table.library import load
 from lutc.table.table_set import TableSet
@@ -74,17 +74,18 @@ def model(
     )
 
 
-def unit(
-    name: str, operator: str, tables: TableSet, row: RowOptions, out: Inputs | None
-) -> tuple[dict[str, str], Stream]:
-    """Files of the unit, and the rows with what they have to answer."""
-    built = model(operator, tables, row, out)
-    texts = rows.softmax(name, built, row.length) if isinstance(built, IntegerSoftmaxModel) else rows.norm(name, built)
+def stream(module: str, operator: str, built: IntegerSoftmaxModel | IntegerNormModel, row: RowOptions) -> Stream:
+    """The rows that a unit is tried on, with what they have to answer."""
     fed = stimuli(operator, row)
-    words = np.concatenate(fed)
     last = np.concatenate([np.append(np.zeros(codes.size - 1, np.int64), 1) for codes in fed])
     expected = np.concatenate([built(codes) for codes in fed])
-    return texts, Stream(name, rows.PORTS, words, expected, last=last)
+    return Stream(module, Ports(8, 8, 4, last=True), np.concatenate(fed), expected, last=last)
+
+
+def said(module: str, row: RowOptions, tried: Stream) -> dict:
+    """What the manifest says of the unit."""
+    count = 0 if tried.last is None else int(tried.last.sum())
+    return {"module": module, "row_length": row.length, "input_scale": row.scale, "rows_tried": count}
 
 
 def stimuli(operator: str, row: RowOptions) -> list[np.ndarray]:

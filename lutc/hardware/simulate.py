@@ -7,6 +7,8 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from lutc.errors import LutcError
 from lutc.hardware import handover, tools
 from lutc.hardware.handover import Design
 
-SIMULATORS = {"sv": ("verilator", "iverilog")}
+SIMULATORS = {"sv": ("verilator", "iverilog"), "vhdl": ("ghdl",), "hls": ("g++", "clang++")}
 
 
 def simulate(folder: Path, simulator: str | None = None) -> dict:
@@ -71,7 +73,29 @@ def _icarus(work: Path, manifest: dict) -> str:
     return tools.run(["vvp", "-n", "simulation"], work)
 
 
-_RUNNERS = {"verilator": _verilator, "iverilog": _icarus}
+def _ghdl(work: Path, manifest: dict) -> str:
+    sources = [name for name in [*manifest["sources"], *manifest["bench"]] if name.endswith(".vhd")]
+    tools.run(["ghdl", "-a", "--std=08", *sources], work)
+    tools.run(["ghdl", "-e", "--std=08", manifest["top"]], work)
+    return tools.run(
+        ["ghdl", "-r", "--std=08", manifest["top"], "--ieee-asserts=disable-at-0", "--max-stack-alloc=0"], work
+    )
+
+
+def _compiled(compiler: str, work: Path, manifest: dict) -> str:
+    """As C++11, without a warning; undefined behaviour ends the program."""
+    strict = ["-std=c++11", "-Wall", "-Wextra", "-Werror", "-fsanitize=undefined", "-fsanitize-undefined-trap-on-error"]
+    tools.run([compiler, *strict, "-O1", "-o", "simulation", f"{manifest['top']}.cpp"], work)
+    return tools.run([str(work / "simulation")], work)
+
+
+_RUNNERS: dict[str, Callable[[Path, dict], str]] = {
+    "verilator": _verilator,
+    "iverilog": _icarus,
+    "ghdl": _ghdl,
+    "g++": partial(_compiled, "g++"),
+    "clang++": partial(_compiled, "clang++"),
+}
 
 
 def _verdict(folder: Path, manifest: dict, design: Design, program: str, said: str, work: Path) -> dict:
@@ -83,7 +107,7 @@ def _verdict(folder: Path, manifest: dict, design: Design, program: str, said: s
     modules = {}
     for stream in design.streams:
         path = work / f"{stream.module}_out.txt"
-        found = _words(path.read_text().split() if path.exists() else [], stream.ports.out_bits)
+        found = _words(path.read_text().lower().split() if path.exists() else [], stream.ports.out_bits)
         if results[0].startswith("PASS") and found.size != stream.expected.size:
             raise LutcError(f"{stream.module} wrote {found.size} words, not {stream.expected.size}")
         n = min(found.size, stream.expected.size)

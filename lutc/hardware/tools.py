@@ -17,6 +17,7 @@ PACKAGES = {
     "yosys": "yosys",
     "ghdl": "ghdl",
     "g++": "g++",
+    "clang++": "clang",
     "nextpnr-ice40": "nextpnr-ice40",
 }
 

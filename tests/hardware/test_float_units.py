@@ -11,9 +11,9 @@ from lutc.functions import Line
 from lutc.hardware import handover, tools
 from lutc.hardware.handover import Options
 from lutc.hardware.rtl import bench, float_arithmetic, floating
-from lutc.hardware.rtl.bench import Stream
 from lutc.hardware.rtl.verilog import Ports
 from lutc.hardware.simulate import simulate
+from lutc.hardware.streams import Stream
 from lutc.table.bodies import Cells, Direct, Exponents, Lines
 from lutc.table.domain import Domain
 from lutc.table.library import load
@@ -85,7 +85,7 @@ def test_every_kind_of_table(arithmetic, tmp_path):
         (tmp_path / f"t{i}.sv").write_text(text)
         codes = chosen(table)
         stream = Stream(f"t{i}", ports, codes, words[codes])
-        for name, content in stream.files().items():
+        for name, content in bench.files(stream).items():
             (tmp_path / name).write_text(content)
         streams.append(stream)
         wanted.append(words[codes])
@@ -140,7 +140,7 @@ def test_addition_and_multiplication_of_any_bits(rounding, tmp_path):
         wires = "assign in_ready = out_ready; assign out_valid = in_valid;"
         (tmp_path / f"{name}.sv").write_text(f"{ports.text(name)}\n{wires}\n{unit}\nendmodule\n")
         streams.append(Stream(name, ports, (a << 16) | b, words.astype(np.int64)))
-        for file, content in streams[-1].files().items():
+        for file, content in bench.files(streams[-1]).items():
             (tmp_path / file).write_text(content)
     (tmp_path / "tb.sv").write_text(bench.top("t", streams).replace(".clk(clk), .rst", ".clk(clk), .rst"))
     sources = sorted(path.name for path in tmp_path.glob("*.sv"))

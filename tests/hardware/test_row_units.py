@@ -14,8 +14,8 @@ from lutc.hardware.handover import Options
 from lutc.hardware.row_units import RowOptions
 from lutc.hardware.rows import IntegerNormModel, IntegerSoftmaxModel, OutputCodes
 from lutc.hardware.rtl import bench, rows
-from lutc.hardware.rtl.bench import Stream
 from lutc.hardware.simulate import simulate
+from lutc.hardware.streams import Stream
 from lutc.table.library import load
 
 icarus = pytest.mark.skipif(not tools.installed("iverilog"), reason="needs apt-get install iverilog")
@@ -55,7 +55,7 @@ def written(tmp_path) -> list[Stream]:
         last = np.concatenate([np.append(np.zeros(row.size - 1, np.int64), 1) for row in fed])
         expected = np.concatenate([model(row) for row in fed])
         streams.append(Stream(name, rows.PORTS, np.concatenate(fed), expected, last=last))
-        for file, text in {**texts(name), **streams[-1].files()}.items():
+        for file, text in {**texts(name), **bench.files(streams[-1])}.items():
             (tmp_path / file).write_text(text)
     (tmp_path / "t_tb.sv").write_text(bench.top("t", streams))
     return streams

@@ -8,97 +8,61 @@ runs all of them and ends with a line "PASS ..." or "FAIL ...". They run under V
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-import numpy as np
-
-from lutc.hardware.export.memory import memh
-from lutc.hardware.export.units import Unit
-from lutc.hardware.rtl.verilog import Ports
+from lutc.hardware.streams import Stream
 
 
-@dataclass(frozen=True, eq=False)
-class Stream:
-    """What a module is fed with and has to answer. words, expected: (n,) int64. select, last: (n,), where the ports
-    have them. load: (m, 2), addresses and data written before.
-    """
+def files(stream: Stream) -> dict[str, str]:
+    """The stream's images and its bench, by file name."""
+    _, bits = stream.packed()
+    return {f"{stream.module}_bench.sv": _text(stream, bits), **stream.images()}
 
-    module: str
-    ports: Ports
-    words: np.ndarray
-    expected: np.ndarray
-    select: np.ndarray | None = None
-    last: np.ndarray | None = None
-    load: np.ndarray | None = None
 
-    def packed(self) -> tuple[np.ndarray, int]:
-        """{select, last, data} of each word in, and their bits."""
-        bits = self.ports.in_bits
-        values = self.words & ((1 << bits) - 1)
-        if self.ports.last:
-            values, bits = values | (self.last.astype(np.int64) << bits), bits + 1
-        if self.ports.select_bits:
-            values, bits = values | (self.select.astype(np.int64) << bits), bits + self.ports.select_bits
-        return values, bits
-
-    def files(self) -> dict[str, str]:
-        values, bits = self.packed()
-        files = {
-            f"{self.module}_bench.sv": self._text(bits),
-            f"{self.module}_in.memh": memh(values, bits, "what the bench feeds"),
-            f"{self.module}_expected.memh": memh(self.expected, self.ports.out_bits, "what has to come out"),
-        }
-        if self.load is not None:
-            address, data = self.ports.load
-            words = (self.load[:, 0] << data) | (self.load[:, 1] & ((1 << data) - 1))
-            files[f"{self.module}_load.memh"] = memh(words, address + data, "address and data of each coefficient")
-        return files
-
-    def _text(self, bits: int) -> str:
-        ports, n = self.ports, self.words.size
-        data, out = ports.in_bits, ports.out_bits
-        declared = [
-            f"  logic {f'[{width - 1}:0] ' if width > 1 else ''}{name};"
-            for _, name, width, _ in ports.named()
-            if name not in ("clk", "rst")
+def _text(stream: Stream, bits: int) -> str:
+    ports, n = stream.ports, stream.words.size
+    data, out = ports.in_bits, ports.out_bits
+    declared = [
+        f"  logic {f'[{width - 1}:0] ' if width > 1 else ''}{name};"
+        for _, name, width, _ in ports.named()
+        if name not in ("clk", "rst")
+    ]
+    connections = ", ".join(f".{name}({name})" for _, name, _, _ in ports.named())
+    at = data
+    fields = [f"  assign in_data = word[{data - 1}:0];"]
+    if ports.last:
+        fields.append(f"  assign in_last = word[{at}];")
+        at += 1
+    if ports.select_bits:
+        fields.append(f"  assign in_select = word[{bits - 1}:{at}];")
+    wrong = f"out_last !== answered[{data}]" if ports.last else "1'b0"
+    lasts = [f"  logic [{bits - 1}:0] answered;", f"  assign answered = stimuli[seen < {n} ? seen : 0];"]
+    lasts = [*(lasts if ports.last else []), "  logic wrong_last;", f"  assign wrong_last = {wrong};"]
+    load, loaded = [], "1'b1"
+    if stream.load is not None:
+        address, width = ports.load
+        m, loaded = stream.load.shape[0], "loaded"
+        load = [
+            f"  logic [{address + width - 1}:0] images [0:{m - 1}];",
+            f'  initial $readmemh("{stream.module}_load.memh", images);',
+            "  integer written;",
+            "  logic loaded;",
+            f"  assign loaded = written == {m};",
+            "  assign load_valid = ~rst & ~loaded;",
+            "  assign {load_address, load_data} = images[loaded ? 0 : written];",
+            "  always @(posedge clk) if (rst) written <= 0; else if (~loaded) written <= written + 1;",
         ]
-        connections = ", ".join(f".{name}({name})" for _, name, _, _ in ports.named())
-        at = data
-        fields = [f"  assign in_data = word[{data - 1}:0];"]
-        if ports.last:
-            fields.append(f"  assign in_last = word[{at}];")
-            at += 1
-        if ports.select_bits:
-            fields.append(f"  assign in_select = word[{bits - 1}:{at}];")
-        wrong = f"out_last !== answered[{data}]" if ports.last else "1'b0"
-        lasts = [f"  logic [{bits - 1}:0] answered;", f"  assign answered = stimuli[seen < {n} ? seen : 0];"]
-        lasts = [*(lasts if ports.last else []), "  logic wrong_last;", f"  assign wrong_last = {wrong};"]
-        load, loaded = [], "1'b1"
-        if self.load is not None:
-            address, width = ports.load
-            m, loaded = self.load.shape[0], "loaded"
-            load = [
-                f"  logic [{address + width - 1}:0] images [0:{m - 1}];",
-                f'  initial $readmemh("{self.module}_load.memh", images);',
-                "  integer written;",
-                "  logic loaded;",
-                f"  assign loaded = written == {m};",
-                "  assign load_valid = ~rst & ~loaded;",
-                "  assign {load_address, load_data} = images[loaded ? 0 : written];",
-                "  always @(posedge clk) if (rst) written <= 0; else if (~loaded) written <= written + 1;",
-            ]
-        settings = {
-            "module": self.module,
-            "n": n,
-            "last": n - 1,
-            "bits": bits - 1,
-            "out": out - 1,
-            "declared": "\n".join(declared),
-            "connections": connections,
-            "fields": "\n".join([*fields, *lasts, *load]),
-            "loaded": loaded,
-        }
-        return _BENCH % settings
+    settings = {
+        "module": stream.module,
+        "n": n,
+        "last": n - 1,
+        "bits": bits - 1,
+        "out": out - 1,
+        "declared": "\n".join(declared),
+        "connections": connections,
+        "fields": "\n".join([*fields, *lasts, *load]),
+        "loaded": loaded,
+    }
+    return _BENCH % settings
 
 
 _BENCH = """\
@@ -193,13 +157,3 @@ def top(name: str, streams: Sequence[Stream]) -> str:
             "",
         ]
     )
-
-
-def of_units(module: str, ports: Ports, units: Sequence[Unit], load: np.ndarray | None = None) -> Stream:
-    """All input codes of every unit; of several in one module the tables follow each other."""
-    select = None
-    if ports.select_bits:
-        select = np.repeat(np.arange(len(units)), units[0].acc.size)
-    words = np.concatenate([unit.inputs.codes() for unit in units])
-    expected = np.concatenate([unit.acc if unit.out is None else unit.codes for unit in units])
-    return Stream(module, ports, words, expected, select, load=load)

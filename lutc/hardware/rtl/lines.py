@@ -18,24 +18,25 @@ from lutc.hardware.rtl.verilog import Pipeline, Ports, extended, literal, signal
 LATENCIES = range(5)
 
 
-def module(name: str, units: Sequence[Unit], latency: int, loadable: bool = False) -> tuple[str, Ports]:
-    """SystemVerilog and ports of the module `name`. Several units: one after another by `in_select`, which all codes
-    carry. loadable: cuts, slopes and intercepts are registers, written as `loads` says.
+# which of the four steps end in a register: the last one first, then those that take longest
+REGISTERS = {0: "", 1: "d", 2: "ad", 3: "abd", 4: "abcd"}
+
+
+def line_unit(name: str, units: Sequence[Unit], latency: int, loadable: bool = False) -> LineUnit:
+    """The unit of the module `name`. Several: one after another by `in_select`, which all codes carry. loadable: cuts,
+    slopes and intercepts are registers, written as its `words` say.
     """
     if latency not in LATENCIES:
         raise LutcError(f"a unit of lines has a latency of 0 to 4 cycles; given {latency}")
     shapes = {(unit.inputs.bits, None if unit.out is None else unit.out.bits) for unit in units}
     if len(shapes) > 1:
         raise LutcError("tables in one unit have inputs and outputs of the same width; export them one by one")
-    return (_Loadable if loadable else _Lines)(name, list(units), latency).text()
+    return (LoadableUnit if loadable else LineUnit)(name, list(units), latency)
 
 
-def loads(units: Sequence[Unit]) -> np.ndarray:
-    """Address and data (entries, 2) of every register of a loadable unit that answers as `units`."""
-    return _Loadable("", list(units), 1).words()
+class LineUnit:
+    """Widths of a unit's signals, its requantisers, and its SystemVerilog."""
 
-
-class _Lines:
     load = (0, 0)
 
     def __init__(self, name: str, units: list[Unit], latency: int):
@@ -53,12 +54,16 @@ class _Lines:
         ]
         self.out_bits = self.acc_bits if units[0].out is None else units[0].out.bits
 
+    def words(self) -> np.ndarray | None:
+        """Address and data (entries, 2) of every register; None where numbers are constants."""
+        return None
+
     def text(self) -> tuple[str, Ports]:
+        """SystemVerilog and ports."""
         ports = Ports(self.q_bits, self.out_bits, self.latency, self.select_bits, self.load)
         pipe = Pipeline(self.latency)
         lines = [*self._centred(), *self._coefficients()]
-        # which of the four steps end in a register: the last one first, then those that take longest
-        registers = {0: "", 1: "d", 2: "ad", 3: "abd", 4: "abcd"}[self.latency]
+        registers = REGISTERS[self.latency]
 
         def stage(step: str, names) -> None:
             if self.select_bits:
@@ -144,7 +149,7 @@ class _Lines:
         return [*lines, *self._by_scale("code", choices, "select_c")]
 
 
-class _Loadable(_Lines):
+class LoadableUnit(LineUnit):
     """Coefficients in registers, a word {cut, slope, intercept} for each entry, whose cut bounds it on the left. Widths
     hold any cut, slope and intercept as wide as those of the units, and any accumulator of them.
     """

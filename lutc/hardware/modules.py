@@ -1,0 +1,37 @@
+"""Which units of codes go into which module, for every hardware language alike."""
+
+from __future__ import annotations
+
+from lutc.errors import LutcError
+from lutc.hardware import export
+from lutc.hardware.export.text import identifier
+from lutc.hardware.export.units import Unit
+from lutc.hardware.options import Options
+from lutc.table.table_set import TableSet
+
+
+def is_float(tables: TableSet, options: Options) -> bool:
+    """Whether all chosen tables are of float inputs."""
+    return all(tables[key] is not None and key not in tables.inputs for key in chosen(tables, options))
+
+
+def chosen(tables: TableSet, options: Options) -> list[str]:
+    return list(dict.fromkeys(map(str, options.keys or tables)))
+
+
+def coded(name: str, tables: TableSet, options: Options) -> list[tuple[str, list[Unit]]]:
+    """(module, its units) of tables over input codes: one module for each key, or one for all."""
+    if options.arithmetic:
+        raise LutcError("`arithmetic` is that of float tables; this one is over input codes")
+    units = export.units(tables, options.keys or None, options.out)
+    export.check_keys(units)
+    if options.unit == "direct" and any(unit.out is None for unit in units):
+        raise LutcError("a direct unit holds output codes; give --out-scale")
+    if options.together and options.unit != "direct":
+        return [(name, units)]
+    return [(f"{name}_{identifier(unit.key)}", [unit]) for unit in units]
+
+
+def said_of(modules: list[tuple[str, list[Unit]]], **more: object) -> list[dict]:
+    """What the manifest says of each unit."""
+    return [{"module": module, **more, **unit.parameters()} for module, units in modules for unit in units]
