@@ -52,7 +52,7 @@ def test_the_wheel_works_without_the_checkout(wheel, tmp_path):
 def test_the_wheel_holds_every_module_and_table_and_no_top_level_kernels(wheel, tracked):
     names = set(zipfile.ZipFile(wheel).namelist())
     for name in tracked:
-        if name.startswith(("lutc/", "kernels/", "pretrained/")) and name.endswith((".py", ".json")):
+        if name.startswith(("lutc/", "kernels/", "pretrained/")) and name.endswith((".py", ".json", ".hpp")):
             assert (name if name.startswith("lutc/") else f"lutc/{name}") in names
     assert not any(name.startswith(("kernels/", "pretrained/", "tests/")) for name in names)
 
