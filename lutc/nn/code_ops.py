@@ -1,27 +1,20 @@
-"""Torch operators that look codes up in one pass: `torch.ops.lutc.codes` and `torch.ops.lutc.through_codes`.
+"""The torch operator that looks codes up in one pass: `torch.ops.lutc.codes(q, table)` is table[q], codes to codes or
+float32.
 
-    codes(q, table)                             table[q], codes to codes or float32
-    through_codes(x, scale, values, limits...)  values[code of x], floats to floats
-
-On a CPU they run `lutc.nn.cpu.codes`, on a GPU `lutc.kernels.codes`; elsewhere, and for what those do not serve, plain
+On a CPU it runs `lutc.nn.cpu.codes`, on a GPU `lutc.kernels.codes`; elsewhere, and for what those do not serve, plain
 torch operations give the same bits.
 """
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 
 from lutc.errors import LutcError
 from lutc.nn.cpu import codes as cpu
 from lutc.nn.lowered import has_triton
-from lutc.nn.nearest import Limits, index, wide_dtype
 
 library = torch.library.Library("lutc", "FRAGMENT")
 library.define("codes(Tensor q, Tensor table) -> Tensor")
-library.define(
-    "through_codes(Tensor x, Tensor scale, Tensor values, int lowest, int highest, int zero_point) -> Tensor"
-)
 
 
 def by_bits(outputs: torch.Tensor, lowest: int, dtype: torch.dtype) -> torch.Tensor:
@@ -34,11 +27,11 @@ def by_bits(outputs: torch.Tensor, lowest: int, dtype: torch.dtype) -> torch.Ten
     return outputs[(every - lowest).clamp(0, len(outputs) - 1)]
 
 
-def _dense(x: torch.Tensor) -> torch.Tensor:
+def dense(x: torch.Tensor) -> torch.Tensor:
     return x if x.is_contiguous() or torch.ops.aten.is_non_overlapping_and_dense.default(x) else x.contiguous()
 
 
-def _check_length(name: str, values: torch.Tensor, wanted: int) -> None:
+def check_length(name: str, values: torch.Tensor, wanted: int) -> None:
     """The kernels look up without asking: a vector of another length would be read out of bounds."""
     if values.shape != (wanted,):
         raise LutcError(f"{name} takes a vector of {wanted} here; given shape {tuple(values.shape)}")
@@ -50,12 +43,12 @@ def _codes_plain(q: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
 
 
 def _codes_cpu(q: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
-    _check_length("codes: table", table, 1 << 8 * q.itemsize)
+    check_length("codes: table", table, 1 << 8 * q.itemsize)
     widths = (q.itemsize, table.itemsize)
     if widths not in cpu.WIDTHS:
         return _codes_plain(q, table)
     out = torch.empty_like(q, dtype=table.dtype)
-    source = _dense(q)
+    source = dense(q)
     target = out if out.stride() == source.stride() else torch.empty_like(source, dtype=table.dtype)
     table = table.contiguous()
     threads = torch.get_num_threads()
@@ -63,55 +56,19 @@ def _codes_cpu(q: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
     return out if target is out else out.copy_(target)
 
 
-def _through_plain(x, scale, values, lowest, highest, zero_point):
-    return values.to(wide_dtype(x))[index(x, scale, (lowest, highest, zero_point))].to(x.dtype)
-
-
-def _through_cpu(x, scale, values, lowest, highest, zero_point):
-    _check_length("through_codes: values", values, highest - lowest + 2)
-    limits: Limits = (lowest, highest, zero_point)
-    step = np.float32(scale.item())
-    if x.dtype != torch.float32 or not (np.isfinite(step) and step > 0):
-        return _through_plain(x, scale, values, *limits)
-    out = torch.empty_like(x)
-    source = _dense(x)
-    target = out if out.stride() == source.stride() else torch.empty_like(source)
-    values, threads = values.to(torch.float32).contiguous(), torch.get_num_threads()
-    cpu.through_codes(source.data_ptr(), target.data_ptr(), source.numel(), values.data_ptr(), step, limits, threads)
-    return out if target is out else out.copy_(target)
-
-
 def _codes_cuda(q: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
-    _check_length("codes: table", table, 1 << 8 * q.itemsize)
+    check_length("codes: table", table, 1 << 8 * q.itemsize)
     if not has_triton() or not q.numel() or table.device != q.device:
         return _codes_plain(q, table)
     from lutc.kernels import codes as kernels  # brings triton
 
-    source = _dense(q)
+    source = dense(q)
     out = torch.empty_like(source, dtype=table.dtype)
     kernels.codes(source, table.contiguous(), out)
     return out
 
 
-def _through_cuda(x, scale, values, lowest, highest, zero_point):
-    _check_length("through_codes: values", values, highest - lowest + 2)
-    limits: Limits = (lowest, highest, zero_point)
-    if x.dtype == torch.float64 or not has_triton() or not x.numel():
-        return _through_plain(x, scale, values, *limits)
-    from lutc.kernels import codes as kernels  # brings triton
-
-    source = _dense(x)
-    out = torch.empty_like(source)
-    step = scale.to(device=x.device, dtype=torch.float32)
-    kernels.through_codes(source, step, values.to(torch.float32).to(x.dtype).contiguous(), out, limits)
-    return out
-
-
 library.impl("codes", _codes_cpu, "CPU")
 library.impl("codes", _codes_cuda, "CUDA")
-library.impl("through_codes", _through_cuda, "CUDA")
 library.impl("codes", _codes_plain, "CompositeExplicitAutograd")
-library.impl("through_codes", _through_cpu, "CPU")
-library.impl("through_codes", _through_plain, "CompositeExplicitAutograd")
 torch.library.register_fake("lutc::codes", lambda q, table: torch.empty_like(q, dtype=table.dtype), lib=library)
-torch.library.register_fake("lutc::through_codes", lambda x, *rest: torch.empty_like(x), lib=library)

@@ -2,54 +2,62 @@
 
 Arithmetic is float32, float64 for float64 inputs; results have the input's dtype. Everywhere `limits` = (smallest code,
 largest code, zero point), `scale` is a 0-d tensor on the device of x that may need a gradient, and `rate` a number by
-which that gradient is multiplied.
+which that gradient is multiplied. Values and slopes are of all codes ascending and then of NaN, float.
+
+The backward pass takes one pass over the elements (`lutc.nn.through_codes`). Where the scale needs a gradient it reads
+x again, for that gradient is made of what rounding took away; else it needs no floats: the codes and one bit for each x
+are kept, or with slopes of 1 the bits alone.
 """
 
 from __future__ import annotations
 
 import torch
 
-from lutc.nn import code_ops as _code_ops  # noqa: F401  (registers torch.ops.lutc.through_codes)
+from lutc.nn import portable, transforms
 from lutc.nn.nearest import Limits, index, nearest_code, wide_dtype
+from lutc.nn.through_codes import deviation, inside
+
+_ops = torch.ops.lutc
 
 
-def _gradients(gradient, x, scale, limits: Limits, rate: float, wanted) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Of x, the incoming gradient within the codes (0 outside and for NaN); of the scale, eq. 3 of LSQ
-    (arXiv:1902.08153) times rate. Within is what rounds to a code without being clamped, as torch's own fake
-    quantisation has it; LSQ's ends half a step earlier.
-    """
-    lowest, highest, zero_point = limits
-    dtype = wide_dtype(x)
-    steps = x.to(dtype) / scale.to(dtype)
-    inside = (steps >= lowest - zero_point - 0.5) & (steps <= highest - zero_point + 0.5)
-    to_x = torch.where(inside, gradient, 0.0)
-    if not wanted:
-        return to_x, None
-    code = nearest_code(x, scale, limits)
-    slope = torch.where(x.isnan(), 0.0, torch.where(inside, code - steps, code))
-    return to_x, ((gradient.to(dtype) * slope).sum() * rate).to(scale.dtype)
+class _FixedScale(torch.autograd.Function):
+    """(values of x's codes, codes, bits)"""
 
-
-class _QuantiseAndReturn(torch.autograd.Function):
     @staticmethod
-    def forward(x, scale, limits, rate):
-        return (nearest_code(x, scale, limits) * scale.to(wide_dtype(x))).to(x.dtype)
+    def forward(x, scale, values, slopes, limits):
+        return _ops.through_codes_kept(x, scale, values, *limits, slopes is not None)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        x, scale, ctx.limits, ctx.rate = inputs
-        ctx.save_for_backward(x, scale)
+        _, codes, within = output
+        ctx.mark_non_differentiable(codes, within)
+        ctx.save_for_backward(codes, within, inputs[3])
+
+    @staticmethod
+    def backward(ctx, gradient, *_):
+        return _Backward.apply(gradient, *ctx.saved_tensors), None, None, None, None
+
+
+class _Backward(torch.autograd.Function):
+    """gradient * slope, 0 where x was clamped: linear in the gradient, constant in all else."""
+
+    @staticmethod
+    def forward(gradient, codes, within, slopes):
+        return _ops.through_codes_backward(gradient, codes, within, slopes)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs[1:])
 
     @staticmethod
     def backward(ctx, gradient):
-        x, scale = ctx.saved_tensors
-        return *_gradients(gradient, x, scale, ctx.limits, ctx.rate, ctx.needs_input_grad[1]), None, None
+        return _Backward.apply(gradient, *ctx.saved_tensors), None, None, None
 
 
-class _LookUp(torch.autograd.Function):
+class _LearnedScale(torch.autograd.Function):
     @staticmethod
     def forward(x, scale, values, slopes, limits, rate):
-        return torch.ops.lutc.through_codes(x, scale, values, *limits)
+        return _ops.through_codes(x, scale, values, *limits)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -59,20 +67,57 @@ class _LookUp(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient):
         x, scale, slopes = ctx.saved_tensors
-        slope = slopes.to(wide_dtype(x))[index(x, scale, ctx.limits)]
-        gradient = (gradient.to(slope.dtype) * slope).to(gradient.dtype)
-        return *_gradients(gradient, x, scale, ctx.limits, ctx.rate, ctx.needs_input_grad[1]), None, None, None, None
+        to_x, to_scale = _BackwardWithScale.apply(gradient, x, scale, slopes, ctx.limits)
+        return to_x, (to_scale * ctx.rate).to(scale.dtype), None, None, None, None
+
+
+class _BackwardWithScale(torch.autograd.Function):
+    """Gradients of x and of the scale; their own, for second derivatives, in plain operations."""
+
+    @staticmethod
+    def forward(gradient, x, scale, slopes, limits):
+        return _ops.through_codes_backward_with_scale(gradient, x, scale, slopes, *limits)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        *tensors, ctx.limits = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def backward(ctx, of_x, of_scale):
+        gradient, x, scale, slopes = ctx.saved_tensors
+        wide, kept = wide_dtype(x), inside(x, scale, *ctx.limits)
+        slope = 1.0 if slopes is None else slopes.to(wide)[index(x, scale, ctx.limits)]
+        through = torch.where(kept, of_x.to(wide), 0.0) + of_scale * deviation(x, scale, *ctx.limits)
+        by_scale = torch.where(kept, gradient.to(wide) * slope * of_scale, 0.0) / scale.to(wide)
+        to_scale = (by_scale * x.to(wide)).sum() / scale.to(wide)
+        return (through * slope).to(gradient.dtype), -by_scale.to(x.dtype), to_scale.to(scale.dtype), None, None
 
 
 def quantise_and_return(x: torch.Tensor, scale: torch.Tensor, limits: Limits, rate: float = 1.0) -> torch.Tensor:
     """scale * (code of x less the zero point), in the dtype of x."""
-    return _QuantiseAndReturn.apply(x, scale, limits, rate)
+    wide, (lowest, highest, zero_point) = wide_dtype(x), limits
+    if portable.wanted():
+        return (nearest_code(x, scale, limits) * scale.to(wide)).to(x.dtype)
+    codes = torch.arange(lowest - zero_point, highest - zero_point + 1, dtype=wide, device=x.device)
+    values = torch.nn.functional.pad(codes * scale.detach().to(wide), (0, 1), value=torch.nan)
+    return look_up(x, scale, values, None, limits, rate)
 
 
 def look_up(
-    x: torch.Tensor, scale: torch.Tensor, values: torch.Tensor, slopes: torch.Tensor, limits: Limits, rate: float = 1.0
+    x: torch.Tensor,
+    scale: torch.Tensor,
+    values: torch.Tensor,
+    slopes: torch.Tensor | None,
+    limits: Limits,
+    rate: float = 1.0,
 ) -> torch.Tensor:
-    """values[code of x], in the dtype of x, with the derivative slopes[code]. values, slopes: of all codes ascending
-    and then of NaN, float.
-    """
-    return _LookUp.apply(x, scale, values, slopes, limits, rate)
+    """values[code of x], in the dtype of x, with the derivative slopes[code], or 1."""
+    if portable.wanted():
+        return values.to(wide_dtype(x))[index(x, scale, limits)].to(x.dtype)
+    needed = torch.is_grad_enabled() and (x.requires_grad or scale.requires_grad)
+    if not (needed or transforms.active()):
+        return _ops.through_codes(x, scale, values, *limits)
+    if scale.requires_grad:
+        return _LearnedScale.apply(x, scale, values, slopes, limits, rate)
+    return _FixedScale.apply(x, scale, values, slopes, limits)[0]

@@ -8,7 +8,6 @@ torch = pytest.importorskip("torch")
 from lutc.errors import LutcError  # noqa: E402
 from lutc.nn import code_ops  # noqa: E402
 from lutc.nn.cpu import codes as cpu  # noqa: E402
-from lutc.nn.nearest import index  # noqa: E402
 
 OUTPUTS = (torch.int8, torch.uint8, torch.int16, torch.float32, torch.float64)
 
@@ -58,43 +57,16 @@ def test_bytes_without_a_shuffle_give_the_same(monkeypatch):
     assert torch.equal(torch.ops.lutc.codes(q, table), want) and torch.equal(want, oracle(q, table))
 
 
-@pytest.mark.parametrize("limits", [(-128, 127, 0), (-128, 127, -7), (-8, 7, 3), (0, 255, 130), (-32768, 32767, 5)])
-@pytest.mark.parametrize("scale", [0.0625, 0.1, 3e-6, 1e30])
-def test_floats_through_codes(limits, scale):
-    lowest, highest, zero_point = limits
-    values = torch.randn(highest - lowest + 2, dtype=torch.float64)
-    edges = torch.arange(lowest - 2, min(highest, lowest + 300) + 3).double().sub(zero_point).mul(scale)
-    x = torch.cat([edges, edges + scale / 2, torch.tensor([0.0, -0.0, 3e38, -3e38, torch.inf, -torch.inf, torch.nan])])
-    x = torch.cat([x.float(), torch.randn(2000) * scale * 99, torch.randn(700)])
-    for given in (x, x[1:], x[::3], x.to(torch.float16), x.double()):
-        step = torch.tensor(scale, dtype=torch.float64)
-        found = torch.ops.lutc.through_codes(given, step, values, *limits)
-        want = values.to(torch.float64 if given.dtype == torch.float64 else torch.float32)
-        assert torch.equal(found, want[index(given, step, limits)].to(given.dtype))
-
-
-def test_a_scale_that_is_no_number_gives_what_plain_operations_give():
-    x, values = torch.randn(600), torch.randn(257)
-    for scale in (0.0, torch.nan, torch.inf, -0.5):
-        step = torch.tensor(scale)
-        want = values[index(x, step, (-128, 127, 0))]
-        assert torch.equal(torch.ops.lutc.through_codes(x, step, values, -128, 127, 0), want)
-
-
 def test_the_table_by_bits_saturates_codes_beyond_the_width():
     table = code_ops.by_bits(torch.arange(16).to(torch.int8), -8, torch.int8)
     q = torch.arange(-128, 128).to(torch.int8)
     assert torch.equal(torch.ops.lutc.codes(q, table).long(), q.long().clamp(-8, 7) + 8)
 
 
-def test_operators_are_as_torch_wants_them():
+def test_the_operator_is_as_torch_wants_it():
     torch.library.opcheck(torch.ops.lutc.codes.default, (torch.zeros(5, dtype=torch.int8), torch.zeros(256)))
-    arguments = (torch.zeros(5), torch.tensor(0.5), torch.zeros(257), -128, 127, 0)
-    torch.library.opcheck(torch.ops.lutc.through_codes.default, arguments)
 
 
-def test_vectors_of_another_length_are_refused_not_read_beyond():
+def test_a_table_of_another_length_is_refused_not_read_beyond():
     with pytest.raises(LutcError, match="codes: table takes a vector of 256 here; given shape \\(4,\\)"):
         torch.ops.lutc.codes(torch.zeros(3, dtype=torch.uint8), torch.zeros(4))
-    with pytest.raises(LutcError, match="values takes a vector of 257 here"):
-        torch.ops.lutc.through_codes(torch.zeros(3), torch.tensor(1.0), torch.zeros(9), -128, 127, 0)

@@ -1,4 +1,4 @@
-"""Looking up codes on the CPU in one pass: codes to codes or floats, and floats to floats through the code of each.
+"""Looking up codes on the CPU in one pass: codes to codes or floats.
 
 Bytes to bytes goes 32 at a time where the processor shuffles bytes of a register (AVX2): a table of 256 entries is 16
 rows of 16, and a shuffle picks from a row by the low four bits of a code, or gives 0 where the code's top bit is set.
@@ -17,10 +17,10 @@ import numba.extending
 import numpy as np
 from llvmlite import ir
 
-from lutc.nn.cpu.base import TASK, compiled, integers, native, packed, pointer, single
+from lutc.nn.cpu.base import TASK, compiled, integers, native, packed, pointer
 from lutc.nn.cpu.team import run
 
-SLICE = 1 << 15  # elements of a part at least; the sums of a gradient are taken in slices of so many, in their order
+SLICE = 1 << 15  # elements of a part at least
 _BLOCK, _ROW = 32, 16
 _byte = ir.IntType(8)
 _block = ir.VectorType(_byte, _BLOCK)
@@ -79,11 +79,6 @@ def _halves(address, n):
 @compiled
 def _words(address, n):
     return numba.carray(pointer(address), n, np.uint32)
-
-
-@compiled
-def _floats(address, n):
-    return numba.carray(pointer(address), n, np.float32)
 
 
 @compiled
@@ -203,52 +198,3 @@ def look_up(codes: int, out: int, n: int, table: int, widths: tuple[int, int], t
     """
     task = _TASKS.get(widths) or (_shuffled_bytes if _shuffles() else _bytes_to_bytes)
     run(task, n, SLICE, packed(codes, out, table), threads, multiple=64)
-
-
-@compiled
-def _place(x, scale, low, high):
-    """The code of x less the zero point, as a float: rounded half to even, clamped; NaN stays NaN."""
-    step = np.rint(x / scale)
-    step = low if step < low else step
-    return high if step > high else step
-
-
-@native(TASK)
-def _through_codes(first, last, job):
-    """job: addresses of x, outputs, values; float32 scale, lowest and highest code less the zero point; the place of
-    the zero point and that of NaN.
-    """
-    numbers = integers(job)
-    zero, nan = np.int32(numbers[6]), np.int32(numbers[7])
-    x, out, values = _floats(numbers[0], last), _words(numbers[1], last), _words(numbers[2], nan + 1)
-    scale, low, high = single(numbers[3]), single(numbers[4]), single(numbers[5])
-    places = np.empty(256, np.uint8)
-    at = first
-    while at + 256 <= last and nan <= 256:  # places first, in vectors; then what stands there
-        broken = 0
-        for i in range(256):
-            step = _place(x[at + i], scale, low, high)
-            broken |= step != step
-            places[i] = np.int32(step) + zero
-        if broken:
-            for i in range(at, at + 256):
-                step = _place(x[i], scale, low, high)
-                out[i] = values[np.int32(step) + zero if step == step else nan]
-        else:
-            _words_of(places.ctypes.data, numbers[1] + 4 * at, 256, values)
-        at += 256
-    for i in range(at, last):
-        step = _place(x[i], scale, low, high)
-        out[i] = values[np.int32(step) + zero if step == step else nan]
-
-
-def through_codes(
-    x: int, out: int, n: int, values: int, scale: np.float32, limits: tuple[int, int, int], threads: int
-) -> None:
-    """out[i] = values[code of x[i]] for n float32 without gaps, by address. values: float32, of all codes ascending and
-    then of NaN. limits: smallest and largest code, zero point.
-    """
-    lowest, highest, zero_point = limits
-    low, high = np.float32(lowest - zero_point), np.float32(highest - zero_point)
-    job = packed(x, out, values, scale, low, high, zero_point - lowest, highest - lowest + 1)
-    run(_through_codes, n, SLICE, job, threads, multiple=64)
