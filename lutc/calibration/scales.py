@@ -21,7 +21,7 @@ from lutc.calibration.file import Layer
 from lutc.calibration.histogram import Histogram
 from lutc.errors import LutcError
 from lutc.formats.codes import Inputs
-from lutc.functions import FUNCTIONS
+from lutc.functions import find
 
 METHODS = ("min-max", "percentile", "least-squares", "power-of-two")
 PERCENTILE = 99.9
@@ -85,7 +85,7 @@ def loss(histogram: Histogram, inputs: Inputs, function: Callable | None = None)
 
 def for_layer(layer: Layer, method: str = "power-of-two", bits: int = 8, symmetric: bool = True) -> Inputs:
     """Bits, scale and zero point of a layer's inputs, with squared errors measured behind its function."""
-    return choose(layer.histogram, method, bits, symmetric, function=FUNCTIONS.get(layer.function))
+    return choose(layer.histogram, method, bits, symmetric, function=find(layer.function))
 
 
 def choose(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lutc.functions import FUNCTIONS
+from lutc.functions import find
 
 if TYPE_CHECKING:
     from lutc.calibration.file import Layer
@@ -43,7 +43,8 @@ def statistics(layer: Layer) -> dict:
         "quantiles": {f"{p:g}": float(value) for p, value in zip(QUANTILES, h.quantile(QUANTILES), strict=True)},
         "outliers": outliers,
     }
-    if layer.function in FUNCTIONS and layer.operator not in REDUCED:
-        lo, hi = FUNCTIONS[layer.function].range
+    fn = find(layer.function)
+    if fn is not None and layer.operator not in REDUCED:
+        lo, hi = fn.range
         told["outside"] = {"range": [lo, hi], "share": h.outside(lo, hi)}
     return told

@@ -14,7 +14,7 @@ from lutc.calibration.layer_error import LayerErrors, errors_of
 from lutc.calibration.sample_file import is_sample_file, read_samples
 from lutc.errors import LutcError
 from lutc.formats.codes import Inputs
-from lutc.functions import FUNCTIONS
+from lutc.functions import alike
 
 _SLICES = 16  # of a bin, where an error is measured
 EVEN, EVEN_FLOATS = (
@@ -133,8 +133,8 @@ def measured(source: str, function: str) -> Measured:
     }
     if name:
         name, layer = calibration.layer(name)
-        if not _same(layer.function, wanted):
-            others = [other for other, one in calibration.layers.items() if _same(one.function, wanted)]
+        if not alike(layer.function, wanted):
+            others = [other for other, one in calibration.layers.items() if alike(one.function, wanted)]
             hint = (
                 f"its layers of {wanted} are {', '.join(others[:3])}{', ...' if len(others) > 3 else ''}"
                 if others
@@ -145,7 +145,7 @@ def measured(source: str, function: str) -> Measured:
     else:
         layers = list(
             calibration.of_function(
-                next((f for f in (wanted, *_twins(wanted)) if _has(calibration, f)), wanted)
+                next((layer.function for layer in calibration.layers.values() if alike(layer.function, wanted)), wanted)
             ).values()
         )
         record |= {"layers": len(layers)}
@@ -159,18 +159,3 @@ def measured(source: str, function: str) -> Measured:
         )
     errors = errors_of(name, layers[0]) if name else LayerErrors("", ())
     return Measured(histogram, record | {"values": histogram.count}, errors)
-
-
-def _same(one: str, other: str) -> bool:
-    """elu and celu are one function under two names."""
-    return one == other or one in _twins(other)
-
-
-def _twins(name: str) -> list[str]:
-    return [
-        other for other, fn in FUNCTIONS.items() if name in FUNCTIONS and other != name and fn.f is FUNCTIONS[name].f
-    ]
-
-
-def _has(calibration, function: str) -> bool:
-    return any(layer.function == function for layer in calibration.layers.values())

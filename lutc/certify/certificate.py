@@ -55,7 +55,7 @@ def function_of(tables: TableSet) -> Function:
     """The function that a set names; LutcError where it is none of lutc's own: a file must not make its reader import
     and run code. Of a function that only its caller knows the file carries a sample, and that is taken for it.
     """
-    known = functions.FUNCTIONS.get(tables.function)
+    known = functions.find(tables.function)
     if known is None and "function_sample" in tables.meta and tables.range is not None:
         sample, inputs = tables.meta["function_sample"], tables.inputs.values()
         return sampled.from_record(tables.function or tables.name, sample, tables.range, inputs)

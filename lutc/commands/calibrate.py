@@ -15,7 +15,7 @@ from lutc.calibration.statistics import statistics
 from lutc.commands.options import Number, echo_json, echo_table, figure, json_option, model_options, progress_bar
 from lutc.errors import LutcError
 from lutc.formats.codes import Inputs
-from lutc.functions import FUNCTIONS
+from lutc.functions import find
 from lutc.plots.calibration import calibration_figure
 from lutc.plots.figure import save
 
@@ -200,7 +200,7 @@ def report(calibration: Calibration, bits: int) -> None:
             continue
         power, free = (for_layer(layer, method, bits) for method in ("power-of-two", "least-squares"))
         row.append(f"2^{-power.power}")
-        left = [loss(layer.histogram, inputs, FUNCTIONS[layer.function]).signal_to_noise for inputs in (power, free)]
+        left = [loss(layer.histogram, inputs, find(layer.function)).signal_to_noise for inputs in (power, free)]
         rows.append([*row, _decibel(left[0]), figure(free.scale), _decibel(left[1])])
     widest = max(map(len, rows))
     header = [

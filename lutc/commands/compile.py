@@ -29,6 +29,7 @@ from lutc.costs.objectives import OBJECTIVES
 from lutc.errors import LutcError
 from lutc.formats.codes import HALF_UP, Inputs, Outputs
 from lutc.functions.promises import PROMISES
+from lutc.functions.spelling import file_name
 from lutc.search.gradient import INITIALISATIONS, GradientSettings
 from lutc.search.registry import SEARCHES
 
@@ -176,14 +177,16 @@ def compile_command(
 ) -> None:
     """Compile FUNCTION into a table and write it as JSON.
 
-    FUNCTION is a name that `lutc functions` lists, or your own: package.module:name with --range.
+    FUNCTION is a name that `lutc functions` lists, with parameters as in "elu(alpha=0.5)", or your own:
+    package.module:name with --range.
 
     \b
     lutc compile gelu --entries 8                              int8 codes at scales 2^0 .. 2^-6
     lutc compile gelu --share all                        one set of breakpoints for all scales, as GQA-LUT stores it
     lutc compile silu --max-error 1lsb --out-scale 2^-4        the fewest entries within a bound
     lutc compile gelu --entries 32 --inputs fp16               every fp16 value, fp16 coefficients
-    lutc compile mypackage.activations:snake --range -4 4
+    lutc compile "leaky_relu(negative_slope=0.2)"              a function with parameters; `lutc functions` lists them
+    lutc compile mypackage.activations:wave --range -4 4
     lutc compile silu --search gradient --entries 16     breakpoints learned by a ReLU network (NN-LUT); needs torch
     lutc compile silu --search cutpoints                       floating-point values over 11 cut points (FPLUT)
     lutc compile silu --weights calibration.json:layers.3.mlp.act_fn --calibrated-scale   for what a layer is fed with
@@ -192,7 +195,7 @@ def compile_command(
     promises = tuple(promise for promise in PROMISES if options.pop(promise.replace("-", "_")))
     cutpoints = options["search"] == "cutpoints"
     suffix = {"cutpoints": "fplut", "gradient": f"nnlut_{entries}"}.get(options["search"], entries)
-    default, output = output is None, output or Path(f"{name}_{suffix}.json")
+    default, output = output is None, output or Path(f"{file_name(name)}_{suffix}.json")
     if not output.parent.is_dir():
         raise LutcError(f"there is no folder {output.parent} to write {output.name} to; make it, or give another path")
     if cutpoints:
@@ -207,7 +210,7 @@ def compile_command(
             request["promises"] = promises
             tables = compile(function, entries, name=name, range=interval, progress=progress, **request)
     if default and tables.meta["search"].get("name") == "greedy":  # which chooses the entries
-        output = Path(f"{name}_{max(table.entries for table in tables.values())}.json")
+        output = Path(f"{file_name(name)}_{max(table.entries for table in tables.values())}.json")
     judged = not force and "weights" not in tables.meta
     if judged and (why := misfit(tables, functions.load(function, interval), entries)):
         raise LutcError(f"{why}, or go on with --force")

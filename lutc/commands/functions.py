@@ -6,12 +6,17 @@ import click
 
 from lutc.commands.options import echo_json, echo_table, json_option
 from lutc.functions import FUNCTIONS
+from lutc.functions.spelling import number
 
 
 @click.command()
 @json_option
 def functions(as_json: bool) -> None:
-    """List the functions that lutc knows, with default range, coefficient format, tails and aliases."""
+    """List the functions that lutc knows, with default range, coefficient format, tails, aliases and parameters.
+
+    Parameters stand behind the name wherever a function is named: lutc compile "elu(alpha=0.5)". Those left out have
+    the default that is listed here.
+    """
     rows = []
     for fn in FUNCTIONS.values():
         tails = {
@@ -27,6 +32,7 @@ def functions(as_json: bool) -> None:
                 "symmetry": fn.symmetry is not None,
                 "reduction": fn.reduction.kind if fn.reduction else None,
                 "aliases": list(fn.aliases),
+                "parameters": dict(fn.parameters),
             }
         )
     if as_json:
@@ -42,10 +48,12 @@ def functions(as_json: bool) -> None:
             "yes" if r["symmetry"] else "-",
             r["reduction"] or "-",
             ", ".join(r["aliases"]) or "-",
+            ", ".join(f"{name}={number(value)}" for name, value in r["parameters"].items()) or "-",
         ]
         for r in rows
     ]
-    echo_table(["name", "range", "coefficients", "left tail", "right tail", "symmetry", "reduction", "aliases"], table)
+    columns = ["name", "range", "coefficients", "left tail", "right tail", "symmetry", "reduction", "aliases"]
+    echo_table([*columns, "parameters"], table)
 
 
 def _line(tail) -> str:

@@ -12,12 +12,13 @@ from typing import Any
 from lutc import functions
 from lutc.calibration.layer_error import LayerErrors
 from lutc.calibration.weights import Measured
-from lutc.checks import is_int
+from lutc.checks import is_finite, is_int
 from lutc.costs.objectives import LAYER, OBJECTIVES, SQUARED
 from lutc.errors import LutcError
 from lutc.formats.codes import Inputs
 from lutc.functions import Function
 from lutc.functions.promises import ordered
+from lutc.functions.spelling import base, spelled
 from lutc.search import registry
 from lutc.search.search import Search
 
@@ -160,6 +161,10 @@ class Request:
         if given:
             known = [f.name for kind in PARTS.values() for f in fields(kind)]
             wrong = next(iter(given))
+            family = functions.FAMILIES.get(base(function)) if isinstance(function, str) else None
+            if family is not None and wrong in [one.name for one in family.parameters]:
+                written = spelled(family.name, {wrong: given[wrong]} if is_finite(given[wrong]) else {wrong: 1.0})
+                raise LutcError(f"parameters stand with the function's name: {written!r}")
             near = difflib.get_close_matches(wrong, known, 1)
             hint = f"did you mean {near[0]!r}? " if near else ""
             raise LutcError(f"there is no option {wrong!r}; {hint}known: {', '.join(known)}")

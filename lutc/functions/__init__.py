@@ -1,8 +1,9 @@
 """Scalar functions: float64 definitions, derivatives, and what a compiler needs to know of them.
 
-FUNCTIONS: name -> Function, in the order of the documentation. get(name): one of them, aliases included; known(name):
-whether there is one. load(spec, range): one of them or a user's own. checked_range(fn, lo, hi): an interval on which fn
-can be compiled.
+FUNCTIONS: name -> Function, in the order of the documentation, those of FAMILIES at their default parameters.
+get(name): one of them, aliases and parameters (`elu(alpha=0.5)`) included; find(name): that or None; known(name):
+whether there is one; alike(name, name): whether two are one. load(spec, range): one of them or a user's own.
+checked_range(fn, lo, hi): an interval on which fn can be compiled.
 """
 
 import dataclasses
@@ -10,10 +11,23 @@ from collections.abc import Callable
 
 from lutc.errors import LutcError
 from lutc.functions.kinds import Function, Line, Reduction, Symmetry
-from lutc.functions.registry import FUNCTIONS, checked_range, get, known
+from lutc.functions.registry import FAMILIES, FUNCTIONS, alike, checked_range, find, get, known
 from lutc.functions.user import from_callable, load_user
 
-__all__ = ["FUNCTIONS", "Function", "Line", "Reduction", "Symmetry", "checked_range", "get", "known", "load"]
+__all__ = [
+    "FAMILIES",
+    "FUNCTIONS",
+    "Function",
+    "Line",
+    "Reduction",
+    "Symmetry",
+    "alike",
+    "checked_range",
+    "find",
+    "get",
+    "known",
+    "load",
+]
 
 
 def load(spec: str | Function | Callable, range: tuple[float, float] | None = None) -> Function:

@@ -15,36 +15,35 @@ import numpy as np
 
 SELU_ALPHA = 1.6732632423543772848170429916717
 SELU_SCALE = 1.0507009873554804934193349852946
-LEAKY_SLOPE = 0.01
 # sqrt(8 / pi) as the sum of two doubles: gelu_tanh(x) = x * sigmoid(sqrt(8 / pi) * (x + 0.044715 x^3)).
 _TANH_SCALE, _TANH_SCALE_LOW = 1.5957691216057308, -9.96930880911092e-17
 _TANH_CUBE, _TANH_CUBE_LOW = 0.044715, 2.1960211427085595e-18
 QUICK_RATE, _QUICK_LOW = 1.702, 4.263256414560601e-17
 
 
-def silent(f: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
-    """Give f float64 arrays, numpy's warnings off; a scalar comes back for a scalar."""
+def silent(f: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
+    """Give f float64 arrays, numpy's warnings off; a scalar comes back for a scalar. Parameters (floats) follow x."""
 
     @functools.wraps(f)
-    def evaluate(x):
+    def evaluate(x, *parameters):
         with np.errstate(all="ignore"):
-            return np.asarray(f(np.asarray(x, np.float64)), np.float64)[()]
+            return np.asarray(f(np.asarray(x, np.float64), *parameters), np.float64)[()]
 
     return evaluate
 
 
-def _special():
+def special():
     from scipy import special  # a sixth of a second, so only for the functions that need it
 
     return special
 
 
-def _where(condition, yes, no, x):
+def where(condition, yes, no, x):
     """np.where that keeps a NaN of x."""
     return np.where(np.isnan(x), np.nan, np.where(condition, yes, no))
 
 
-def _gauss(u, factor):
+def gauss(u, factor):
     """exp(-factor * u^2) for factor 1/2 or 1, u >= 0. Rounding u^2 costs up to 700 ulp, so u is split: u = m + d with
     m^2 exact.
     """
@@ -58,10 +57,10 @@ def _upper(u):
     / sqrt(2).
     """
     z = u / math.sqrt(2.0)
-    return 0.5 * np.where(u < 1.0, _special().erfc(z), _special().erfcx(z) * _gauss(u, 0.5))
+    return 0.5 * np.where(u < 1.0, special().erfc(z), special().erfcx(z) * gauss(u, 0.5))
 
 
-def _two_product(a, b):
+def two_product(a, b):
     """a * b as a sum of two doubles (Dekker 1971, Veltkamp's splitting)."""
 
     def split(v):
@@ -79,15 +78,15 @@ def _tanh_argument(u):
     its size.
     """
     u = np.minimum(u, 64.0)
-    square, square_low = _two_product(u, u)
-    inner, inner_low = _two_product(square, _TANH_CUBE)
+    square, square_low = two_product(u, u)
+    inner, inner_low = two_product(square, _TANH_CUBE)
     inner_low = inner_low + square_low * _TANH_CUBE + square * _TANH_CUBE_LOW
     total = 1.0 + inner
     part = total - 1.0  # two-sum: either of 1 and inner may be the larger
     total_low = (1.0 - (total - part)) + (inner - part) + inner_low
-    scaled, scaled_low = _two_product(u, _TANH_SCALE)
+    scaled, scaled_low = two_product(u, _TANH_SCALE)
     scaled_low = scaled_low + u * _TANH_SCALE_LOW
-    product, product_low = _two_product(scaled, total)
+    product, product_low = two_product(scaled, total)
     return product, product_low + scaled * total_low + scaled_low * total
 
 
@@ -116,7 +115,7 @@ def _mirror(x, below):
     return np.where(x < 0, value, 1.0 - value)
 
 
-def _logistic_slope(x, upper, rate=1.0):
+def logistic_slope(x, upper, rate=1.0):
     """Derivative of `_gate(x, upper)` with upper(u) = sigmoid(-rate u)."""
 
     def below(u):
@@ -136,7 +135,7 @@ def gelu(x: np.ndarray) -> np.ndarray:
 
 @silent
 def gelu_derivative(x: np.ndarray) -> np.ndarray:
-    return _mirror(x, lambda u: _upper(u) - np.minimum(u, 1e4) * _gauss(u, 0.5) / math.sqrt(2.0 * math.pi))
+    return _mirror(x, lambda u: _upper(u) - np.minimum(u, 1e4) * gauss(u, 0.5) / math.sqrt(2.0 * math.pi))
 
 
 @silent
@@ -173,7 +172,7 @@ def gelu_tanh_half(u: np.ndarray) -> np.ndarray:
 def _quick_upper(u):
     """sigmoid(-1.702 u), u >= 0."""
     u = np.minimum(u, 1e4)
-    high, low = _two_product(u, QUICK_RATE)
+    high, low = two_product(u, QUICK_RATE)
     z = np.exp(-high) * np.exp(-(low + u * _QUICK_LOW))
     return z / (1.0 + z)
 
@@ -185,7 +184,7 @@ def quick_gelu(x: np.ndarray) -> np.ndarray:
 
 @silent
 def quick_gelu_derivative(x: np.ndarray) -> np.ndarray:
-    return _logistic_slope(x, _quick_upper, QUICK_RATE)
+    return logistic_slope(x, _quick_upper, QUICK_RATE)
 
 
 @silent
@@ -203,7 +202,7 @@ def silu(x: np.ndarray) -> np.ndarray:
 
 @silent
 def silu_derivative(x: np.ndarray) -> np.ndarray:
-    return _logistic_slope(x, _logistic_upper)
+    return logistic_slope(x, _logistic_upper)
 
 
 @silent
@@ -249,27 +248,7 @@ def relu(x: np.ndarray) -> np.ndarray:
 
 @silent
 def relu_derivative(x: np.ndarray) -> np.ndarray:
-    return _where(x > 0, 1.0, 0.0, x)
-
-
-@silent
-def leaky_relu(x: np.ndarray) -> np.ndarray:
-    return np.where(x > 0, x, LEAKY_SLOPE * x)
-
-
-@silent
-def leaky_relu_derivative(x: np.ndarray) -> np.ndarray:
-    return _where(x > 0, 1.0, LEAKY_SLOPE, x)
-
-
-@silent
-def elu(x: np.ndarray) -> np.ndarray:
-    return np.where(x > 0, x, np.expm1(np.minimum(x, 0.0)))
-
-
-@silent
-def elu_derivative(x: np.ndarray) -> np.ndarray:
-    return np.exp(np.minimum(x, 0.0))
+    return where(x > 0, 1.0, 0.0, x)
 
 
 @silent
@@ -289,7 +268,7 @@ def hardsigmoid(x: np.ndarray) -> np.ndarray:
 
 @silent
 def hardsigmoid_derivative(x: np.ndarray) -> np.ndarray:
-    return _where(np.abs(x) < 3.0, 1.0 / 6.0, 0.0, x)
+    return where(np.abs(x) < 3.0, 1.0 / 6.0, 0.0, x)
 
 
 @silent
@@ -336,108 +315,57 @@ def mish_derivative(x: np.ndarray) -> np.ndarray:
     return np.where(x < 0, lower[0] + inside * lower[1], upper[0] + inside * upper[1])
 
 
-@silent
-def softplus(x: np.ndarray) -> np.ndarray:
-    return np.maximum(x, 0.0) + np.log1p(np.exp(-np.abs(x)))
+# softsign, logsigmoid, tanhshrink and the square of relu
 
 
 @silent
-def softplus_half(u: np.ndarray) -> np.ndarray:
+def softsign(x: np.ndarray) -> np.ndarray:
+    return np.where(np.isinf(x), np.sign(x), x / (1.0 + np.abs(x)))
+
+
+@silent
+def softsign_derivative(x: np.ndarray) -> np.ndarray:
+    return 1.0 / (1.0 + np.abs(x)) ** 2
+
+
+@silent
+def logsigmoid(x: np.ndarray) -> np.ndarray:
+    return np.minimum(x, 0.0) - np.log1p(np.exp(-np.abs(x)))
+
+
+@silent
+def logsigmoid_derivative(x: np.ndarray) -> np.ndarray:
+    z = np.exp(-np.abs(x))
+    return np.where(x > 0, z, 1.0) / (1.0 + z)
+
+
+@silent
+def logsigmoid_half(u: np.ndarray) -> np.ndarray:
     return np.log1p(np.exp(-u))
 
 
-# elementary functions
+@silent
+def tanhshrink(x: np.ndarray) -> np.ndarray:
+    """x - tanh(x), near 0 by Lambert's fraction: tanh(x) = x / (1 + c), c = x^2 / (3 + x^2 / (5 + ...)), so that
+    nothing cancels.
+    """
+    square = np.minimum(x * x, 4.0)
+    c = np.zeros_like(square)
+    for odd in range(33, 1, -2):
+        c = square / (odd + c)
+    return np.where(np.abs(x) < 2.0, x * (c / (1.0 + c)), x - np.tanh(x))
 
 
 @silent
-def exp(x: np.ndarray) -> np.ndarray:
-    return np.exp(x)
+def tanhshrink_derivative(x: np.ndarray) -> np.ndarray:
+    return np.tanh(x) ** 2
 
 
 @silent
-def log(x: np.ndarray) -> np.ndarray:
-    return np.log(x)
+def relu2(x: np.ndarray) -> np.ndarray:
+    return np.maximum(x, 0.0) ** 2
 
 
 @silent
-def log_derivative(x: np.ndarray) -> np.ndarray:
-    return np.where(x < 0, np.nan, 1.0 / np.abs(x))
-
-
-@silent
-def sin(x: np.ndarray) -> np.ndarray:
-    return np.sin(x)
-
-
-@silent
-def cos(x: np.ndarray) -> np.ndarray:
-    return np.cos(x)
-
-
-@silent
-def cos_derivative(x: np.ndarray) -> np.ndarray:
-    return -np.sin(x)
-
-
-@silent
-def reciprocal(x: np.ndarray) -> np.ndarray:
-    return 1.0 / x
-
-
-@silent
-def reciprocal_derivative(x: np.ndarray) -> np.ndarray:
-    return -(1.0 / np.abs(x)) / np.abs(x)
-
-
-@silent
-def rsqrt(x: np.ndarray) -> np.ndarray:
-    return 1.0 / np.sqrt(x)
-
-
-@silent
-def rsqrt_derivative(x: np.ndarray) -> np.ndarray:
-    return -0.5 / np.sqrt(x) / np.abs(x)
-
-
-@silent
-def sqrt(x: np.ndarray) -> np.ndarray:
-    return np.sqrt(x)
-
-
-@silent
-def sqrt_derivative(x: np.ndarray) -> np.ndarray:
-    return 0.5 / np.abs(np.sqrt(x))
-
-
-@silent
-def square(x: np.ndarray) -> np.ndarray:
-    return x * x
-
-
-@silent
-def square_derivative(x: np.ndarray) -> np.ndarray:
-    return 2.0 * x
-
-
-@silent
-def inverse_sigmoid(x: np.ndarray) -> np.ndarray:
-    inside = np.where((x >= 0) & (x <= 1), np.abs(x), np.nan)
-    # log(x / (1 - x)) cancels near 1/2; 2 x - 1 is exact there.
-    middle = np.log1p((2.0 * inside - 1.0) / (1.0 - inside))
-    return np.where(np.abs(inside - 0.5) < 0.25, middle, np.log(inside / (1.0 - inside)))
-
-
-@silent
-def inverse_sigmoid_derivative(x: np.ndarray) -> np.ndarray:
-    inside = np.where((x >= 0) & (x <= 1), np.abs(x), np.nan)
-    return 1.0 / (inside * (1.0 - inside))
-
-
-@silent
-def erf(x: np.ndarray) -> np.ndarray:
-    return _special().erf(x)
-
-
-@silent
-def erf_derivative(x: np.ndarray) -> np.ndarray:
-    return 2.0 / math.sqrt(math.pi) * _gauss(np.abs(x), 1.0)
+def relu2_derivative(x: np.ndarray) -> np.ndarray:
+    return 2.0 * np.maximum(x, 0.0)

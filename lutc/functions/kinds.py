@@ -61,7 +61,9 @@ class Function:
     inside where it is not finite. range: default interval for a search, (lo, hi). left, right: tails; None where f has
     none, and the end segment goes on. coefficients: name of the narrowest 8-bit fixed-point format that holds slopes
     and intercepts of good lines over `range`. inflections: ascending points between which f is convex or concave (kinks
-    included), in one period for functions with kind "period" and growth 0; None where unknown.
+    included), in one period for functions with kind "period" and growth 0; None where unknown. parameters: (name,
+    value) of each parameter that the function has; those that differ from the default stand in its name, as in
+    "elu(alpha=0.5)".
     """
 
     name: str
@@ -79,6 +81,15 @@ class Function:
     reduction: Reduction | None = None
     inflections: tuple[float, ...] | None = None
     aliases: tuple[str, ...] = ()
+    parameters: tuple[tuple[str, float], ...] = ()
 
     def __call__(self, x) -> np.ndarray:
         return self.f(x)
+
+
+ZERO, ONE, IDENTITY = Line(0.0, 0.0), Line(0.0, 1.0), Line(1.0, 0.0)
+# (factor, slope, intercept) of a Symmetry for x >= 0 and x < 0
+ODD = {"positive": (1.0, 0.0, 0.0), "negative": (-1.0, 0.0, 0.0)}
+EVEN = {"positive": (1.0, 0.0, 0.0), "negative": (1.0, 0.0, 0.0)}
+RAMP = {"positive": (1.0, 1.0, 0.0), "negative": (1.0, 0.0, 0.0)}  # relu(x) + h(|x|)
+STEP = {"positive": (-1.0, 0.0, 1.0), "negative": (1.0, 0.0, 0.0)}  # 1 - h(x) and h(-x)

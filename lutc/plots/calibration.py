@@ -9,7 +9,7 @@ import numpy as np
 from lutc.calibration.file import Calibration, Layer
 from lutc.calibration.statistics import REDUCED
 from lutc.errors import LutcError
-from lutc.functions import FUNCTIONS
+from lutc.functions import find
 from lutc.plots.figure import INK, ORANGE, new_figure
 
 if TYPE_CHECKING:
@@ -35,7 +35,8 @@ def calibration_figure(calibration: Calibration) -> Figure:
     with new_figure(9.0, sum(heights)) as figure:
         panels = figure.subplots(len(groups), 1, squeeze=False, height_ratios=heights)[:, 0]
         for panel, ((operator, function, quantity), layers) in zip(panels, groups.items(), strict=True):
-            _draw(panel, layers, FUNCTIONS[function].range if function in FUNCTIONS and operator not in REDUCED else ())
+            known = None if operator in REDUCED else find(function)
+            _draw(panel, layers, () if known is None else known.range)
             kind = operator if operator == "activation" else operator.replace("_", " ")
             panel.set_title(f"{function}, {kind}: {quantity} of {len(layers)} layer{'s' * (len(layers) > 1)}")
         figure.colorbar(

@@ -83,7 +83,7 @@ class TableSet(Mapping):
         """The range it was compiled for, else the function's default, else None."""
         if "range" in self.meta:
             return tuple(self.meta["range"])
-        known = functions.FUNCTIONS.get(self.function or "")
+        known = functions.find(self.function)
         return known.range if known else None
 
     def key_for_scale(self, scale: float) -> str:

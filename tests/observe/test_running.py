@@ -206,11 +206,11 @@ def test_what_cannot_be_calibrated():
 
 
 def test_what_is_left_is_told_and_modes_come_back(tmp_path):
-    model = nn.Sequential(nn.SiLU(), nn.Sequential(nn.ReLU6(), nn.Dropout()), nn.LogSoftmax(-1))
+    model = nn.Sequential(nn.SiLU(), nn.Sequential(nn.GLU(), nn.Dropout()), nn.LogSoftmax(-1))
     model[1].eval()
-    found = calibrate(model, [torch.randn(4, 3)])
+    found = calibrate(model, [torch.randn(4, 6)])
     assert [m.training for m in model.modules()] == [True, True, False, False, False, True]
-    assert len(found.left) == 2 and "1.0 (ReLU6): no function of the registry" in "".join(found.left)
+    assert len(found.left) == 2 and "1.0 (GLU): no function of the registry" in "".join(found.left)
     found.save(tmp_path / "c.json")
     assert read(tmp_path / "c.json").left == found.left == (found + found).left
 

@@ -16,6 +16,7 @@ from torch import nn
 
 from lutc.errors import LutcError
 from lutc.functions.recognise import functions_of
+from lutc.functions.spelling import file_name
 from lutc.nn.patching import attention as attentions
 from lutc.nn.patching.auditing import Batch, audited
 from lutc.nn.patching.calls import (
@@ -220,11 +221,10 @@ class Patcher:
 
     def _operator(self, names: tuple[str, ...], path: str, what: str) -> Operator | None:
         """The operator wanted for one of `names` (of the same function), and the report of it."""
-        for name in names:
-            if name in self.wanted.activations:
-                operator = self.wanted.activations[name]
-                self.report.replaced.append(Replaced(path, name, operator.name))
-                return operator
+        for name in self.wanted.serving(names):
+            operator = self.wanted.activations[name]
+            self.report.replaced.append(Replaced(path, name, operator.name))
+            return operator
         why = f"no table of {names[0]} was given" if names else "no function of the registry, or not elementwise"
         self.report.left.append(Left(path, names[0] if names else what, why))
         return None
@@ -266,16 +266,16 @@ class Patcher:
                 function = MATH_CALLS[call]
                 operator = self.wanted.activations.get(function) or self.wanted.written.get(function)
                 if operator is not None and names and function not in activations:
-                    own = f"lutc_{function}"
+                    own = _child_name(function)
                     activations[function] = self._added(
                         module, name, own, operator.fresh(path, module._modules.get(own))
                     )
                     self.report.replaced.append(Replaced(path, function, operator.name))
             elif call in ACTIVATION_CALLS and self.wanted.activations:
-                for function in [f for f in names if f in self.wanted.activations] or [None]:
+                for function in self.wanted.serving(names) or [None]:
                     operator = self._operator((function,) if function else names, path, call.__name__)
                     if operator is not None and function not in activations:
-                        own = f"lutc_{function}"
+                        own = _child_name(function)
                         activations[function] = self._added(
                             module, name, own, operator.fresh(path, module._modules.get(own))
                         )
@@ -355,6 +355,11 @@ class Patcher:
                 self.assign(module, "activation_relu_or_gelu", 0)
             elif below and isinstance(module, nn.TransformerEncoder):
                 self.assign(module, "use_nested_tensor", False)
+
+
+def _child_name(function: str) -> str:
+    """Of the module that answers calls of the function; names of children have no dots."""
+    return f"lutc_{file_name(function).replace('.', '_')}"
 
 
 def refuse_patched(model: nn.Module, what: str) -> None:

@@ -9,27 +9,20 @@ import functools
 import inspect
 import textwrap
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from lutc.functions import alike, find
 from lutc.functions.recognise import functions_of
+from lutc.functions.spelling import spelled
 from lutc.nn.patching.attention import attend, multi_head_attention
 
 T = torch.Tensor
-
-
-def _options(**wanted):
-    """Match a call whose named options, given by keyword or in order, have the registry function's values."""
-
-    def matches(args, kwargs):
-        given = dict(zip(wanted, args[1:], strict=False)) | {k: v for k, v in kwargs.items() if k != "input"}
-        return all(given.get(name, default) == default for name, default in wanted.items())
-
-    return matches
 
 
 def _gelu(form):
@@ -46,16 +39,15 @@ def _inverse_root(args, kwargs) -> bool:
     return _on_floats(args, kwargs) and (args[1] if len(args) > 1 else kwargs.get("exponent")) == -0.5
 
 
-_PLAIN = _options()
+def _any(args, kwargs) -> bool:
+    return True
+
+
 # function object -> [(registry name, whether a call with these arguments is that function)]
 ACTIVATION_CALLS: dict[Callable, list[tuple[str, Callable]]] = {
     F.gelu: [("gelu", _gelu("none")), ("gelu_tanh", _gelu("tanh"))],
-    F.elu: [("elu", _options(alpha=1.0))],
-    F.celu: [("elu", _options(alpha=1.0))],
-    F.leaky_relu: [("leaky_relu", _options(negative_slope=0.01))],
-    F.softplus: [("softplus", _options(beta=1, threshold=20))],
     **{
-        call: [(name, _PLAIN)]
+        call: [(name, _any)]
         for name, calls in {
             "silu": [F.silu],
             "relu": [F.relu, torch.relu, T.relu],
@@ -63,12 +55,27 @@ ACTIVATION_CALLS: dict[Callable, list[tuple[str, Callable]]] = {
             "hardswish": [F.hardswish],
             "hardsigmoid": [F.hardsigmoid],
             "mish": [F.mish],
+            "relu6": [F.relu6],
+            "softsign": [F.softsign],
+            "logsigmoid": [F.logsigmoid],
+            "tanhshrink": [F.tanhshrink],
             "sigmoid": [F.sigmoid, torch.sigmoid, T.sigmoid, torch.special.expit],
             "tanh": [F.tanh, torch.tanh, T.tanh],
         }.items()
         for call in calls
     },
 }
+# Functions with parameters, and what their options are called, in order; the registry calls them so too.
+PARAMETERS: dict[Callable, tuple[str, tuple[str, ...]]] = {
+    F.elu: ("elu", ("alpha",)),
+    F.celu: ("celu", ("alpha",)),
+    F.leaky_relu: ("leaky_relu", ("negative_slope",)),
+    F.softplus: ("softplus", ("beta",)),
+    F.hardtanh: ("hardtanh", ("min_val", "max_val")),
+    F.hardshrink: ("hardshrink", ("lambd",)),
+    F.softshrink: ("softshrink", ("lambd",)),
+}
+ACTIVATION_CALLS |= {call: [(family, _any)] for call, (family, _) in PARAMETERS.items()}
 # Functions that code writes out by name; they are answered where a table of theirs is given, and else are no matter.
 MATH_CALLS: dict[Callable, str] = {
     call: name
@@ -82,6 +89,11 @@ MATH_CALLS: dict[Callable, str] = {
         "rsqrt": [torch.rsqrt, T.rsqrt],
         "reciprocal": [torch.reciprocal, T.reciprocal],
         "square": [torch.square, T.square],
+        "exp2": [torch.exp2, T.exp2, torch.special.exp2],
+        "expm1": [torch.expm1, T.expm1, torch.special.expm1],
+        "log2": [torch.log2, T.log2],
+        "log1p": [torch.log1p, T.log1p, torch.special.log1p],
+        "atan": [torch.atan, torch.arctan, T.atan, T.arctan],
     }.items()
     for call in calls
 }
@@ -98,21 +110,54 @@ NORM_CALLS = {
 }
 _METHODS = {"softmax": T.softmax, "sigmoid": T.sigmoid, "tanh": T.tanh, "relu": T.relu}
 _METHODS |= {name: getattr(T, name) for name in MATH_CALLS.values()}
+_METHODS |= {"arctan": T.arctan}
+
+
+class Own(NamedTuple):
+    """An option that the module itself holds, as `self.slope`: the attributes that lead to it."""
+
+    names: tuple[str, ...]
+
+    def of(self, module: nn.Module) -> object:
+        """Its value, None where there is none."""
+        return functools.reduce(lambda holder, name: getattr(holder, name, None), self.names, module)
+
+
+def spelled_call(call: Callable, args: Sequence, kwargs: Mapping) -> str | None:
+    """The registry's spelling of a call of PARAMETERS with these arguments, x the first of them; `elu(*)` where they
+    are no numbers, which may be any; None where there is no such function.
+    """
+    family, names = PARAMETERS[call]
+    given = dict(zip(names, args[1:], strict=False)) | {key: kwargs[key] for key in names if key in kwargs}
+    if not all(isinstance(value, (int, float)) for value in given.values()):
+        return f"{family}(*)"
+    fn = find(spelled(family, {key: float(value) for key, value in given.items()}))
+    return None if fn is None else fn.name
 
 
 def called(module: nn.Module) -> list[tuple[Callable, tuple[str, ...]]]:
     """(function, registry names that the call may mean) for the calls of functions above in the module's forward,
     itself or through its own methods and helpers of its file, in order. The names are () for calls that are no
-    activation, or one with options of its own.
+    activation, or one with options that the registry has not; `elu(*)` stands for parameters that are only computed.
 
     Read from the source: what is hidden behind a variable is not found, and a module without source gives none.
     """
-    return list(_called(type(module)))
+    found: dict[tuple[Callable, tuple[str, ...]], None] = {}
+    for call, names, options in _called(type(module)):
+        if options is not None:
+            given = [value.of(module) if isinstance(value, Own) else value for _, value in options]
+            args = [None, *(value for (key, _), value in zip(options, given, strict=True) if key is None)]
+            kwargs = {key: value for (key, _), value in zip(options, given, strict=True) if key is not None}
+            name = spelled_call(call, args, kwargs)
+            names = () if name is None else (name,)
+        found.setdefault((call, names))
+    return list(found)
 
 
 @functools.cache
-def _called(cls: type) -> tuple[tuple[Callable, tuple[str, ...]], ...]:
-    found: dict[tuple[Callable, tuple[str, ...]], None] = {}
+def _called(cls: type) -> tuple[tuple[Callable, tuple[str, ...], _Options | None], ...]:
+    """Options: (name or None, value) of those of a function of PARAMETERS; None for other functions."""
+    found: dict[tuple[Callable, tuple[str, ...], _Options | None], None] = {}
     _collect(inspect.unwrap(cls.forward), cls, found, set())
     return tuple(found)
 
@@ -132,13 +177,38 @@ def _collect(function, cls, found: dict, seen: set) -> None:
                 names = functions_of(target.forward)
                 target = next((call for call, forms in ACTIVATION_CALLS.items() if forms[0][0] in names), None)
                 if target is not None:
-                    found.setdefault((target, names))
+                    found.setdefault((target, names, None))
             elif target is not None and _known(target):
-                found.setdefault((target, _meanings(target, node)))
+                if target in PARAMETERS:
+                    found.setdefault((target, (), _options(node)))
+                else:
+                    found.setdefault((target, _meanings(target, node), None))
             elif isinstance(target, types.FunctionType) and (
                 target.__module__ == function.__module__ or _of_super(node.func)
             ):
                 _collect(inspect.unwrap(target), cls, found, seen)
+
+
+_Options = tuple[tuple[str | None, object], ...]
+
+
+def _options(node: ast.Call) -> _Options:
+    """Those behind x: constants, Own, and None for what is computed otherwise."""
+    given = [(None, value) for value in node.args[1:]]
+    given += [(keyword.arg, keyword.value) for keyword in node.keywords if keyword.arg != "input"]
+    return tuple((name, _option(value)) for name, value in given)
+
+
+def _option(node: ast.expr) -> object:
+    sign, node = (-1, node.operand) if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub) else (1, node)
+    if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)):
+        return sign * node.value
+    names: list[str] = []
+    while isinstance(node, ast.Attribute):
+        names.append(node.attr)
+        node = node.value
+    own = sign == 1 and names and isinstance(node, ast.Name) and node.id == "self"
+    return Own(tuple(reversed(names))) if own else None
 
 
 def _meanings(target, node: ast.Call) -> tuple[str, ...]:
@@ -216,6 +286,10 @@ class Answers(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def _answer(self, func, args, kwargs):
+        if func in PARAMETERS:
+            name = spelled_call(func, args, kwargs)
+            table = next((self.activations[own] for own in self.activations if name and alike(own, name)), None)
+            return None if table is None else lambda input, *_, **__: table(input)
         if func in ACTIVATION_CALLS:
             for name, matches in ACTIVATION_CALLS[func]:
                 if name in self.activations and matches(args, kwargs):

@@ -5,13 +5,15 @@ from __future__ import annotations
 import copy
 import fnmatch
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import nn
 
 from lutc import functions
 from lutc.errors import LutcError
+from lutc.functions import alike
+from lutc.functions.spelling import base
 from lutc.nn.lut import LUT
 from lutc.nn.norm import LUTLayerNorm, LUTRMSNorm
 from lutc.nn.patching.attention import in_form
@@ -57,6 +59,20 @@ class Wanted:
     softmax: Operator | None = None
     norms: Mapping[str, Operator] = field(default_factory=dict)
     written: Mapping[str, Operator] = field(default_factory=dict)
+
+    def serving(self, names: Sequence[str]) -> list[str]:
+        """Of `activations`, the functions that `names` (of one call or module) stand for: `elu(*)` for all of the
+        family.
+        """
+        found: dict[str, None] = {}
+        for name in names:
+            if name.endswith("(*)"):
+                found |= dict.fromkeys(own for own in self.activations if base(own) == base(name))
+            elif name in self.activations:
+                found[name] = None
+            else:
+                found |= dict.fromkeys([own for own in self.activations if alike(own, name)][:1])
+        return list(found)
 
     def norm_module(
         self, kind: str, shape: tuple[int, ...], eps: float, weight, bias, path: str, exact=None

@@ -21,15 +21,51 @@ def test_variants_of_a_function_are_told_apart():
     names |= {"gelu_accurate": "gelu_tanh", "quick_gelu": "quick_gelu"}
     names |= {"silu": "silu", "swish": "silu", "mish": "mish", "relu": "relu", "sigmoid": "sigmoid", "tanh": "tanh"}
     names |= {"hardswish": "hardswish", "leaky_relu": "leaky_relu"}
-    names |= dict.fromkeys(("gelu_10", "relu2", "relu6", "laplace"))
+    names |= {"relu2": "relu2", "relu6": "relu6"} | dict.fromkeys(("gelu_10", "laplace", "linear"))
     for name, function in names.items():
         assert functions_of(ACT2FN[name].forward)[:1] == ((function,) if function else ()), name
-    assert functions_of(nn.ELU().forward) == ("elu", "celu") and functions_of(nn.ELU(0.5).forward) == ()
-    assert (
-        functions_of(nn.LeakyReLU(0.2).forward) == ()
-        and functions_of(nn.PReLU().forward) == ()
-        and functions_of(nn.GLU().forward) == ()
-    )
+    assert functions_of(nn.ELU().forward) == ("elu", "celu") and functions_of(nn.GLU().forward) == ()
+
+
+@pytest.mark.parametrize(
+    "module, names",
+    [
+        (nn.ELU(0.5), ("elu(alpha=0.5)",)),
+        (nn.ELU(1.001), ("elu(alpha=1.001)",)),
+        (nn.CELU(0.5), ("celu(alpha=0.5)",)),
+        (nn.LeakyReLU(0.2), ("leaky_relu(negative_slope=0.2)", "prelu(weight=0.2)")),
+        (nn.PReLU(), ("prelu", "leaky_relu(negative_slope=0.25)")),
+        (nn.RReLU(0.1, 0.3).eval(), ("leaky_relu(negative_slope=0.2)", "prelu(weight=0.2)")),
+        (nn.Softplus(5), ("softplus(beta=5)",)),
+        (nn.Softplus(0.7, threshold=30), ("softplus(beta=0.7)",)),
+        (nn.Softplus(1, threshold=2), ()),
+        (nn.Hardtanh(-2, 3), ("hardtanh(min_val=-2, max_val=3)",)),
+        (nn.ReLU6(), ("relu6", "hardtanh(min_val=0, max_val=6)")),
+        (nn.Hardshrink(0.3), ("hardshrink(lambd=0.3)",)),
+        (nn.Softshrink(0.7), ("softshrink(lambd=0.7)",)),
+        (nn.Softsign(), ("softsign",)),
+        (nn.LogSigmoid(), ("logsigmoid",)),
+        (nn.Tanhshrink(), ("tanhshrink",)),
+        (nn.Threshold(1.0, 2.0), ()),
+        (nn.Identity(), ()),
+    ],
+    ids=str,
+)
+def test_parameters_are_read_from_values(module, names):
+    assert functions_of(module.forward) == names
+
+
+def test_functions_written_out_are_recognised():
+    assert functions_of(lambda x: x + torch.sin(2.5 * x) ** 2 / 2.5) == ("snake(alpha=2.5)",)
+    assert functions_of(lambda x: 50.0 * torch.tanh(x / 50.0)) == ("softcap(cap=50)",)
+    assert functions_of(lambda x: x.clamp(max=7.0) * torch.sigmoid(1.702 * x.clamp(max=7.0))) == ("swigluoai",)
+    assert functions_of(lambda x: x.clamp(max=5.0) * torch.sigmoid(x.clamp(max=5.0)))[0].startswith("swigluoai(")
+
+
+def test_xielu_of_transformers():
+    activations = pytest.importorskip("transformers.activations")
+    (name,) = functions_of(activations.XIELUActivation(dtype=torch.float32).forward)
+    assert name == "xielu"
 
 
 def test_norms_are_recognised_by_what_they_compute():
