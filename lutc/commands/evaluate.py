@@ -34,10 +34,10 @@ from lutc.plots.evaluation import draw
 )
 @click.option(
     "--attention",
-    type=click.Choice(["materialised", "fused", "fused-table"]),
+    type=click.Choice(["materialised", "fused", "fused-table", "integer"]),
     default="materialised",
     show_default=True,
-    help="How attention takes a softmax table: over all scores, or in blocks, for long windows.",
+    help="How attention takes a softmax table: over all scores, or in blocks, for long windows; integer: in int8.",
 )
 @click.option("--norm", metavar="RSQRT", help="A table for LayerNorm and RMSNorm.")
 @click.option(

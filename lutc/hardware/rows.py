@@ -68,7 +68,7 @@ def root_codes(lines: IntegerLines, mantissa) -> np.ndarray:
     return requantise(lines.accumulate(mantissa), *requantiser(lines.unit * 2.0**ROOT_BITS))
 
 
-def _root_lines(source, interval, inputs: Inputs) -> IntegerLines:
+def root_lines(source, interval, inputs: Inputs) -> IntegerLines:
     """The best table over codes of the set, checked over every mantissa code: positive and small enough for a 16 x 17
     bit product.
     """
@@ -144,7 +144,7 @@ class IntegerSoftmaxModel:
                 f"the exp table '{tables.name}' gives {weights[-1]} / {1 << EXP_BITS} at 0; use a table whose range "
                 "ends at 0"
             )
-        roots = _root_lines(reciprocal, RECIPROCAL, RECIPROCAL_INPUTS)
+        roots = root_lines(reciprocal, RECIPROCAL, RECIPROCAL_INPUTS)
         return cls(lines, roots, out, INT32_MAX // int(weights.max()), bits)
 
     def check_row(self, n: int) -> None:
@@ -227,7 +227,7 @@ class IntegerNormModel:
         fraction, epsilon = _variance_bits(n, eps / scale**2, bits)
         hidden_bits = min(14, math.floor(math.log2(32767 / math.sqrt(n))))
         integers = _affine_codes(n, weight, bias, hidden_bits)
-        lines = _root_lines(rsqrt, RSQRT, RSQRT_INPUTS)
+        lines = root_lines(rsqrt, RSQRT, RSQRT_INPUTS)
         return cls(n, centred, int(zero_point), fraction, epsilon, lines, hidden_bits, *integers, out, bits)
 
     @property

@@ -11,6 +11,7 @@ _EXPORTS = {
     "LUTAttention": "lutc.nn.attention",
     "LUTLayerNorm": "lutc.nn.norm",
     "LUTRMSNorm": "lutc.nn.norm",
+    "IntegerAttention": "lutc.nn.integer_attention",
     "IntegerSoftmax": "lutc.nn.integer_softmax",
     "IntegerLayerNorm": "lutc.nn.integer_norm",
     "IntegerRMSNorm": "lutc.nn.integer_norm",

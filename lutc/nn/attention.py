@@ -12,7 +12,8 @@ from lutc.certify.coverage import EXP, Interval, serving_key
 from lutc.errors import LutcError
 from lutc.measures import EXP_FLOOR
 from lutc.nn import attention_ops
-from lutc.nn.row_tables import RowOperator, check_float
+from lutc.nn.attention_arguments import one_of, operands, positive
+from lutc.nn.row_tables import RowOperator
 from lutc.nn.softmax import LUTSoftmax
 from lutc.table.prologues import PeriodPrologue
 from lutc.table.table import Table
@@ -43,7 +44,7 @@ class LUTAttention(torch.nn.Module):
         super().__init__()
         self.softmax = LUTSoftmax(exp, reciprocal)
         self.cap = None if tanh is None else Cap(tanh)
-        self.rescale = _checked_rescale(rescale)
+        self.rescale = one_of(RESCALE, rescale)
 
     def forward(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None = None, **options
@@ -91,27 +92,16 @@ def attention(
 
     The gradient (of query, key, value, mask, sinks) is the exact softmax's derivative at the table's weights.
     """
-    for name, x in (("query", query), ("key", key), ("value", value)):
-        check_float(x, f"attention ({name})")
-    _check(query, key, value, mask, alibi, sinks, lengths, dropout)
-    lead = query.shape[:-3]
-    q, k, v = (x.reshape(-1, *x.shape[-3:]) if x.dim() != 4 else x for x in _at_least(4, query, key, value))
-    if mask is not None:
-        mask = _four(mask, lead, query, key)
-    if lengths is not None:
-        lengths = lengths.to(torch.int32).contiguous()
-    if alibi is not None:
-        alibi = alibi.detach().float().reshape(-1, q.shape[1])
-        alibi = alibi.contiguous()
+    given = operands(query, key, value, mask, sinks, alibi, lengths, dropout)
     tables = [softmax] if cap is None or not softcap else [softmax, cap]
     out, _, _ = attention_ops.attention(
-        q,
-        k,
-        v,
-        mask,
-        sinks,
-        alibi,
-        lengths,
+        given.q,
+        given.k,
+        given.v,
+        given.mask,
+        given.sinks,
+        given.alibi,
+        given.lengths,
         [words for table in tables for words in table.words],
         [number for table in tables for number in table.meta],
         softmax.tables["exp"][1],
@@ -119,9 +109,9 @@ def attention(
         1.0 / math.sqrt(query.shape[-1]) if scale is None else float(scale),
         causal,
         key.shape[-2] - query.shape[-2] if offset is None else offset,
-        0 if window is None else _positive("window", window),
-        0.0 if softcap is None else float(_positive("softcap", softcap)),
-        _checked_rescale(rescale),
+        0 if window is None else positive("window", window),
+        0.0 if softcap is None else float(positive("softcap", softcap)),
+        one_of(RESCALE, rescale),
     )
     return out.reshape(*query.shape[:-1], value.shape[-1]) if query.dim() != 4 else out
 
@@ -164,70 +154,6 @@ def _ranges(name: str, starts: torch.Tensor, x: torch.Tensor) -> list[int]:
     return ends
 
 
-def _at_least(dims: int, *tensors: torch.Tensor):
-    return (x[(None,) * max(0, dims - x.dim())] for x in tensors)
-
-
-def _four(mask: torch.Tensor, lead, query, key) -> torch.Tensor:
-    """The mask with four dimensions."""
-    if mask.dim() <= 4 and len(lead) <= 1:
-        return mask[(None,) * (4 - mask.dim())]
-    return mask.expand(*lead, *mask.shape[-3:]).reshape(-1, *mask.shape[-3:])
-
-
-def _positive(name: str, value):
-    if not value > 0:
-        raise LutcError(f"{name} is a positive number, or None for no {name}; given {value}")
-    return value
-
-
-def _checked_rescale(rescale: str) -> str:
-    if rescale not in RESCALE:
-        raise LutcError(f"rescale is one of {', '.join(RESCALE)}; given {rescale!r}")
-    return rescale
-
-
-def _shapes(*tensors) -> str:
-    return ", ".join(str(tuple(x.shape)) for x in tensors)
-
-
-def _check(query, key, value, mask, alibi, sinks, lengths, dropout) -> None:
-    if dropout:
-        raise LutcError(
-            f"attention by tables has no dropout; given {dropout}: set the model's attention_dropout to 0, or use the "
-            "materialising path (attention='materialised')"
-        )
-    if not (query.dtype == key.dtype == value.dtype):
-        raise LutcError(f"query, key and value have one dtype; given {query.dtype}, {key.dtype}, {value.dtype}")
-    fits = query.dim() == key.dim() == value.dim() >= 3
-    fits = fits and query.shape[:-3] == key.shape[:-3] == value.shape[:-3] and key.shape[-3:-1] == value.shape[-3:-1]
-    if not fits or query.shape[-1] != key.shape[-1]:
-        raise LutcError(
-            "attention takes query (..., heads, queries, size), key and value (..., key heads, keys, size); given "
-            f"{_shapes(query, key, value)}"
-        )
-    heads, key_heads = query.shape[-3], key.shape[-3]
-    if heads % key_heads if key_heads else heads:
-        raise LutcError(f"the heads of query are a multiple of those of key; given {heads} and {key_heads}")
-    batch, rows = math.prod(query.shape[:-3]), (*query.shape[:-1], key.shape[-2])
-    if mask is not None:
-        if mask.dtype != torch.bool and not mask.is_floating_point():
-            raise LutcError(f"a mask is bool (True: seen) or of a float dtype (added); given {mask.dtype}")
-        sizes = zip(reversed(mask.shape), reversed(rows))
-        if mask.dim() > len(rows) or any(size not in (1, wanted) for size, wanted in sizes):
-            raise LutcError(f"a mask of shape {tuple(mask.shape)} does not broadcast to {rows}")
-    for name, given, allowed in (
-        ("sinks", sinks, [(heads,)]),
-        ("alibi", alibi, [(heads,), (batch, heads)]),
-        ("lengths", lengths, [(batch,)]),
-    ):
-        if given is not None and tuple(given.shape) not in allowed:
-            shapes = " or ".join(map(str, allowed))
-            raise LutcError(f"{name} has the shape {shapes}; given {tuple(given.shape)}")
-    if lengths is not None and lengths.is_floating_point():
-        raise LutcError(f"lengths are integers; given {lengths.dtype}")
-
-
 def deviation(
     exp: str | os.PathLike | TableSet | Table = "exp_fplut",
     rescale: str = "exact",
@@ -246,7 +172,7 @@ def deviation(
     error e, |w' - w| <= e (1 + (r + 1) (1 + e)^r), and the sum of w is 1 - e at least. Either way the sum of |p' - p|
     is at most twice that of |w' - w| over the sum of w. Weights below exp(-87) are 0 and left out of the count.
     """
-    if _checked_rescale(rescale) == "none":
+    if one_of(RESCALE, rescale) == "none":
         return 0.0
     tables, key = serving_key(exp, EXP)
     relative, absolute = _errors(tables[key])

@@ -9,6 +9,7 @@ in a pass of its own. Arithmetic is float32, or float64 for float64 inputs.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -70,6 +71,30 @@ class Operands:
         return torch.float64 if self.q.dtype == torch.float64 else torch.float32
 
 
+def distances(form: Form, first: int, last: int, j: int, end: int, device: torch.device) -> torch.Tensor:
+    """|position of the query - that of the key| of a block, (queries, keys)."""
+    at = torch.arange(first + form.offset, last + form.offset, device=device)[:, None]
+    return (at - torch.arange(j, end, device=device)).abs()
+
+
+def unseen(
+    form: Form, lengths: torch.Tensor | None, first: int, last: int, j: int, end: int, device: torch.device
+) -> torch.Tensor | None:
+    """What positions and lengths hide of a block, bool, broadcast to (batch, heads, queries, keys); or None."""
+    at = torch.arange(first + form.offset, last + form.offset, device=device)[:, None]
+    key = torch.arange(j, end, device=device)
+    hidden = []
+    if form.causal and end - 1 > first + form.offset:
+        hidden.append(key > at)
+    if form.window and j < last + form.offset - form.window:
+        hidden.append(key <= at - form.window)
+    if form.window and not form.causal and end - 1 > first + form.offset + form.window - 1:
+        hidden.append(key >= at + form.window)
+    if lengths is not None:
+        hidden.append((key >= lengths[:, None])[:, None, None])
+    return functools.reduce(torch.logical_or, hidden) if hidden else None
+
+
 class _Blocks:
     """Walks over the blocks of one call. Rows of scores are laid out as (batch, key heads, queries of one key head):
     those of a group of heads are one product with their common keys.
@@ -122,24 +147,14 @@ class _Blocks:
             s.div_(form.softcap)
             capped = self._tanh(s)
             s = capped * form.softcap
-        at = torch.arange(first + form.offset, last + form.offset, device=s.device)[:, None]
-        key = torch.arange(j, end, device=s.device)
         if inputs.alibi is not None:
-            s -= inputs.alibi.to(s.dtype)[:, :, None, None] * (at - key).abs()
+            s -= inputs.alibi.to(s.dtype)[:, :, None, None] * distances(form, first, last, j, end, s.device)
         if inputs.mask is not None:
-            mask = _part_of(inputs.mask, first, last, j, end)
+            mask = part_of(inputs.mask, first, last, j, end)
             s = s.masked_fill_(~mask, -math.inf) if mask.dtype == torch.bool else s.add_(mask)
-        cut = form.causal and end - 1 > first + form.offset
-        before = form.window and j < last + form.offset - form.window
-        behind = form.window and not form.causal and end - 1 > first + form.offset + form.window - 1
-        if cut:
-            s.masked_fill_(key > at, -math.inf)
-        if before:
-            s.masked_fill_(key <= at - form.window, -math.inf)
-        if behind:
-            s.masked_fill_(key >= at + form.window, -math.inf)
-        if inputs.lengths is not None:
-            s.masked_fill_((key >= inputs.lengths[:, None])[:, None, None], -math.inf)
+        hidden = unseen(form, inputs.lengths, first, last, j, end, s.device)
+        if hidden is not None:
+            s.masked_fill_(hidden, -math.inf)
         return s, capped
 
     def _tanh(self, x: torch.Tensor) -> torch.Tensor:
@@ -178,7 +193,7 @@ def _bounds(size: int, first: int, last: int) -> slice:
     return slice(None) if size == 1 else slice(first, last)
 
 
-def _part_of(mask: torch.Tensor, first: int, last: int, j: int, end: int) -> torch.Tensor:
+def part_of(mask: torch.Tensor, first: int, last: int, j: int, end: int) -> torch.Tensor:
     """A block of what is broadcast to (batch, heads, queries, keys)."""
     return mask[:, :, _bounds(mask.shape[2], first, last), _bounds(mask.shape[3], j, end)]
 
@@ -281,7 +296,7 @@ def backward(
             to_v[:, j:end].baddbmm_(shares.transpose(1, 2), above)
             change = shares.mul_(torch.bmm(above, v.transpose(1, 2)).sub_(inner))
             if to_mask:
-                target = _part_of(of_mask, first, last, j, end)
+                target = part_of(of_mask, first, last, j, end)
                 target += blocks.whole(change, n).sum_to_size(target.shape)
             if capped is not None:
                 change *= (1.0 - capped.square()).view_as(change)

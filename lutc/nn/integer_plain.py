@@ -9,7 +9,7 @@ from lutc.hardware.rows import DEVIATION_BITS
 from lutc.nn.integer_lines import requantise
 
 
-def _leading_one(x: Tensor) -> Tensor:
+def leading_one(x: Tensor) -> Tensor:
     index = torch.zeros_like(x)
     for step in (32, 16, 8, 4, 2, 1):
         large = x >= 1 << step
@@ -18,7 +18,7 @@ def _leading_one(x: Tensor) -> Tensor:
     return index
 
 
-def _shift_to(x: Tensor, places: Tensor) -> Tensor:
+def shift_to(x: Tensor, places: Tensor) -> Tensor:
     right = (-places).clamp(min=0)
     return torch.where(right > 0, ((x >> (right - 1).clamp(min=0)) + 1) >> 1, x << places.clamp(min=0))
 
@@ -27,7 +27,7 @@ def _divide(numerator: Tensor, n: int) -> Tensor:
     return torch.div(2 * numerator + n, 2 * n, rounding_mode="floor")
 
 
-def _roots(mantissa: Tensor, cuts: Tensor, slopes: Tensor, intercepts: Tensor, multiplier: int, shift: int) -> Tensor:
+def roots(mantissa: Tensor, cuts: Tensor, slopes: Tensor, intercepts: Tensor, multiplier: int, shift: int) -> Tensor:
     index = torch.bucketize(mantissa.contiguous(), cuts.to(torch.int64))
     return requantise(slopes.to(torch.int64)[index] * mantissa + intercepts[index], multiplier, shift)
 
@@ -42,9 +42,9 @@ def softmax(q: Tensor, mask: Tensor | None, weights: Tensor, cuts, slopes, inter
     found = weights.to(torch.int32)[q - top + size - 1].to(torch.int64)
     found = found if mask is None else found.masked_fill(~mask, 0)
     total = found.sum(dim=-1, keepdim=True).clamp(min=1)
-    leading = _leading_one(total)
-    roots = _roots(_shift_to(total, 14 - leading).clamp(max=32767), cuts, slopes, intercepts, r_multiplier, r_shift)
-    codes = requantise(found * roots, multiplier, shift + leading) + zero_point
+    leading = leading_one(total)
+    root = roots(shift_to(total, 14 - leading).clamp(max=32767), cuts, slopes, intercepts, r_multiplier, r_shift)
+    codes = requantise(found * root, multiplier, shift + leading) + zero_point
     return codes.clamp(lowest, highest).to(dtype)
 
 
@@ -60,9 +60,9 @@ def norm(q: Tensor, weight: Tensor | None, bias: Tensor | None, cuts, slopes, in
         c, rest = c - mean, total - n * mean
     squares = (c.square().sum(dim=-1, keepdim=True) << fraction) - _divide(rest.square() << fraction, n)
     spread = (squares + epsilon).clamp(min=1)
-    half = _leading_one(spread) >> 1
-    mantissa = _shift_to(spread, 13 - 2 * half).clamp(max=32767)
-    product = ((c << DEVIATION_BITS) - _divide(rest << DEVIATION_BITS, n)) * _roots(
+    half = leading_one(spread) >> 1
+    mantissa = shift_to(spread, 13 - 2 * half).clamp(max=32767)
+    product = ((c << DEVIATION_BITS) - _divide(rest << DEVIATION_BITS, n)) * roots(
         mantissa, cuts, slopes, intercepts, r_multiplier, r_shift
     )
     product = (product + ((1 << dropped) >> 1)) >> dropped

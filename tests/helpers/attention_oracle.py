@@ -23,22 +23,11 @@ def attention(exp, q, k, v, mask=None, *, reciprocal=None, tanh=None, causal=Fal
         x = s / softcap
         t = torch.tanh(x) if tanh is None else _table(tanh, x)
         s = softcap * (t.detach() + (x - x.detach()) * (1 - t.detach() ** 2))  # tanh's derivative at the table's value
-    at = torch.arange(n)[:, None] + (keys - n if offset is None else offset)
-    j = torch.arange(keys)
     if alibi is not None:
-        s = s - alibi.double().reshape(-1, q.shape[1], 1, 1) * (at - j).abs()
-    seen = torch.ones(q.shape[0], 1, n, keys, dtype=torch.bool)
-    if mask is not None and mask.dtype == torch.bool:
-        seen = seen & mask
-    elif mask is not None:
+        s = s - alibi.double().reshape(-1, q.shape[1], 1, 1) * distances(n, keys, offset)
+    if mask is not None and mask.dtype != torch.bool:
         s = s + mask.double()
-    if causal:
-        seen = seen & (j <= at)
-    if window:
-        seen = seen & (j > at - window) & (j < at + window)
-    if lengths is not None:
-        seen = seen & (j < lengths[:, None, None, None])
-    s = s.masked_fill(~seen, -math.inf)
+    s = s.masked_fill(~seen(q.shape[0], n, keys, mask, causal, offset, window, lengths), -math.inf)
     hidden = (s == -math.inf).all(-1, keepdim=True)
     if sinks is not None:
         s = torch.cat([s, sinks.double()[:, None, None].expand(*s.shape[:3], 1)], -1)
@@ -55,6 +44,26 @@ def attention(exp, q, k, v, mask=None, *, reciprocal=None, tanh=None, causal=Fal
     # the exact softmax's derivative, p (g - sum g p), at these values
     p = _Softmax.apply(s, p)
     return (p[..., :keys] @ v).masked_fill(hidden, 0.0)
+
+
+def distances(n: int, keys: int, offset: int | None) -> torch.Tensor:
+    at = torch.arange(n)[:, None] + (keys - n if offset is None else offset)
+    return (at - torch.arange(keys)).abs()
+
+
+def seen(batch: int, n: int, keys: int, mask=None, causal=False, offset=None, window=None, lengths=None):
+    """What positions, lengths and a bool mask leave to be seen, broadcast to (batch, heads, n, keys)."""
+    at, j = torch.arange(n)[:, None] + (keys - n if offset is None else offset), torch.arange(keys)
+    seen = torch.ones(batch, 1, n, keys, dtype=torch.bool)
+    if mask is not None and mask.dtype == torch.bool:
+        seen = seen & mask
+    if causal:
+        seen = seen & (j <= at)
+    if window:
+        seen = seen & (j > at - window) & (j < at + window)
+    if lengths is not None:
+        seen = seen & (j < lengths[:, None, None, None])
+    return seen
 
 
 class _Softmax(torch.autograd.Function):

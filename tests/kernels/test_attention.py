@@ -15,7 +15,8 @@ if not torch.cuda.is_available():
 pytest.importorskip("triton")
 
 from lutc.nn import LUTSoftmax, attention_ops  # noqa: E402
-from lutc.nn.attention import Cap, _four  # noqa: E402
+from lutc.nn.attention import Cap
+from lutc.nn.attention_arguments import four  # noqa: E402
 from lutc.nn.attention_blocks import Form, Operands  # noqa: E402
 from lutc.nn.row_tables import plans_of  # noqa: E402
 from lutc.table import library  # noqa: E402
@@ -80,7 +81,7 @@ def run(name, dtype, exp=FPLUT, reciprocal=RECI, tanh=TANH, rescale="none", back
     alibi, lengths = options.get("alibi"), options.get("lengths")
     given = Operands(
         *(x.to(DEVICE) for x in (q, k, v)),
-        None if mask is None else _four(mask, q.shape[:1], q, k).to(DEVICE),
+        None if mask is None else four(mask, q.shape[:1], q, k).to(DEVICE),
         None if sinks is None else sinks.to(DEVICE),
         None if alibi is None else alibi.reshape(-1, q.shape[1]).to(DEVICE),
         None if lengths is None else lengths.int().to(DEVICE),

@@ -395,9 +395,10 @@ def patch(
     one of these}. With it `activation` may also be the name of a function, which then stays exact; without `activation`
     all do. Tables patched in later go behind the quantisers that are there. attention: "materialised" (the default)
     holds all scores in memory, "fused" works on blocks of them and equals it within rounding, "fused-exact" and
-    "fused-table" find the largest score as they go (`lutc.nn.attention`). audit: a batch, as `lutc.audit` takes it, on
-    which the model runs before and after: the report then lists what stays exact, and a replacement that differs from
-    the module that stood there by more than its table does is refused.
+    "fused-table" find the largest score as they go (`lutc.nn.attention`); "integer" takes int8 codes and a byte for
+    each weight (`lutc.nn.IntegerAttention`), without a gradient. audit: a batch, as `lutc.audit` takes it, on which the
+    model runs before and after: the report then lists what stays exact, and a replacement that differs from the module
+    that stood there by more than its table does is refused.
 
     Returns a Report of what was replaced and what was found and left. Raises LutcError, with the model untouched, for
     tables that do not serve (a softmax needs exp, a norm rsqrt), a pattern that matches nothing, where nothing at all

@@ -16,14 +16,15 @@ from torch.nn import functional as F
 from lutc.errors import LutcError
 from lutc.nn import transforms
 from lutc.nn.attention import attention as fused_attention
+from lutc.nn.integer_attention import IntegerAttention
 
 # Names of the attention and its mask in transformers' registries, by the attention that they replace: each keeps its
 # kind of mask.
 NAMES = {"sdpa": "lutc_sdpa", "eager": "lutc_eager"}
 
-# What `patch` takes as attention=, and how what is summed in blocks is rescaled (lutc.nn.attention); None: the whole
-# matrix of scores in memory.
-FORMS = {"materialised": None, "fused": "none", "fused-exact": "exact", "fused-table": "table"}
+# What `patch` takes as attention=, and how what is summed in blocks is rescaled (lutc.nn.attention, and in integers
+# lutc.nn.integer_attention); None: the whole matrix of scores in memory.
+FORMS = {"materialised": None, "fused": "none", "fused-exact": "exact", "fused-table": "table", "integer": "shift"}
 
 
 def in_form(softmax: Any, form: str | None) -> Any:
@@ -36,12 +37,21 @@ def in_form(softmax: Any, form: str | None) -> Any:
         raise LutcError("attention= says how a table softmax computes attention; give softmax= with it")
     softmax = copy.deepcopy(softmax)
     softmax.rescale = FORMS[form]
+    if form == "integer":
+        softmax.integer = IntegerAttention(softmax.held["exp"], softmax.held.get("reciprocal"))
     return softmax
 
 
 def in_blocks(operator: Any) -> bool:
     """Whether what stands for softmax computes attention in blocks; an observer does not."""
     return getattr(getattr(operator, "module", None), "rescale", None) is not None
+
+
+def _attend_in_blocks(softmax, query, key, value, mask, **options) -> torch.Tensor:
+    integer = getattr(softmax, "integer", None)
+    if integer is not None:
+        return integer(query, key, value, mask, **options)
+    return fused_attention(softmax, query, key, value, mask, rescale=softmax.rescale, **options)
 
 
 def _fused(softmax, query, key, value, weights: bool = False) -> bool:
@@ -93,7 +103,7 @@ def attend(
             "softcap": softcap,
             "dropout": dropout_p,
         }
-        return fused_attention(softmax, query, key, value, attn_mask, rescale=softmax.rescale, **options)
+        return _attend_in_blocks(softmax, query, key, value, attn_mask, **options)
     if enable_gqa:
         groups = query.shape[-3] // key.shape[-3]
         key, value = key.repeat_interleave(groups, -3), value.repeat_interleave(groups, -3)
@@ -183,9 +193,9 @@ def interface(
             "scale": scaling,
             "softcap": softcap,
             "sinks": kwargs.get("s_aux"),
+            "dropout": dropout,
         }
-        options |= {"dropout": dropout, "rescale": softmax.rescale}
-        output = fused_attention(softmax, query, key, value, attention_mask, **options)
+        output = _attend_in_blocks(softmax, query, key, value, attention_mask, **options)
         return output.transpose(1, 2).contiguous(), None
     if position_bias is not None:
         attention_mask = _biased(position_bias, attention_mask, causal)

@@ -115,6 +115,22 @@ def test_forms_differ_with_a_coarse_table(monkeypatch):
     assert not torch.allclose(results["fused-exact"], results["fused-table"], atol=2e-4)
 
 
+@pytest.mark.parametrize("cache", ["dynamic", "static"])
+def test_in_integers(cache):
+    """Near the exact model, compiled too, and it generates; training says that there is no gradient."""
+    model, given = made("llama"), batch("left")
+    seen, exact = given["attention_mask"].bool(), model(**given)[0]
+    lutc.patch(model, softmax=EXP, attention="integer")
+    got = model(**given)[0]
+    assert 0 < (got - exact)[seen].std() < 0.03 * exact[seen].std()
+    with torch.no_grad():
+        assert torch.equal(torch.compile(model, backend="aot_eager", fullgraph=True)(**given)[0], got)
+        made_of = model.generate(**given, max_new_tokens=6, do_sample=False, cache_implementation=cache, pad_token_id=0)
+    assert made_of.shape == (2, given["input_ids"].shape[1] + 6)
+    with pytest.raises(LutcError, match="has no gradient"):
+        model(**given)[0].sum().backward()
+
+
 def test_training_compiling_and_copies():
     model, given = made("llama"), batch("right")
     reference = copy.deepcopy(model)
@@ -178,7 +194,9 @@ def test_attention_weights_are_given_where_asked_for():
 
 def test_bad_forms_and_modules_of_others():
     softmax = LUTSoftmax(EXP)
-    with pytest.raises(LutcError, match="attention is one of materialised, fused, fused-exact, fused-table; given 'x'"):
+    with pytest.raises(
+        LutcError, match="attention is one of materialised, fused, fused-exact, fused-table, integer; given 'x'"
+    ):
         lutc.patch(Calls(), softmax=softmax, attention="x")
     with pytest.raises(LutcError, match="give softmax= with it"):
         lutc.patch(made("bert"), activation="gelu_16", attention="fused")
