@@ -37,7 +37,16 @@ class Count:
     per_score: float
 
 
-def _compiled(kernel, capability: int, constants: dict, pointer: str, tile: dict):
+_FLOATS = dict.fromkeys(("scale", "c", "to_two", "floor", "last", "softcap"), "fp32")
+_FLOATS |= dict.fromkeys((f"{n}_ptr" for n in ("top", "total", "share", "inner", "alibi", "sinks")), "*fp32")
+_FLOATS |= dict.fromkeys(("lengths_ptr", "e_words", "r_words", "t_words"), "*i32")
+_CODES = {f"{n}_ptr": "*i8" for n in ("q", "k", "v", "w", "mask")} | {"out_ptr": "*i16"}
+_CODES |= dict.fromkeys(("q_numbers", "q_exponents", "k_numbers", "k_exponents"), "*i32")
+_CODES |= dict.fromkeys(("sinks_ptr", "alibi_ptr", "lengths_ptr", "cuts", "slopes", "intercepts"), "*i32")
+
+
+def _compiled(kernel, capability: int, constants: dict, kinds: dict, tile: dict):
+    """kinds: of arguments by name, "" of other pointers; all else is an int32."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -45,21 +54,18 @@ def _compiled(kernel, capability: int, constants: dict, pointer: str, tile: dict
     tile = dict(tile)
     options = {"num_warps": tile.pop("num_warps"), "num_stages": tile.pop("num_stages"), "enable_fp_fusion": False}
     constants = {**constants, **tile}
-    floats = {"scale", "c", "to_two", "floor", "last", "softcap"}
-    singles = {"top_ptr", "total_ptr", "share_ptr", "inner_ptr", "alibi_ptr", "sinks_ptr"}
 
     def kind(name):
         if name in constants:
             return "constexpr"
-        if name.endswith("_words") or name == "lengths_ptr":
-            return "*i32"
-        if name.endswith("_ptr"):
-            return "*fp32" if name in singles else pointer
-        return "fp32" if name in floats else "i32"
+        return kinds.get(name) or (kinds[""] if name.endswith("_ptr") else "i32")
 
     names = kernel.arg_names
-    strides = [i for i, n in enumerate(names) if n.endswith(("_ptr", "_words", "_batch", "_head", "_row"))]
-    aligned = {(i,): [["tt.divisibility", 16]] for i in strides if names[i] not in constants}
+    aligned = {
+        (i,): [["tt.divisibility", 16]]
+        for i, name in enumerate(names)
+        if name not in constants and (kind(name).startswith("*") or name.endswith(("_batch", "_head", "_row")))
+    }
     source = ASTSource(kernel, {name: kind(name) for name in names}, constants, aligned)
     return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
 
@@ -110,7 +116,12 @@ def _disassembled(cubin: bytes) -> str:
 
 
 def _is_product(opcode: str) -> bool:
-    return opcode.startswith(("HMMA", "HGMMA", "UTCHMMA", "UTCMMA", "UTC", "WARPGROUP"))
+    return opcode.startswith(("HMMA", "HGMMA", "IMMA", "IGMMA", "UTCHMMA", "UTCMMA", "UTC", "WARPGROUP"))
+
+
+def _main_loop(cubin: bytes) -> list[str]:
+    """Opcodes of the longest loop with matrix products."""
+    return max((loop for loop in loops(_disassembled(cubin)) if any(map(_is_product, loop))), key=len, default=[])
 
 
 PLANS = {
@@ -138,12 +149,25 @@ def forward_count(capability: int, size: int, exp: str, dtype: str = "fp16", pla
     constants = forward_constants(size, exp, plan)
     if dtype == "fp32":
         constants["PRECISION"] = "ieee"
-    built = _compiled(kernels.forward_kernel, capability, constants, f"*{dtype}", tile)
+    built = _compiled(kernels.forward_kernel, capability, constants, {**_FLOATS, "": f"*{dtype}"}, tile)
     registers, spills = _resources(built.asm["cubin"])
-    whole = max((loop for loop in loops(_disassembled(built.asm["cubin"])) if any(map(_is_product, loop))), key=len,
-                default=[])  # fmt: skip
     scores = tile["BLOCK_M"] * tile["BLOCK_N"] / (32 * tile["num_warps"])
-    return Count(registers, built.metadata.shared, spills, len(whole) / scores)
+    return Count(registers, built.metadata.shared, spills, len(_main_loop(built.asm["cubin"])) / scores)
+
+
+def integer_count(capability: int, size: int, block: int = 64) -> Count:
+    """Of the kernel in integers, one pass without masks."""
+    from lutc.kernels import integer_attention as kernels
+
+    tile = {"BLOCK": block, **kernels.options(block)}
+    constants = {
+        **dict.fromkeys(("RECIPROCAL", "SINKS", "ALIBI", "LENGTHS", "CAUSAL", "WINDOW"), False), "ONE_PASS": True,
+        "MASK": 0, "SIZE": size, "V_SIZE": size, "BLOCK_D": size, "BLOCK_V": size,
+    }  # fmt: skip
+    built = _compiled(kernels.forward_kernel, capability, constants, _CODES, tile)
+    registers, spills = _resources(built.asm["cubin"])
+    scores = block * block / (32 * tile["num_warps"])
+    return Count(registers, built.metadata.shared, spills, len(_main_loop(built.asm["cubin"])) / scores)
 
 
 def backward_count(capability: int, size: int, of_keys: bool, dtype: str = "fp16") -> Count:
@@ -153,7 +177,7 @@ def backward_count(capability: int, size: int, of_keys: bool, dtype: str = "fp16
     constants = forward_constants(size, "table")
     names = set(kernels.backward_kernel.arg_names)
     constants = {name: value for name, value in constants.items() if name in names} | {"OF_KEYS": of_keys}
-    built = _compiled(kernels.backward_kernel, capability, constants, f"*{dtype}", tile)
+    built = _compiled(kernels.backward_kernel, capability, constants, {**_FLOATS, "": f"*{dtype}"}, tile)
     registers, spills = _resources(built.asm["cubin"])
     return Count(registers, built.metadata.shared, spills, float("nan"))
 
@@ -174,6 +198,13 @@ def instructions() -> None:
                 base = base or found.per_score
                 print(f"| sm_{capability} | {size} | {name} | {found.registers} | {found.shared} | {found.spills} "
                       f"| {found.per_score:.1f} | {found.per_score / base:.2f} |", flush=True)  # fmt: skip
+    print("\n| | head | in integers, blocks of | registers | shared | spills | instructions a score |")
+    print("|---|---|---|---|---|---|---|")
+    for capability in (90, 80, 100):
+        for size, block in ((64, 64), (128, 64), (64, 128)):
+            found = integer_count(capability, size, block)
+            print(f"| sm_{capability} | {size} | {block} | {found.registers} | {found.shared} | {found.spills} "
+                  f"| {found.per_score:.1f} |", flush=True)  # fmt: skip
     print("\n| | head | backward | registers | shared | spills |\n|---|---|---|---|---|---|")
     for capability in (80, 90, 100):
         for size in (64, 128, 256):

@@ -9,7 +9,7 @@ from lutc.kernels.softmax import LONGEST, tile
 
 
 @triton.jit
-def _leading_one(x):
+def leading_one(x):
     """Index of the highest set bit of positive int64."""
     index = tl.zeros_like(x)
     for step in tl.static_range(6):
@@ -20,14 +20,14 @@ def _leading_one(x):
 
 
 @triton.jit
-def _shift_to(x, places):
+def shift_to(x, places):
     """x * 2**places, rounded half up where places < 0."""
     right = tl.maximum(-places, 0)
     return tl.where(places >= 0, x << tl.maximum(places, 0), (x + ((1 << right) >> 1)) >> right)
 
 
 @triton.jit
-def _divide(numerator, n):
+def divide(numerator, n):
     """numerator / n rounded half up, n > 0: floor division, whichever way `//` rounds."""
     a, b = 2 * numerator + n, 2 * n
     quotient = a // b
@@ -35,7 +35,7 @@ def _divide(numerator, n):
 
 
 @triton.jit
-def _requantised(acc, multiplier, shift):
+def requantised(acc, multiplier, shift):
     """round(acc * multiplier * 2**-shift), halves up; acc and multiplier fit int32."""
     product = acc.to(tl.int64) * multiplier.to(tl.int64)
     right = tl.minimum(tl.maximum(shift, 0), 62).to(tl.int64)
@@ -44,13 +44,13 @@ def _requantised(acc, multiplier, shift):
 
 
 @triton.jit
-def _roots(mantissa, cuts, slopes, intercepts, count, multiplier, shift):
+def roots(mantissa, cuts, slopes, intercepts, count, multiplier, shift):
     """The table at mantissas in int32, (ROWS, 1)."""
     at = tl.zeros_like(mantissa)
     for i in range(count):
         at += (tl.load(cuts + i) < mantissa).to(tl.int32)
     acc = tl.load(slopes + at) * mantissa + tl.load(intercepts + at)
-    return _requantised(acc, multiplier, shift).to(tl.int32)
+    return requantised(acc, multiplier, shift).to(tl.int32)
 
 
 @triton.jit
@@ -74,9 +74,9 @@ def _codes(q_ptr, keep_ptr, offsets, inside, LOWEST: tl.constexpr, MASK: tl.cons
 def _root_of_sum(total, cuts, slopes, intercepts, count, r_multiplier, r_shift):
     """(root, leading) of sums, int32."""
     total = tl.maximum(total, 1).to(tl.int64)
-    leading = _leading_one(total)
-    mantissa = tl.minimum(_shift_to(total, 14 - leading), 32767).to(tl.int32)
-    return _roots(mantissa, cuts, slopes, intercepts, count, r_multiplier, r_shift), leading.to(tl.int32)
+    leading = leading_one(total)
+    mantissa = tl.minimum(shift_to(total, 14 - leading), 32767).to(tl.int32)
+    return roots(mantissa, cuts, slopes, intercepts, count, r_multiplier, r_shift), leading.to(tl.int32)
 
 
 @triton.jit
@@ -88,7 +88,7 @@ def _share(weights, root, multiplier, shift, zero_point, lowest, highest, POWER:
         places_of_31 = shift > 30
         value = tl.where(places_of_31, 0, value)
     else:
-        value = _requantised(weights * root, multiplier, shift)
+        value = requantised(weights * root, multiplier, shift)
     return tl.minimum(tl.maximum(value + zero_point, lowest), highest)
 
 
@@ -147,7 +147,7 @@ def _statistics(total, n, CENTRED: tl.constexpr):
     """(mean, rest) of a sum, int64."""
     mean, rest = tl.zeros_like(total), tl.zeros_like(total)
     if CENTRED:
-        mean = _divide(total, n)
+        mean = divide(total, n)
         rest = total - n * mean
     return mean, rest
 
@@ -155,11 +155,11 @@ def _statistics(total, n, CENTRED: tl.constexpr):
 @triton.jit
 def _root_of_spread(squares, rest, n, fraction, epsilon, cuts, slopes, intercepts, count, r_multiplier, r_shift):
     """(root, half) of the sum of squared deviations from the rounded mean (int64), int32."""
-    spread = (squares << fraction) - _divide((rest * rest) << fraction, n) + epsilon
+    spread = (squares << fraction) - divide((rest * rest) << fraction, n) + epsilon
     spread = tl.maximum(spread, 1)
-    half = _leading_one(spread) >> 1
-    mantissa = tl.minimum(_shift_to(spread, 13 - 2 * half), 32767).to(tl.int32)
-    return _roots(mantissa, cuts, slopes, intercepts, count, r_multiplier, r_shift), half.to(tl.int32)
+    half = leading_one(spread) >> 1
+    mantissa = tl.minimum(shift_to(spread, 13 - 2 * half), 32767).to(tl.int32)
+    return roots(mantissa, cuts, slopes, intercepts, count, r_multiplier, r_shift), half.to(tl.int32)
 
 
 @triton.jit
@@ -174,14 +174,14 @@ def _normal(
         product = (product + ((1 << DROPPED) >> 1)) >> DROPPED
     else:
         product = deviation * root
-    hidden = _requantised(product, h_multiplier, tl.maximum(h_shift + half, 0))
+    hidden = requantised(product, h_multiplier, tl.maximum(h_shift + half, 0))
     acc = tl.minimum(tl.maximum(hidden, -32768), 32767).to(tl.int32)
     inside = column < n
     if WEIGHT:
         acc = acc * tl.load(weight_ptr + column, mask=inside, other=0)
     if BIAS:
         acc = acc + tl.load(bias_ptr + column, mask=inside, other=0)
-    value = tl.where(shift > 62, 0, _requantised(acc, multiplier, shift)) + zero_point
+    value = tl.where(shift > 62, 0, requantised(acc, multiplier, shift)) + zero_point
     return tl.minimum(tl.maximum(value, lowest), highest)
 
 
@@ -204,7 +204,7 @@ def norm_rows(
     root, half = _root_of_spread(
         squares, rest, n, fraction, epsilon, cuts, slopes, intercepts, count, r_multiplier, r_shift
     )
-    less = _divide(rest << 7, n).to(tl.int32)
+    less = divide(rest << 7, n).to(tl.int32)
     codes = _normal(
         c, less, n, root, half, h_multiplier, h_shift, weight_ptr, bias_ptr, column, multiplier, shift, zero_point,
         lowest, highest, DROPPED, WEIGHT, BIAS,
@@ -240,7 +240,7 @@ def norm_long_rows(
     root, half = _root_of_spread(
         squares, rest, n, fraction, epsilon, cuts, slopes, intercepts, count, r_multiplier, r_shift
     )
-    less = _divide(rest << 7, n).to(tl.int32)
+    less = divide(rest << 7, n).to(tl.int32)
     for at in range(0, n, BLOCK):
         inside = at + column < n
         c = tl.load(q_ptr + start + at + column, mask=inside, other=0).to(tl.int32) - away

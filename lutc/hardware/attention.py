@@ -145,8 +145,8 @@ class IntegerAttentionModel:
         q, of_query = quantised(query, self.block)
         k, of_key = quantised(key, self.block)
         v, of_value = quantised(value, None)
-        by_row = [np.repeat(x, self.block, -1)[..., :rows, None] for x in multipliers(of_query, scale / STEP)]
-        by_key = [np.repeat(x, self.block, -1)[..., None, :keys] for x in multipliers(of_key)]
+        by_row = tuple(np.repeat(x, self.block, -1)[..., :rows, None] for x in multipliers(of_query, scale / STEP))
+        by_key = tuple(np.repeat(x, self.block, -1)[..., None, :keys] for x in multipliers(of_key))
         shape = (*query.shape[:-1], keys)
         scores = score_codes(q.astype(np.int64) @ k.astype(np.int64).swapaxes(-1, -2), by_row, by_key)
         if bias is not None:

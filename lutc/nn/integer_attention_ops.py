@@ -43,7 +43,8 @@ def integer_attention(
     check_device(q, (k, v, mask, sinks, alibi, lengths, weights, *roots))
     form = Form(0.0, bool(roots), scale, causal, offset, window, 0.0, rescale)
     codes, scales, wrong = blocks.in_codes(Operands(q, k, v, mask, sinks, alibi, lengths), scale, block)
-    tables = blocks.Tables(weights, tuple(roots) or None, tuple(requantiser))
+    of_roots = (roots[0], roots[1], roots[2]) if roots else None
+    tables = blocks.Tables(weights, of_roots, (requantiser[0], requantiser[1]))
     if q.is_cuda and has_triton() and max(q.shape[-1], v.shape[-1]) <= LARGEST_HEAD:
         from lutc.kernels import integer_attention as kernels  # brings triton
 

@@ -126,7 +126,7 @@ def test_in_integers(cache):
     with torch.no_grad():
         assert torch.equal(torch.compile(model, backend="aot_eager", fullgraph=True)(**given)[0], got)
         made_of = model.generate(**given, max_new_tokens=6, do_sample=False, cache_implementation=cache, pad_token_id=0)
-    assert made_of.shape == (2, given["input_ids"].shape[1] + 6)
+    assert made_of.shape == (3, given["input_ids"].shape[1] + 6)
     with pytest.raises(LutcError, match="has no gradient"):
         model(**given)[0].sum().backward()
 
