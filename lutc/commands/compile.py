@@ -53,6 +53,7 @@ class CompileCommand(GroupedCommand):
             "slopes",
             "intercepts",
             "share",
+            "cut_step",
             "out_scale",
             "out_bits",
             "out_zero_point",
@@ -95,6 +96,14 @@ class CompileCommand(GroupedCommand):
 )
 @click.option("--slopes", metavar="NUMBERS", help="Of slopes alone: pot, apot:2 (sums of powers of two), q1.4, uq0.8.")
 @click.option("--intercepts", metavar="NUMBERS", help="Of intercepts alone, likewise.")
+@click.option(
+    "--cut-step",
+    type=int,
+    default=1,
+    show_default=True,
+    metavar="CODES",
+    help="Segments begin at multiples of so many codes, a power of two: bits of a code address them, not comparators.",
+)
 @click.option(
     "--search",
     type=click.Choice([name for name, search in SEARCHES.items() if search.takes != "tables"]),

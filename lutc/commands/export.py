@@ -22,7 +22,7 @@ KINDS = {
     "lut513": LUT513,
 }
 ROWS = {"row_length", "in_zero_point", "eps", "reciprocal"}
-HAND_OVER = {"latency", "unit", "together", "arithmetic", "loadable", *ROWS}
+HAND_OVER = {"latency", "unit", "together", "arithmetic", "loadable", "no_comparators", "no_multiplier", *ROWS}
 
 
 @click.command()
@@ -64,6 +64,8 @@ HAND_OVER = {"latency", "unit", "together", "arithmetic", "loadable", *ROWS}
     is_flag=True,
     help="sv, vhdl: cuts, slopes and intercepts in registers that a port writes; hls: handed in.",
 )
+@click.option("--no-comparators", is_flag=True, help="sv: bits of the code address segments (compile --cut-step).")
+@click.option("--no-multiplier", is_flag=True, help="sv: slopes by shifts and additions (compile --slopes pot).")
 @click.option(
     "--arithmetic",
     type=click.Choice(floating.ARITHMETICS),
@@ -96,6 +98,8 @@ def export(
     latency: int,
     together: bool,
     loadable: bool,
+    no_comparators: bool,
+    no_multiplier: bool,
     arithmetic: str | None,
     output: Path,
     as_json: bool,
@@ -132,7 +136,10 @@ def export(
             raise LutcError("--latency is not for hls: the synthesis from C++ places the registers")
         elif wrong := typed(context) & {*ROWS, "in_scale"}:
             raise LutcError(f"--{min(wrong).replace('_', '-')} is for --unit {', '.join(OPERATORS)}")
-        options = handover.Options(tuple(keys), out, unit, latency, together, arithmetic or "", row, loadable)
+        options = handover.Options(
+            tuple(keys), out, unit, latency, together, arithmetic or "", row, loadable,
+            comparators=not no_comparators, multiplier=not no_multiplier,
+        )  # fmt: skip
         made = handover.write(output, kind, Path(table).stem, tables, options)
         names, rows = [*made.files, handover.MANIFEST], made.units
     else:

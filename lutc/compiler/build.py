@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from lutc.errors import LutcError
+from lutc.formats.codes import Inputs
 from lutc.formats.format import Format
 from lutc.functions import Line
 from lutc.table.bodies import without_empty_segments
@@ -48,11 +49,21 @@ class Lattice:
 
     Cuts at position 0 or n lie outside the samples: there a tail holds for no sample, and its breakpoint is put on the
     lattice continued with the end's spacing, between the samples and the end of [lo, hi], where the squared error of
-    float inputs in [lo, hi] is least. With `held` it stays next to the samples.
+    float inputs in [lo, hi] is least. With `held` it stays next to the samples. With `steps` (codes, and how many of
+    them make a step) it goes on to the next code at which a step ends.
     """
 
-    def __init__(self, x: np.ndarray, f: Callable, lo: float, hi: float, halves: bool = False, held: bool = False):
-        self.x, self.f, self.lo, self.hi, self.halves, self.held = x, f, lo, hi, halves, held
+    def __init__(
+        self,
+        x: np.ndarray,
+        f: Callable,
+        lo: float,
+        hi: float,
+        halves: bool = False,
+        held: bool = False,
+        steps: tuple[Inputs, int] | None = None,
+    ):
+        self.x, self.f, self.lo, self.hi, self.halves, self.held, self.steps = x, f, lo, hi, halves, held, steps
 
     def breakpoint(self, position: int) -> float:
         if position > 0:
@@ -78,6 +89,11 @@ class Lattice:
         left = position == 0
         step = self._step(0 if left else n - 2)
         first = self.x[0] - step if left else self.x[-1]
+        if self.steps is not None:
+            inputs, size = self.steps
+            code = int(np.rint(first / inputs.scale)) + inputs.zero_point + 1
+            code = code // size * size if left else -(-code // size) * size
+            return inputs.scale * (code - 1 - inputs.zero_point)
         reach = first - self.lo if left else self.hi - first
         farthest = max(0, int(np.floor(reach / step + 1e-9)))
         if farthest == 0:

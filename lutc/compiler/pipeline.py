@@ -43,6 +43,7 @@ def compile(
     objective: str = "squared",
     out: Inputs | None = None,
     share: str = "none",
+    cut_step: int = 1,
     tails: str = "exact",
     symmetry: bool = False,
     prologue: str = "auto",
@@ -77,6 +78,7 @@ def compile(
         objective=objective,
         out=out,
         share=share,
+        cut_step=cut_step,
         tails=tails,
         symmetry=symmetry,
         prologue=prologue,
@@ -148,6 +150,8 @@ def _settings(problem: Problem, tables: dict[str, Table], tasks: list[Task]) -> 
         settings["free_tails"] = True
     for what, chosen in zip(("slopes", "intercepts"), problem.numbers or ()):
         settings[what] = chosen.name
+    if request.storage.cut_step > 1:
+        settings["cut_step"] = request.storage.cut_step
     if request.error.promises:
         settings["promises"] = list(request.error.promises)
     if isinstance(request.inputs.weights, Measured):

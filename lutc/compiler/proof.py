@@ -58,6 +58,8 @@ def _request(tables: TableSet) -> dict[str, Any]:
         "tails": "exact" if table.left or table.right else "free",
         "promises": tuple(meta.get("promises", ())),
     }
+    if "cut_step" in meta:
+        request["cut_step"] = meta["cut_step"]
     if "slopes" in meta:
         request |= {"slopes": meta["slopes"], "intercepts": meta["intercepts"]}
     if meta["objective"] == "codes":

@@ -84,7 +84,8 @@ class StoragePart:
     """In which numbers. entries: at most so many, tails included. coefficients: a format's name, None for the
     function's own. slopes, intercepts: narrower sets of numbers for either (`lutc.formats.numbers`). share: one table
     per scale, one set of breakpoints and lines for all, or lines alone shared. out: the output codes, for the objective
-    "codes" and for the certificate.
+    "codes" and for the certificate. cut_step: segments begin at codes that are multiples of it, a power of two, so that
+    the top bits of a code address them; 1 leaves them free.
     """
 
     entries: int = 8
@@ -93,6 +94,7 @@ class StoragePart:
     intercepts: str | None = None
     share: str = "none"
     out: Inputs | None = None
+    cut_step: int = 1
 
     def __post_init__(self) -> None:
         _one_of("share", self.share, SHARING)
@@ -100,6 +102,8 @@ class StoragePart:
             raise LutcError(f"entries is a whole number; given {self.entries!r:.40}")
         if self.entries < 2:
             raise LutcError(f"a table has at least 2 entries; given {self.entries}")
+        if not is_int(self.cut_step) or not 1 <= self.cut_step <= 1 << 15 or self.cut_step & (self.cut_step - 1):
+            raise LutcError(f"the step of cuts is a power of two of codes, 1 to 32768; given {self.cut_step!r:.40}")
 
 
 @dataclass(frozen=True)
@@ -212,6 +216,7 @@ class Request:
         self._check_abilities(named)
         self._check_promises(named)
         self._check_numbers(named)
+        self._check_step(named)
         if objective in LAYER and not (self.inputs.coded and self.inputs.weights is not None and self._plain):
             needs = "input codes, `weights` calibration.json:LAYER, no symmetry and no sharing"
             raise LutcError(f"the objective {objective} takes {needs}")
@@ -246,6 +251,14 @@ class Request:
             raise LutcError(
                 "numbers of their own for `slopes` and `intercepts` are for tables over input codes, found by the "
                 "genetic or the exact search, that do not share coefficients"
+            )
+
+    def _check_step(self, search: Search) -> None:
+        able = search.takes == "segments" and self.found_by.takes == "segments"
+        if self.storage.cut_step > 1 and not (able and self.inputs.coded and self._plain and not self.error.promises):
+            raise LutcError(
+                "a step of cuts is for tables over input codes, found by the genetic or the exact search, with no "
+                "promises, no symmetry and no sharing"
             )
 
     @property

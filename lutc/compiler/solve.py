@@ -85,6 +85,8 @@ def over_segments(
 ) -> tuple[SearchResult, tuple, dict]:
     """(result over sample positions, its lines, what is proven of it)."""
     request, samples = problem.request, task.samples
+    if request.storage.cut_step > 1:
+        return _over_steps(problem, task, progress)
     proven = request.found_by.name == "exact"
 
     def costs_at(positions=None):
@@ -113,6 +115,29 @@ def over_segments(
     if not costs.exact:
         facts["lines"] = "rounded"
     return replace(result, cuts=cuts), costs.line(result.cuts[:-1], result.cuts[1:]), facts
+
+
+def _over_steps(
+    problem: Problem, task: Task, progress: Callable[[int], object] | None
+) -> tuple[SearchResult, tuple, dict]:
+    """The same with cuts at every `cut_step`-th code alone."""
+    step, inputs = problem.request.storage.cut_step, task.inputs
+    assert inputs is not None
+    cells = (np.rint(task.samples.x / inputs.scale).astype(np.int64) + inputs.zero_point) // step
+    positions = np.concatenate([[0], np.flatnonzero(np.diff(cells)) + 1, [cells.size]])
+    if positions.size > DENSE_LIMIT:
+        raise LutcError(
+            f"{positions.size - 1} places for cuts are too many; give a `cut_step` of at least "
+            f"{step * (1 << int(positions.size // DENSE_LIMIT).bit_length())}"
+        )
+    costs = segment_costs(problem, task, task.points(positions))
+    result = search_costs(problem, costs, progress=progress)
+    least = result if problem.request.found_by.name == "exact" else exact(costs, problem.request.storage.entries)
+    facts = {"cost": result.cost, "optimum": least.cost, "gap": relative_gap(result.cost, least.cost)}
+    known = {name: rounded(fact) for name, fact in facts.items()}
+    if not costs.exact:
+        known["lines"] = "rounded"
+    return replace(result, cuts=positions[result.cuts]), costs.line(result.cuts[:-1], result.cuts[1:]), known
 
 
 def quadratic_costs(problem: Problem, task: Task) -> QuadraticCosts:

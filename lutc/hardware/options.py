@@ -18,7 +18,8 @@ class Options:
     """What can be chosen of a hand-over. keys: tables of the set, all if empty. out: output codes, by default those
     that the file names. unit: one of UNITS. latency: registers from input to output. together: one unit for all keys,
     chosen with every code, in place of one for each. arithmetic: of float tables, fp16_rne if empty.
-    row: of row operators (softmax, layernorm, rmsnorm). loadable: coefficients in registers behind a port.
+    row: of row operators (softmax, layernorm, rmsnorm). loadable: coefficients in registers behind a port. comparators:
+    off, bits of the code address the segments. multiplier: off, shifts and additions make the product.
     """
 
     keys: tuple[str, ...] = ()
@@ -29,6 +30,8 @@ class Options:
     arithmetic: str = ""
     row: RowOptions | None = None
     loadable: bool = False
+    comparators: bool = True
+    multiplier: bool = True
 
     def __post_init__(self):
         if self.row is not None and self.out is not None and self.out.rounding != HALF_UP:
@@ -37,6 +40,8 @@ class Options:
             raise LutcError(f"unknown unit {self.unit!r}; choose one of {', '.join(UNITS)}")
         if self.loadable and (self.unit != "lines" or self.arithmetic):
             raise LutcError("`loadable` is for units of lines over codes")
+        if not (self.comparators and self.multiplier) and (self.unit != "lines" or self.arithmetic or self.loadable):
+            raise LutcError("units without comparators or multiplier are those of lines over codes, constants alone")
         if (self.row is None) == (self.unit in row_units.OPERATORS):
             operators = ", ".join(row_units.OPERATORS)
             raise LutcError(f"`row_length` and `in_scale` belong to the units {operators}, and these need both")

@@ -19,6 +19,8 @@ HEADER = "lutc_units.hpp"
 
 
 def hls(name: str, tables: TableSet, options: Options) -> Design:
+    if not (options.comparators and options.multiplier):
+        raise LutcError("units without comparators or multiplier are written in SystemVerilog (--format sv)")
     if options.row is not None:
         texts, streams, said = _rows(name, tables, options)
     elif modules.is_float(tables, options):

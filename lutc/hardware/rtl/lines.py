@@ -13,6 +13,7 @@ import numpy as np
 from lutc.errors import LutcError
 from lutc.hardware.export.units import Unit
 from lutc.hardware.rtl.requantiser import Requantiser
+from lutc.hardware.rtl.spared import Cells, Shifts
 from lutc.hardware.rtl.verilog import Pipeline, Ports, extended, literal, signal, width_of
 
 LATENCIES = range(5)
@@ -22,16 +23,27 @@ LATENCIES = range(5)
 REGISTERS = {0: "", 1: "d", 2: "ad", 3: "abd", 4: "abcd"}
 
 
-def line_unit(name: str, units: Sequence[Unit], latency: int, loadable: bool = False) -> LineUnit:
+def line_unit(
+    name: str,
+    units: Sequence[Unit],
+    latency: int,
+    loadable: bool = False,
+    *,
+    comparators: bool = True,
+    multiplier: bool = True,
+) -> LineUnit:
     """The unit of the module `name`. Several: one after another by `in_select`, which all codes carry. loadable: cuts,
-    slopes and intercepts are registers, written as its `words` say.
+    slopes and intercepts are registers, written as its `words` say. comparators, multiplier: see
+    `lutc.hardware.rtl.spared`.
     """
     if latency not in LATENCIES:
         raise LutcError(f"a unit of lines has a latency of 0 to 4 cycles; given {latency}")
     shapes = {(unit.inputs.bits, None if unit.out is None else unit.out.bits) for unit in units}
     if len(shapes) > 1:
         raise LutcError("tables in one unit have inputs and outputs of the same width; export them one by one")
-    return (LoadableUnit if loadable else LineUnit)(name, list(units), latency)
+    if loadable:
+        return LoadableUnit(name, list(units), latency)
+    return LineUnit(name, list(units), latency, comparators, multiplier)
 
 
 class LineUnit:
@@ -39,15 +51,21 @@ class LineUnit:
 
     load = (0, 0)
 
-    def __init__(self, name: str, units: list[Unit], latency: int):
-        self.name, self.units, self.latency = name, units, latency
+    def __init__(self, name: str, units: list[Unit], latency: int, comparators: bool = True, multiplier: bool = True):
+        self.name, self.units, self.latency, self.comparators = name, units, latency, comparators
         self.q_bits = units[0].inputs.bits
         self.select_bits = max(len(units) - 1, 0).bit_length()
         parts = [_signals(unit) for unit in units]
         self.centred_bits, self.slope_bits, self.intercept_bits, self.product_bits, self.acc_bits = (
             max(width_of(part[i]) for part in parts) for i in range(5)
         )
-        self.product_bits = max(self.product_bits, self.slope_bits, self.centred_bits)
+        self.shifts: Shifts | None = None
+        if multiplier:
+            self.product_bits = max(self.product_bits, self.slope_bits, self.centred_bits)
+        else:
+            self.shifts = Shifts.of(np.concatenate([part[1] for part in parts]), units[0].key)
+            self.product_bits = max(self.product_bits, self.centred_bits)
+            self.slope_bits = self.shifts.bits
         self.acc_bits = max(self.acc_bits, self.product_bits, self.intercept_bits)
         self.requantisers = [
             None if unit.out is None else Requantiser.least(unit.acc, *unit.requantiser, unit.out) for unit in units
@@ -83,9 +101,12 @@ class LineUnit:
             ],
         )
         bits = self.product_bits
-        lines.append(signal("product", bits))
-        factors = extended("slope_a", slope, bits), extended("centred_a", self.centred_bits, bits)
-        lines.append(f"  assign product = {factors[0]} * {factors[1]};")
+        if self.shifts is None:
+            lines.append(signal("product", bits))
+            factors = extended("slope_a", slope, bits), extended("centred_a", self.centred_bits, bits)
+            lines.append(f"  assign product = {factors[0]} * {factors[1]};")
+        else:
+            lines += self.shifts.text("slope_a", "centred_a", self.centred_bits, bits)
         stage("b", [("product", "product_b", bits, True), ("intercept_a", "intercept_b", intercept, True)])
         lines.append(signal("acc", self.acc_bits))
         terms = extended("product_b", bits, self.acc_bits), extended("intercept_b", intercept, self.acc_bits)
@@ -122,19 +143,28 @@ class LineUnit:
         return [signal("centred", bits), *self._by_scale("centred", choices, "in_select")]
 
     def _coefficients(self) -> list[str]:
-        """Slope and intercept by comparison of the code with all cuts at once: the last cut below it decides."""
+        """Slope and intercept by comparison of the code with all cuts at once, where the last cut below it decides, or
+        by bits of the code.
+        """
         lines = [signal("slope", self.slope_bits), signal("intercept", self.intercept_bits)]
         bodies = []
-        for unit in self.units:
+        for i, unit in enumerate(self.units):
             cuts, slopes, intercepts = trimmed(unit)
-            chosen = [
-                f"{{slope, intercept}} = {{{literal(k, self.slope_bits)}, {literal(t, self.intercept_bits)}}};"
-                for k, t in zip(slopes, intercepts)
-            ]
+            words = [f"{{{self._slope(k)}, {literal(t, self.intercept_bits)}}}" for k, t in zip(slopes, intercepts)]
+            if not self.comparators:
+                name = f"place_{i}" if len(self.units) > 1 else "place"
+                made, body = Cells.of(unit, cuts).text(name, self.q_bits, words, "{slope, intercept}")
+                lines += made
+                bodies.append(body)
+                continue
+            chosen = [f"{{slope, intercept}} = {word};" for word in words]
             body = [chosen[0]]
             body += [f"if (in_data > {literal(cut, self.q_bits)}) {text}" for cut, text in zip(cuts, chosen[1:])]
             bodies.append(body)
         return [*lines, *self._by_scale("line", bodies, "in_select")]
+
+    def _slope(self, value: int) -> str:
+        return literal(value, self.slope_bits) if self.shifts is None else self.shifts.word(int(value))
 
     def _codes(self) -> list[str]:
         if self.units[0].out is None:

@@ -38,6 +38,8 @@ def _floats(name: str, tables: TableSet, keys: Sequence[str], options: Options) 
             f"'{tables.name}' is a table of float inputs, whose unit takes fp16 to fp16: leave `out_scale`, `unit`, "
             "`together` and `loadable` out"
         )
+    if not (options.comparators and options.multiplier):
+        raise LutcError("a unit of a table of float inputs has comparators and a multiplier")
     arithmetic = options.arithmetic or floating.ARITHMETICS[0]
     sources = {float_arithmetic.FILE: float_arithmetic.modules(arithmetic.removeprefix("fp16_"))}
     streams, said = [], []
@@ -69,7 +71,9 @@ def _rows(name: str, tables: TableSet, options: Options) -> Design:
 
 
 def _lines(module: str, units: Sequence[Unit], options: Options) -> tuple[dict[str, str], Stream]:
-    made = lines.line_unit(module, units, options.latency, options.loadable)
+    made = lines.line_unit(
+        module, units, options.latency, options.loadable, comparators=options.comparators, multiplier=options.multiplier
+    )
     text, ports = made.text()
     stream = of_units(module, ports, units, made.words())
     said = ", ".join(f"{key} {value}" for key, value in units[0].parameters().items() if key != "key")

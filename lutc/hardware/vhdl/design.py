@@ -14,6 +14,8 @@ from lutc.table.table_set import TableSet
 
 
 def vhdl(name: str, tables: TableSet, options: Options) -> Design:
+    if not (options.comparators and options.multiplier):
+        raise LutcError("units without comparators or multiplier are written in SystemVerilog (--format sv)")
     if options.unit != "lines" or modules.is_float(tables, options):
         raise LutcError(
             "VHDL is written of units of lines over input codes; take SystemVerilog (--format sv) for others"
