@@ -2,6 +2,8 @@
 codes. Longer rows take three passes, the latter two from the cache. Nothing is sent back to the host.
 """
 
+from collections.abc import Sequence
+
 import torch
 import triton
 import triton.language as tl
@@ -251,7 +253,14 @@ def norm_long_rows(
         tl.store(out_ptr + start + at + column, codes.to(out_ptr.dtype.element_ty), mask=inside)
 
 
-def softmax(q, keep, weights, out, roots, numbers) -> None:
+def softmax(
+    q: torch.Tensor,
+    keep: torch.Tensor | None,
+    weights: torch.Tensor,
+    out: torch.Tensor,
+    roots: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    numbers: Sequence[int],
+) -> None:
     """Codes of the rows of q, dense (rows, n) int8 or int16; keep: bool of the same shape, or None. weights (int16),
     roots (cuts, slopes, intercepts; int32) and numbers: as `torch.ops.lutc.integer_softmax` takes them.
     """
@@ -268,7 +277,14 @@ def softmax(q, keep, weights, out, roots, numbers) -> None:
         )  # fmt: skip
 
 
-def norm(q, weight, bias, out, roots, numbers) -> None:
+def norm(
+    q: torch.Tensor,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    out: torch.Tensor,
+    roots: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    numbers: Sequence[int],
+) -> None:
     """Codes of the rows of q, dense (rows, n) int8 or int16; weight, bias: int32 (n,) or None. roots, numbers: as
     `torch.ops.lutc.integer_norm` takes them.
     """

@@ -3,6 +3,8 @@
 Arithmetic is float32; the mean comes first, then the mean square of deviations. Longer rows take a pass for each.
 """
 
+from collections.abc import Sequence
+
 import torch
 import triton
 import triton.language as tl
@@ -96,7 +98,17 @@ def norm_long_rows(
     tl.store(variance_ptr + row, variance)
 
 
-def norm(x, weight, bias, out, mean, variance, eps: float, centred: bool, plan) -> None:
+def norm(
+    x: torch.Tensor,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    out: torch.Tensor,
+    mean: torch.Tensor,
+    variance: torch.Tensor,
+    eps: float,
+    centred: bool,
+    plan: tuple[torch.Tensor, Sequence[int]],
+) -> None:
     """out = LayerNorm (`centred`) or RMSNorm of the rows of x, dense (rows, n), 16 or 32 bits; mean, variance: float32
     (rows, 1).
 

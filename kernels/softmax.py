@@ -6,6 +6,7 @@ from the cache.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 import triton
@@ -125,7 +126,7 @@ def softmax_long_rows(
         tl.store(out_ptr + start + at + column, y.to(out_ptr.dtype.element_ty), mask=inside)
 
 
-def plan_arguments(prefix: str, plan, kind: str) -> dict:
+def plan_arguments(prefix: str, plan: tuple[torch.Tensor, Sequence[int]], kind: str) -> dict:
     """A plan's (words, meta) as keyword arguments: `prefix`_words and prefix0 ... prefix5, and `kind`_KIND,
     `kind`_FLAGS.
     """
@@ -160,7 +161,13 @@ def tile(n: int) -> dict:
     return {"ROWS": rows, "BLOCK": block, "num_warps": max(4, min(32, rows * block // 512))}
 
 
-def softmax(x, out, exp, reciprocal_plan, period: float) -> None:
+def softmax(
+    x: torch.Tensor,
+    out: torch.Tensor,
+    exp: tuple[torch.Tensor, Sequence[int]],
+    reciprocal_plan: tuple[torch.Tensor, Sequence[int]] | None,
+    period: float,
+) -> None:
     """out = softmax of the rows of x, both dense (rows, n), 16 or 32 bits. exp, reciprocal_plan: (words, meta); the
     latter None to divide.
     """

@@ -7,7 +7,6 @@ decides.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,7 +14,7 @@ import numpy as np
 
 from lutc import functions
 from lutc.errors import LutcError
-from lutc.table.library import as_table_set
+from lutc.table.library import TableSource, as_table_set
 from lutc.table.table import Table
 from lutc.table.table_set import TableSet
 
@@ -56,9 +55,7 @@ def worst_error(table: Table, interval: Interval) -> float:
     return float(np.max(np.nan_to_num(error / exact if interval.relative else error, nan=np.inf, posinf=np.inf)))
 
 
-def serving_key(
-    source: str | os.PathLike | TableSet | Table, interval: Interval, keys: Sequence[str] | None = None
-) -> tuple[TableSet, str]:
+def serving_key(source: TableSource, interval: Interval, keys: Sequence[str] | None = None) -> tuple[TableSet, str]:
     """The set and the key of its table that is best on the interval, among `keys` if given.
 
     Raises LutcError for a table of another function and where no table of the set comes within an eighth of the

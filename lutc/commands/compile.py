@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -34,7 +35,7 @@ from lutc.search.gradient import INITIALISATIONS, GradientSettings
 from lutc.search.registry import SEARCHES
 
 
-def promise_options(command):
+def promise_options(command: Callable) -> Callable:
     """A flag for every promise that a table may keep."""
     for name, what in reversed(PROMISES.items()):
         command = click.option(f"--{name}", is_flag=True, help=f"{what[0].upper()}{what[1:]}.")(command)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from lutc.formats.codes import Inputs
 FOLDER = click.argument("folder", type=click.Path(path_type=Path))
 
 
-def run_options(command):
+def run_options(command: Callable) -> Callable:
     """How a model runs over a text; the model itself is an option here."""
     for option in reversed(MODEL_OPTIONS[1:]):
         command = option(command)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from lutc.compiler.problem import Problem, Task
@@ -17,7 +19,9 @@ from lutc.search.joined import JOINED_LIMIT, Joins, joined
 from lutc.search.result import SearchResult
 
 
-def over_promises(problem: Problem, task: Task, progress) -> tuple[SearchResult, tuple, dict]:
+def over_promises(
+    problem: Problem, task: Task, progress: Callable[[int], object] | None
+) -> tuple[SearchResult, tuple, dict]:
     """(result over sample positions, its lines, what is proven of it), and `without_promises`: the proven optimum of
     the same table that promises nothing, where there is one.
     """

@@ -43,7 +43,7 @@ class SharedCuts:
     rounding occurs; places that no scale can tell apart are merged.
     """
 
-    def __init__(self, tasks, lo: float, hi: float):
+    def __init__(self, tasks: Sequence[Task], lo: float, hi: float):
         scales = [task.inputs.scale for task in tasks]
         below = lo - 2 * max(scales)  # from where every scale rounds to below its samples
         changes = np.unique(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -114,7 +114,11 @@ def apply(
 
 
 def put(
-    model: nn.Module, folder: Folder, only=None, skip=None, make: Callable[[Entry, Folder], nn.Module] = module_of
+    model: nn.Module,
+    folder: Folder,
+    only: str | Sequence[str] | None = None,
+    skip: str | Sequence[str] | None = None,
+    make: Callable[[Entry, Folder], nn.Module] = module_of,
 ) -> Report:
     """`apply` on a model that is known to be the folder's. make: what stands at each place."""
     refuse_patched(model, "put a folder's tables into")
@@ -157,6 +161,8 @@ class FolderVariant:
     codes: None = None
     activations: dict = field(default_factory=dict)
 
-    def patch(self, model: nn.Module, only=None, skip=None) -> Report:
+    def patch(
+        self, model: nn.Module, only: str | Sequence[str] | None = None, skip: str | Sequence[str] | None = None
+    ) -> Report:
         """As `lutc.evaluation.Variant.patch`."""
         return put(model, self.folder, only, skip, self.make)

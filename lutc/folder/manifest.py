@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -86,7 +86,13 @@ class Folder:
 
 
 def write(
-    folder: Path, model: Mapping, data: Mapping, choice: Mapping, entries: list[Entry], cost: Mapping, left
+    folder: Path,
+    model: Mapping,
+    data: Mapping,
+    choice: Mapping,
+    entries: list[Entry],
+    cost: Mapping,
+    left: Iterable[str],
 ) -> None:
     """`manifest.json` of a folder whose other files are there, with their digests; written last, in one step."""
     files = [CALIBRATION, Path(CALIBRATION).with_suffix(".npz").name, *sorted({entry.table for entry in entries})]

@@ -13,12 +13,14 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from lutc.certify.coverage import EXP, RECIPROCAL, RSQRT, serving_key
 from lutc.errors import LutcError
 from lutc.formats.codes import Inputs
 from lutc.formats.requantise import INT32_MAX, requantise, requantiser
 from lutc.table.integer import IntegerLines, integer_lines
+from lutc.table.library import TableSource
 
 EXP_BITS = (
     12  # exp(0) = 1 is 1 << 12: rows of half a million fit an int32 sum, and 2**-12 is a sixteenth of an output code
@@ -32,7 +34,7 @@ DROPPED_BITS = {8: 0, 16: 7}  # of deviation x root, rounded off, so that requan
 FINEST = 2.0**-24  # output scale: finer ones could not be requantised by a shift to the right
 
 
-def leading_one(x) -> np.ndarray:
+def leading_one(x: np.ndarray | int) -> np.ndarray:
     """Index of the highest set bit of positive integers below 2**63 (int64): floor(log2 x) without floating point."""
     x = np.asarray(x, np.int64).copy()
     index = np.zeros_like(x)
@@ -43,19 +45,19 @@ def leading_one(x) -> np.ndarray:
     return index
 
 
-def shift_to(x, places) -> np.ndarray:
+def shift_to(x: np.ndarray | int, places: ArrayLike) -> np.ndarray:
     """x * 2**places, rounded half up where places < 0 (int64, elementwise)."""
     x, places = np.asarray(x, np.int64), np.asarray(places, np.int64)
     right = np.maximum(-places, 0)
     return np.where(places >= 0, x << np.maximum(places, 0), (x + ((1 << right) >> 1)) >> right)
 
 
-def divide(numerator, n: int) -> np.ndarray:
+def divide(numerator: np.ndarray | int, n: int) -> np.ndarray:
     """numerator / n rounded half up, n > 0."""
     return (2 * np.asarray(numerator, np.int64) + n) // (2 * n)
 
 
-def row_requantise(acc, multiplier: int, shift) -> np.ndarray:
+def row_requantise(acc: np.ndarray | int, multiplier: int, shift: ArrayLike) -> np.ndarray:
     """lutc.table.integer.requantise with a shift per row, of at least 0; from 62 bits on the result is 0 for
     |acc * multiplier| < 2**61. Where a shift would be negative acc is 0 in every model.
     """
@@ -63,7 +65,7 @@ def row_requantise(acc, multiplier: int, shift) -> np.ndarray:
     return (np.asarray(acc, np.int64) * multiplier + ((np.int64(1) << shift) >> 1)) >> shift
 
 
-def root_codes(lines: IntegerLines, mantissa) -> np.ndarray:
+def root_codes(lines: IntegerLines, mantissa: np.ndarray) -> np.ndarray:
     """Reciprocal or rsqrt of a mantissa code, ROOT_BITS fraction bits."""
     return requantise(lines.accumulate(mantissa), *requantiser(lines.unit * 2.0**ROOT_BITS))
 
@@ -103,7 +105,7 @@ class OutputCodes:
         if not self.minimum <= self.zero_point <= self.maximum:
             raise LutcError(f"out_zero_point lies in {self.minimum}..{self.maximum}; given {self.zero_point}")
 
-    def saturate(self, codes) -> np.ndarray:
+    def saturate(self, codes: np.ndarray) -> np.ndarray:
         return np.clip(codes + self.zero_point, self.minimum, self.maximum)
 
 
@@ -123,7 +125,9 @@ class IntegerSoftmaxModel:
     bits: int = 8
 
     @classmethod
-    def build(cls, exp, reciprocal, scale: float, out: OutputCodes, bits: int = 8) -> IntegerSoftmaxModel:
+    def build(
+        cls, exp: TableSource, reciprocal: TableSource, scale: float, out: OutputCodes, bits: int = 8
+    ) -> IntegerSoftmaxModel:
         """Of a table over 8-bit codes the one whose codes reach as far as those of 16 bits serves these."""
         scale = _positive("scale", scale)
         _check_bits(bits)
@@ -172,7 +176,7 @@ class IntegerSoftmaxModel:
         )
 
 
-def exp_codes(lines: IntegerLines, difference) -> np.ndarray:
+def exp_codes(lines: IntegerLines, difference: np.ndarray | int) -> np.ndarray:
     """exp of a code difference, at most 0, EXP_BITS fraction bits, clamped to [0, 2)."""
     acc = lines.accumulate(difference + lines.inputs.zero_point)
     codes = requantise(acc, *requantiser(lines.unit * 2.0**EXP_BITS))
@@ -206,13 +210,13 @@ class IntegerNormModel:
     @classmethod
     def build(
         cls,
-        rsqrt,
+        rsqrt: TableSource,
         n: int,
         scale: float,
         zero_point: int,
         eps: float,
-        weight,
-        bias,
+        weight: ArrayLike | None,
+        bias: ArrayLike | None,
         centred: bool,
         out: OutputCodes,
         bits: int = 8,

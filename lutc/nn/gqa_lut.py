@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 
 import torch
 
@@ -24,7 +25,7 @@ class gqa_lut_pwl(Refilled):  # noqa: N801  (the name is its users')
     Gradients are the exact function's at q * scale, for input and scale.
     """
 
-    def __init__(self, pwl_type: str, pwl_dir, decimal_bit: int = 6):
+    def __init__(self, pwl_type: str, pwl_dir: str | os.PathLike, decimal_bit: int = 6):
         super().__init__()
         tables = read(pwl_dir)
         if not known(pwl_type):

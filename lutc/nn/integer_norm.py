@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from numpy.typing import ArrayLike
 
 from lutc.errors import LutcError
 from lutc.formats.requantise import requantiser
@@ -12,6 +13,7 @@ from lutc.nn import portable
 from lutc.nn.integer_lines import TorchIntegerLines, check_codes
 from lutc.nn.integer_softmax import CODES
 from lutc.nn.refilled import Refilled
+from lutc.table.library import TableSource
 
 
 class _IntegerNorm(Refilled):
@@ -25,14 +27,14 @@ class _IntegerNorm(Refilled):
 
     def __init__(
         self,
-        weight,
-        bias,
+        weight: ArrayLike | None,
+        bias: ArrayLike | None,
         eps: float,
         scale: float,
         zero_point: int,
         out_scale: float,
         out_zero_point: int,
-        rsqrt,
+        rsqrt: TableSource,
         n: int | None,
         bits: int,
         out_dtype: torch.dtype,
@@ -87,15 +89,15 @@ class IntegerLayerNorm(_IntegerNorm):
 
     def __init__(
         self,
-        weight,
-        bias,
+        weight: ArrayLike | None,
+        bias: ArrayLike | None,
         eps: float = 1e-5,
         *,
         scale: float,
         zero_point: int = 0,
         out_scale: float,
         out_zero_point: int = 0,
-        rsqrt="sqrt_reci_8",
+        rsqrt: TableSource = "sqrt_reci_8",
         n: int | None = None,
         bits: int = 8,
         out_dtype: torch.dtype = torch.int8,
@@ -110,14 +112,14 @@ class IntegerRMSNorm(_IntegerNorm):
 
     def __init__(
         self,
-        weight,
+        weight: ArrayLike | None,
         eps: float = 1e-6,
         *,
         scale: float,
         zero_point: int = 0,
         out_scale: float,
         out_zero_point: int = 0,
-        rsqrt="sqrt_reci_8",
+        rsqrt: TableSource = "sqrt_reci_8",
         n: int | None = None,
         bits: int = 8,
         out_dtype: torch.dtype = torch.int8,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -32,7 +34,16 @@ def roots(mantissa: Tensor, cuts: Tensor, slopes: Tensor, intercepts: Tensor, mu
     return requantise(slopes.to(torch.int64)[index] * mantissa + intercepts[index], multiplier, shift)
 
 
-def softmax(q: Tensor, mask: Tensor | None, weights: Tensor, cuts, slopes, intercepts, numbers, dtype) -> Tensor:
+def softmax(
+    q: Tensor,
+    mask: Tensor | None,
+    weights: Tensor,
+    cuts: Tensor,
+    slopes: Tensor,
+    intercepts: Tensor,
+    numbers: Sequence[int],
+    dtype: torch.dtype,
+) -> Tensor:
     r_multiplier, r_shift, multiplier, shift, zero_point, lowest, highest = numbers
     if q.numel() == 0:
         return torch.empty(q.shape, dtype=dtype, device=q.device)
@@ -48,7 +59,16 @@ def softmax(q: Tensor, mask: Tensor | None, weights: Tensor, cuts, slopes, inter
     return codes.clamp(lowest, highest).to(dtype)
 
 
-def norm(q: Tensor, weight: Tensor | None, bias: Tensor | None, cuts, slopes, intercepts, numbers, dtype) -> Tensor:
+def norm(
+    q: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    cuts: Tensor,
+    slopes: Tensor,
+    intercepts: Tensor,
+    numbers: Sequence[int],
+    dtype: torch.dtype,
+) -> Tensor:
     r_multiplier, r_shift, centred, offset, fraction, epsilon, dropped, *hide, multiplier, shift = numbers[:11]
     zero_point, lowest, highest = numbers[11:]
     n = q.shape[-1]

@@ -11,6 +11,7 @@ from lutc.hardware.rows import EXP_BITS, ROOT_BITS, IntegerSoftmaxModel, OutputC
 from lutc.nn import integer_ops, portable
 from lutc.nn.integer_lines import TorchIntegerLines, check_codes, requantise
 from lutc.nn.refilled import Refilled
+from lutc.table.library import TableSource
 
 CODES = {8: torch.int8, 16: torch.int16}
 
@@ -39,8 +40,8 @@ class IntegerSoftmax(Refilled):
 
     def __init__(
         self,
-        exp="exp_8",
-        reciprocal="reci_8",
+        exp: TableSource = "exp_8",
+        reciprocal: TableSource = "reci_8",
         scale: float = 2.0**-4,
         *,
         bits: int = 8,

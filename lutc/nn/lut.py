@@ -15,6 +15,7 @@ from lutc.nn import portable, transforms
 from lutc.nn.lowered import DTYPES, digest, lowered
 from lutc.nn.refilled import Refilled
 from lutc.table import library, table_set
+from lutc.table.library import TableSource
 from lutc.table.table import Table
 from lutc.table.table_set import TableSet
 
@@ -56,7 +57,7 @@ class LUT(Refilled):
 
     def __init__(
         self,
-        table: str | os.PathLike | TableSet | Table,
+        table: TableSource,
         scale: float | None = None,
         *,
         key: str | None = None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+from collections.abc import Sequence
 
 import torch
 
@@ -11,12 +12,22 @@ from lutc.certify.coverage import RSQRT
 from lutc.errors import LutcError
 from lutc.nn import portable, rows, transforms
 from lutc.nn.row_tables import RowOperator, check_device, check_float
+from lutc.table.library import TableSource
 
 
 class _LUTNorm(RowOperator):
     centred: bool
 
-    def __init__(self, normalized_shape, eps, elementwise_affine, bias, rsqrt, device, dtype):
+    def __init__(
+        self,
+        normalized_shape: int | Sequence[int],
+        eps: float,
+        elementwise_affine: bool,
+        bias: bool,
+        rsqrt: TableSource,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+    ):
         super().__init__()
         shape = (normalized_shape,) if isinstance(normalized_shape, numbers.Integral) else tuple(normalized_shape)
         if not shape or not all(isinstance(n, numbers.Integral) and n > 0 for n in shape):
@@ -33,7 +44,14 @@ class _LUTNorm(RowOperator):
         )
         self.hold("rsqrt", rsqrt, RSQRT)
 
-    def normalise(self, input, normalized_shape, weight=None, bias=None, eps=1e-5) -> torch.Tensor:
+    def normalise(
+        self,
+        input: torch.Tensor,
+        normalized_shape: int | Sequence[int],
+        weight: torch.Tensor | None = None,
+        bias=None,
+        eps: float | None = 1e-5,
+    ) -> torch.Tensor:
         """`F.layer_norm` or `F.rms_norm` with the table; same arguments."""
         x, shape = input, tuple(normalized_shape)
         check_float(x, type(self).__name__)
@@ -78,13 +96,13 @@ class LUTLayerNorm(_LUTNorm):
 
     def __init__(
         self,
-        normalized_shape,
-        eps=1e-5,
-        elementwise_affine=True,
-        bias=True,
-        rsqrt="rsqrt_fplut",
-        device=None,
-        dtype=None,
+        normalized_shape: int | Sequence[int],
+        eps: float = 1e-5,
+        elementwise_affine: bool = True,
+        bias: bool = True,
+        rsqrt: TableSource = "rsqrt_fplut",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ):
         super().__init__(normalized_shape, eps, elementwise_affine, bias, rsqrt, device, dtype)
 
@@ -99,11 +117,23 @@ class LUTRMSNorm(_LUTNorm):
     offset = 0.0
 
     def __init__(
-        self, normalized_shape, eps=None, elementwise_affine=True, rsqrt="rsqrt_fplut", device=None, dtype=None
+        self,
+        normalized_shape: int | Sequence[int],
+        eps: float | None = None,
+        elementwise_affine: bool = True,
+        rsqrt: TableSource = "rsqrt_fplut",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ):
         super().__init__(normalized_shape, eps, elementwise_affine, False, rsqrt, device, dtype)
 
-    def normalise(self, input, normalized_shape, weight=None, eps=None) -> torch.Tensor:
+    def normalise(
+        self,
+        input: torch.Tensor,
+        normalized_shape: int | Sequence[int],
+        weight: torch.Tensor | None = None,
+        eps: float | None = None,
+    ) -> torch.Tensor:
         """`F.rms_norm` with the table; same arguments."""
         return super().normalise(input, normalized_shape, weight, None, eps)
 

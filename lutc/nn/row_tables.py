@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -16,6 +15,7 @@ from lutc.errors import LutcError
 from lutc.lower.lowering import lower
 from lutc.nn.refilled import Refilled
 from lutc.table import table_set
+from lutc.table.library import TableSource
 from lutc.table.prologues import ExponentPrologue, PeriodPrologue
 from lutc.table.table import Table
 from lutc.table.table_set import TableSet
@@ -82,7 +82,7 @@ class RowOperator(Refilled):
     carries them, and plans as int32 buffers made at construction, which copies and pickles make again.
     """
 
-    def hold(self, name: str, source: str | os.PathLike | TableSet | Table, interval: Interval) -> None:
+    def hold(self, name: str, source: TableSource, interval: Interval) -> None:
         """Take the table of `source` that serves the interval best."""
         tables, key = serving_key(source, interval)
         inputs = {key: tables.inputs[key]} if key in tables.inputs else {}

@@ -8,6 +8,7 @@ from lutc.certify.coverage import EXP, RECIPROCAL
 from lutc.errors import LutcError
 from lutc.nn import portable, rows, transforms
 from lutc.nn.row_tables import RowOperator, check_device, check_float
+from lutc.table.library import TableSource
 
 
 class LUTSoftmax(RowOperator):
@@ -25,7 +26,7 @@ class LUTSoftmax(RowOperator):
 
     rescale: str | None = None  # in a patched model: how its attention goes in blocks; None: the whole matrix at once
 
-    def __init__(self, exp="exp_fplut", reciprocal=None, dim: int = -1):
+    def __init__(self, exp: TableSource = "exp_fplut", reciprocal: TableSource | None = None, dim: int = -1):
         super().__init__()
         self.dim = dim
         self.hold("exp", exp, EXP)

@@ -56,7 +56,7 @@ class Site(nn.Module):
     seen.
     """
 
-    def __init__(self, tracer: Tracer, path: str, function: str, exact):
+    def __init__(self, tracer: Tracer, path: str, function: str, exact: Callable | None):
         super().__init__()
         self._held = (tracer, exact or EXACT[function])
         self.path, self.function = path if path not in tracer.sites else f"{path} {function}", function

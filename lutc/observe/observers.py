@@ -41,7 +41,7 @@ class Observer(nn.Module):
 
     operator = quantity = ""
 
-    def __init__(self, watch: Watch, path: str, function: str, exact):
+    def __init__(self, watch: Watch, path: str, function: str, exact: Callable):
         super().__init__()
         self.function, self.values, self.masked = function, Accumulator(), 0
         self._held = (watch, exact)
@@ -86,7 +86,7 @@ class ActivationObserver(Observer):
 
     operator, quantity = "activation", "x"
 
-    def __init__(self, watch: Watch, path: str, function: str, exact=None):
+    def __init__(self, watch: Watch, path: str, function: str, exact: Callable | None = None):
         super().__init__(watch, path, function, exact or EXACT[function])
         self.channels: tuple[torch.Tensor, torch.Tensor] | None = None
 
@@ -121,7 +121,7 @@ class SoftmaxObserver(Observer):
 
     operator, quantity = "softmax", "x - max(x)"
 
-    def __init__(self, watch: Watch, path: str, exact=None):
+    def __init__(self, watch: Watch, path: str, exact: Callable | None = None):
         super().__init__(watch, path, "exp", torch.softmax)
         self.dim = -1
 
@@ -148,9 +148,9 @@ class SoftmaxObserver(Observer):
 class NormObserver(Observer):
     """The mean square (RMSNorm) or variance (LayerNorm) of every token, eps added: what an rsqrt table sees."""
 
-    def __init__(self, watch: Watch, path: str, kind: str, exact=None):
+    def __init__(self, watch: Watch, path: str, kind: str, exact: Callable | None = None):
         self.operator, self.quantity = kind, {"layer_norm": "variance(x) + eps", "rms_norm": "mean(x^2) + eps"}[kind]
-        super().__init__(watch, path, "rsqrt", exact or {"layer_norm": F.layer_norm, "rms_norm": F.rms_norm}[kind])
+        super().__init__(watch, path, "rsqrt", exact or (F.layer_norm if kind == "layer_norm" else F.rms_norm))
         self.normalized_shape, self.eps, self.weight, self.bias = (), 0.0, None, None
 
     @torch.no_grad()

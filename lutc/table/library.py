@@ -8,11 +8,15 @@ import re
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
+from typing import TypeAlias
 
 from lutc import functions
 from lutc.errors import LutcError
 from lutc.table.table import Table
 from lutc.table.table_set import TableSet, read
+
+# What a public function takes where it wants a table: a shipped name, a file, or the table itself.
+TableSource: TypeAlias = "str | os.PathLike | TableSet | Table"
 
 
 def names() -> list[str]:
@@ -72,7 +76,7 @@ def _natural(kind: str) -> tuple:
     return (0, int(kind), "") if kind.isdigit() else (1, 0, kind)
 
 
-def as_table_set(source: str | os.PathLike | TableSet | Table) -> TableSet:
+def as_table_set(source: TableSource) -> TableSet:
     """A name, a path, a table set or one table as a table set."""
     if isinstance(source, TableSet):
         return source

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -150,7 +151,9 @@ class Arithmetic:
         """A number that is known to lie within low to high."""
         return self._cut(name, a.bits, low, high, a.name)
 
-    def normalised(self, name: str, a: Ranged, index: Ranged, places, low: int, high: int) -> Ranged:
+    def normalised(
+        self, name: str, a: Ranged, index: Ranged, places: Callable[[int], int], low: int, high: int
+    ) -> Ranged:
         """a 2^places(index), rounded half up, at most `high`; places(i) is known to bring it to `low` or more."""
         bits = max(a.bits, signed_bits(0, high + 1)) + 1
         grown = self.wide(a, bits)

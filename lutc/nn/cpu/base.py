@@ -51,7 +51,7 @@ class Native:
 
     _lock = threading.Lock()
 
-    def __init__(self, function, signature):
+    def __init__(self, function: Callable, signature: Any):
         self._function, self._signature = function, signature
 
     def __getattr__(self, name):

@@ -273,7 +273,12 @@ class Answers(TorchFunctionMode):
     was left out of a patch and runs inside a patched one, which has empty Answers, keeps its own functions.
     """
 
-    def __init__(self, activations: Mapping[str, Callable], softmax=None, norms: Mapping[str, Callable] | None = None):
+    def __init__(
+        self,
+        activations: Mapping[str, Callable],
+        softmax: Callable | None = None,
+        norms: Mapping[str, Callable] | None = None,
+    ):
         super().__init__()
         self.activations, self.softmax, self.norms = dict(activations), softmax, dict(norms or {})
 

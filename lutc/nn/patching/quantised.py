@@ -6,6 +6,7 @@ import copy
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -27,7 +28,7 @@ class Scales:
     gets the power of two of least squared error.
     """
 
-    def __init__(self, source):
+    def __init__(self, source: Any):
         if isinstance(source, os.PathLike) or isinstance(source, str) and source not in KINDS:
             if not str(source).endswith(".json"):
                 raise LutcError(
@@ -35,9 +36,9 @@ class Scales:
                     f"{str(source)!r}"
                 )
             source = read(source)
-        self.layers = getattr(source, "layers", None)
-        self.each = dict(source) if isinstance(source, Mapping) else None
-        self.all = as_quantiser(source) if self.each is None and self.layers is None else None
+        self.layers: Mapping | None = getattr(source, "layers", None)
+        self.each: Mapping = dict(source) if isinstance(source, Mapping) else {}
+        self.all = None if self.layers is not None or isinstance(source, Mapping) else as_quantiser(source)
 
     def at(self, path: str) -> FakeQuantize:
         if self.all is not None:
@@ -99,7 +100,7 @@ class Quantised:
     def function(self) -> str | None:
         return self.source if isinstance(self.source, str) else self.source.function
 
-    def fresh(self, path: str, exact=None) -> nn.Module:
+    def fresh(self, path: str, exact: Any = None) -> nn.Module:
         return behind(self.scales.at(path), self.source)
 
 
@@ -109,7 +110,7 @@ def all_functions(scales: Scales) -> dict[str, Quantised]:
     return {name: Quantised(name, scales, f"exact {name}") for name in names}
 
 
-def named_function(source) -> str | None:
+def named_function(source: Any) -> str | None:
     """The registry's name, if `source` is the name of a function that torch knows."""
     known = isinstance(source, str) and functions.known(source)
     name = functions.get(source).name if known else None
