@@ -140,6 +140,7 @@ def names(root: Path) -> dict:
     return {"__name__": "snippet", "torch": torch, "lutc": lutc, "batches": given, "train": train} | {
         "model": loaded.model,
         "table": lutc.load("gelu_8")["4"],
+        **{name: torch.randn(1, 2, 5, 16) for name in ("query", "key", "value")},
     }
 
 
