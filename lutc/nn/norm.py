@@ -17,6 +17,7 @@ from lutc.table.library import TableSource
 
 class _LUTNorm(RowOperator):
     centred: bool
+    normalized_shape: tuple[int, ...]
 
     def __init__(
         self,
