@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from lutc.calibration.histogram import BINS, INFINITE, Histogram
+from lutc.observe.counting import count, count_below_maximum
 
 _CHUNK = 1 << 22  # values that are binned at a time
 
@@ -16,12 +18,23 @@ class Accumulator:
         self.counts = self.residues = None
         self.low, self.high = float("inf"), float("-inf")
 
+    def _begin(self, device: torch.device) -> None:
+        if self.counts is None:
+            self.counts = torch.zeros(BINS, dtype=torch.int64, device=device)
+            self.residues = torch.zeros_like(self.counts)
+
+    def _ends(self) -> np.ndarray:
+        return np.array([self.low, self.high], np.float32)
+
     def add(self, x: torch.Tensor) -> None:
         """Values of any float dtype and shape, taken as float32."""
-        x = x.reshape(-1)
-        if self.counts is None:
-            self.counts = torch.zeros(BINS, dtype=torch.int64, device=x.device)
-            self.residues = torch.zeros_like(self.counts)
+        x = x.detach().reshape(-1)
+        self._begin(x.device)
+        if x.device.type == self.counts.device.type == "cpu":
+            ends = self._ends()
+            count(x.float().contiguous().numpy(), self.counts.numpy(), self.residues.numpy(), ends)
+            self.low, self.high = float(ends[0]), float(ends[1])
+            return
         for part in x.split(_CHUNK):
             part = part.float()
             bits = part.view(torch.int32)
@@ -33,6 +46,20 @@ class Accumulator:
                 finite = part[part.isfinite()]
                 low, high = (float(end) for end in finite.aminmax()) if finite.numel() else (self.low, self.high)
             self.low, self.high = min(self.low, low), max(self.high, high)
+
+    def add_below_maximum(self, rows: torch.Tensor) -> int:
+        """x - max(x) of every row of (rows, n), but for elements of -inf or finfo.min (a mask): their number."""
+        floor, wide = torch.finfo(rows.dtype).min / 2, rows.detach().float()
+        self._begin(rows.device)
+        if rows.device.type == self.counts.device.type == "cpu":
+            least = floor if rows.dtype != torch.float64 else -np.inf  # what lies below is -inf in float32
+            sums, ends = (self.counts.numpy(), self.residues.numpy()), self._ends()
+            masked = count_below_maximum(wide.contiguous().numpy(), np.float32(least), *sums, ends)
+            self.low, self.high = float(ends[0]), float(ends[1])
+            return int(masked)
+        hidden = rows <= floor
+        self.add((wide - wide.amax(-1, keepdim=True))[~hidden])
+        return int(hidden.sum())
 
     def special(self) -> tuple[int, int]:
         """How many infinities and NaN were seen."""

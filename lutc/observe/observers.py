@@ -131,9 +131,7 @@ class SoftmaxObserver(Observer):
         rows = x.reshape(-1, x.shape[-1]) if keep is None else x[keep]
         if not rows.numel():
             return
-        masked = rows <= torch.finfo(rows.dtype).min / 2
-        self.masked += int(masked.sum())
-        self.values.add((rows.float() - rows.amax(-1, keepdim=True).float())[~masked])
+        self.masked += self.values.add_below_maximum(rows)
 
     def along(self, x: torch.Tensor, dim: int) -> torch.Tensor:
         """The softmax along `dim`, as `LUTSoftmax` has it."""
