@@ -2,10 +2,10 @@
 
     python benchmarks/kernel_instructions.py
 
-Compiles the elementwise kernels ahead of time for sm_80, sm_90 and sm_100 with the assembler that Triton brings,
-disassembles them with its nvdisasm, and counts the instructions on the path of a full block: all from the entry to the
-EXIT of the unmasked branch. The figure is instructions of one thread / elements of one thread (lane-instructions per
-element).
+Compiles the elementwise kernels and those that look codes up ahead of time for sm_80, sm_90 and sm_100 with the
+assembler that Triton brings, disassembles them with its nvdisasm, and counts the instructions on the path of a full
+block: all from the entry to the EXIT of the unmasked branch. The figure is instructions of one thread / elements of one
+thread (lane-instructions per element).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import triton
-from lutc.kernels import pwl
+from lutc.kernels import codes, pwl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -27,6 +27,7 @@ from lutc.table import library
 
 TARGETS = (80, 90, 100)
 POINTERS = {"fp32": "*fp32", "fp16": "*fp16", "bf16": "*bf16", "int8": "*i8"}
+CODES = (("i8", "i8"), ("i8", "fp32"), ("i16", "i16"))
 PLANS = {"uniform": 1, "cells": 2, "search": 3, "direct": 4, "reduced": 6}
 
 
@@ -58,14 +59,39 @@ def compile_kernel(kind: str, dtype: str, capability: int, flags: int = 1, mode:
         "x_stride": 1,
         "y_stride": 1,
     }
-    signature = {}
-    for name in pwl.elementwise.arg_names:
-        number = "fp32" if name in ("scale", "zero_point") else "i32"
-        signature[name] = "constexpr" if name in constants else pointers.get(name, number)
-    aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(pwl.elementwise.arg_names) if name in pointers}
-    source = ASTSource(pwl.elementwise, signature, constants, aligned)
-    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=pwl.OPTIONS)
-    return compiled.asm["cubin"]
+    numbers = {"scale": "fp32", "zero_point": "fp32"}
+    return cubin(pwl.elementwise, pointers, numbers, constants, capability, pwl.OPTIONS)
+
+
+def cubin(kernel, pointers: dict, numbers: dict, constants: dict, capability: int, options: dict) -> bytes:
+    """A kernel compiled for aligned pointers; arguments that are named nowhere are int32."""
+    signature = {
+        name: "constexpr" if name in constants else pointers.get(name) or numbers.get(name, "i32")
+        for name in kernel.arg_names
+    }
+    aligned = {
+        (i,): [["tt.divisibility", 16]] for i, name in enumerate(kernel.arg_names) if signature[name].startswith("*")
+    }
+    source = ASTSource(kernel, signature, constants, aligned)
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options).asm["cubin"]
+
+
+def compile_codes(given: str, found: str, capability: int) -> bytes:
+    """The cubin of the kernel that looks codes up; `given`, `found`: as Triton names them ("i8", "fp32")."""
+    pointers = {"q": f"*{given}", "table": f"*{found}", "out": f"*{found}"}
+    constants = {"MASK": 255 if given == "i8" else 65535, "BLOCK": codes.BLOCK}
+    return cubin(codes.codes_kernel, pointers, {}, constants, capability, {"num_warps": codes.WARPS})
+
+
+def compile_gradients(name: str, element: str, capability: int) -> bytes:
+    """The cubin of a kernel of `lutc.kernels.codes` that takes floats through codes, or gradients back."""
+    kernel = getattr(codes, name)
+    pointers = {name: f"*{element}" for name in ("x", "out", "values", "gradient")}
+    pointers |= {"scale": "*fp32", "sums": "*fp32", "slopes": "*fp32", "bits": "*u8", "codes": "*u8"}
+    every = {"CODES": True, "BITS": True, "SLOPES": True, "MASK": 255, "BLOCK": codes.NARROW}
+    constants = {name: value for name, value in every.items() if name in kernel.arg_names}
+    numbers = {"low": "fp32", "high": "fp32"}
+    return cubin(kernel, pointers, numbers, constants, capability, {"num_warps": codes.MORE})
 
 
 def disassemble(cubin: bytes) -> str:
@@ -132,6 +158,11 @@ def main() -> None:
                             if op.startswith(("LDG", "STG", "LDL", "STL"))
                         )
                 print(f"{kind:8} {dtype:6} {mode:9}{row}  {shown}")
+    print("\ncodes through a table")
+    for given, found in CODES:
+        elements_here = codes.BLOCK // (32 * codes.WARPS)
+        row = [count(disassemble(compile_codes(given, found, c)), elements_here).per_element for c in TARGETS]
+        print(f"{given + ' to ' + found:25}" + "".join(f"  {value:8.2f}" for value in row))
     print("\nbehind range reduction, float32")
     for name in ("exp", "sin", "log", "reciprocal", "rsqrt", "square"):
         flags = pwl.arguments(lower(library.load(f"{name}_fplut")["fp32"], "fp32", ("reduced",)).meta)["FLAGS"]

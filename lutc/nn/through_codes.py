@@ -112,6 +112,12 @@ def _room(x: torch.Tensor, source: torch.Tensor) -> tuple[torch.Tensor, torch.Te
     return out, out if out.stride() == source.stride() else torch.empty_like(source)
 
 
+def _laid_out(gradient: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
+    """The gradient in memory as the x that it belongs to."""
+    alike = (gradient.stride(), gradient.dtype) == (source.stride(), source.dtype)
+    return gradient if alike else torch.empty_like(source).copy_(gradient)
+
+
 def _filled(out: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return out if target is out else out.copy_(target)
 
@@ -179,7 +185,7 @@ def _backward_with_scale_cpu(gradient, x, scale, slopes, lowest, highest, zero_p
         return _backward_with_scale_plain(gradient, x, scale, slopes, *limits)
     source = dense(x)
     out, target = _room(x, source)
-    given = gradient if gradient.stride() == source.stride() else torch.empty_like(source).copy_(gradient)
+    given = _laid_out(gradient, source)
     table = None if slopes is None else slopes.to(torch.float32).contiguous()
     addresses = given.data_ptr(), source.data_ptr(), target.data_ptr(), source.numel()
     total = cpu.backward_with_scale(
@@ -196,27 +202,78 @@ def _backward_with_scale_cpu(gradient, x, scale, slopes, lowest, highest, zero_p
 # --- GPU
 
 
+def _has_kernel(x: torch.Tensor) -> bool:
+    return x.dtype != torch.float64 and has_triton() and x.numel() > 0
+
+
 def _cuda(x, scale, values, lowest, highest, zero_point):
     check_length("through_codes: values", values, highest - lowest + 2)
     limits = lowest, highest, zero_point
-    if x.dtype == torch.float64 or not has_triton() or not x.numel():
+    if not _has_kernel(x):
         return _plain(x, scale, values, *limits)
     from lutc.kernels import codes as kernels  # brings triton
 
     source = dense(x)
     out, target = _room(x, source)
-    step = scale.to(device=x.device, dtype=torch.float32)
-    kernels.through_codes(source, step, values.to(torch.float32).to(x.dtype).contiguous(), target, limits)
+    kernels.through_codes(source, _single(scale, x), _single(values, x).to(x.dtype), target, limits)
     return _filled(out, target)
+
+
+def _kept_cuda(x, scale, values, lowest, highest, zero_point, with_codes):
+    check_length("through_codes_kept: values", values, highest - lowest + 2)
+    limits = lowest, highest, zero_point
+    if not _has_kernel(x):
+        return _kept_plain(x, scale, values, *limits, with_codes)
+    from lutc.kernels import codes as kernels  # brings triton
+
+    source, codes = x.contiguous(), _room_for_codes(x, lowest, highest, with_codes)
+    out, target = _room(x, source)
+    within = x.new_empty(((x.numel() + 7) // 8,), dtype=torch.uint8)
+    places = codes if with_codes else None
+    kernels.through_codes(source, _single(scale, x), _single(values, x).to(x.dtype), target, limits, places, within)
+    return _filled(out, target), codes, within
+
+
+def _backward_cuda(gradient, codes, within, slopes):
+    _check_kept(gradient, codes, within, slopes)
+    if not _has_kernel(gradient):
+        return _backward_plain(gradient, codes, within, slopes)
+    from lutc.kernels import codes as kernels  # brings triton
+
+    source = gradient.contiguous()
+    out = torch.empty_like(source)
+    table = None if slopes is None else _all_places(slopes, codes)
+    kernels.backward(source, codes.contiguous(), within.contiguous(), table, out)
+    return out
+
+
+def _backward_with_scale_cuda(gradient, x, scale, slopes, lowest, highest, zero_point):
+    if slopes is not None:
+        check_length("through_codes_backward_with_scale: slopes", slopes, highest - lowest + 2)
+    limits = lowest, highest, zero_point
+    if not _has_kernel(x):
+        return _backward_with_scale_plain(gradient, x, scale, slopes, *limits)
+    from lutc.kernels import codes as kernels  # brings triton
+
+    source = dense(x)
+    out, target = _room(x, source)
+    given = _laid_out(gradient, source)
+    table = None if slopes is None else _single(slopes, x)
+    total = kernels.backward_with_scale(given, source, _single(scale, x), table, target, limits)
+    return _filled(out, target), total
+
+
+def _single(values: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    return values.to(device=x.device, dtype=torch.float32).contiguous()
 
 
 for _key, *_kernels in (
     ("CompositeExplicitAutograd", _plain, _kept_plain, _backward_plain, _backward_with_scale_plain),
     ("CPU", _cpu, _kept_cpu, _backward_cpu, _backward_with_scale_cpu),
-    ("CUDA", _cuda),
+    ("CUDA", _cuda, _kept_cuda, _backward_cuda, _backward_with_scale_cuda),
 ):
     _names = "through_codes", "through_codes_kept", "through_codes_backward", "through_codes_backward_with_scale"
-    for _name, _kernel in zip(_names, _kernels, strict=False):
+    for _name, _kernel in zip(_names, _kernels, strict=True):
         library.impl(_name, _kernel, _key)
 
 

@@ -197,7 +197,7 @@ def _backward(first, last, job):
     form = numbers[0]
     width = 4 if form == FP32 else 2
     room, slopes, flags = np.empty(_BLOCK, np.float32), np.empty(_BLOCK, np.float32), np.empty(_BLOCK, np.float32)
-    places = np.empty(_BLOCK, np.int32)
+    places, out = np.empty(_BLOCK, np.int32), np.empty(_BLOCK, np.float32)
     for at in range(first, last, _BLOCK):
         n = min(_BLOCK, last - at)
         given = floats(_widened(numbers[1] + width * at, n, form, room), n)
@@ -213,11 +213,11 @@ def _backward(first, last, job):
                     places[i] = long[i]
             _look_up(places.ctypes.data, slopes.ctypes.data, n, FP32, numbers[3])
             for i in range(n):
-                room[i] = given[i] * slopes[i] if flags[i] != _f32(0.0) else _f32(0.0)
+                out[i] = given[i] * slopes[i] if flags[i] != _f32(0.0) else _f32(0.0)
         else:
             for i in range(n):
-                room[i] = given[i] if flags[i] != _f32(0.0) else _f32(0.0)
-        _written(room, numbers[2] + width * at, n, form)
+                out[i] = given[i] if flags[i] != _f32(0.0) else _f32(0.0)
+        _written(out, numbers[2] + width * at, n, form)
 
 
 def backward(
