@@ -26,14 +26,13 @@ from lutc.nn.cpu.base import (
     integers,
     native,
     packed,
-    single,
 )
 from lutc.nn.cpu.half import BF16, FORMATS, FP16, FP32, from_bf16, from_fp16, to_bf16, to_fp16
+from lutc.nn.cpu.weights import BLOCK, aligned, room, table_of, weigh
 from lutc.nn.lowered import DTYPES
 
-FLOOR = np.float32(-87.0)  # as in lutc.nn.rows
-_BLOCK = 512  # elements of a row between two steps, which stay in the first-level cache
-_FEW = 1 << 14  # elements for each thread below which one is as fast
+_LEAST = 1 << 14  # elements for each thread below which one is as fast
+_FEW = 1 << 11  # elements of the rows that are worked on together, so that a table is asked once for all of them
 
 
 @compiled
@@ -87,6 +86,21 @@ def _read(at, n, form, room):
 
 
 @compiled
+def _write_scaled(at, n, form, values, factor):
+    """values * factor in the form of a row at an address, which float32 has for values already."""
+    row = codes(at, n)
+    if form == FP16:
+        for i in range(n):
+            row[i] = to_fp16(values[i] * factor)
+    elif form == BF16:
+        for i in range(n):
+            row[i] = to_bf16(values[i] * factor)
+    else:
+        for i in range(n):
+            values[i] *= factor
+
+
+@compiled
 def _write(at, n, form, values):
     """Round a row of float32 to the 16 bits of its form."""
     row = codes(at, n)
@@ -100,116 +114,98 @@ def _write(at, n, form, values):
 
 @native(TASK)
 def _softmax(first, last, job):
-    """Rows first ... last - 1. r_kernel 0 divides; without by_period the exp table takes every d <= 0."""
+    """Rows first ... last - 1, some at a time: weights, then 1 / sums, then their products. r_kernel 0 divides."""
     numbers = integers(job)
-    form, x_at, out_at, n, exp, words, of_exp = (
-        numbers[0],
-        numbers[1],
-        numbers[2],
-        numbers[3],
-        numbers[4],
-        numbers[5],
-        numbers[6],
-    )
-    r_kernel, r_words, of_r, by_period = numbers[7], numbers[8], numbers[9], numbers[10] != 0
-    inverse, high, low, end = single(numbers[11]), single(numbers[12]), single(numbers[13]), single(numbers[14])
-    width = 4 if form == FP32 else 2
-    room = np.empty(0 if form == FP32 else n, np.float32)
-    w, d, r, power = (
-        np.empty(n, np.float32),
-        np.empty(_BLOCK, np.float32),
-        np.empty(_BLOCK, np.float32),
-        np.empty(_BLOCK, np.float32),
-    )
-    one, root = np.empty(1, np.float32), np.empty(1, np.float32)
-    for row in range(first, last):
-        source, target_at = _read(x_at + width * n * row, n, form, room), out_at + width * n * row
-        target = floats(target_at, n) if form == FP32 else room
-        top = _largest(source)  # a NaN comes back through its own weight
-        for start in range(0, n, _BLOCK):
-            part, body = source[start : start + _BLOCK], w[start : start + _BLOCK]
-            m = part.size
-            for i in range(m):
-                d[i] = part[i] - top
-            if by_period:
-                for i in range(m):
-                    inside = d[i] if d[i] > FLOOR else FLOOR
-                    k = np.floor(inside * inverse)
-                    power[i] = float_of((np.int32(k) + np.int32(127)) << np.int32(23))  # 2**k
-                    rest = (inside - k * high) - k * low
-                    rest = rest if rest > np.float32(0.0) else np.float32(0.0)
-                    r[i] = rest if rest < end else end
-                call_kernel(exp, r.ctypes.data, body.ctypes.data, m, words, of_exp)
-                for i in range(m):
-                    value = body[i] * power[i]
-                    value = np.float32(0.0) if (value < 0) | (d[i] < FLOOR) else value
-                    body[i] = value if d[i] == d[i] else d[i]
-            else:
-                call_kernel(exp, d.ctypes.data, body.ctypes.data, m, words, of_exp)
-                for i in range(m):
-                    body[i] = np.float32(0.0) if (body[i] < 0) | (d[i] < FLOOR) else body[i]
-        total = _sum(w)
-        factor = np.float32(1.0 / total)
-        if r_kernel != 0 and total == total:
-            mantissa, exponent = math.frexp(np.float32(total))
-            one[0] = 2 * mantissa
-            call_kernel(r_kernel, one.ctypes.data, root.ctypes.data, 1, r_words, of_r)
-            factor = np.float32(math.ldexp(root[0], 1 - exponent))
+    form, x_at, out_at, n, exp_at = numbers[0], numbers[1], numbers[2], numbers[3], numbers[4]
+    r_kernel, r_words, of_r = numbers[5], numbers[6], numbers[7]
+    width, few = 4 if form == FP32 else 2, max(1, _FEW // n)
+    wide = np.empty(0 if form == FP32 else few * n, np.float32)
+    mantissas, factors, exponents = np.empty(few, np.float32), np.empty(few, np.float32), np.empty(few, np.int32)
+    work = room(exp_at)
+    room_at = aligned(work)
+    for start in range(first, last, few):
+        rows = min(few, last - start)
+        for i in range(rows):
+            at = width * n * (start + i)
+            source = _read(x_at + at, n, form, wide[i * n : (i + 1) * n])
+            target = floats(out_at + at, n) if form == FP32 else source
+            top, total = _largest(source), 0.0  # a NaN comes back through its own weight
+            part_at, body_at = source.ctypes.data, target.ctypes.data
+            for block in range(0, n, BLOCK):
+                at, m = 4 * block, min(BLOCK, n - block)
+                total += np.float64(weigh(exp_at, room_at, part_at + at, top, body_at + at, m))
+            factors[i] = np.float32(1.0 / total)
+            if r_kernel != 0:
+                mantissa, exponents[i] = math.frexp(np.float32(total)) if total == total else (total, 0)
+                mantissas[i] = 2 * mantissa
+        if r_kernel != 0:
+            call_kernel(r_kernel, mantissas.ctypes.data, factors.ctypes.data, rows, r_words, of_r)
+            for i in range(rows):
+                factors[i] = math.ldexp(factors[i], 1 - exponents[i])
+        for i in range(rows):
+            at = out_at + width * n * (start + i)
+            target = floats(at, n) if form == FP32 else wide[i * n : (i + 1) * n]
+            _write_scaled(at, n, form, target, factors[i])
+    work[0] = 0  # it lives until here
+
+
+@compiled
+def _affine(source, target, middle, factor, weight, bias, weighed, biased):
+    """(source - middle) * factor, perhaps times weight, perhaps plus bias."""
+    n = source.size
+    if weighed and biased:
         for i in range(n):
-            target[i] = w[i] * factor
-        _write(target_at, n, form, target)
+            target[i] = (source[i] - middle) * factor * weight[i] + bias[i]
+    elif weighed:
+        for i in range(n):
+            target[i] = (source[i] - middle) * factor * weight[i]
+    elif biased:
+        for i in range(n):
+            target[i] = (source[i] - middle) * factor + bias[i]
+    else:
+        for i in range(n):
+            target[i] = (source[i] - middle) * factor
 
 
 @native(TASK)
 def _norm(first, last, job):
-    """Rows first ... last - 1; addresses of weight and bias are 0 where there is none."""
+    """Rows first ... last - 1, some at a time: means and variances, then 1 / deviations, then the products. Addresses
+    of weight and bias are 0 where there is none.
+    """
     numbers = integers(job)
     form, x_at, out_at, mean_at, variance_at, n = numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], numbers[5]
     weight_at, bias_at, eps, centred = numbers[6], numbers[7], double_of(numbers[8]), numbers[9] != 0
     rsqrt, words, of_rsqrt = numbers[10], numbers[11], numbers[12]
-    width = 4 if form == FP32 else 2
-    wide, result = (
-        np.empty(0 if form == FP32 else n, np.float32),
-        np.empty(0 if form == FP32 else n, np.float32),
-    )  # two, or loops do not vectorise
-    weight, bias, mean, variance = (
-        floats(weight_at, n),
-        floats(bias_at, n),
-        floats(mean_at, last),
-        floats(variance_at, last),
-    )
-    one, root = np.empty(1, np.float32), np.empty(1, np.float32)
-    for row in range(first, last):
-        source, target_at = _read(x_at + width * n * row, n, form, wide), out_at + width * n * row
-        target = floats(target_at, n) if form == FP32 else result
-        middle = np.float32(_sum(source) / n) if centred else np.float32(0.0)
-        spread = np.float32(_spread(source, middle) / n)
-        mean[row], variance[row] = middle, spread
-        v = np.float32(spread + eps)
-        factor = np.float32(np.nan)
-        if v > 0 and v < np.inf:
-            mantissa, exponent = math.frexp(v)
-            half = (exponent - 1) >> 1
-            one[0] = math.ldexp(mantissa, exponent - 2 * half)
-            call_kernel(rsqrt, one.ctypes.data, root.ctypes.data, 1, words, of_rsqrt)
-            factor = np.float32(math.ldexp(root[0], -half))
-        elif v == 0:
-            factor = np.float32(np.inf)
-        elif v == np.inf:
-            factor = np.float32(0.0)
-        if weight_at and bias_at:
-            for i in range(n):
-                target[i] = (source[i] - middle) * factor * weight[i] + bias[i]
-        elif weight_at:
-            for i in range(n):
-                target[i] = (source[i] - middle) * factor * weight[i]
-        elif bias_at:
-            for i in range(n):
-                target[i] = (source[i] - middle) * factor + bias[i]
-        else:
-            for i in range(n):
-                target[i] = (source[i] - middle) * factor
-        _write(target_at, n, form, target)
+    width, few = 4 if form == FP32 else 2, max(1, _FEW // n)
+    wide = np.empty(0 if form == FP32 else few * n, np.float32)
+    result = np.empty(0 if form == FP32 else n, np.float32)  # not `wide`, or loops do not vectorise
+    weight, bias = floats(weight_at, n), floats(bias_at, n)
+    mean, variance = floats(mean_at, last), floats(variance_at, last)
+    mantissas, factors, halves = np.empty(few, np.float32), np.empty(few, np.float32), np.empty(few, np.int32)
+    for start in range(first, last, few):
+        rows = min(few, last - start)
+        for i in range(rows):
+            row = start + i
+            source = _read(x_at + width * n * row, n, form, wide[i * n : (i + 1) * n])
+            middle = np.float32(_sum(source) / n) if centred else np.float32(0.0)
+            spread = np.float32(_spread(source, middle) / n)
+            mean[row], variance[row] = middle, spread
+            v = np.float32(spread + eps)
+            mantissa, exponent = math.frexp(v if v > 0 and v < np.inf else np.float32(1.0))
+            halves[i] = (exponent - 1) >> 1
+            mantissas[i] = math.ldexp(mantissa, exponent - 2 * halves[i])
+        call_kernel(rsqrt, mantissas.ctypes.data, factors.ctypes.data, rows, words, of_rsqrt)
+        for i in range(rows):
+            row = start + i
+            v = np.float32(variance[row] + eps)
+            factor = np.float32(math.ldexp(factors[i], -halves[i]))
+            if not (v > 0 and v < np.inf):
+                factor = np.float32(np.inf if v == 0 else 0.0 if v == np.inf else np.nan)
+            at = out_at + width * n * row
+            source = floats(x_at + width * n * row, n) if form == FP32 else wide[i * n : (i + 1) * n]
+            target = floats(at, n) if form == FP32 else result
+            _affine(source, target, mean[row], factor, weight, bias, weight_at != 0, bias_at != 0)
+            _write(at, n, form, target)
 
 
 def _table(plan) -> tuple[ctypes.Array, tuple[int, int, int]]:
@@ -223,13 +219,12 @@ def softmax(x: Tensor, out: Tensor, exp, reciprocal, period: float) -> None:
     """out = softmax of the rows of x, (rows, n), 16 or 32 bits, both contiguous. exp, reciprocal: (words, meta); the
     latter None to divide.
     """
-    exp_numbers, table = _table(exp)
+    exp_table, exp_numbers = table_of(exp, period)
     r_numbers, r_table = (None, (0, 0, 0)) if reciprocal is None else _table(reciprocal)
-    high = math.ldexp(round(math.ldexp(period, 14)), -14)
-    periods = [np.float32(v) for v in (1 / period if period else 0.0, high, period - high, period * (1 - 2.0**-24))]
     rows, n = x.shape
-    job = packed(FORMATS[DTYPES[x.dtype]], x.data_ptr(), out.data_ptr(), n, *table, *r_table, period != 0, *periods)
-    team.run(_softmax, rows, max(1, _FEW // n), job, torch.get_num_threads())
+    at_exp = ctypes.addressof(exp_table)
+    job = packed(FORMATS[DTYPES[x.dtype]], x.data_ptr(), out.data_ptr(), n, at_exp, *r_table)
+    team.run(_softmax, rows, max(1, _LEAST // n), job, torch.get_num_threads())
 
 
 def norm(
@@ -256,4 +251,4 @@ def norm(
     job = packed(
         FORMATS[DTYPES[x.dtype]], *(t.data_ptr() for t in given), n, *at_affine, np.float64(eps), centred, *table
     )
-    team.run(_norm, rows, max(1, _FEW // n), job, torch.get_num_threads())
+    team.run(_norm, rows, max(1, _LEAST // n), job, torch.get_num_threads())
