@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +20,14 @@ from lutc.costs.pairs import (
     ruled_objective,
 )
 from lutc.costs.points import Points
-from lutc.costs.segments import DENSE_LIMIT, SegmentCosts, real_costs, ruled_costs, squared_costs
+from lutc.costs.segments import (
+    DENSE_LIMIT,
+    SegmentCosts,
+    ruled_costs,
+    segments_beside,
+    squared_costs,
+    squared_tails,
+)
 from lutc.errors import LutcError
 from lutc.measures import rounded
 from lutc.samples.samples import Samples
@@ -27,8 +35,9 @@ from lutc.samples.tolerance import ErrorBound
 from lutc.search.exact import exact
 from lutc.search.problem import SearchProblem
 from lutc.search.quadratic import QuadraticCosts
-from lutc.search.refine import BOUND_CELLS, candidates, lower_bound, refined
+from lutc.search.refine import candidates, lower_bound, near, refined
 from lutc.search.result import SearchResult
+from lutc.search.segmentation import Segmentation, segmentation
 
 UNSEEN = 1e-9  # of the mean of H's diagonal, for codes that the calibration did not meet
 GENETIC_LIMIT = 1024  # positions up to which the genetic search sees every sample at once
@@ -58,14 +67,15 @@ def search_costs(
     costs: SegmentCosts,
     start: Sequence[int] | None = None,
     progress: Callable[[int], object] | None = None,
+    settings: Any = None,
 ) -> SearchResult:
-    """The request's search over costs; cuts `start` come from the same search over coarser cuts, and one run refines
-    them.
+    """The request's search over costs, beginning with cuts `start`, with other settings than the request's if these are
+    given.
     """
-    return _found(problem, costs=costs, start=start, progress=progress)
+    return _found(problem, settings, costs=costs, start=start, progress=progress)
 
 
-def _found(problem: Problem, **what) -> SearchResult:
+def _found(problem: Problem, settings: Any = None, **what) -> SearchResult:
     """What the request's search makes of costs or samples."""
     request = problem.request
     given = SearchProblem(
@@ -77,7 +87,7 @@ def _found(problem: Problem, **what) -> SearchResult:
         seed=request.search.seed,
         **what,
     )
-    return request.found_by.solve(given, request.settings)
+    return request.found_by.solve(given, settings or request.settings)
 
 
 def over_segments(
@@ -88,8 +98,11 @@ def over_segments(
     if request.storage.cut_step > 1:
         return _over_steps(problem, task, progress)
     proven = request.found_by.name == "exact"
+    squared = request.error.objective in (*SQUARED, "layer-diagonal")
+    if squared and (not request.inputs.coded or len(samples) > DENSE_LIMIT):
+        return _over_many(problem, task, progress)
 
-    def costs_at(positions=None):
+    def costs_at(positions: np.ndarray | None = None) -> SegmentCosts:
         return segment_costs(problem, task, task.points(positions))
 
     dense = costs_at() if len(samples) <= DENSE_LIMIT else None
@@ -101,17 +114,14 @@ def over_segments(
             samples, costs_at, lambda costs, start: search_costs(problem, costs, start, progress)
         )
         cuts = positions[result.cuts]
-    facts = {"cost": rounded(result.cost)}
+    facts = {"cost": result.cost}
     if dense is not None:
         reference = facts["optimum"] = result.cost if proven else exact(dense, request.storage.entries).cost
     else:
-        finest = real_costs(Points.of(samples, candidates(samples, BOUND_CELLS)), problem.left, problem.right)
-        bounds = [lower_bound(finest, request.storage.entries)]
-        if costs.exact:  # then the costs of rounded lines are bounds too
-            bounds.append(lower_bound(costs_at(candidates(samples, GENETIC_LIMIT)), request.storage.entries))
-        reference = facts["lower_bound"] = max(bounds)
-    facts["gap"] = relative_gap(result.cost, reference)
+        coarse = costs_at(candidates(samples, GENETIC_LIMIT))
+        reference = facts["lower_bound"] = lower_bound(coarse, request.storage.entries)
     facts = {name: rounded(fact) for name, fact in facts.items()}
+    facts["gap"] = relative_gap(result.cost, reference)
     if not costs.exact:
         facts["lines"] = "rounded"
     return replace(result, cuts=cuts), costs.line(result.cuts[:-1], result.cuts[1:]), facts
@@ -138,6 +148,55 @@ def _over_steps(
     if not costs.exact:
         known["lines"] = "rounded"
     return replace(result, cuts=positions[result.cuts]), costs.line(result.cuts[:-1], result.cuts[1:]), known
+
+
+def real_lines(problem: Problem, samples: Samples) -> Segmentation:
+    """The best table with real coefficients, proven."""
+    points, tails = Points.of(samples), (problem.left, problem.right)
+    segments = segments_beside((tails[0] is not None, tails[1] is not None), problem.request.storage.entries)
+    return segmentation(points, *squared_tails(points, *tails), segments)
+
+
+def _over_many(
+    problem: Problem, task: Task, progress: Callable[[int], object] | None
+) -> tuple[SearchResult, tuple, dict]:
+    """`over_segments` for floats and wide codes: from the proven cuts of real lines to those of stored ones. Where
+    numbers are coarse or promises bind, other cuts may be better, and are searched in windows.
+    """
+    request, samples = problem.request, task.samples
+    real, entries = real_lines(problem, samples), request.storage.entries
+
+    def costs_at(positions):
+        return segment_costs(problem, task, task.points(positions))
+
+    cuts = real.cuts
+    if problem.format.bits <= 16 or problem.rules is not None:
+        best, positions, _ = refined(samples, costs_at, lambda costs, start: exact(costs, entries), cuts)
+        cuts = positions[best.cuts]
+    positions = near(cuts, 1, len(samples))
+    costs, start = costs_at(positions), np.searchsorted(positions, cuts)
+    before = float(costs.total(start))
+    if request.found_by.name == "exact":
+        result = exact(costs, entries)
+    else:
+        once = {name: 1 for name in ("restarts", "agreement")}
+        result = search_costs(problem, costs, start, progress, replace(request.settings, **once))
+    facts = {"cost": result.cost}
+    if real.proven and problem.format.bits > 16 and problem.rules is None:
+        facts["optimum"] = reference = real.cost
+    else:
+        bounds = [real.bound]
+        if costs.exact:  # then the costs of stored lines are bounds too
+            bounds.append(lower_bound(costs_at(candidates(samples, GENETIC_LIMIT)), entries))
+        facts["lower_bound"] = reference = max(bounds)
+    facts = {name: rounded(fact) for name, fact in facts.items()}
+    facts["gap"] = relative_gap(result.cost, reference)
+    facts["rounding"] = relative_gap(result.cost, real.cost)
+    if request.found_by.name != "exact":
+        facts["gained"] = relative_gap(before, result.cost)
+    if not costs.exact:
+        facts["lines"] = "rounded"
+    return replace(result, cuts=positions[result.cuts]), costs.line(result.cuts[:-1], result.cuts[1:]), facts
 
 
 def quadratic_costs(problem: Problem, task: Task) -> QuadraticCosts:
@@ -192,9 +251,5 @@ def _gap(problem: Problem, samples: Samples, result: SearchResult) -> dict:
     """The least cost of lines with real coefficients, and the gap to it; {} where that cost is of another kind."""
     if problem.request.error.objective not in SQUARED:
         return {}
-    tails, entries = (problem.left, problem.right), problem.request.storage.entries
-    if len(samples) <= DENSE_LIMIT:
-        bound = exact(real_costs(Points.of(samples), *tails), entries).cost
-    else:
-        bound = lower_bound(real_costs(Points.of(samples, candidates(samples, BOUND_CELLS)), *tails), entries)
+    bound = real_lines(problem, samples).bound
     return {"lower_bound": rounded(bound), "gap": relative_gap(result.cost, bound)}

@@ -56,10 +56,15 @@ class SegmentCosts:
 
     def segments(self, entries: int) -> int:
         """Segments left for the search when `entries` include the tails."""
-        inner = entries - sum(self.tails)
-        if inner < 0 or entries < 1:
-            raise LutcError(f"{entries} entries cannot hold {sum(self.tails)} tails; use more entries or free `tails`")
-        return inner
+        return segments_beside(self.tails, entries)
+
+
+def segments_beside(tails: tuple[bool, bool], entries: int) -> int:
+    """Segments left for a search when `entries` include the tails; LutcError where they do not suffice for those."""
+    inner = entries - sum(tails)
+    if inner < 0 or entries < 1:
+        raise LutcError(f"{entries} entries cannot hold {sum(tails)} tails; use more entries or free `tails`")
+    return inner
 
 
 def squared_costs(points: Points, fmt: Format, left: Line | None, right: Line | None) -> SegmentCosts:
@@ -136,10 +141,17 @@ def _costs(points: Points, fit: Callable, left: Line | None, right: Line | None)
             slopes[used], intercepts[used], *_ = fit(Moments.join(runs), np.asarray(i)[used], np.asarray(j)[used])
         return slopes, intercepts
 
-    tails = tail_costs(
-        points, left, right, lambda tail: points.weight * (tail.slope * points.x + tail.intercept - points.y) ** 2
-    )
+    tails = squared_tails(points, left, right)
     return SegmentCosts(matrix, *tails, line, exact, (left is not None, right is not None))
+
+
+def squared_tails(points: Points, left: Line | None, right: Line | None) -> tuple[np.ndarray, np.ndarray]:
+    """Weighted squared errors of the tails, as `tail_costs` gives them."""
+
+    def error(tail: Line) -> np.ndarray:
+        return points.weight * (tail.slope * points.x + tail.intercept - points.y) ** 2
+
+    return tail_costs(points, left, right, error)
 
 
 def tail_costs(

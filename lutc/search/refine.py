@@ -33,15 +33,16 @@ def refined(
     samples: Samples,
     costs_at: Callable[[np.ndarray], SegmentCosts],
     search: Callable[[SegmentCosts, np.ndarray | None], SearchResult],
+    known: np.ndarray | None = None,
 ) -> tuple[SearchResult, np.ndarray, SegmentCosts]:
     """(result, positions, costs): the result's cuts index `positions`, which index the samples.
 
     costs_at(positions) gives the costs over cells between positions; search(costs, start) a table, beginning with cuts
-    `start`.
+    `start`. known: cuts, sample indices, that are among the first positions.
     """
-    positions = candidates(samples)
+    positions = candidates(samples) if known is None else np.union1d(candidates(samples), known)
     costs = costs_at(positions)
-    result = search(costs, None)
+    result = search(costs, None if known is None else np.searchsorted(positions, known))
     reach = int(np.diff(positions).max())
     for _ in range(_ROUNDS):
         found = positions[result.cuts]
@@ -55,6 +56,12 @@ def refined(
             break
         reach = reach if dense else -(-reach // 4)
     return result, positions, costs
+
+
+def near(cuts: np.ndarray, reach: int, n: int) -> np.ndarray:
+    """Positions at most `reach` samples from each cut, and both ends."""
+    around = np.clip(np.unique(cuts)[:, None] + np.arange(-reach, reach + 1), 0, n)
+    return np.unique(np.concatenate([[0, n], around.ravel()]))
 
 
 def _windows(cuts: np.ndarray, reach: int, n: int) -> tuple[np.ndarray, bool]:

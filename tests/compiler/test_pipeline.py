@@ -195,6 +195,18 @@ def test_float_tables():
     )
 
 
+@pytest.mark.parametrize("search", ["exact", "genetic"])
+@pytest.mark.parametrize(
+    "options",
+    [{"inputs": "fp16"}, {"inputs": "bf16", "objective": "relative"}, {"inputs": "grid", "weights": "gauss:1.5"}],
+)
+def test_float_tables_reach_the_proven_optimum(search, options):
+    tables = pipeline.compile("silu", 24, coefficients="fp32", search=search, **options)
+    record = {name: fact["fp32"] for name, fact in tables.meta["search"].items() if isinstance(fact, dict)}
+    assert record["optimum"] <= record["cost"] * (1 + 1e-5) and 0 <= record["gap"] < 1e-4 and record["rounding"] < 1e-4
+    assert record.get("gained", 0.0) < 1e-3
+
+
 def test_a_grid():
     tables = pipeline.compile("tanh", 16, inputs="grid", search="exact")
     assert list(tables) == ["fp32"] and tables.meta["search"]["cost"]["fp32"] < 4e-6
