@@ -1,23 +1,19 @@
-"""Timing tables against the exact functions, a plain copy, and bucketize + gather, all in one run on one device."""
+"""Timing tables, integer modules and training steps against torch's own and a plain copy, all in one run."""
 
 from __future__ import annotations
 
-import csv
-import functools
-import io
-import statistics
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass, fields
+from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 import click
 import torch
 
 import lutc
+from lutc.commands import bench_modules
+from lutc.commands.bench_timing import Contender, Row, append_rows, device_named, run
 from lutc.commands.options import echo_json, echo_table, json_option
 from lutc.errors import LutcError
-from lutc.files import atomic_write
 from lutc.lower.lowering import lower
 from lutc.lower.segments import segments
 from lutc.nn import cpu
@@ -25,61 +21,11 @@ from lutc.nn.lowered import DTYPES, has_triton, plan_kinds
 from lutc.nn.lut import LUT
 from lutc.table.table_set import TableSet
 
-SHORTEST = 2e-4  # seconds: shorter calls are repeated within a sample
 SIZES = (4096, 1 << 24)
+SECTIONS = ("elementwise", "codes", "rows", "training")
 _DTYPES = {name: dtype for dtype, name in DTYPES.items() if name != "fp64"}
 # numba computes in float32; at 16 bits a CPU runs the direct table alone
 _LINEAR = ("chain", "uniform", "cells", "search")
-
-
-@dataclass(frozen=True)
-class Row:
-    """One contender: microseconds per call, 20th, 50th and 80th percentile, and the median against the copy's in the
-    same run.
-    """
-
-    contender: str
-    table: str
-    plan: str
-    version: str
-    device: str
-    dtype: str
-    shape: str
-    p20: float
-    p50: float
-    p80: float
-    copies: float
-
-
-def _percentiles(samples: Sequence[float]) -> tuple[float, float, float]:
-    cuts = statistics.quantiles(samples, n=10, method="inclusive")
-    return cuts[1], cuts[4], cuts[7]
-
-
-def time_calls(calls: dict[str, Callable[[], object]], device: torch.device, seconds: float) -> dict[str, list[float]]:
-    """Seconds per call of each contender, sampled in turn so that all of them meet the same machine; at least 5 samples
-    each.
-    """
-    synchronize = functools.partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
-
-    def sample(call, count: int) -> float:
-        synchronize()
-        start = time.perf_counter()
-        for _ in range(count):
-            call()
-        synchronize()
-        return (time.perf_counter() - start) / count
-
-    counts = {}
-    for name, call in calls.items():
-        sample(call, 3)  # compiles, and fills caches
-        counts[name] = max(1, int(SHORTEST / max(sample(call, 1), 1e-7)))
-    found = {name: [] for name in calls}
-    end = time.perf_counter() + seconds
-    while len(next(iter(found.values()))) < 5 or time.perf_counter() < end:
-        for name, call in calls.items():
-            found[name].append(sample(call, counts[name]))
-    return found
 
 
 def _into(x: torch.Tensor, out: torch.Tensor, words: torch.Tensor, meta) -> Callable[[], object]:
@@ -125,88 +71,62 @@ def _plans(table, dtype: str, device: torch.device):
             continue
 
 
+def contenders(tables: TableSet, dtype: str, size: int, device: torch.device, slow: bool) -> list[Contender]:
+    """A copy, F.gelu and F.silu, all into existing memory; the whole module call with its allocation; every plan that
+    fits, into existing memory; with `slow` bucketize + gather. Inputs are normal.
+    """
+    x = torch.randn(size, dtype=torch.float32).to(_DTYPES[dtype]).to(device)
+    out = torch.empty_like(x)
+    module = LUT(tables).to(device)
+    table = tables[tables.default_key]
+    name = f"{tables.name}[{tables.default_key}] {table.entries}"
+    found = [
+        Contender("copy", dtype, lambda: out.copy_(x)),
+        Contender("F.gelu", dtype, lambda: torch.ops.aten.gelu.out(x, out=out)),
+        Contender("F.silu", dtype, lambda: torch.ops.aten.silu.out(x, out=out)),
+        Contender("module", dtype, lambda: module(x), name, module.plan_kind(x.dtype)),
+    ]
+    if device.type == "cpu" or has_triton():
+        for kind, plan in _plans(table, dtype, device):
+            call = _into(x, out, torch.from_numpy(plan.words().copy()).to(device), plan.meta)
+            found.append(Contender("plan", dtype, call, name, kind))
+    plain = _bucketize(table, x) if slow else None
+    return found if plain is None else [*found, Contender("bucketize + gather", dtype, plain, name)]
+
+
 def measure(
     tables: TableSet, dtype: str, size: int, device: str = "cpu", seconds: float = 2.0, slow: bool = True
 ) -> list[Row]:
-    """Time one table set (its default key) for one dtype ("fp32", "fp16", "bf16") and number of elements, normal
-    inputs.
-
-    Contenders: a copy, F.gelu and F.silu (all into existing memory), every plan that fits (likewise), the whole module
-    call with its allocation, and with `slow` bucketize + gather. seconds: about how long to sample. Raises LutcError
-    for a device that is not there.
+    """Time the `contenders` of one table set (its default key), one dtype ("fp32", "fp16", "bf16") and number of
+    elements. seconds: about how long to sample. Raises LutcError for a device that is not there.
     """
-    place = _device(device)
-    x = torch.randn(size, dtype=torch.float32).to(_DTYPES[dtype]).to(place)
-    out = torch.empty_like(x)
-    module = LUT(tables).to(place)
-    table = tables[tables.default_key]
-    calls = {
-        ("copy", ""): lambda: out.copy_(x),
-        ("F.gelu", ""): lambda: torch.ops.aten.gelu.out(x, out=out),
-        ("F.silu", ""): lambda: torch.ops.aten.silu.out(x, out=out),
-        ("module", module.plan_kind(x.dtype)): lambda: module(x),
-    }
-    if place.type == "cpu" or has_triton():
-        for kind, plan in _plans(table, dtype, place):
-            calls[("plan", kind)] = _into(x, out, torch.from_numpy(plan.words().copy()).to(place), plan.meta)
-    plain = _bucketize(table, x) if slow else None
-    if plain is not None:
-        calls[("bucketize + gather", "")] = plain
+    place = device_named(device)
     with torch.no_grad():
-        found = time_calls(calls, place, seconds)
-    copy = _percentiles(found[("copy", "")])[1]
-    rows = []
-    for (contender, plan), samples in found.items():
-        p20, p50, p80 = (round(1e6 * v, 3) for v in _percentiles(samples))
-        name = tables.name if contender not in ("copy", "F.gelu", "F.silu") else ""
-        entries = f"{name}[{tables.default_key}] {table.entries}" if name else ""
-        label = torch.cuda.get_device_name(place) if place.type == "cuda" else f"cpu x{torch.get_num_threads()}"
-        rows.append(
-            Row(
-                contender,
-                entries,
-                plan,
-                lutc.__version__,
-                label,
-                dtype,
-                str(size),
-                p20,
-                p50,
-                p80,
-                round(p50 / (1e6 * copy), 3),
-            )
-        )
-    return rows
+        return run(contenders(tables, dtype, size, place, slow), str(size), place, seconds)
 
 
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        there = "cpu and cuda" if torch.cuda.is_available() else "cpu"
-        raise LutcError(f"no device {name!r} here ({str(error).splitlines()[0]}); there is {there}") from error
-    return device
-
-
-def append_rows(path: Path, rows: Sequence[Row]) -> None:
-    """Add rows to a CSV file with the fixed columns of `Row`; a new file gets a header. The old content stays until the
-    new is complete.
+def measure_modules(
+    section: str, tables: TableSet | None, dtype: str, size: int, device: str = "cpu", seconds: float = 2.0
+) -> list[Row]:
+    """The same for a section of `lutc.commands.bench_modules`: "codes" or "training" of a table set, or "rows"; dtype
+    may be "int8" but in training. Nothing for tables over floats.
     """
-    header = [field.name for field in fields(Row)]
-    old = path.read_text(encoding="utf-8") if path.exists() else ""
-    if old and old.splitlines()[0] != ",".join(header):
-        raise LutcError(f"{path} has other columns than {', '.join(header)}; give another file")
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    if not old:
-        writer.writerow(header)
-    writer.writerows(astuple(row) for row in rows)
-    atomic_write(path, old + text.getvalue())
+    place, rows = device_named(device), []
+    for shape, found in bench_modules.contenders(section, tables, dtype, size, place):
+        with torch.set_grad_enabled(section == "training"):
+            rows += run(found, shape, place, seconds)
+    return rows
 
 
 @click.command()
 @click.argument("tables", nargs=-1)
+@click.option(
+    "--only",
+    "sections",
+    multiple=True,
+    type=click.Choice(SECTIONS),
+    help="What to time; repeat for several. All by default.",
+)
 @click.option(
     "--dtype",
     "dtypes",
@@ -234,6 +154,7 @@ def append_rows(path: Path, rows: Sequence[Row]) -> None:
 @json_option
 def bench(
     tables: tuple[str, ...],
+    sections: tuple[str, ...],
     dtypes: tuple[str, ...],
     sizes: tuple[int, ...],
     devices: tuple[str, ...],
@@ -242,20 +163,30 @@ def bench(
     path: Path | None,
     as_json: bool,
 ) -> None:
-    """Time TABLES (names or files; gelu_8 by default) by plan, dtype and size.
+    """Time TABLES (names or files; gelu_8 by default) by plan, dtype and size, and integer modules.
 
-    Beside them, in the same run: a plain copy, F.gelu, F.silu, and torch.bucketize + gather. "plan" rows write into
-    existing memory, as do the copy and the exact functions; the "module" row is a whole call with its allocation.
+    In four sections, each beside a plain copy in the same run. elementwise: every plan, F.gelu, F.silu, and
+    torch.bucketize + gather; "plan" rows write into existing memory, as do the copy and the exact functions, the
+    "module" row is a whole call with its allocation. codes: int8 codes to codes and floats, and floats through codes,
+    beside the exact function and torch's quantised one. rows: softmax and norms of floats and of codes, beside torch's
+    own. training: a forward and a backward pass through quantisers and tables, beside the exact function's.
     """
     loaded = [lutc.load(name) for name in tables or ("gelu_8",)]
     if threads is not None:
         torch.set_num_threads(threads)
     rows = []
+    chosen, of_floats = sections or SECTIONS, dtypes or tuple(_DTYPES)
     for device in devices or (["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]):
-        for table in loaded:
-            for dtype in dtypes or tuple(_DTYPES):
-                for size in sizes or SIZES:
+        for size in sizes or SIZES:
+            for table in loaded:
+                for dtype in of_floats if "elementwise" in chosen else ():
                     rows += measure(table, dtype, size, device, seconds)
+                for dtype in (bench_modules.INT8, *of_floats) if "codes" in chosen else ():
+                    rows += measure_modules("codes", table, dtype, size, device, seconds)
+                for dtype in of_floats if "training" in chosen else ():
+                    rows += measure_modules("training", table, dtype, size, device, seconds)
+            for dtype in (bench_modules.INT8, *of_floats) if "rows" in chosen else ():
+                rows += measure_modules("rows", None, dtype, size, device, seconds)
     if path is not None:
         append_rows(path, rows)
     if as_json:

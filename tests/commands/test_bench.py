@@ -9,8 +9,10 @@ torch = pytest.importorskip("torch")
 
 from click.testing import CliRunner  # noqa: E402
 
-from lutc.commands import bench  # noqa: E402
+import lutc  # noqa: E402
+from lutc.commands import bench, bench_modules  # noqa: E402
 from lutc.errors import LutcError  # noqa: E402
+from lutc.nn import QuantLUT  # noqa: E402
 from lutc.table.table_set import TableSet  # noqa: E402
 
 
@@ -22,6 +24,15 @@ def path(tmp_path):
 
 def run(*arguments):
     return CliRunner().invoke(bench.bench, [str(a) for a in arguments])
+
+
+def of_section(section, dtype, size=1024):
+    """{shape: {name: contender}}; the first is a copy."""
+    tables, found = lutc.load("gelu_8"), {}
+    for shape, contenders in bench_modules.contenders(section, tables, dtype, size, torch.device("cpu")):
+        assert contenders[0].name == "copy"
+        found[shape] = {(one.name, one.table): one for one in contenders}
+    return found
 
 
 def test_contenders_of_one_run():
@@ -38,19 +49,57 @@ def test_contenders_of_one_run():
 
 def test_contenders_compute_the_table():
     """What is timed is the table: every contender but the exact functions gives its values."""
-    seen = {}
-    original = bench.time_calls
+    found = bench.contenders(table_set("floats"), "fp32", 500, torch.device("cpu"), slow=True)
+    seen = {(one.name, one.plan): one.call() for one in found}
+    torch.testing.assert_close(seen["module", "chain"], seen["bucketize + gather", ""])
 
-    def spy(calls, device, seconds):
-        seen.update({key: call() for key, call in calls.items()})
-        return original(calls, device, seconds)
 
-    bench.time_calls = spy
-    try:
-        bench.measure(table_set("floats"), "fp32", 500, seconds=0.0)
-    finally:
-        bench.time_calls = original
-    torch.testing.assert_close(seen[("module", "chain")], seen[("bucketize + gather", "")])
+NAME = "gelu[5] 8"
+
+
+def test_codes_beside_what_torch_has():
+    (found,) = of_section("codes", "int8").values()
+    codes, floats, copy = (
+        found[name].call() for name in (("QuantLUT to int8", NAME), ("QuantLUT to fp32", NAME), ("copy", ""))
+    )
+    module = QuantLUT("gelu_8", 2.0**-5)
+    assert codes.dtype == copy.dtype == torch.int8 and torch.equal(floats, module(copy))
+    assert ((codes * 2.0**-5 - floats).abs() <= 2.0**-6).all()
+    assert {("exact gelu", ""), ("q.float()", "")} < set(found)
+    (found,) = of_section("codes", "bf16").values()
+    assert found["QuantLUT", NAME].call().dtype == torch.bfloat16
+    assert {name for name, _ in found} >= {"QuantLUT, dynamic", "FakeQuantize", "exact gelu"}
+
+
+@pytest.mark.parametrize("dtype", ["int8", "fp32"])
+def test_rows_beside_torch(dtype):
+    found = of_section("rows", dtype, 8192)
+    assert list(found) == ["16 x 512", "1 x 8192"] and not of_section("rows", dtype, 511)
+    ours = {"int8": ("IntegerSoftmax", ""), "fp32": ("LUTSoftmax", "exp_fplut")}[dtype]
+    for contenders in found.values():
+        y, want = contenders[ours].call(), contenders["F.softmax", ""].call()
+        assert (y.float() * (2.0**-8 if dtype == "int8" else 1.0) - want).abs().max() < 0.01
+        assert {"F.rms_norm", "F.layer_norm"} < {name for name, _ in contenders}
+
+
+def test_a_training_step_is_forward_and_backward():
+    for dtype in ("fp32", "bf16"):
+        (found,) = of_section("training", dtype).values()
+        assert {name for name, _ in found} >= {
+            "step: QuantLUT, learned", "step: QuantLUT, fixed", "step: exact gelu", "step: exact gelu, learned",
+            "step: FakeQuantize, learned", "step: torch's fake_quantize, gelu",
+        }  # fmt: skip
+        for one in found.values():
+            one.call()
+
+
+def test_all_sections_in_one_run(path):
+    result = run("gelu_8", "--dtype", "fp32", "--size", 512, "--seconds", 0, "--json")
+    rows = json.loads(result.output)
+    assert [row["contender"] for row in rows].count("copy") == 6  # one for a section and dtype
+    assert {"512", "1 x 512"} == {row["shape"] for row in rows} and {"int8", "fp32"} == {row["dtype"] for row in rows}
+    rows = json.loads(run(path, "--dtype", "fp32", "--size", 100, "--seconds", 0, "--json").output)
+    assert [row["contender"] for row in rows].count("copy") == 1  # a table over floats, and no row that long
 
 
 def test_command_appends_rows(path, tmp_path):
