@@ -16,6 +16,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -148,7 +149,8 @@ class Calibration:
             raise LutcError(
                 f"a calibration is written to a .json file (arrays go to the .npz beside it); given {path.name}"
             )
-        arrays, layers = {}, {}
+        arrays: dict[str, Any] = {}
+        layers: dict[str, dict] = {}
         for index, (name, layer) in enumerate(self.layers.items()):
             own = _arrays_of(layer)
             arrays |= {f"{index}/{key}": value for key, value in own.items()}
@@ -164,9 +166,9 @@ class Calibration:
                 "arrays": sorted(layer.arrays),
                 "facts": dict(layer.facts),
             }
-        packed = io.BytesIO()
-        np.savez_compressed(packed, **arrays)
-        packed = packed.getvalue()
+        file = io.BytesIO()
+        np.savez_compressed(file, **arrays)
+        packed = file.getvalue()
         data = {
             "schema": SCHEMA,
             "kind": "calibration",
@@ -191,7 +193,7 @@ class Calibration:
 def _arrays_of(layer: Layer) -> dict[str, np.ndarray]:
     h = layer.histogram
     own = {"codes": h.codes, "counts": h.counts, "residues": h.residues, "range": np.array([h.low, h.high])}
-    if layer.channel_low is not None:
+    if layer.channel_low is not None and layer.channel_high is not None:
         own |= {"channel_low": layer.channel_low, "channel_high": layer.channel_high}
     clash = set(_OWN) & set(layer.arrays)
     if clash:

@@ -219,10 +219,11 @@ def _least_power(cost: Callable, histogram: Histogram, bits: int, symmetric: boo
 def _least(cost: Callable, histogram: Histogram, bits: int, symmetric: bool) -> Inputs:
     """Of all scales: from the widest useful one down, spaced evenly on a log axis, then ever closer around the best."""
     widest = from_range(histogram.low, histogram.high, bits, symmetric).scale
-    near, far, best = widest * 2.0 ** -(bits + _OCTAVES), widest * 1.05, None
+    near, far = widest * 2.0 ** -(bits + _OCTAVES), widest * 1.05
+    best: list[Inputs] = []
     for tried in (_COARSE, *[_FINE] * _ROUNDS):
         candidates = [_best_at(cost, float(scale), bits, symmetric) for scale in np.geomspace(near, far, tried)]
-        best = min(candidates if best is None else [best, *candidates], key=cost)
+        best = [min([*best, *candidates], key=cost)]
         ratio = (far / near) ** (1 / (tried - 1))
-        near, far = best.scale / ratio, best.scale * ratio
-    return best
+        near, far = best[0].scale / ratio, best[0].scale * ratio
+    return best[0]

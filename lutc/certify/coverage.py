@@ -68,7 +68,7 @@ def serving_key(source: TableSource, interval: Interval, keys: Sequence[str] | N
             f"a table of {needed} is needed here; '{tables.name}' is one of {tables.function}: give a table of {needed}"
         )
     errors = {key: worst_error(tables[key], interval) for key in (tables if keys is None else keys)}
-    best = min(errors, key=errors.get)
+    best = min(errors, key=lambda key: errors[key])
     if not errors[best] <= TOLERANCE:
         kind = "relative" if interval.relative else "absolute"
         raise LutcError(

@@ -4,7 +4,7 @@ table of a scalar function.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -12,12 +12,13 @@ from lutc import formats
 from lutc.certify.arithmetic import in_arithmetic
 from lutc.errors import LutcError
 from lutc.formats.format import Format
+from lutc.functions import Function
 from lutc.measures import RELATIVE_FLOOR, rounded
 from lutc.table.bodies import Direct
 from lutc.table.table import Table
 
 
-def float_certificate(table: Table, fn: Callable[[np.ndarray], np.ndarray]) -> dict:
+def float_certificate(table: Table, fn: Function) -> dict:
     """Per input dtype, the figures of the stored values, and under `arithmetic` those over the domain in each
     arithmetic it may run in: fp32 interpolation; and fp16 throughout, for values stored as fp16.
     """
@@ -29,9 +30,7 @@ def float_certificate(table: Table, fn: Callable[[np.ndarray], np.ndarray]) -> d
     }
 
 
-def certify_float(
-    table: Table, fn: Callable[[np.ndarray], np.ndarray], dtype: str = "fp16", arithmetic: str = "float64"
-) -> dict:
+def certify_float(table: Table, fn: Function, dtype: str = "fp16", arithmetic: str = "float64") -> dict:
     """Figures of `table` against `fn` over every code of `dtype` ("fp16" or "bf16").
 
     Two sets of finite inputs: `range` (fn.range) and `domain`, wherever fn is defined and does not overflow the dtype.
@@ -79,7 +78,7 @@ def _figures(fmt: Format, x, exact, got, agree, use) -> dict:
     absolute = np.where(
         np.isfinite(absolute), absolute, fmt.max
     )  # an answer that is not finite counts as wrong by the largest value
-    figures = {"inputs": int(x.size)}
+    figures: dict[str, Any] = {"inputs": int(x.size)}
     # f to fp32 precision: where f nears a power of two, the last bit of this machine's exp must not decide the binade
     units = fmt.ulp(exact.astype(np.float32))
     scales = {"relative": np.maximum(np.abs(exact), RELATIVE_FLOOR), "absolute": 1.0, "ulp": units}

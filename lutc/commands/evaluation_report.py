@@ -62,7 +62,7 @@ def ranking(found: Evaluation) -> list[str]:
     """Lines that order the variants by KL, each with what it is above the one before, paired, and the standard error of
     that.
     """
-    ranked = sorted((result for result in found.results if result.kl is not None), key=lambda result: result.kl)
+    ranked = sorted((result for result in found.results if result.kl is not None), key=lambda result: result.kl or 0.0)
     lines = [f"least KL: {ranked[0].name}"] if len(ranked) > 1 else []
     for before, result in zip(ranked, ranked[1:]):
         lines.append(f"  then {result.name}, {_with_se(*found.difference(result.name, before.name), '.1e')} above")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from lutc.commands.options import echo_json, echo_table, json_option
@@ -17,7 +19,7 @@ def functions(as_json: bool) -> None:
     Parameters stand behind the name wherever a function is named: lutc compile "elu(alpha=0.5)". Those left out have
     the default that is listed here.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     for fn in FUNCTIONS.values():
         tails = {
             side: None if tail is None else {"slope": tail.slope, "intercept": tail.intercept}

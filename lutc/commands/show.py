@@ -39,8 +39,8 @@ def show(table: str, key: str | None, as_json: bool) -> None:
         low, high = ("inf" if bound is None else f"{bound:g}" for bound in (first.domain.low, first.domain.high))
         click.echo(f"NaN outside [{'-' if first.domain.low is None else ''}{low}, {high}]")
     for name, one in tables.items():
-        inputs = tables.inputs.get(name)
-        click.echo(f"\n{name}" + (f": {inputs.bits}-bit codes, scale {inputs.written}" if inputs else ""))
+        codes = tables.inputs.get(name)
+        click.echo(f"\n{name}" + (f": {codes.bits}-bit codes, scale {codes.written}" if codes else ""))
         _print_body(one.body)
 
 
@@ -52,7 +52,7 @@ def _print_body(body) -> None:
         ]
         echo_table(["x", "slope", "intercept"], rows)
     elif isinstance(body, Cells):
-        rows = [[f"[{a:g}, {b:g})", p] for a, b, p in zip(body.cut_points, body.cut_points[1:], body.pieces)]
+        rows = [[f"[{a:g}, {b:g})", str(p)] for a, b, p in zip(body.cut_points, body.cut_points[1:], body.pieces)]
         echo_table(["interval", "pieces"], rows)
         click.echo(f"{body.values.size} values")
     else:

@@ -47,8 +47,6 @@ class Points:
         Each scale weighs the same.
         """
         cells = [np.searchsorted(at, np.arange(len(s)), side="right") - 1 for s, at in zip(samples, positions)]
-        weight = [s.weight / s.weight.sum() / len(samples) for s in samples]
-        x, y, weight, cell = (
-            np.concatenate(v) for v in ([s.x for s in samples], [s.y for s in samples], weight, cells)
-        )
-        return cls(x, y, weight, cell, len(positions[0]) - 1)
+        weights = [s.weight / s.weight.sum() / len(samples) for s in samples]
+        x, y = np.concatenate([s.x for s in samples]), np.concatenate([s.y for s in samples])
+        return cls(x, y, np.concatenate(weights), np.concatenate(cells), len(positions[0]) - 1)

@@ -22,7 +22,7 @@ class Estimate(NamedTuple):
     se: float | None
 
 
-def per_token(means: Sequence[float], tokens: Sequence[int]) -> Estimate:
+def per_token(means: Sequence[float] | np.ndarray, tokens: Sequence[int]) -> Estimate:
     """Mean over all tokens of what has `means` (windows,) per token in windows of so many `tokens` (windows,). Standard
     error of this ratio of two sums: sqrt(W / (W - 1) sum (n_w (m_w - m))^2) / sum n_w, for windows of one length that
     of the mean of W numbers. Tokens must not all be 0.

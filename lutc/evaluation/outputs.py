@@ -89,8 +89,8 @@ def _next_tokens(logits: Logits, ids: Tensor, mask: Tensor | None, exact: Logits
         if len(places):
             windows.append(Predicted(len(places), loss / len(places), kl / len(places)))
     finite = all(math.isfinite(window.loss) and math.isfinite(window.kl) for window in windows)
-    largest = torch.cat(largest) if largest else ids.new_empty(0)
-    return Outputs(sum(window.tokens for window in windows), finite, windows, largest, logits=logits)
+    tokens = torch.cat(largest) if largest else ids.new_empty(0)
+    return Outputs(sum(window.tokens for window in windows), finite, windows, tokens, logits=logits)
 
 
 def _divergence(p: Tensor, q: Tensor) -> Tensor:
@@ -115,10 +115,10 @@ class Compared:
     def add(self, found: Outputs, exact: Outputs) -> None:
         self.tokens += found.tokens
         self.windows += found.windows
-        if found.largest is not None:
+        if found.largest is not None and exact.largest is not None:
             self.same += int((found.largest == exact.largest).sum())
             self.compared += found.largest.numel()
-        if found.vectors is not None:
+        if found.vectors is not None and exact.vectors is not None:
             self.cosines += F.cosine_similarity(found.vectors.double(), exact.vectors.double(), dim=-1).tolist()
 
     def figures(self) -> dict:

@@ -68,7 +68,7 @@ class Result:
             if alone:
                 return max(alone, key=lambda layer: getattr(layer, key))
         added = [layer for layer in self.layers if layer.own is not None]
-        return max(added, key=lambda layer: layer.own) if added else None
+        return max(added, key=lambda layer: layer.own or 0.0) if added else None
 
 
 @dataclass
@@ -92,13 +92,13 @@ class Evaluation:
         """Of two variants on the same windows: mean KL (or with "losses" mean loss) of `one` less that of `other`, nats
         per token, and its standard error. LutcError where one of them has none.
         """
-        values = [getattr(self[name], measure) for name in (one, other)]
-        if not all(values):
-            missing = one if not values[0] else other
+        first, second = (getattr(self[name], measure) for name in (one, other))
+        if not (first and second):
+            missing = other if first else one
             raise LutcError(
                 f"'{missing}' has no {measure}: {self[missing].failed or 'only tables in a causal model have them'}"
             )
-        return difference(*values, self.windows)
+        return difference(first, second, self.windows)
 
     def to_json(self) -> dict:
         """As plain values without NaN."""

@@ -19,7 +19,9 @@ class PeakMemory:
 
     def __init__(self, model: nn.Module):
         self.device = next((p.device for p in model.parameters() if p.device.type == "cuda"), None)
-        self.model, self.above = model, None
+        self.model = model
+        self.start: int | None = None
+        self.above: int | None = None
 
     def __enter__(self) -> PeakMemory:
         if self.device is not None:

@@ -18,6 +18,7 @@ def call(path: Path, name: str, missing: Any = _REQUIRED) -> Any:
     if path.suffix != ".py" or not path.exists():
         raise LutcError(f"{path} is neither a Hugging Face folder nor a Python file")
     spec = importlib.util.spec_from_file_location(f"_lutc_{path.stem}", path)
+    assert spec is not None and spec.loader is not None  # of a .py file there is one
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)

@@ -66,8 +66,8 @@ def code_samples(fn: Function, inputs: Inputs, lo: float, hi: float, weight: Cal
     asked for theirs.
     """
     x = inputs.x()
-    use = (x >= lo) & (x <= hi)
-    samples = _sample(fn, x[use], weight.of_codes(inputs)[use] if hasattr(weight, "of_codes") else weight)
+    use, of_codes = (x >= lo) & (x <= hi), getattr(weight, "of_codes", None)
+    samples = _sample(fn, x[use], of_codes(inputs)[use] if of_codes is not None else weight)
     if not len(samples):
         raise LutcError(
             f"no code of {inputs.bits} bits at scale {inputs.scale:g} lies in [{lo:g}, {hi:g}]; its codes reach from "

@@ -28,7 +28,7 @@ class ErrorBound:
             size = float(match.group(1)) if match else np.nan
         except ValueError:
             size = np.nan
-        if not (np.isfinite(size) and size > 0):
+        if match is None or not (np.isfinite(size) and size > 0):
             raise LutcError(
                 "an error bound is a positive number, alone or with lsb, % or ulp (1lsb, 0.01, 0.5%, 2ulp); given "
                 f"{text!r}"

@@ -38,8 +38,7 @@ def exact(costs: SegmentCosts, entries: int) -> SearchResult:
     cost = float(total[cuts[0]])
     for origin in reversed(steps):
         cuts.append(int(origin[cuts[-1]]))
-    cuts = np.array(cuts[::-1] + cuts[:1] * (segments - len(steps)))
-    return SearchResult(cuts, cost, {"name": "exact"})
+    return SearchResult(np.array(cuts[::-1] + cuts[:1] * (segments - len(steps))), cost, {"name": "exact"})
 
 
 def _extend(costs: SegmentCosts, best: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
