@@ -13,9 +13,10 @@ import torch
 from lutc.errors import LutcError
 from lutc.formats.codes import Inputs
 from lutc.functions import in_torch
-from lutc.nn import portable
+from lutc.nn import portable, transforms
+from lutc.nn.lut import LUT
 from lutc.nn.nearest import nearest_code
-from lutc.nn.straight_through import quantise_and_return
+from lutc.nn.straight_through import look_up, quantise_and_return, real_values
 
 KINDS = ("learned", "observed", "dynamic")
 LOWEST, HIGHEST = (
@@ -167,7 +168,9 @@ class QuantActivation(torch.nn.Module):
     computes it) or any module.
 
     quantise: a FakeQuantize, or what makes one: its `scale`, or `Inputs` (bits, scale and zero point). This is the
-    first step of quantisation-aware training; `QuantLUT` takes its place in the second.
+    first step of quantisation-aware training; `QuantLUT` takes its place in the second. A function of the registry or a
+    `LUT` is evaluated at all codes and looked up, its derivative too, which second derivatives take for constant within
+    a code.
     """
 
     def __init__(self, function: str | torch.nn.Module, quantise: FakeQuantize | Inputs | str | float = "learned"):
@@ -181,8 +184,35 @@ class QuantActivation(torch.nn.Module):
         self.function = function
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.quantise(x)
-        return in_torch.value(self.function, x) if isinstance(self.function, str) else self.function(x)
+        function, limits = self.function, self.quantise.limits
+        if self._serves_codes(x):
+            scale, rate = self.quantise.scale_for(x)
+            values, slopes = self._responses(real_values(x, scale, limits).to(x.dtype))
+            if values.dtype == x.dtype:
+                return look_up(x, scale, values, slopes, limits, rate)
+            x = quantise_and_return(x, scale, limits, rate)  # autocast has this function in another dtype
+        else:
+            x = self.quantise(x)
+        return in_torch.value(function, x) if isinstance(function, str) else function(x)
+
+    def _serves_codes(self, x) -> bool:
+        """Whether the function is evaluated at all codes at once and looked up: elementwise ones, that nobody watches,
+        of float32 and 16 bits. `torch.func` may want more derivatives than slopes give.
+        """
+        elementwise = isinstance(self.function, str) or type(self.function) is LUT
+        watched = any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in self.children())
+        known = isinstance(x, torch.Tensor) and x.dtype in (torch.float32, torch.float16, torch.bfloat16)
+        return elementwise and known and not (watched or portable.wanted() or transforms.active())
+
+    @torch.no_grad()
+    def _responses(self, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Values of the function in the dtype of the points, derivatives in float32, 0 for NaN."""
+        wide = points.float()
+        if isinstance(self.function, str):
+            values, slopes = in_torch.value(self.function, points), in_torch.derivative(self.function, wide)
+        else:
+            values, slopes = self.function(points), self.function.derivative(wide)
+        return values, torch.where(wide.isnan(), 0.0, slopes)
 
     def extra_repr(self) -> str:
         return repr(self.function) if isinstance(self.function, str) else ""

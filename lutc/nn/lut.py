@@ -176,6 +176,13 @@ class LUT(Refilled):
             return transforms.lut(x, words, meta, self.gradient) * y
         return torch.ops.lutc.lut_mul(x, y, words, meta, self.gradient)
 
+    def derivative(self, x: torch.Tensor) -> torch.Tensor:
+        """What the backward pass multiplies an incoming gradient by, in the shape and dtype of x."""
+        words, meta = self._plan(x)
+        if self.gradient == "table":
+            return torch.ops.lutc.lut_backward(torch.ones_like(x), x, words, meta)
+        return in_torch.derivative(self.gradient, x)
+
     def plan_kind(self, dtype: torch.dtype) -> str:
         """Name of the plan that serves inputs of `dtype` on the module's device (`lutc.lower.plans`); "none" on the
         meta device.

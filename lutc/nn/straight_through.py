@@ -96,12 +96,16 @@ class _BackwardWithScale(torch.autograd.Function):
 
 def quantise_and_return(x: torch.Tensor, scale: torch.Tensor, limits: Limits, rate: float = 1.0) -> torch.Tensor:
     """scale * (code of x less the zero point), in the dtype of x."""
-    wide, (lowest, highest, zero_point) = wide_dtype(x), limits
     if portable.wanted():
-        return (nearest_code(x, scale, limits) * scale.to(wide)).to(x.dtype)
-    codes = torch.arange(lowest - zero_point, highest - zero_point + 1, dtype=wide, device=x.device)
-    values = torch.nn.functional.pad(codes * scale.detach().to(wide), (0, 1), value=torch.nan)
-    return look_up(x, scale, values, None, limits, rate)
+        return (nearest_code(x, scale, limits) * scale.to(wide_dtype(x))).to(x.dtype)
+    return look_up(x, scale, real_values(x, scale, limits), None, limits, rate)
+
+
+def real_values(x: torch.Tensor, scale: torch.Tensor, limits: Limits) -> torch.Tensor:
+    """Of all codes ascending, and NaN, in what x is computed in."""
+    lowest, highest, zero_point = limits
+    codes = torch.arange(lowest - zero_point, highest - zero_point + 1, dtype=wide_dtype(x), device=x.device)
+    return torch.nn.functional.pad(codes * scale.detach().to(codes.dtype), (0, 1), value=torch.nan)
 
 
 def look_up(

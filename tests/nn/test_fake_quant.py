@@ -181,6 +181,42 @@ def test_exact_values_and_gradients(function):
     assert torch.allclose(y, torch.from_numpy(get(function)(quantised.detach().numpy())), rtol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("function", [*in_torch.names(), LUT("gelu_8"), LUT("silu_fplut", grad="table")])
+def test_functions_looked_up_at_codes_are_those_behind_a_quantiser(function, dtype):
+    """Values, against the two apart; both gradients, in float64; no floats but x are kept."""
+    quantise = FakeQuantize("learned")
+    x, weights = torch.linspace(0.05, 0.95, 500).to(dtype).requires_grad_(), torch.linspace(-1, 1, 500).to(dtype)
+    quantise(x)
+    wide, kept = x.detach().double().requires_grad_(), []
+    apart, alike = (
+        in_torch.value(function, y) if isinstance(function, str) else function(y) for y in (quantise(wide), quantise(x))
+    )
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        joined = QuantActivation(function, quantise)(x)
+    assert sum(t.nbytes for t in kept if t.numel() > 257) == x.nbytes
+    near = {"rtol": 1e-5 if dtype == torch.float32 else 2 * torch.finfo(dtype).eps, "atol": 1e-5, "equal_nan": True}
+    assert torch.allclose(joined, alike, **near)
+    to_x, to_scale = torch.autograd.grad(joined, (x, quantise.log2_scale), weights)
+    wanted_x, wanted_scale = torch.autograd.grad(apart, (wide, quantise.log2_scale), weights.double())
+    assert torch.allclose(to_x.double(), wanted_x, **near)
+    assert torch.allclose(to_scale, wanted_scale, rtol=1e-4, atol=1e-5, equal_nan=True)
+
+
+def test_watched_functions_and_those_of_another_dtype_come_after_the_quantiser():
+    module, x, seen = QuantActivation(LUT("gelu_8"), 2.0**-4), samples(), []
+    want = module(x)
+    handle = module.function.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].shape))
+    assert torch.equal(module(x), want) and seen == [x.shape]
+    handle.remove()
+    assert torch.equal(module(x), want) and len(seen) == 1
+    module, mirror = (QuantActivation("exp", FakeQuantize("observed")) for _ in range(2))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert module(x.bfloat16()).dtype == torch.exp(x.bfloat16()).dtype
+    mirror(x.bfloat16())
+    assert module.quantise.log2_scale == mirror.quantise.log2_scale  # one batch was seen
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_table_sees_the_codes_and_gradients_of_its_quantiser(kind):
     quantise = FakeQuantize(kind)
