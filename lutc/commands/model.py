@@ -65,6 +65,10 @@ def model() -> None:
     help="Tables of norms: of int8 codes of the mantissa of the mean square, floating-point, or none.",
 )  # fmt: skip
 @click.option("--entries", default=16, show_default=True, type=click.IntRange(2, 256), help="Of int8 tables, at most.")
+@click.option(
+    "--max-kl", type=float, metavar="NATS",
+    help="Instead of --entries: of every int8 table the fewest that keep the model's KL within so many nats a token.",
+)  # fmt: skip
 @click.option("--bits", default=8, show_default=True, type=click.IntRange(4, 12), help="Of activations' codes.")
 @click.option("--jobs", "workers", type=click.IntRange(1), help="Processes that compile.  [default: one for each core]")
 @click.option("--no-measure", is_flag=True, help="Leave out what each layer's tables cost the model.")
@@ -72,7 +76,7 @@ def model() -> None:
 @json_option
 def compile_folder(
     model, text, folder, max_tokens, seqlen, batch, dtype, device, device_map, tokenizer, task, activations, softmax,
-    norms, entries, bits, workers, no_measure, force, as_json,
+    norms, entries, max_kl, bits, workers, no_measure, force, as_json,
 ) -> None:  # fmt: skip
     """Calibrate MODEL on a text, compile a table for every activation, softmax and norm, and write them to a folder.
 
@@ -99,7 +103,7 @@ def compile_folder(
 
         made = compile_model(
             loaded, given, folder, activations=activations, softmax=softmax, norms=norms, entries=entries, bits=bits,
-            workers=workers, measure=not no_measure, force=force, progress=progress,
+            max_kl=max_kl, workers=workers, measure=not no_measure, force=force, progress=progress,
         )  # fmt: skip
         seconds = time.perf_counter() - start
     if not Ranks.here().first:
@@ -214,6 +218,13 @@ def _echo(folder: Folder) -> None:
     for entry in folder.left:
         click.echo(f"left exact: {entry}")
     cost = folder.cost
+    if "spent" in cost:
+        spent, counts = cost["spent"], sorted(Counter(folder.choice["own"].values()).items())
+        click.echo(
+            f"KL {spent['kl']:.3g} of at most {folder.choice['max_kl']:g} on {spent['tokens']} tokens, "
+            f"{spent['codes']:.3g} of it by the codes alone; entries: "
+            + ", ".join(f"{number} of {entries}" for entries, number in counts)
+        )
     if cost.get("kl") is not None:
         click.echo(
             f"on {cost['tokens']} of the text's tokens: perplexity {cost['perplexity']:.4f} "

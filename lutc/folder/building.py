@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +21,19 @@ from lutc.calibration.file import read as read_calibration
 from lutc.errors import LutcError
 from lutc.evaluation.results import Result
 from lutc.evaluation.running import evaluate
-from lutc.evaluation.storage import table_bytes
 from lutc.files import atomic_write
 from lutc.folder.applying import FolderVariant
+from lutc.folder.entries import entries_of, short
 from lutc.folder.identity import digest, identity
-from lutc.folder.jobs import Choice, Job, errors, jobs_of, key_of
-from lutc.folder.manifest import CALIBRATION, TABLES, Entry, Folder, read, write
+from lutc.folder.jobs import Choice, Job, jobs_of
+from lutc.folder.manifest import CALIBRATION, TABLES, Folder, read, write
 from lutc.folder.page import REPORT, page
 from lutc.folder.ranks import Ranks
+from lutc.folder.spending import TRIES, Ladder, Spent, spend
 from lutc.folder.worker import run_all
 from lutc.models.loading import Loaded
 from lutc.nn.patching.apply import refuse_patched
 from lutc.observe.running import calibrate
-from lutc.table.table_set import read as read_tables
 
 REQUEST = "request.json"
 MEASURED = 128  # tokens of the first batch, with one layer's tables at a time
@@ -49,6 +50,7 @@ def compile_model(
     norms: str = "fplut",
     entries: int = 16,
     bits: int = 8,
+    max_kl: float | None = None,
     own: Mapping[str, int] | None = None,
     name: str | None = None,
     workers: int | None = None,
@@ -61,7 +63,9 @@ def compile_model(
     batches: as `lutc.calibrate` takes them. activations, softmax, norms: "int8" (a table of at most `entries` over the
     place's own int8 codes, made for what the place is fed with; of softmax the codes are of x - max(x), of norms of the
     mantissa of the mean square), "fplut" (floating-point tables that serve every input), for activations also
-    "exponent", or "exact" (left as it is). bits: of the codes of activations. own: entries of single places by path.
+    "exponent", or "exact" (left as it is). bits: of the codes of activations. max_kl: of tables over codes take, not
+    `entries`, but the fewest that keep the KL of the model (nats per token, on the last batch) within this, more where
+    they pay. own: entries of single places by path.
     name: of the model. workers: processes that compile, by default as many as there are cores. measure: also run the
     first tokens of a batch with one layer's tables at a time, for the report: a forward for each layer. force: replace
     a folder that is there. progress: called as progress(stage, number done).
@@ -74,7 +78,7 @@ def compile_model(
     loaded = model if isinstance(model, Loaded) else None
     exact = model.model if isinstance(model, Loaded) else model
     refuse_patched(exact, "compile a folder for")
-    choice = Choice(activations, softmax, norms, entries, bits, dict(own or {}))
+    choice = Choice(activations, softmax, norms, entries, bits, dict(own or {}), max_kl)
     folder, batches, ranks = Path(folder), list(batches), Ranks.here()
     told = progress or (lambda stage, number: None)
     if not batches:
@@ -87,24 +91,43 @@ def compile_model(
         _begin(partial, {"model": digest(exact), "batches": _digest(batches), "choice": asdict(choice), "name": name})
     ranks.wait()
     calibration = _calibrated(exact, batches, partial, name, ranks, told)
-    jobs = jobs_of(calibration, choice)
-    distinct = list({job.file: job for job in jobs.values()}.values())
     count = workers if workers is not None else max(1, (os.cpu_count() or 1) // ranks.count)
-    run_all(partial, distinct, count, lambda n: told("compile", n), ranks.index, ranks.count)
-    ranks.wait()
+    compiled = functools.partial(_compiled, partial, count, ranks, told)
+    spent = None
+    if choice.max_kl is not None:
+        ladder = Ladder.of(calibration, choice, partial)
+        (partial / TRIES).mkdir(exist_ok=True)
+        compiled(ladder.jobs)
+        spent = ranks.of_first(lambda: spend(model, batches[-1], _few(batches[-1]), ladder, told))
+        choice = ladder.keep(spent.own) if ranks.first else replace(choice, own=spent.own)
+        ranks.wait()
+    jobs = jobs_of(calibration, choice)
+    compiled(list({job.file: job for job in jobs.values()}.values()))
     if not ranks.first:
         ranks.wait()
         return read(folder)
     told_model, data = identity(exact, name), {**calibration.data, "batches": len(batches)}
     made = entries_of(calibration, jobs, partial)
-    write(partial, told_model, data, asdict(choice), made, {}, calibration.left)
+    cost = {} if spent is None else {"spent": _spent(spent)}
+    write(partial, told_model, data, asdict(choice), made, cost, calibration.left)
     if measure:
-        cost = _cost(model, [_few(batches[0])], read(partial), told)
+        cost |= _cost(model, [_few(batches[0])], read(partial), told)
         write(partial, told_model, data, asdict(choice), made, cost, calibration.left)
     atomic_write(partial / REPORT, page(read(partial), calibration))
     _finish(partial, folder)
     ranks.wait()
     return read(folder)
+
+
+def _compiled(partial: Path, workers: int, ranks: Ranks, told: Progress, jobs: list[Job]) -> None:
+    """Jobs, shared over ranks and processes; done on all ranks."""
+    run_all(partial, jobs, workers, lambda n: told("compile", n), ranks.index, ranks.count)
+    ranks.wait()
+
+
+def _spent(spent: Spent) -> dict:
+    """What the manifest says of a budget."""
+    return {"kl": short(spent.kl), "codes": short(spent.codes), "tokens": spent.tokens}
 
 
 def check_target(folder: Path, force: bool = False) -> None:
@@ -132,6 +155,7 @@ def _begin(partial: Path, request: dict) -> None:
 def _finish(partial: Path, folder: Path) -> None:
     """The whole folder in its place, in one step."""
     (partial / REQUEST).unlink()
+    shutil.rmtree(partial / TRIES, ignore_errors=True)
     if folder.exists():
         shutil.rmtree(folder)
     os.replace(partial, folder)
@@ -172,39 +196,6 @@ def _calibrated(model: nn.Module, batches: list, partial: Path, name: str, ranks
     return read_calibration(file)
 
 
-def entries_of(calibration: Calibration, jobs: Mapping[str, Job], folder: Path) -> list[Entry]:
-    """What the manifest says of every place, in the order in which they run."""
-    tables = {job.file: read_tables(folder / job.file) for job in jobs.values()}
-    found = {}
-    for path, job in jobs.items():
-        key = key_of(tables[job.file], job)
-        found[path] = key, errors(calibration.layers[path], tables[job.file], key)
-    whole = sum(figures["relative"] or 0.0 for _, figures in found.values()) or 1.0
-    entries = []
-    for path, (key, figures) in found.items():
-        job, layer = jobs[path], calibration.layers[path]
-        table = tables[job.file][key]
-        entries.append(
-            Entry(
-                path, layer.operator, layer.function, job.kind, job.file, key, job.bits, job.scale, job.zero_point,
-                table.entries, table_bytes(table, job.inputs), _short(figures["mean_squared"]),
-                _short(figures["exact_on_codes"]),
-                _rounded((figures["relative"] or 0.0) / whole), _rounded(figures["outside"] or 0.0),
-                layer.histogram.count,
-            )
-        )  # fmt: skip
-    return entries
-
-
-def _short(value: float | None) -> float | None:
-    """To 6 digits."""
-    return None if value is None else _rounded(value)
-
-
-def _rounded(value: float) -> float:
-    return float(f"{value:.6g}")
-
-
 def _few(batch: Any) -> Any:
     """The first tokens of a batch, for a forward each layer; a batch without ids as it is."""
     if not isinstance(batch, Mapping) or "input_ids" not in batch:
@@ -231,7 +222,7 @@ def _cost(model: nn.Module | Loaded, batches: list, folder: Folder, told: Progre
         for layer in result.layers
     ]
     return {
-        **{key: _short(value) for key, value in whole.items()},
+        **{key: short(value) for key, value in whole.items()},
         "tokens": found.tokens,
-        "layers": [{k: v if isinstance(v, str) else _short(v) for k, v in layer.items()} for layer in layers],
+        "layers": [{k: v if isinstance(v, str) else short(v) for k, v in layer.items()} for layer in layers],
     }

@@ -41,7 +41,7 @@ _REACH = 8.0  # exp(-8) = 3e-4: codes of x - max(x) go at least so far, for rows
 @dataclass(frozen=True)
 class Choice:
     """How tables are made. activations, softmax, norms: one of KINDS. entries: of a table over codes, at most; per
-    layer where a path stands in `own`. bits: of codes of activations.
+    layer where a path stands in `own`. bits: of codes of activations. max_kl: `own` is chosen by this budget.
     """
 
     activations: str = "int8"
@@ -50,6 +50,7 @@ class Choice:
     entries: int = 16
     bits: int = 8
     own: Mapping[str, int] = field(default_factory=dict)
+    max_kl: float | None = None
 
     def __post_init__(self) -> None:
         for name, allowed in KINDS.items():
@@ -59,6 +60,8 @@ class Choice:
             raise LutcError(f"`entries` of a table are 2 to 256; given {self.entries!r}")
         if not isinstance(self.bits, int) or not 4 <= self.bits <= 12:
             raise LutcError(f"`bits` of codes are 4 to 12; given {self.bits!r}")
+        if self.max_kl is not None and not (isinstance(self.max_kl, (int, float)) and 0 < self.max_kl < float("inf")):
+            raise LutcError(f"`max_kl` is a positive number of nats per token, as 1e-3; given {self.max_kl!r}")
         if all(getattr(self, name) == "exact" for name in KINDS):
             raise LutcError("everything is to stay exact: give a kind of table for `activations`, `softmax` or `norms`")
 

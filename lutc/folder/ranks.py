@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch.distributed as dist
 
 from lutc.calibration.file import Calibration
 from lutc.errors import LutcError
 
+T = TypeVar("T")
 PATIENCE = timedelta(minutes=30)  # for a rank that does not come; torchrun ends the others where one was killed
 
 
@@ -52,6 +55,21 @@ class Ranks:
     def same(self, value: bool) -> bool:
         """Whether it holds on all ranks."""
         return all(self._gather(value))
+
+    def of_first(self, made: Callable[[], T]) -> T:
+        """What rank 0 makes, on all ranks; what goes wrong there is everybody's LutcError."""
+        if self.count == 1:
+            return made()
+        value: Any = None
+        if self.first:
+            try:
+                value = made()
+            except LutcError as error:
+                value = error
+        value = self._gather(value)[0]
+        if isinstance(value, LutcError):
+            raise value
+        return value
 
     def sum(self, calibration: Calibration) -> Calibration:
         """Of all ranks, exactly as if one had seen all batches."""
