@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ from lutc.costs.segments import (
     squared_tails,
 )
 from lutc.errors import LutcError
+from lutc.formats.format import Format
 from lutc.measures import rounded
 from lutc.samples.samples import Samples
 from lutc.samples.tolerance import ErrorBound
@@ -40,6 +41,7 @@ from lutc.search.result import SearchResult
 from lutc.search.segmentation import Segmentation, segmentation
 
 UNSEEN = 1e-9  # of the mean of H's diagonal, for codes that the calibration did not meet
+_PROVEN = 1e-5  # relative: so little over its bound a table is the optimum, but for the rounding of fine coefficients
 GENETIC_LIMIT = 1024  # positions up to which the genetic search sees every sample at once
 
 
@@ -150,53 +152,58 @@ def _over_steps(
     return replace(result, cuts=positions[result.cuts]), costs.line(result.cuts[:-1], result.cuts[1:]), known
 
 
-def real_lines(problem: Problem, samples: Samples) -> Segmentation:
-    """The best table with real coefficients, proven."""
+def _best_lines(
+    problem: Problem, samples: Samples, fmt: Format | None = None, real: Segmentation | None = None
+) -> Segmentation:
+    """The best table with real coefficients, or with those of `fmt`."""
     points, tails = Points.of(samples), (problem.left, problem.right)
     segments = segments_beside((tails[0] is not None, tails[1] is not None), problem.request.storage.entries)
-    return segmentation(points, *squared_tails(points, *tails), segments)
+    return segmentation(points, *squared_tails(points, *tails), segments, fmt, real)
 
 
 def _over_many(
     problem: Problem, task: Task, progress: Callable[[int], object] | None
 ) -> tuple[SearchResult, tuple, dict]:
-    """`over_segments` for floats and wide codes: from the proven cuts of real lines to those of stored ones. Where
-    numbers are coarse or promises bind, other cuts may be better, and are searched in windows.
+    """`over_segments` for floats and wide codes: the proven optimum over all cuts, which leaves a search nothing to
+    find. Where promises bind, or coefficients are not all numbers of a format, it is where the search begins.
     """
-    request, samples = problem.request, task.samples
-    real, entries = real_lines(problem, samples), request.storage.entries
+    samples, genetic = task.samples, problem.request.found_by.name != "exact"
+    real = _best_lines(problem, samples)
+    stored = _best_lines(problem, samples, problem.format, real)
+    result = SearchResult(stored.cuts, stored.cost, {"name": "exact"}, stored.lines)
+    before, lines = stored.cost, stored.lines
+    if problem.rules is not None:
+        before, result, lines = _searched(problem, task, stored.cuts, progress)
+    if genetic:
+        record = {"name": "genetic", "seed": problem.request.search.seed, **asdict(problem.request.settings)}
+        result = replace(result, record=record)
+    reference = max(stored.bound, real.bound)  # the best real lines bound all others
+    proven = problem.rules is None and stored.cost <= reference * (1.0 + _PROVEN)
+    facts = {"cost": rounded(result.cost), "optimum" if proven else "lower_bound": rounded(reference)}
+    facts |= {"gap": relative_gap(result.cost, reference), "rounding": relative_gap(stored.cost, real.cost)}
+    if genetic:
+        facts["share"] = relative_gap(before, result.cost)
+    return result, lines, facts
 
-    def costs_at(positions):
+
+def _searched(problem: Problem, task: Task, cuts: np.ndarray, progress) -> tuple[float, SearchResult, tuple]:
+    """(cost before the genetic search, result over samples, its lines): dynamic programming in windows that begin
+    around `cuts`, and from there one run of the genetic search, if that is asked for.
+    """
+    request, samples, entries = problem.request, task.samples, problem.request.storage.entries
+
+    def costs_at(positions: np.ndarray) -> SegmentCosts:
         return segment_costs(problem, task, task.points(positions))
 
-    cuts = real.cuts
-    if problem.format.bits <= 16 or problem.rules is not None:
-        best, positions, _ = refined(samples, costs_at, lambda costs, start: exact(costs, entries), cuts)
-        cuts = positions[best.cuts]
-    positions = near(cuts, 1, len(samples))
-    costs, start = costs_at(positions), np.searchsorted(positions, cuts)
-    before = float(costs.total(start))
-    if request.found_by.name == "exact":
-        result = exact(costs, entries)
-    else:
-        once = {name: 1 for name in ("restarts", "agreement")}
-        result = search_costs(problem, costs, start, progress, replace(request.settings, **once))
-    facts = {"cost": result.cost}
-    if real.proven and problem.format.bits > 16 and problem.rules is None:
-        facts["optimum"] = reference = real.cost
-    else:
-        bounds = [real.bound]
-        if costs.exact:  # then the costs of stored lines are bounds too
-            bounds.append(lower_bound(costs_at(candidates(samples, GENETIC_LIMIT)), entries))
-        facts["lower_bound"] = reference = max(bounds)
-    facts = {name: rounded(fact) for name, fact in facts.items()}
-    facts["gap"] = relative_gap(result.cost, reference)
-    facts["rounding"] = relative_gap(result.cost, real.cost)
+    result, positions, costs = refined(samples, costs_at, lambda costs, start: exact(costs, entries), cuts)
+    before = result.cost
     if request.found_by.name != "exact":
-        facts["gained"] = relative_gap(before, result.cost)
-    if not costs.exact:
-        facts["lines"] = "rounded"
-    return replace(result, cuts=positions[result.cuts]), costs.line(result.cuts[:-1], result.cuts[1:]), facts
+        found = positions[result.cuts]
+        positions = near(found, 1, len(samples))
+        costs, start = costs_at(positions), np.searchsorted(positions, found)
+        result = search_costs(problem, costs, start, progress, replace(request.settings, restarts=1, agreement=1))
+    lines = costs.line(result.cuts[:-1], result.cuts[1:])
+    return before, replace(result, cuts=positions[result.cuts]), lines
 
 
 def quadratic_costs(problem: Problem, task: Task) -> QuadraticCosts:
@@ -251,5 +258,5 @@ def _gap(problem: Problem, samples: Samples, result: SearchResult) -> dict:
     """The least cost of lines with real coefficients, and the gap to it; {} where that cost is of another kind."""
     if problem.request.error.objective not in SQUARED:
         return {}
-    bound = real_lines(problem, samples).bound
+    bound = _best_lines(problem, samples).bound
     return {"lower_bound": rounded(bound), "gap": relative_gap(result.cost, bound)}

@@ -10,17 +10,20 @@ by the number of segments finds the optimum.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
 from lutc.costs.points import Points
-from lutc.search.segmentation_kernels import layered, penalised
+from lutc.formats.format import Format
+from lutc.search.segmentation_kernels import layered, lines_between, penalised
 
 _COARSE = 2048  # cells over which a first penalty is found
 _SWEEPS = 40
 _ROUNDING = 1e-9  # relative; less is the noise of float64
+# Relative: so near to its bound a table with stored coefficients may stay, and so near to real lines their cuts do.
+_CLOSE, _FINE = 1e-3, 1e-5
 _NOTHING, _ZERO = 1e-17, 1e-28  # of the cost of a single line, and of y^2; likewise
 _NEAR = np.unique(np.concatenate([-(2 ** np.arange(14)), [0], 2 ** np.arange(14)]))  # positions tried around a cut
 
@@ -34,6 +37,7 @@ class Segmentation:
     cuts: np.ndarray
     cost: float
     bound: float
+    lines: tuple[np.ndarray, np.ndarray]
 
     @property
     def proven(self) -> bool:
@@ -44,20 +48,22 @@ class Segmentation:
 @dataclass(frozen=True, eq=False)
 class Cells:
     """moments: (6, size) weight, mean x, mean y, squares of x about its mean, and the slope and squared error of the
-    best line, for each cell. left, right: (size + 1,) what the tails cost before and after each position.
+    best line, for each cell. left, right: (size + 1,) what the tails cost before and after each position. numbers: that
+    lines are stored in, as of `stored_line`; empty for real ones.
     """
 
     moments: np.ndarray
     left: np.ndarray
     right: np.ndarray
+    numbers: np.ndarray
 
     @classmethod
-    def of(cls, points: Points, left: np.ndarray, right: np.ndarray) -> Cells:
+    def of(cls, points: Points, left: np.ndarray, right: np.ndarray, fmt: Format | None = None) -> Cells:
         order = np.argsort(points.cell, kind="stable")
         w, x, y = (values[order] for values in (points.weight, points.x, points.y))
         none = np.zeros(w.size)
         starts = np.searchsorted(points.cell[order], np.arange(points.size))
-        return cls(_joined(np.stack([w, x, y, none, none, none]), starts), left, right)
+        return cls(_joined(np.stack([w, x, y, none, none, none]), starts), left, right, _numbers(fmt))
 
     @cached_property
     def single(self) -> float:
@@ -73,23 +79,39 @@ class Cells:
     def size(self) -> int:
         return self.moments.shape[1]
 
+    def close(self, cost: float, bound: float) -> bool:
+        """Whether no more is worth proving: nothing is left, or little of lines that are dear to price."""
+        return _equal(self, cost, bound) or self.numbers.size > 0 and cost <= bound * (1.0 + _CLOSE)
+
     def span(self, segments: int) -> int:
         """Positions that share a frame: half of those of a segment, if that is not too few or too many."""
         return min(max(self.size // (2 * segments), 4), 128)
 
     def merged(self, positions: np.ndarray) -> Cells:
         """Cells between `positions` (ascending, from 0 to size)."""
-        return Cells(_joined(self.moments, positions[:-1]), self.left[positions], self.right[positions])
+        joined = _joined(self.moments, positions[:-1])
+        return replace(self, moments=joined, left=self.left[positions], right=self.right[positions])
 
     def reversed(self) -> Cells:
-        return Cells(np.ascontiguousarray(self.moments[:, ::-1]), self.right[::-1].copy(), self.left[::-1].copy())
+        moments = np.ascontiguousarray(self.moments[:, ::-1])
+        return replace(self, moments=moments, left=self.right[::-1].copy(), right=self.left[::-1].copy())
+
+    def penalised(self, penalty: float, slack: float, segments: int) -> tuple[np.ndarray, ...]:
+        """`lutc.search.segmentation_kernels.penalised` over these cells."""
+        return penalised(self.moments, self.left, self.numbers, penalty, slack, self.span(segments))
 
     def cost(self, cuts: np.ndarray) -> float:
         """Of the best lines between cuts."""
-        positions = np.unique(np.concatenate([[0], cuts, [self.size]]))
-        inner = (positions[:-1] >= cuts[0]) & (positions[:-1] < cuts[-1])
-        errors = _joined(self.moments, positions[:-1])[5, inner]
+        errors = lines_between(self.moments, cuts, self.numbers)[2]
         return float(self.left[cuts[0]] + errors.sum() + self.right[cuts[-1]])
+
+
+def _numbers(fmt: Format | None) -> np.ndarray:
+    """A format as kernels take it: bits of its mantissa (fixed point has one spacing), smallest step, ends."""
+    if fmt is None:
+        return np.zeros(0)
+    mantissa, smallest = (10_000, fmt.step) if fmt.is_fixed else (fmt.mantissa_bits, fmt.smallest_subnormal)
+    return np.array([mantissa, smallest, fmt.min, fmt.max], np.float64)
 
 
 def _joined(moments: np.ndarray, starts: np.ndarray) -> np.ndarray:
@@ -132,21 +154,33 @@ class _Way:
         return max(self.total - self.penalty * segments, 0.0)
 
 
-def segmentation(points: Points, left: np.ndarray, right: np.ndarray, segments: int) -> Segmentation:
-    """The best real lines in at most `segments` segments. left, right: (size + 1,) costs of the tails over cells [0, i)
-    and [i, size), as of `lutc.costs.segments.tail_costs`.
+def segmentation(
+    points: Points,
+    left: np.ndarray,
+    right: np.ndarray,
+    segments: int,
+    fmt: Format | None = None,
+    real: Segmentation | None = None,
+) -> Segmentation:
+    """The best lines in at most `segments` segments: real ones, or with slopes and intercepts in `fmt`, to 0.1 % at
+    least. left, right: (size + 1,) costs of the tails over cells [0, i) and [i, size), as of
+    `lutc.costs.segments.tail_costs`. real: the best real lines, whose cuts will do where the format is fine.
     """
-    cells = Cells.of(points, left, right)
+    cells = Cells.of(points, left, right, fmt)
+    if real is not None:
+        cost = cells.cost(real.cuts)
+        if cost <= real.bound * (1.0 + _FINE) + cells.nothing:
+            return _result(cells, real.cuts, cost, real.bound, segments)
     if segments == 0:
         cuts = np.array([int(np.argmin(left + right))])
         cost = float((left + right)[cuts[0]])
-        return Segmentation(cuts, cost, cost)
+        return _result(cells, cuts, cost, cost, segments)
     penalty = None
     if cells.size > 2 * _COARSE:
         few, many, _ = _between(cells.merged(_even(cells, _COARSE)), segments, None)
         penalty = few.penalty if many is None else math.sqrt(few.penalty * many.penalty)
     few, many, highest = _between(cells, segments, penalty)
-    if many is None or _equal(cells, few.cost, highest.bound(segments)):
+    if many is None or cells.close(few.cost, highest.bound(segments)):
         return _result(cells, few.cuts, few.cost, highest.bound(segments), segments)
     return _finished(cells, few, many, highest, segments)
 
@@ -157,7 +191,8 @@ def _equal(cells: Cells, cost: float, bound: float) -> bool:
 
 def _result(cells: Cells, cuts: np.ndarray, cost: float, bound: float, segments: int) -> Segmentation:
     cuts = np.concatenate([cuts, np.full(segments + 1 - cuts.size, cuts[-1])])
-    return Segmentation(cuts, cost, cost if _equal(cells, cost, bound) else bound)
+    slopes, intercepts, _ = lines_between(cells.moments, cuts, cells.numbers)
+    return Segmentation(cuts, cost, cost if _equal(cells, cost, bound) else bound, (slopes, intercepts))
 
 
 def _even(cells: Cells, count: int) -> np.ndarray:
@@ -169,7 +204,7 @@ def _even(cells: Cells, count: int) -> np.ndarray:
 
 
 def _best(cells: Cells, penalty: float, segments: int) -> _Way:
-    cost, origin, count, _ = penalised(cells.moments, cells.left, penalty, 0.0, cells.span(segments))
+    cost, origin, count, _ = cells.penalised(penalty, 0.0, segments)
     end = int(np.argmin(cost + cells.right))
     cuts = [end]
     while origin[cuts[-1]] >= 0:
@@ -224,6 +259,8 @@ def _finished(cells: Cells, few: _Way, many: _Way, highest: _Way, segments: int)
     near = np.isin(np.arange(cells.size + 1), around)
     cuts, cost = few.cuts, few.cost
     for positions in (near, np.ones_like(near)):
+        if cells.close(cost, highest.bound(segments)):
+            return _result(cells, cuts, cost, highest.bound(segments), segments)
         found, least = _by_layers(cells, left, positions, cost)
         if least < cost:
             cuts, cost = found, least
@@ -244,12 +281,12 @@ class _Left:
     @classmethod
     def of(cls, cells: Cells, penalty: float, segments: int) -> _Left:
         """`penalty` gives the best bound; two a little to both sides of it limit the segments behind a position."""
-        apart, back, span = 1.0 + 8.0 / segments, cells.reversed(), cells.span(segments)
+        apart, back = 1.0 + 8.0 / segments, cells.reversed()
         penalties = (penalty, penalty / apart, penalty * apart)
         return cls(
             penalties,
-            [penalised(cells.moments, cells.left, p, 0.0, span)[0] for p in penalties],
-            [penalised(back.moments, back.left, p, 0.0, span)[0][::-1] for p in penalties],
+            [cells.penalised(p, 0.0, segments)[0] for p in penalties],
+            [back.penalised(p, 0.0, segments)[0][::-1] for p in penalties],
             segments,
         )
 
@@ -287,9 +324,9 @@ def _by_layers(cells: Cells, left: _Left, use: np.ndarray, known: float) -> tupl
         ranges[count] = held[[0, -1]]
     penalty = left.penalties[0]
     total = (left.there[0] + cells.right).min()
-    slack, span = limit + penalty * left.segments - total, merged.span(left.segments)
-    lows = penalised(merged.moments, merged.left, penalty, slack, span)[3]
-    cost, origins = layered(merged.moments, merged.left, lows, span, ranges)
+    slack = limit + penalty * left.segments - total
+    lows, span = merged.penalised(penalty, slack, left.segments)[3], merged.span(left.segments)
+    cost, origins = layered(merged.moments, merged.left, merged.numbers, lows, span, ranges)
     cuts = [int(np.argmin(cost + merged.right))]
     for origin in origins[::-1]:
         if origin[cuts[-1]] >= 0:

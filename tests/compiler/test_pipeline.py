@@ -179,15 +179,14 @@ def test_sixteen_bit_codes_carry_a_bound():
     """65,536 codes: refined windows, and how far the optimum can be."""
     tables = pipeline.compile("gelu", 8, inputs=(Inputs(16, 2.0**-13),), search="exact", coefficients="q1.14")
     record = tables.meta["search"]
-    assert "optimum" not in record and 0 < record["lower_bound"]["13"] <= record["cost"]["13"]
-    assert record["gap"]["13"] < 0.25
+    assert record["gap"]["13"] <= 1e-3 and record["rounding"]["13"] < 1e-3
     assert record["cost"]["13"] == pytest.approx(mean_squared(tables)[0], rel=1e-5)
 
 
 def test_float_tables():
     tables = pipeline.compile("silu", 32, inputs="fp16", search="exact")
     record = tables.meta["search"]
-    assert list(tables) == ["fp16"] and record["lines"]["fp16"] == "rounded"
+    assert list(tables) == ["fp16"] and 0 < record["rounding"]["fp16"] < 0.05 and record["gap"]["fp16"] <= 1e-3
     x = formats.get("fp16").values()
     x = x[np.abs(x) <= 4]
     assert np.mean((tables["fp16"](x) - functions.get("silu")(x)) ** 2) == pytest.approx(
@@ -204,7 +203,7 @@ def test_float_tables_reach_the_proven_optimum(search, options):
     tables = pipeline.compile("silu", 24, coefficients="fp32", search=search, **options)
     record = {name: fact["fp32"] for name, fact in tables.meta["search"].items() if isinstance(fact, dict)}
     assert record["optimum"] <= record["cost"] * (1 + 1e-5) and 0 <= record["gap"] < 1e-4 and record["rounding"] < 1e-4
-    assert record.get("gained", 0.0) < 1e-3
+    assert record.get("share", 0.0) == 0.0
 
 
 def test_a_grid():

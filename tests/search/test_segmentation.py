@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lutc import functions
+from lutc import formats, functions
 from lutc.costs.points import Points
-from lutc.costs.segments import real_costs, squared_tails
+from lutc.costs.segments import real_costs, squared_costs, squared_tails
 from lutc.functions import Line
 from lutc.samples.samples import Samples, format_samples
 from lutc.search.exact import exact
 from lutc.search.segmentation import Cells, segmentation
-from lutc.search.segmentation_kernels import layered, penalised
+from lutc.search.segmentation_kernels import layered, penalised, stored_line
 
 SHAPES = {
     "smooth": lambda x, rng: np.tanh(3 * x),
@@ -81,13 +81,13 @@ def test_both_sweeps_are_bellmans_equation():
         want = c.costs.left.copy()
         for j in range(1, want.size):
             want[j] = min(want[j], (want[:j] + matrix[:j, j] + penalty).min())
-        got = penalised(cells.moments, cells.left, penalty, 0.0, 8)[0]
+        got = penalised(cells.moments, cells.left, np.zeros(0), penalty, 0.0, 8)[0]
         np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-13)
     want = c.costs.left.copy()
     for _ in range(4):
         want = (want[:, None] + matrix).min(axis=0)
     everywhere = np.tile([0, c.size], (5, 1))
-    got, _ = layered(cells.moments, cells.left, np.zeros(8, np.int64), 8, everywhere)
+    got, _ = layered(cells.moments, cells.left, np.zeros(0), np.zeros(8, np.int64), 8, everywhere)
     np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-13)
 
 
@@ -100,3 +100,53 @@ def test_gelu_over_all_halves_has_the_optima_that_an_independent_prover_found(en
     points = Points.of(format_samples(fn, "fp16", *fn.range))
     found = segmentation(points, *squared_tails(points, fn.left, fn.right), entries - 2)
     assert found.proven and found.cost == pytest.approx(optimum, rel=2e-5)
+
+
+@pytest.mark.parametrize("name", ["q1.6", "q2.5", "fp8_e4m3", "fp8_e5m2"])
+def test_stored_lines_are_within_a_thousandth_of_the_optimum_over_all_of_an_eight_bit_format(name):
+    fmt = formats.get(name)
+    for seed, shape in enumerate(("smooth", "noise", "bump", "plateaus")):
+        c = case(shape, "random", 48, seed)
+        costs = squared_costs(c.points, fmt, None, None)
+        assert costs.exact
+        for segments in (1, 2, 3, 5, 8, 13):
+            best = exact(costs, segments).cost
+            found = segmentation(c.points, costs.left, costs.right, segments, fmt)
+            assert found.bound <= best * (1 + 1e-9) and best * (1 - 1e-9) <= found.cost <= best * (1 + 1.001e-3)
+            slopes, intercepts = found.lines
+            assert fmt.holds(slopes).all() and fmt.holds(intercepts).all()
+            x, y, weight = c.points.x, c.points.y, c.points.weight
+            s = np.searchsorted(found.cuts, np.arange(x.size), side="right") - 1
+            assert weight @ (slopes[s] * x + intercepts[s] - y) ** 2 == pytest.approx(found.cost, rel=1e-9)
+
+
+@settings(deadline=None, max_examples=80)
+@given(
+    st.sampled_from(["q1.6", "q0.7", "fp8_e4m3", "fp8_e5m2"]),
+    st.tuples(*[st.floats(-3, 3)] * 3),
+    st.floats(1e-9, 10).map(abs),
+    st.floats(1e-6, 1),
+)
+def test_the_best_stored_line_is_that_of_all_pairs(name, line, xx, w):
+    fmt = formats.get(name)
+    numbers = np.array([10_000 if fmt.is_fixed else fmt.mantissa_bits, fmt.smallest_subnormal, fmt.min, fmt.max])
+    slope, x, y = line
+    k, t = (v[None] if at else v[:, None] for at, v in enumerate([fmt.values()] * 2))
+    best = (xx * (k - slope) ** 2 + w * (y - k * x - t) ** 2).min()
+    excess, k, t = stored_line(numbers, w, x, y, xx, slope, np.inf)
+    assert excess == pytest.approx(best, rel=1e-12, abs=1e-300)
+    assert xx * (k - slope) ** 2 + w * (y - k * x - t) ** 2 == pytest.approx(best, rel=1e-12, abs=1e-300)
+    limited = stored_line(numbers, w, x, y, xx, slope, best / 3)[0]
+    assert best / 3 <= limited <= best * (1 + 1e-12)
+
+
+def test_halves_store_what_real_lines_suggest():
+    """fp16 coefficients over all fp16 values: the bound of real lines below, their cuts with rounded lines above."""
+    fn = functions.load("tanh", None)
+    points = Points.of(format_samples(fn, "fp16", *fn.range))
+    tails = squared_tails(points, fn.left, fn.right)
+    real = segmentation(points, *tails, 14)
+    found = segmentation(points, *tails, 14, formats.get("fp16"), real)
+    rounded = Cells.of(points, *tails, formats.get("fp16")).cost(real.cuts)
+    assert real.cost < found.bound <= found.cost <= 1.001 * found.bound and found.cost < rounded
+    assert segmentation(points, *tails, 14, formats.get("fp32"), real).cost == pytest.approx(real.cost, rel=1e-5)
