@@ -22,7 +22,7 @@ KINDS = {
     "lut513": LUT513,
 }
 ROWS = {"row_length", "in_zero_point", "eps", "reciprocal"}
-HAND_OVER = {"latency", "unit", "together", "arithmetic", "loadable", "no_comparators", "no_multiplier", *ROWS}
+HAND_OVER = {"latency", "unit", "together", "arithmetic", "loadable", "no_comparators", "no_multiplier", "port", *ROWS}
 
 
 @click.command()
@@ -72,6 +72,13 @@ HAND_OVER = {"latency", "unit", "together", "arithmetic", "loadable", "no_compar
     help="sv of float tables: rounded to nearest even or truncated.  [default: fp16_rne]",
 )
 @click.option(
+    "--port",
+    type=click.Choice(floating.PORTS),
+    default=floating.PORTS[0],
+    show_default=True,
+    help="sv of float tables: what comes in and goes out; the arithmetic is that of fp16.",
+)
+@click.option(
     "-o",
     "--output",
     default=".",
@@ -101,6 +108,7 @@ def export(
     no_comparators: bool,
     no_multiplier: bool,
     arithmetic: str | None,
+    port: str,
     output: Path,
     as_json: bool,
 ) -> None:
@@ -138,7 +146,7 @@ def export(
             raise LutcError(f"--{min(wrong).replace('_', '-')} is for --unit {', '.join(OPERATORS)}")
         options = handover.Options(
             tuple(keys), out, unit, latency, together, arithmetic or "", row, loadable,
-            comparators=not no_comparators, multiplier=not no_multiplier,
+            comparators=not no_comparators, multiplier=not no_multiplier, port=port,
         )  # fmt: skip
         made = handover.write(output, kind, Path(table).stem, tables, options)
         names, rows = [*made.files, handover.MANIFEST], made.units

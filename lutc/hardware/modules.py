@@ -21,8 +21,9 @@ def chosen(tables: TableSet, options: Options) -> list[str]:
 
 def coded(name: str, tables: TableSet, options: Options) -> list[tuple[str, list[Unit]]]:
     """(module, its units) of tables over input codes: one module for each key, or one for all."""
-    if options.arithmetic:
-        raise LutcError("`arithmetic` is that of float tables; this one is over input codes")
+    if options.arithmetic or options.port != "fp16":
+        what = "arithmetic" if options.arithmetic else "port"
+        raise LutcError(f"`{what}` is that of float tables; this one is over input codes")
     units = export.units(tables, options.keys or None, options.out)
     export.check_keys(units)
     if options.unit == "direct" and any(unit.out is None for unit in units):

@@ -19,7 +19,8 @@ class Options:
     that the file names. unit: one of UNITS. latency: registers from input to output. together: one unit for all keys,
     chosen with every code, in place of one for each. arithmetic: of float tables, fp16_rne if empty.
     row: of row operators (softmax, layernorm, rmsnorm). loadable: coefficients in registers behind a port. comparators:
-    off, bits of the code address the segments. multiplier: off, shifts and additions make the product.
+    off, bits of the code address the segments. multiplier: off, shifts and additions make the product. port: of float
+    tables, fp16 or bf16 in and out.
     """
 
     keys: tuple[str, ...] = ()
@@ -32,6 +33,7 @@ class Options:
     loadable: bool = False
     comparators: bool = True
     multiplier: bool = True
+    port: str = "fp16"
 
     def __post_init__(self):
         if self.row is not None and self.out is not None and self.out.rounding != HALF_UP:

@@ -159,6 +159,42 @@ def test_a_shipped_table_on_all_codes(tmp_path):
     assert handover.read(tmp_path / "rtl")["units"][0]["arithmetic"] == "fp16_rne"
 
 
+@icarus
+@pytest.mark.parametrize("arithmetic", floating.ARITHMETICS)
+def test_bf16_in_and_out(arithmetic, tmp_path):
+    """The model is torch's conversions around that of the fp16 unit; every code in and out, three tables."""
+    torch = pytest.importorskip("torch")
+    x = torch.arange(1 << 16, dtype=torch.int32).to(torch.int16).view(torch.bfloat16)
+    half = x.to(torch.float16).view(torch.int16).numpy().astype(np.int64) & 0xFFFF
+    streams = []
+    sources = {float_arithmetic.FILE: float_arithmetic.modules(arithmetic.removeprefix("fp16_"))}
+    sources[float_arithmetic.BFLOAT16_FILE] = float_arithmetic.conversions()
+    for i, kind in enumerate(("cells, tails", "logarithm", "lines")):
+        text, ports, words = floating.module(f"t{i}", TABLES[kind], arithmetic, latency=2 * i, port="bf16")
+        answers = floating.Answers.of(TABLES[kind], arithmetic).words[half]
+        wanted = torch.from_numpy(answers.astype(np.uint16).view(np.int16)).view(torch.float16).to(torch.bfloat16)
+        bits = wanted.view(torch.int16).numpy().astype(np.int64)
+        np.testing.assert_array_equal(words, np.where(wanted.isnan().numpy(), 0x7FC0, bits))
+        sources[f"t{i}.sv"] = text
+        codes = floating.CODES if i == 0 else floating.CODES[::7]
+        streams.append(Stream(f"t{i}", ports, codes, words[codes]))
+    for stream in streams:
+        sources |= bench.files(stream)
+    sources["tb.sv"] = bench.top("t", streams)
+    for name, text in sources.items():
+        (tmp_path / name).write_text(text)
+    files = [name for name in sources if name.endswith(".sv")]
+    tools.run(["iverilog", "-g2012", "-s", "t_tb", "-o", "simulation", *files], tmp_path)
+    assert "PASS" in tools.run(["vvp", "-n", "simulation"], tmp_path)
+
+
+@verilator
+def test_lint_of_bf16_ports(tmp_path):
+    made = handover.write(tmp_path / "rtl", "sv", "t", load("silu_fplut"), Options(("fp16",), port="bf16"))
+    command = ["verilator", "--lint-only", "-Wall", "-Wno-DECLFILENAME", "--top", "t_fp16", *made.sources]
+    assert "%" not in tools.run(command, tmp_path / "rtl")
+
+
 def test_bad_input():
     with pytest.raises(LutcError, match="unknown arithmetic 'fp32'"):
         floating.module("t", TABLES["cells"], "fp32", 1)
@@ -169,6 +205,10 @@ def test_bad_input():
     bits = [-2] * 254 + [0] + [-2] * 255
     with pytest.raises(LutcError, match="fp16 in and out"):
         floating.module("t", Table(Exponents("bf16", [*bits], np.zeros(2))), "fp16_rne", 1)
+    with pytest.raises(LutcError, match="fp16 or bf16; given 'fp8'"):
+        floating.module("t", TABLES["cells"], "fp16_rne", 1, "fp8")
+    with pytest.raises(LutcError, match="`port` is that of float tables"):
+        handover.design("sv", "t", load("gelu_8"), Options(port="bf16"))
     with pytest.raises(LutcError, match="at most 1024 pieces"):
         floating.module("t", cells(np.sin, (0.0, 1.0), (2048,)), "fp16_rne", 1)
     with pytest.raises(LutcError, match="over input codes"):

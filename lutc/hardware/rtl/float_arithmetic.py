@@ -22,6 +22,58 @@ def modules(rounding: str) -> str:
     return f"{_ADD % values}\n{_MULTIPLY % values}"
 
 
+BFLOAT16_FILE = "lutc_bf16.sv"
+
+
+def conversions() -> str:
+    """lutc_bf16_to_fp16 and lutc_fp16_to_bf16, as `lutc.formats.bfloat16` has them."""
+    lead = "".join(f"low[{p}] ? {{8'd{p + 103}, low[{p - 1}:0], {10 - p}'d0}} :\n    " for p in range(9, 0, -1))
+    return _CONVERSIONS % {"lead": lead}
+
+
+_CONVERSIONS = """\
+// bf16 to fp16, to nearest even: exact where fp16 has the exponent, a subnormal or zero below, infinity above
+module lutc_bf16_to_fp16 (
+  input logic [15:0] a,
+  output logic [15:0] result
+);
+  logic [7:0] exponent, distance, field;
+  logic [3:0] places;
+  logic [9:0] whole, kept, halves, low;
+  logic tiny, up;
+  assign exponent = a[14:7];
+  assign distance = 8'd112 - exponent;
+  assign places = distance > 8'd11 ? 4'd11 : distance[3:0];
+  assign whole = {exponent != 8'd0, a[6:0], 2'd0};
+  assign kept = whole >> places;
+  assign halves = places == 4'd0 ? 10'd0 : whole >> (places - 4'd1);
+  assign low = whole & ~(10'h3ff << (places == 4'd0 ? 4'd0 : places - 4'd1));
+  assign up = halves[0] & (kept[0] | (|low));
+  assign tiny = exponent < 8'd113;
+  assign field = exponent - 8'd112;
+  logic [14:0] magnitude;
+  assign magnitude = tiny ? {5'd0, kept} + {14'd0, up} : exponent > 8'd142 ? 15'h7c00 : {field[4:0], a[6:0], 3'd0};
+  assign result = a[14:0] > 15'h7f80 ? 16'h7e00 : {a[15], magnitude};
+  logic unused;
+  assign unused = &{1'b0, halves[9:1], field[7:5]};
+endmodule
+
+// fp16 to bf16, to nearest even: every number of fp16 is within the range of bf16
+module lutc_fp16_to_bf16 (
+  input logic [15:0] a,
+  output logic [15:0] result
+);
+  logic [9:0] low;
+  logic [17:0] number;  // exponent and ten bits of mantissa
+  logic [14:0] magnitude;
+  assign low = a[9:0];
+  assign number = a[14:10] != 5'd0 ? {{3'd0, a[14:10]} + 8'd112, low} :
+    %(lead)slow[0] ? {8'd103, 10'd0} : 18'd0;
+  assign magnitude = number[17:3] + {14'd0, number[2] & (number[3] | (|number[1:0]))};
+  assign result = a[14:0] > 15'h7c00 ? 16'h7fc0 : {a[15], a[14:0] == 15'h7c00 ? 15'h7f80 : magnitude};
+endmodule
+"""
+
 _ADD = """\
 // a + b: the smaller magnitude is aligned, with three bits below the significand
 module lutc_fp16_add_%(rounding)s (

@@ -12,6 +12,7 @@ import numpy as np
 
 from lutc.certify.arithmetic import in_arithmetic
 from lutc.errors import LutcError
+from lutc.formats.bfloat16 import bfloat16_of_float16, float16_of_bfloat16
 from lutc.formats.float16 import bits_of, value_of
 from lutc.hardware.rtl import float_body, float_reduction
 from lutc.hardware.rtl.flow import Flow, ordered
@@ -21,6 +22,7 @@ from lutc.table.prologues import ExponentPrologue, PeriodPrologue
 from lutc.table.table import Table
 
 ARITHMETICS = ("fp16_rne", "fp16_trunc")
+PORTS = ("fp16", "bf16")  # what comes in and goes out
 LATENCIES = range(5)
 CODES = np.arange(1 << 16)
 
@@ -38,8 +40,15 @@ class Answers:
             values = in_arithmetic(table, arithmetic)(x)
         return cls(np.where(np.isnan(values), 0x7E00, bits_of(values)).astype(np.int64))
 
+    def at(self, port: str) -> np.ndarray:
+        """(65536,) signed words by the bits of what comes in at a port."""
+        words = self.words if port == "fp16" else bfloat16_of_float16(self.words[float16_of_bfloat16(CODES)])
+        return words.astype(np.uint16).view(np.int16).astype(np.int64)
 
-def check(table: Table, arithmetic: str, latency: int) -> None:
+
+def check(table: Table, arithmetic: str, latency: int, port: str) -> None:
+    if port not in PORTS:
+        raise LutcError(f"a unit of floats takes and gives {' or '.join(PORTS)}; given {port!r}")
     if arithmetic not in ARITHMETICS:
         raise LutcError(f"unknown arithmetic {arithmetic!r} of a unit; choose one of {', '.join(ARITHMETICS)}")
     if latency not in LATENCIES:
@@ -48,13 +57,18 @@ def check(table: Table, arithmetic: str, latency: int) -> None:
         raise LutcError("a direct table over codes computes nothing; there is no floating-point unit of it")
 
 
-def module(name: str, table: Table, arithmetic: str, latency: int) -> tuple[str, Ports, np.ndarray]:
-    """SystemVerilog, ports, and the answers (65536,) as signed words by the bits of the input."""
-    check(table, arithmetic, latency)
+def module(name: str, table: Table, arithmetic: str, latency: int, port: str = "fp16") -> tuple[str, Ports, np.ndarray]:
+    """SystemVerilog, ports, and the answers (65536,) as signed words by the bits of the input. port: of PORTS; bf16 is
+    rounded to fp16 on the way in, and what the unit gives to bf16 on the way out.
+    """
+    check(table, arithmetic, latency, port)
     answers = Answers.of(table, arithmetic)
     flow = Flow(name, latency, arithmetic.removeprefix("fp16_"))
     registers = {0: "", 1: "d", 2: "bd", 3: "bcd", 4: "abcd"}[latency]
-    flow.wire("x", 16, "in_data")
+    if port == "bf16":
+        flow.convert("bf16_to_fp16", "x", "in_data")
+    else:
+        flow.wire("x", 16, "in_data")
     _forced(flow, table, answers)
     behind = float_reduction.reduce(flow, table)
     kept = ["forced", "forced_word", *behind]
@@ -69,9 +83,13 @@ def module(name: str, table: Table, arithmetic: str, latency: int) -> tuple[str,
     float_body.finish(flow, tails)
     float_reduction.restore(flow, table)
     flow.wire("answer", 16, f"{flow('forced')} ? {flow('forced_word')} : {flow('restored')}")
-    flow.stage("d", "d" in registers, ["answer"])
+    if port == "bf16":
+        flow.convert("fp16_to_bf16", "given", "answer")
+    else:
+        flow.wire("given", 16, "answer")
+    flow.stage("d", "d" in registers, ["given"])
     ports = Ports(16, 16, latency)
-    return flow.text(ports, flow("answer")), ports, answers.words.astype(np.uint16).view(np.int16).astype(np.int64)
+    return flow.text(ports, flow("given")), ports, answers.at(port)
 
 
 def key_of(flow: Flow, name: str, source: str) -> None:

@@ -42,6 +42,11 @@ class Flow:
         unit = f"lutc_fp16_{operation}_{self.rounding}"
         self.line(f"{unit} {operation}_{self.instances} (.a({a}), .b({b}), .result({name}));")
 
+    def convert(self, conversion: str, name: str, a: str) -> None:
+        """name = a in another format."""
+        self.declare(name, 16)
+        self.line(f"lutc_{conversion} {name}_converted (.a({a}), .result({name}));")
+
     def chosen(self, fields: Sequence[Field], conditions: Sequence[str]) -> None:
         """Fields (name, bits, values): the first value, or that of the last condition that holds."""
         for name, bits, _ in fields:
