@@ -131,25 +131,27 @@ def compare(path: str | os.PathLike, args: Sequence[torch.Tensor], wanted: Any) 
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # errors of its own, all different
         raise LutcError(f"onnxruntime does not load the model: {str(error).strip().splitlines()[0]}") from error
-    given = [tensor for tensor in _flat(args) if isinstance(tensor, torch.Tensor)]
+    given = [tensor for tensor in flat_tensors(args) if isinstance(tensor, torch.Tensor)]
     names = [value.name for value in session.get_inputs()]
     if len(given) != len(names):
         raise LutcError(f"the ONNX model takes {', '.join(names)}; given {len(given)} tensors")
     outputs = session.run(None, {name: tensor.detach().cpu().numpy() for name, tensor in zip(names, given)})
-    torch_outputs = [tensor for tensor in _flat(wanted) if isinstance(tensor, torch.Tensor)]
+    torch_outputs = [tensor for tensor in flat_tensors(wanted) if isinstance(tensor, torch.Tensor)]
     return [
-        _compared(value.name, output, tensor.detach().cpu().numpy())
+        compared(value.name, output, tensor.detach().cpu().numpy())
         for value, output, tensor in zip(session.get_outputs(), outputs, torch_outputs)
     ]
 
 
-def _flat(value) -> list:
+def flat_tensors(value: Any) -> list:
+    """The leaves of nested arguments or outputs."""
     return torch.utils._pytree.tree_leaves(value)
 
 
-def _compared(name: str, got: np.ndarray, want: np.ndarray) -> Comparison:
+def compared(name: str, got: np.ndarray, want: np.ndarray) -> Comparison:
+    """Two arrays of one shape and dtype beside each other. LutcError where those differ."""
     if got.shape != want.shape or got.dtype != want.dtype:
-        raise LutcError(f"output {name} is {got.dtype} {got.shape} in ONNX and {want.dtype} {want.shape} in torch")
+        raise LutcError(f"output {name} is {got.dtype} {got.shape} exported and {want.dtype} {want.shape} in torch")
     if not want.size:
         return Comparison(name, 0, 0, 0.0)
     got, want = (np.asarray(v, np.float64) for v in (got, want))

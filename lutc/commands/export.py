@@ -5,13 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+import numpy as np
 
+from lutc import litert
 from lutc.commands.options import NUMBER, echo_json, echo_table, json_option, rounding_option, typed
 from lutc.errors import LutcError
 from lutc.files import atomic_write
 from lutc.formats.codes import HALF_UP, Inputs, Outputs
 from lutc.hardware import handover
 from lutc.hardware.export import FORMATS, LUT513, TABLE_FORMATS, lut513, render, unit_name, units
+from lutc.hardware.export.text import identifier
 from lutc.hardware.options import UNITS
 from lutc.hardware.row_units import OPERATORS, RowOptions
 from lutc.hardware.rtl import floating
@@ -20,8 +23,9 @@ from lutc.table.library import load
 KINDS = {
     **{name: said for name, (said, _) in {**handover.LANGUAGES, **FORMATS, **TABLE_FORMATS}.items()},
     "lut513": LUT513,
+    "tflite": "a model of LiteRT for one activation, run in it on every code",
 }
-ROWS = {"row_length", "in_zero_point", "eps", "reciprocal"}
+ROWS = {"row_length", "in_zero_point", "eps", "weight", "bias", "reciprocal"}
 HAND_OVER = {"latency", "unit", "together", "arithmetic", "loadable", "no_comparators", "no_multiplier", "port", *ROWS}
 
 
@@ -54,6 +58,10 @@ HAND_OVER = {"latency", "unit", "together", "arithmetic", "loadable", "no_compar
 @click.option("--row-length", type=int, help="Rows: codes of a row, for softmax the most of them.")
 @click.option("--in-zero-point", type=int, default=0, show_default=True, help="Rows: zero point of the input codes.")
 @click.option("--eps", type=float, default=1e-5, show_default=True, help="layernorm, rmsnorm: added to the variance.")
+@click.option(
+    "--weight", type=click.Path(dir_okay=False, path_type=Path), help="layernorm, rmsnorm: .npy, or numbers in a text."
+)
+@click.option("--bias", type=click.Path(dir_okay=False, path_type=Path), help="layernorm, rmsnorm: likewise.")
 @click.option("--reciprocal", help="softmax: table of 1/x, a file or a shipped one.  [default: reci_8]")
 @click.option(
     "--latency", type=click.IntRange(0, 4), default=1, show_default=True, help="sv, vhdl: registers on the way."
@@ -101,6 +109,8 @@ def export(
     row_length: int | None,
     in_zero_point: int,
     eps: float,
+    weight: Path | None,
+    bias: Path | None,
     reciprocal: str | None,
     latency: int,
     together: bool,
@@ -137,7 +147,8 @@ def export(
             if row_length is None or in_scale is None:
                 raise LutcError(f"--unit {unit} needs --row-length and --in-scale")
             second = None if reciprocal is None else load(reciprocal).dumps()
-            row = RowOptions(row_length, in_scale, in_zero_point, eps, reciprocal=second)
+            scaling, offset = (None if path is None else _vector(path) for path in (weight, bias))
+            row = RowOptions(row_length, in_scale, in_zero_point, eps, scaling, offset, second)
             if "latency" in typed(context):
                 raise LutcError(f"--latency is not for --unit {unit}, whose registers are fixed")
         elif kind == "hls" and "latency" in typed(context):
@@ -150,6 +161,8 @@ def export(
         )  # fmt: skip
         made = handover.write(output, kind, Path(table).stem, tables, options)
         names, rows = [*made.files, handover.MANIFEST], made.units
+    elif kind == "tflite":
+        names, rows = _tflite(context, tables, Path(table).stem, keys, out, output)
     else:
         files, rows = _texts(context, tables, Path(table).stem, kind, keys, out, in_scale)
         output.mkdir(parents=True, exist_ok=True)
@@ -164,6 +177,39 @@ def export(
     click.echo(f"wrote {', '.join(written[:3])}" + (f" and {len(written) - 3} more files" if len(written) > 3 else ""))
     if kind in handover.LANGUAGES:
         click.echo(f"not simulated yet: lutc simulate {output}")
+
+
+def _vector(path: Path) -> tuple[float, ...]:
+    """Numbers of a .npy, or of a text with commas, spaces or lines between them."""
+    try:
+        if path.suffix == ".npy":
+            values = np.load(path, allow_pickle=False)
+        else:
+            values = np.array(path.read_text(encoding="utf-8").replace(",", " ").split(), np.float64)
+    except (OSError, ValueError) as error:
+        raise LutcError(f"cannot read numbers from {path}: {error}") from error
+    if values.ndim != 1 or values.dtype.kind not in "fiu" or not np.isfinite(values).all():
+        raise LutcError(f"{path} holds no row of finite numbers; its shape is {values.shape}")
+    return tuple(float(value) for value in values)
+
+
+def _tflite(context, tables, name, keys, out, output: Path) -> tuple[list[str], list[dict]]:
+    """Names of the models, one for each key, and a row of figures for each."""
+    if wrong := typed(context) & {*HAND_OVER, "in_scale"}:
+        raise LutcError(f"--{min(wrong).replace('_', '-')} is not for tflite")
+    made = not output.exists()
+    output.mkdir(parents=True, exist_ok=True)
+    names, rows = [], []
+    try:
+        for key in keys or tables:
+            names.append(f"{unit_name(name)}_{identifier(key)}.tflite")
+            compared = litert.export(tables, key, out, output / names[-1])
+            rows.append({"key": key, "codes_compared": compared, "wrong": 0})
+    except LutcError:
+        if made and not any(output.iterdir()):
+            output.rmdir()
+        raise
+    return names, rows
 
 
 def _texts(context, tables, name, kind, keys, out, in_scale) -> tuple[dict[str, str], list[dict]]:

@@ -42,6 +42,9 @@ class RowOptions:
             raise LutcError(f"`row_length` is a whole number, 1 to {LARGEST_ROW}; given {self.length}")
         if not is_int(self.tried) or self.tried < 1:
             raise LutcError(f"`tried` is a whole number, at least 1; given {self.tried}")
+        for what, values in (("weight", self.weight), ("bias", self.bias)):
+            if values is not None and len(values) != self.length:
+                raise LutcError(f"`{what}` has a number for each of the {self.length} of a row; given {len(values)}")
 
     def as_json(self) -> dict:
         return asdict(self)
@@ -66,6 +69,8 @@ def model(
         )
     codes = OutputCodes(out.scale, out.zero_point, out.minimum, out.maximum)
     if operator == "softmax":
+        if row.weight is not None or row.bias is not None:
+            raise LutcError("softmax has neither `weight` nor `bias`")
         second = load("reci_8") if row.reciprocal is None else table_set.loads(row.reciprocal)
         return IntegerSoftmaxModel.build(tables, second, row.scale, codes)
     centred = operator == "layernorm"

@@ -1,4 +1,4 @@
-"""Modules in operators that ONNX has: what they trace to while `torch.onnx.export` runs.
+"""Modules in operators that ONNX has: what they trace to while `torch.onnx.export` or `standard_operators` runs.
 
 No custom operator, no bits of floats, no shifts of signed integers. A segment is found by a branchless search of Gather
 and comparison. Powers of two come from a table, and an exponent is a logarithm put right by comparison with them, so
@@ -8,6 +8,8 @@ both are exact. Integers are int64, divided by powers of two with the floor that
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -29,9 +31,23 @@ _LEAST_POWER = {torch.float32: -149, torch.float64: -1074}
 _MOST_POWER = {torch.float32: 127, torch.float64: 1023}
 
 
+_asked = False
+
+
+@contextmanager
+def standard_operators() -> Iterator[None]:
+    """What is traced meanwhile has operators of torch alone, as under an ONNX export."""
+    global _asked
+    before, _asked = _asked, True
+    try:
+        yield
+    finally:
+        _asked = before
+
+
 def wanted() -> bool:
-    """Whether an ONNX export is tracing."""
-    return torch.onnx.is_in_onnx_export()
+    """Whether an export to standard operators is tracing."""
+    return _asked or torch.onnx.is_in_onnx_export()
 
 
 def constant(values: ArrayLike, like: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
@@ -56,6 +72,14 @@ def index_of(x: torch.Tensor, thresholds: np.ndarray) -> torch.Tensor:
         ahead = position + (1 << step)
         position = torch.where(x >= plan[ahead - 1], ahead, position)
     return position
+
+
+def _modulo(x: torch.Tensor, divisor: Any) -> torch.Tensor:
+    """The remainder of floor division of integers, 0 to divisor - 1: in ExecuTorch that of a negative number is
+    negative.
+    """
+    rest = torch.remainder(x, divisor)
+    return torch.where(rest < 0, rest + divisor, rest)
 
 
 def _power(exponent: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -122,7 +146,7 @@ def _wide(v: torch.Tensor, plan) -> torch.Tensor:
 
 def _shifted(value, power):
     """value * 2**power in two steps, for the power alone may leave float64."""
-    half = torch.div(power - torch.remainder(power, 2), 2, rounding_mode="trunc")
+    half = torch.div(power - _modulo(power, 2), 2, rounding_mode="trunc")
     return value * _power(half, value.dtype) * _power(power - half, value.dtype)
 
 
@@ -131,10 +155,11 @@ def _by_exponent(v, plan, step, growth, sign, offset):
     regular = (magnitude < math.inf) & (magnitude > 0)
     safe = torch.where(regular, magnitude, 1.0)
     exponent = _exponent(safe)
-    e = exponent if step == 1 else torch.div(exponent - torch.remainder(exponent, 2), 2, rounding_mode="trunc")
+    e = exponent if step == 1 else torch.div(exponent - _modulo(exponent, 2), 2, rounding_mode="trunc")
     body = _body(_shifted(safe, -step * e), plan)
     limit = torch.where(magnitude == 0, -math.inf, math.inf)
-    at_one = _body(constant(1.0, v, v.dtype), plan)
+    one = int(np.searchsorted(plan.thresholds[~np.isnan(plan.thresholds)], 1.0, side="right"))
+    at_one = constant(plan.slopes[one] + plan.intercepts[one], v, v.dtype)
     at_limit = torch.where(magnitude == 0, *(2.0 ** (growth * end) if growth else 1.0 for end in (-math.inf, math.inf)))
     ends = at_one * at_limit + (torch.sign(limit) * math.copysign(math.inf, offset) if offset else 0.0)
     value = torch.where(regular, _shifted(body, growth * e) + constant(offset, v) * e.to(v.dtype), ends)
@@ -255,7 +280,7 @@ def norm(
     regular = (variance > 0) & (variance < math.inf)
     safe = torch.where(regular, variance, 1.0)
     exponent = _exponent(safe)
-    half = torch.div(exponent - torch.remainder(exponent, 2), 2, rounding_mode="trunc")
+    half = torch.div(exponent - _modulo(exponent, 2), 2, rounding_mode="trunc")
     root = _evaluated(_without_reduction(rsqrt)[0], _shifted(safe, -2 * half)) * _power(-half, v.dtype)
     y = deviation * torch.where(regular, root, torch.rsqrt(variance))
     y = y if weight is None else y * weight.to(v.dtype)
@@ -285,7 +310,7 @@ def covering_power(magnitude: torch.Tensor) -> torch.Tensor:
 
 
 def _floor_divide(x: torch.Tensor, divisor) -> torch.Tensor:
-    return torch.div(x - torch.remainder(x, divisor), divisor, rounding_mode="trunc")
+    return torch.div(x - _modulo(x, divisor), divisor, rounding_mode="trunc")
 
 
 def _two_to(exponent: torch.Tensor) -> torch.Tensor:

@@ -20,6 +20,7 @@ from lutc.table.library import load
 
 icarus = pytest.mark.skipif(not tools.installed("iverilog"), reason="needs apt-get install iverilog")
 verilator = pytest.mark.skipif(not tools.installed("verilator"), reason="needs apt-get install verilator")
+SIGNED_OUT = Inputs(8, 2.0**-5)
 SIGNED, ODD = OutputCodes(2.0**-5, 3, -128, 127), OutputCodes(0.033, -3, -128, 127)
 AFFINE = np.random.default_rng(1).normal(size=(2, 24))
 
@@ -114,6 +115,24 @@ def test_ten_thousand_rows(operator, tmp_path):
     assert made.exit_code == 0, made.output
     verdict = simulate(tmp_path / "rtl", "verilator")
     assert verdict["passed"] and handover.read(tmp_path / "rtl")["units"][0]["rows_tried"] == 10_000
+
+
+@icarus
+def test_weight_and_bias_from_files(tmp_path):
+    np.save(tmp_path / "w.npy", AFFINE[0].astype(np.float32))
+    (tmp_path / "b.txt").write_text("\n".join(map(str, AFFINE[1])))
+    arguments = ["export", "sqrt_reci_8", "--format", "sv", "--unit", "layernorm", "--row-length", "24"]
+    arguments += ["--in-scale", "2^-4", "--out-scale", "2^-5", "--weight", str(tmp_path / "w.npy")]
+    made = CliRunner().invoke(main, [*arguments, "--bias", str(tmp_path / "b.txt"), "-o", str(tmp_path / "rtl")])
+    assert made.exit_code == 0, made.output
+    row = RowOptions(24, 2.0**-4, weight=tuple(AFFINE[0].astype(np.float32)), bias=tuple(AFFINE[1]))
+    want = handover.design("sv", "sqrt_reci_8", load("sqrt_reci_8"), Options(out=SIGNED_OUT, unit="layernorm", row=row))
+    (module,) = (name for name in want.sources if name.endswith("_affine.memh"))
+    assert (tmp_path / "rtl" / module).read_text() == want.sources[module]
+    for text, said in (("1 2 3", "each of the 24"), ("1 x", "cannot read numbers"), ("nan " * 24, "finite")):
+        (tmp_path / "b.txt").write_text(text)
+        refused = CliRunner().invoke(main, [*arguments, "--bias", str(tmp_path / "b.txt"), "-o", str(tmp_path / "no")])
+        assert refused.exit_code == 2 and said in refused.stderr and not (tmp_path / "no").exists()
 
 
 def test_stimuli():

@@ -85,9 +85,22 @@ def test_gqa_lut_both_ways(tmp_path):
         np.testing.assert_array_equal(again[key](x), tables[key](x))
 
 
+@pytest.mark.parametrize("name", ["gelu_8", "silu_nnlut_16"])
+def test_nn_lut_both_ways(name, tmp_path):
+    tables = load(name)
+    key = tables.default_key
+    (file,) = export.TABLE_FORMATS["nn-lut"][1]("n", tables, [key]).items()
+    assert file[0] == f"n_{key}_nn_lut.json" and "Infinity" not in file[1]
+    (tmp_path / "n.json").write_text(file[1])
+    again = load(str(tmp_path / "n.json"))
+    x = np.linspace(-9, 9, 3001)
+    np.testing.assert_array_equal(again["fp32"](x), tables[key](x))
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (["gelu_fplut", "--format", "nn-lut"], "no table of lines"),
         (["gelu_8", "--format", "lut256"], "give --out-scale"),
         (["gelu_8", "--format", "lut256", "--out-scale", "1", "--out-bits", "16"], "8 bits to 8 bits"),
         (["gelu_fplut", "--format", "lut513", "--out-scale", "1"], "give --in-scale"),

@@ -20,6 +20,7 @@ FLOORS = (
     ("plots",),
     ("folder",),
     ("evaluation",),
+    ("executorch", "litert"),
     ("onnx",),
     ("observe",),
     ("nn",),

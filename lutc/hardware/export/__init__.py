@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from lutc.errors import LutcError
-from lutc.hardware.export import c, gqa_lut, lut256, lut513, memory, tabular
+from lutc.hardware.export import c, gqa_lut, lut256, lut513, memory, nn_lut, tabular
 from lutc.hardware.export.text import identifier
 from lutc.hardware.export.units import Unit, units
 
@@ -29,6 +29,7 @@ FORMATS: dict[str, tuple[str, Callable[[str, Sequence[Unit]], dict[str, str]]]] 
 # The same for formats that take tables as they are, of floats too: name -> (what it is, function of name, tables, keys)
 TABLE_FORMATS: dict[str, tuple[str, Callable[..., dict[str, str]]]] = {
     "gqa-lut": ("the JSON of GQA-LUT's runtime", gqa_lut.render),
+    "nn-lut": ("the JSON of NN-LUT, a file for each table", nn_lut.render),
 }
 LUT513 = "513 int16 knots for LiteRT and TOSA, fitted"
 
