@@ -15,16 +15,11 @@ from lutc.formats.codes import Inputs
 from lutc.functions import in_torch
 from lutc.nn import portable, transforms
 from lutc.nn.lut import LUT
-from lutc.nn.nearest import nearest_code
+from lutc.nn.power_ops import HIGHEST, LOWEST, least_squares, power_of_two
 from lutc.nn.straight_through import look_up, quantise_and_return, real_values
 
 KINDS = ("learned", "observed", "dynamic")
-LOWEST, HIGHEST = (
-    -20,
-    15,
-)  # powers of two that a scale can be: a table's int32 accumulator holds 8-bit codes at all of them
-_CANDIDATES = 8  # powers that are tried, from the one whose codes reach all of x down
-_SAMPLE = 1 << 14  # elements on which they are
+_SAMPLE = 1 << 14  # elements on which powers are tried
 
 
 class FakeQuantize(torch.nn.Module):
@@ -95,7 +90,7 @@ class FakeQuantize(torch.nn.Module):
         if self.kind == "fixed":
             return torch.full((), self._number, dtype=torch.float64, device=x.device), 1.0
         if self.kind == "dynamic":
-            return _power_of_two(self._least_squares(x.detach())), 1.0
+            return power_of_two(self._least_squares(x.detach())), 1.0
         if self.training:
             self._observe(x.detach())
         elif not self._started:
@@ -105,7 +100,7 @@ class FakeQuantize(torch.nn.Module):
                     f"this {self.kind} scale has seen no batch yet; run one in training mode, load a checkpoint, or "
                     "give a number"
                 )
-        scale = _power_of_two(self.log2_scale.detach().float().round()).reshape(())
+        scale = power_of_two(self.log2_scale.detach().float().round()).reshape(())
         if self.kind == "observed":
             return scale, 1.0
         features = x[0].numel() if x.ndim and x.shape[0] else x.numel()
@@ -128,12 +123,7 @@ class FakeQuantize(torch.nn.Module):
             2 * (x.numel() // (2 * _SAMPLE)) + 1
         )  # odd, so that it does not meet the same few channels again and again
         sample = x.reshape(-1)[::step]
-        sample = torch.where(sample.isfinite(), sample, 0.0).float()
-        top = _covering(sample, self.maximum)
-        powers = top - torch.arange(_CANDIDATES, device=x.device, dtype=torch.int32)
-        scales = _power_of_two(powers)[:, None]
-        errors = (nearest_code(sample, scales, self.limits) * scales - sample).square().mean(1)
-        return powers.index_select(0, errors.argmin(0, keepdim=True))[0].float()
+        return least_squares(sample, self.minimum, self.maximum)
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
@@ -223,27 +213,6 @@ def as_quantiser(source) -> FakeQuantize:
     if isinstance(source, Inputs):
         return FakeQuantize(source.scale, bits=source.bits, zero_point=source.zero_point)
     return source if isinstance(source, FakeQuantize) else FakeQuantize(source)
-
-
-def _covering(x: torch.Tensor, maximum: int) -> torch.Tensor:
-    """The least power with 2**power * maximum >= max |x|, within LOWEST..HIGHEST, int32, 0-d: the float's exponent, and
-    one more for a mantissa.
-    """
-    if not x.numel():
-        return torch.zeros((), dtype=torch.int32, device=x.device)
-    if portable.wanted():
-        return portable.covering_power(x.abs().amax(0) / maximum).clamp(LOWEST, HIGHEST).to(torch.int32)
-    bits = (x.abs().amax() / maximum).view(torch.int32)
-    return (((bits + 0x7FFFFF) >> 23) - 127).clamp(LOWEST, HIGHEST)
-
-
-def _power_of_two(power: torch.Tensor) -> torch.Tensor:
-    """2**power as float32 from its bits, power clamped to LOWEST..HIGHEST; NaN gives NaN."""
-    if portable.wanted():
-        return portable.power_of_two(power.to(torch.float32).clamp(LOWEST, HIGHEST))
-    whole = power.nan_to_num(0.0) if power.is_floating_point() else power
-    value = ((whole.to(torch.int32).clamp(LOWEST, HIGHEST) + 127) << 23).view(torch.float32)
-    return torch.where(power.isnan(), torch.nan, value) if power.is_floating_point() else value
 
 
 def positive_number(name: str, value, otherwise: str = "") -> float:

@@ -18,6 +18,7 @@ from lutc.nn import code_ops, portable
 from lutc.nn.fake_quant import KINDS, FakeQuantize, positive_number
 from lutc.nn.integer_lines import requantise
 from lutc.nn.nearest import wide_dtype
+from lutc.nn.power_ops import HIGHEST, LOWEST
 from lutc.nn.refilled import Refilled
 from lutc.nn.straight_through import look_up
 from lutc.table.integer import evaluate, integer_lines, unfold
@@ -49,10 +50,10 @@ class QuantLUT(Refilled):
     the derivative of the exact function (that of the table for functions that are not in the registry); outside the
     codes the gradient of x is 0. NaN stays NaN.
 
-    Since codes are few, the integer arithmetic of all of them is done at once, for a fixed scale when the module is
-    made, else in every call, and a call looks its codes up. A scale that is a tensor is read on the host for checking,
-    but not for floats on a GPU or in a compiled graph: what is LutcError otherwise (a scale that is no positive number,
-    an accumulator beyond int32) gives NaN there.
+    Since codes are few, the integer arithmetic of all of them is done at once, for a fixed scale and for all powers of
+    two of a quantiser when the module is made, else in every call, and a call looks its codes up. A scale that is a
+    tensor is read on the host for checking, but not for floats on a GPU or in a compiled graph: what is LutcError
+    otherwise (a scale that is no positive number, an accumulator beyond int32) gives NaN there.
     """
 
     def __init__(
@@ -163,6 +164,17 @@ class QuantLUT(Refilled):
                 else None
             )
             self.register_buffer(f"all_{name}", values if values is None else values.view(bits), persistent=False)
+        if self.quantise is not None and self.quantise.kind != "fixed":
+            powers = (2.0 ** torch.arange(LOWEST, HIGHEST + 1, dtype=torch.float64, device=device)).unbind()
+            _, values, slopes = zip(*map(self._responses, powers), strict=True)
+            self.register_buffer("power_values", torch.stack(values).view(torch.int64), persistent=False)
+            self.register_buffer("power_slopes", torch.stack(slopes).view(torch.int64), persistent=False)
+
+    def _at_power(self, scale: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Values and slopes, as `_responses` has them, of a scale that the quantiser gave: a power of two, or NaN."""
+        power = torch.log2(scale.detach().reshape(1)).round().nan_to_num(0.0).clamp(LOWEST, HIGHEST)
+        row = power.to(torch.int64) - LOWEST
+        return self.power_values.index_select(0, row)[0], self.power_slopes.index_select(0, row)[0]
 
     def _checked(self, number: float, device) -> torch.Tensor:
         """The scale as a tensor (float64, 0-d); LutcError where the integers could leave int32 or the output scale is
@@ -223,12 +235,14 @@ class QuantLUT(Refilled):
         if codes and scale is None and isinstance(self.scale, float) and not portable.wanted():
             self._check_width(x)
             return torch.ops.lutc.codes(x, self.all_outputs if self.out else self.all_outputs.view(torch.float32))
+        own = scale is None and not codes and self.quantise is not None and self.quantise.kind != "fixed"
         scale, rate, fixed = self._scale_for(x, scale, codes)
-        outputs, values, slopes = (
-            (self.all_outputs, self.all_values, self.all_slopes)
-            if fixed
-            else self._responses(scale.detach().to(torch.float64))
-        )
+        if own:
+            values, slopes = self._at_power(scale)
+        elif fixed:
+            outputs, values, slopes = self.all_outputs, self.all_values, self.all_slopes
+        else:
+            outputs, values, slopes = self._responses(scale.detach().to(torch.float64))
         if portable.wanted() and fixed:
             return self._portable(x, codes)
         if codes:
