@@ -12,6 +12,7 @@ from lutc.certify.proof import relative_gap
 from lutc.compiler.problem import Problem, Task
 from lutc.costs.objectives import SQUARED
 from lutc.costs.pairs import (
+    PAIRS_LIMIT,
     absolute_objective,
     codes_objective,
     cost_of,
@@ -39,6 +40,7 @@ from lutc.search.quadratic import QuadraticCosts
 from lutc.search.refine import candidates, lower_bound, near, refined
 from lutc.search.result import SearchResult
 from lutc.search.segmentation import Segmentation, segmentation
+from lutc.search.strips import least_error
 
 UNSEEN = 1e-9  # of the mean of H's diagonal, for codes that the calibration did not meet
 _PROVEN = 1e-5  # relative: so little over its bound a table is the optimum, but for the rounding of fine coefficients
@@ -103,6 +105,9 @@ def over_segments(
     squared = request.error.objective in (*SQUARED, "layer-diagonal")
     if squared and (not request.inputs.coded or len(samples) > DENSE_LIMIT):
         return _over_many(problem, task, progress)
+    wide = problem.format.bits > 8 or len(samples) > PAIRS_LIMIT
+    if request.error.objective == "maximum" and problem.rules is None and wide:
+        return _over_strips(problem, task)
 
     def costs_at(positions: np.ndarray | None = None) -> SegmentCosts:
         return segment_costs(problem, task, task.points(positions))
@@ -184,6 +189,17 @@ def _over_many(
     if genetic:
         facts["share"] = relative_gap(before, result.cost)
     return result, lines, facts
+
+
+def _over_strips(problem: Problem, task: Task) -> tuple[SearchResult, tuple, dict]:
+    """The least largest error, of any format over any number of samples, proven whichever search is named."""
+    s, tails = task.samples, (problem.left, problem.right)
+    segments = segments_beside((tails[0] is not None, tails[1] is not None), problem.request.storage.entries)
+    found, cost, bound = least_error(s.x, s.y, s.weight / s.weight.max(), segments, problem.format, *tails)
+    result = SearchResult(found.cuts, cost, {"name": problem.request.found_by.name})
+    proven = cost <= bound * (1.0 + _PROVEN)
+    facts = {"cost": rounded(cost), "optimum" if proven else "lower_bound": rounded(cost if proven else bound)}
+    return result, found.lines, {**facts, "gap": relative_gap(cost, cost if proven else bound)}
 
 
 def _searched(problem: Problem, task: Task, cuts: np.ndarray, progress) -> tuple[float, SearchResult, tuple]:

@@ -17,9 +17,11 @@ from lutc.functions import Line
 from lutc.search.problem import SearchProblem
 from lutc.search.result import SearchResult
 from lutc.search.search import Search
+from lutc.search.strips import longest, tails_within
 
-# Slopes carried along; formats with more are thinned out around the slopes that occur: the result is then not proven.
-_SLOPES = 1 << 12
+_SLOPES = (
+    1 << 12
+)  # carried along all at once; formats with more are searched around the slopes that real lines may have
 
 
 @dataclass(frozen=True)
@@ -43,19 +45,27 @@ def greedy(
     single sample cannot be met; `described` names the bound in it.
     """
     low, high = y - tolerance, y + tolerance
-    start, stop = _tails(x, low, high, left, right)
-    slopes, proven = _slopes(x, y, fmt)
-    cuts, lines = [start], []
-    while cuts[-1] < stop:
-        end, line = _longest(x, low, high, slopes, fmt, cuts[-1], stop)
-        if line is None:
-            raise LutcError(
-                f"no line with {fmt.name} coefficients is within {described} at x = {x[end]:g}; allow more error or a "
-                "finer format"
-            )
-        cuts.append(end)
-        lines.append(line)
-    chosen = (np.array([k for k, _ in lines]), np.array([t for _, t in lines]))
+    start, stop = tails_within(x, low, high, left, right)
+    ordinals = Ordinals(fmt)
+    cuts, lines, proven = [start], [], True
+    if ordinals.high - ordinals.low < _SLOPES:
+        slopes = ordinals.value(np.arange(ordinals.low, ordinals.high + 1))
+        end = start
+        while end < stop:
+            end, line = _longest(x, low, high, slopes, fmt, cuts[-1], stop)
+            if line is None:
+                break
+            cuts.append(end)
+            lines.append(line)
+        chosen = (np.array([k for k, _ in lines]), np.array([t for _, t in lines]))
+    else:
+        found = longest(x, low, high, fmt, left, right)
+        cuts, chosen, proven = found.cuts.tolist(), found.lines, found.sure
+    if cuts[-1] < stop:
+        raise LutcError(
+            f"no line with {fmt.name} coefficients is within {described} at x = {x[cuts[-1]]:g}; allow more error or a "
+            "finer format"
+        )
     worst = float(np.max(np.abs(_values(x, cuts, chosen, left, right) - y), initial=0.0))
     return SearchResult(np.array(cuts), worst, {"name": "greedy", "bound": described, "proven": proven}, chosen)
 
@@ -65,31 +75,6 @@ def _values(x, cuts, lines, left, right) -> np.ndarray:
     intercepts = np.concatenate([[left.intercept if left else 0.0], lines[1], [right.intercept if right else 0.0]])
     index = np.searchsorted(cuts, np.arange(x.size), side="right")
     return slopes[index] * x + intercepts[index]
-
-
-def _tails(x, low, high, left, right) -> tuple[int, int]:
-    """First sample behind the longest left tail, and the first of the longest right tail behind that."""
-
-    def within(tail):
-        value = tail.slope * x + tail.intercept
-        return (value >= low) & (value <= high)
-
-    start = int(np.argmin(np.append(within(left), False))) if left else 0
-    stop = x.size - int(np.argmin(np.append(within(right)[::-1], False))) if right else x.size
-    return start, max(start, stop)
-
-
-def _slopes(x, y, fmt: Format) -> tuple[np.ndarray, bool]:
-    """Candidate slopes, ascending: all of the format, or an even choice among those between the least and the greatest
-    slope of f.
-    """
-    ordinals = Ordinals(fmt)
-    low, high = ordinals.low, ordinals.high
-    if high - low >= _SLOPES:
-        secants = np.diff(y) / np.diff(x) if x.size > 1 else np.zeros(1)
-        low, high = (int(ordinals.nearest(np.float64(v))) for v in (secants.min(), secants.max()))
-    numbers = np.unique(np.linspace(low, high, min(high - low + 1, _SLOPES)).round().astype(np.int64))
-    return ordinals.value(numbers), ordinals.high - ordinals.low < _SLOPES
 
 
 def _intercept(fmt: Format, lowest, highest) -> tuple[np.ndarray, np.ndarray]:

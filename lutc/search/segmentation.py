@@ -23,9 +23,12 @@ _COARSE = 2048  # cells over which a first penalty is found
 _SWEEPS = 40
 _ROUNDING = 1e-9  # relative; less is the noise of float64
 # Relative: so near to its bound a table with stored coefficients may stay, and so near to real lines their cuts do.
-_CLOSE, _FINE = 1e-3, 1e-5
+_CLOSE, _FINE = 1e-3, 2e-4
 _NOTHING, _ZERO = 1e-17, 1e-28  # of the cost of a single line, and of y^2; likewise
-_NEAR = np.unique(np.concatenate([-(2 ** np.arange(14)), [0], 2 ** np.arange(14)]))  # positions tried around a cut
+# Positions tried around known cuts, in samples from them: few, then more.
+_NEAR = tuple(
+    np.unique([0, *(sign * base**k for k in range(size) for sign in (-1, 1))]) for base, size in ((8, 4), (2, 13))
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +66,7 @@ class Cells:
         w, x, y = (values[order] for values in (points.weight, points.x, points.y))
         none = np.zeros(w.size)
         starts = np.searchsorted(points.cell[order], np.arange(points.size))
-        return cls(_joined(np.stack([w, x, y, none, none, none]), starts), left, right, _numbers(fmt))
+        return cls(_joined(np.stack([w, x, y, none, none, none]), starts), left, right, numbers_of(fmt))
 
     @cached_property
     def single(self) -> float:
@@ -106,7 +109,7 @@ class Cells:
         return float(self.left[cuts[0]] + errors.sum() + self.right[cuts[-1]])
 
 
-def _numbers(fmt: Format | None) -> np.ndarray:
+def numbers_of(fmt: Format | None) -> np.ndarray:
     """A format as kernels take it: bits of its mantissa (fixed point has one spacing), smallest step, ends."""
     if fmt is None:
         return np.zeros(0)
@@ -255,10 +258,10 @@ def _between(cells: Cells, segments: int, penalty: float | None) -> tuple[_Way, 
 def _finished(cells: Cells, few: _Way, many: _Way, highest: _Way, segments: int) -> Segmentation:
     """The optimum between the tables of two penalties: first one near their cuts, then one over all that is left."""
     left = _Left.of(cells, highest.penalty, segments)
-    around = np.unique(np.concatenate([few.cuts, many.cuts])[:, None] + _NEAR)
-    near = np.isin(np.arange(cells.size + 1), around)
+    known = np.concatenate([few.cuts, many.cuts])[:, None]
+    around = [np.isin(np.arange(cells.size + 1), known + offsets) for offsets in _NEAR]
     cuts, cost = few.cuts, few.cost
-    for positions in (near, np.ones_like(near)):
+    for positions in (*around, np.ones(cells.size + 1, bool)):
         if cells.close(cost, highest.bound(segments)):
             return _result(cells, cuts, cost, highest.bound(segments), segments)
         found, least = _by_layers(cells, left, positions, cost)
