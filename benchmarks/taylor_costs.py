@@ -75,7 +75,7 @@ def minilm(texts: Path, work: Path) -> None:
     )
     start = time.perf_counter()
     for block in taylor.find_blocks(model, taylor_minilm.PATTERN):
-        taylor.fit(block, inputs, taylor.Settings(k=100, post_norm=True))
+        taylor.fit(block, inputs, taylor.TaylorSettings(k=100, post_norm=True))
     print(
         f"MiniLM: 6 layers fitted, k = 100, in {(time.perf_counter() - start) / 60:.1f} minutes; peak memory of all "
         f"{peak():.2f} GiB",

@@ -43,7 +43,7 @@ COLUMNS = [
     "fallback_reference",
     "seconds",
 ]
-RIDGE = taylor.Settings(post_norm=True)
+RIDGE = taylor.TaylorSettings(post_norm=True)
 # Documents of each text that may be measured on; no other one is fitted on that shares eight words in a row with them.
 MEASURED = 256
 # Name -> settings, steps of distillation (32 documents a step).
@@ -129,7 +129,7 @@ def run(
     name: str,
     design: tuple,
     model: nn.Module,
-    inputs: taylor.Inputs,
+    inputs: taylor.BlockInputs,
     training: list,
     calibration: list,
     measured: dict,

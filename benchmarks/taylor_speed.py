@@ -39,13 +39,13 @@ def main() -> None:
     parser.add_argument("--k", type=int, nargs="*", default=[16, 100])
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    inputs = taylor.Inputs(arguments.inputs)
+    inputs = taylor.BlockInputs(arguments.inputs)
     model = AutoModel.from_pretrained(str(get_model_path())).eval()
     block = taylor.find_blocks(model, list(inputs.blocks)[1])[0]
     rows = inputs.sample(block.name, 60_000, held_out=None)
     designs: dict[str, nn.Module] = {"exact": block.as_module}
     for k in arguments.k:
-        table = taylor.fit(block, rows[:30_000], taylor.Settings(k=k, fit="taylor"))
+        table = taylor.fit(block, rows[:30_000], taylor.TaylorSettings(k=k, fit="taylor"))
         for format in ("fp32", "fp16", "int8"):
             designs[f"k={k} {format}"] = TaylorMLP(table.stored(format))
     for kind, batches in (("warm", WARM), ("cold", COLD)):

@@ -159,7 +159,7 @@ def fitted(head: nn.Module, x: Tensor, k: int, path: Path) -> taylor.TaylorTable
     if path.with_suffix(".json").exists():
         return taylor.load(path)
     start = time.perf_counter()
-    table = taylor.fit(head, x, taylor.Settings(k=k))
+    table = taylor.fit(head, x, taylor.TaylorSettings(k=k))
     print(
         f"k = {k}: fitted on {len(x)} images in {time.perf_counter() - start:.0f} s, strength {table.info['strength']}",
         flush=True,

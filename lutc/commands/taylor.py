@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from lutc.errors import LutcError
+
+if TYPE_CHECKING:
+    from lutc.taylor.table import TaylorTable
 
 MODEL = click.argument("model", type=click.Path(exists=True))
 MODULES = click.option(
@@ -56,7 +61,17 @@ def taylor() -> None:
 @click.option(
     "--dtype", default="fp32", show_default=True, type=click.Choice(FORMATS[:3]), help="How the inputs are stored."
 )
-def collect(model, folder, modules, text, batch, length, task, limit, dtype) -> None:
+def collect(
+    model: str,
+    folder: str,
+    modules: tuple[str, ...],
+    text: str | None,
+    batch: int,
+    length: int,
+    task: str,
+    limit: int | None,
+    dtype: str,
+) -> None:
     """Store in FOLDER what the blocks of MODEL are really given. An interrupted run resumes."""
     from lutc.taylor.collector import collect as run  # brings torch
 
@@ -106,41 +121,41 @@ def collect(model, folder, modules, text, batch, length, task, limit, dtype) -> 
 @TASK
 @click.option("--seed", default=0, show_default=True, help="Of K-means.")
 def fit(
-    model,
-    folder,
-    output: Path | None,
-    k,
-    order,
-    neurons,
-    fit,
-    format,
-    fallback,
-    post_norm,
-    memory,
-    sequential,
-    modules,
-    text,
-    batch,
-    length,
-    task,
-    seed,
+    model: str,
+    folder: str,
+    output: str,
+    k: int,
+    order: int,
+    neurons: int,
+    fit: str,
+    format: str,
+    fallback: float,
+    post_norm: bool,
+    memory: float,
+    sequential: bool,
+    modules: tuple[str, ...],
+    text: str | None,
+    batch: int,
+    length: int,
+    task: str,
+    seed: int,
 ) -> None:
     """Fit a table to each block whose inputs are in FOLDER."""
     from lutc.taylor.blocks import find_blocks  # brings torch
-    from lutc.taylor.fitting import Settings  # brings torch
+    from lutc.taylor.fitting import TaylorSettings  # brings torch
     from lutc.taylor.fitting import fit as run  # brings torch
-    from lutc.taylor.inputs import Inputs  # brings torch
+    from lutc.taylor.inputs import BlockInputs  # brings torch
     from lutc.taylor.sequential import fit_sequential  # brings torch
 
-    settings = Settings(k, order, fit, format, fallback, post_norm, seed, int(memory * 2**30), neurons)
+    settings = TaylorSettings(k, order, fit, format, fallback, post_norm, seed, int(memory * 2**30), neurons)
     loaded = _loaded(model, task)
     network = loaded.model
     if sequential:
-        tables = fit_sequential(
+        tables: Iterable[TaylorTable] = fit_sequential(
             network, modules or None, _batches(loaded, text, batch, length), folder, settings
         ).values()
     else:
-        inputs = Inputs(folder)
+        inputs = BlockInputs(folder)
         tables = (run(block, inputs, settings) for block in find_blocks(network, modules or list(inputs.blocks)))
     # Each table is written as soon as it is fitted: an interruption leaves those that were finished.
     for number, table in enumerate(tables):
@@ -185,17 +200,30 @@ def fit(
 @POST_NORM
 @MEMORY
 @TASK
-def sweep(model, folder, block, ks, orders, formats, neurons, plot, fallback, post_norm, memory, task) -> None:
+def sweep(
+    model: str,
+    folder: str,
+    block: str | None,
+    ks: tuple[int, ...],
+    orders: tuple[int, ...],
+    formats: tuple[str, ...],
+    neurons: tuple[int, ...],
+    plot: str | None,
+    fallback: float,
+    post_norm: bool,
+    memory: float,
+    task: str,
+) -> None:
     """Print the front of error, multiply-adds, megabytes and measured speed, with its honest competitors."""
     from lutc.plots.sweep import plot as draw  # brings torch
     from lutc.taylor.blocks import find_blocks  # brings torch
-    from lutc.taylor.fitting import Settings  # brings torch
-    from lutc.taylor.inputs import Inputs  # brings torch
+    from lutc.taylor.fitting import TaylorSettings  # brings torch
+    from lutc.taylor.inputs import BlockInputs  # brings torch
     from lutc.taylor.sweeping import sweep as run  # brings torch
 
-    inputs = Inputs(folder)
+    inputs = BlockInputs(folder)
     chosen = find_blocks(_loaded(model, task).model, block or next(iter(inputs.blocks)))[0]
-    settings = Settings(fallback=fallback, post_norm=post_norm, memory=int(memory * 2**30))
+    settings = TaylorSettings(fallback=fallback, post_norm=post_norm, memory=int(memory * 2**30))
     points = run(chosen, inputs, settings, ks=ks, orders=orders, formats=formats, neurons=neurons)
     batches = list(points[0].speedup)
     click.echo(
@@ -220,7 +248,7 @@ def sweep(model, folder, block, ks, orders, formats, neurons, plot, fallback, po
 @BATCH
 @LENGTH
 @TASK
-def evaluate(model, tables, text, batch, length, task) -> None:
+def evaluate(model: str, tables: tuple[str, ...], text: str | None, batch: int, length: int, task: str) -> None:
     """Run MODEL exactly and with TABLES in place of their blocks, and compare its outputs."""
     from lutc.taylor.blocks import find_blocks  # brings torch
     from lutc.taylor.evaluation import evaluate as run  # brings torch
@@ -255,7 +283,7 @@ def evaluate(model, tables, text, batch, length, task) -> None:
 @taylor.command()
 @click.argument("tables", nargs=-1, required=True)
 @click.option("--centres", is_flag=True, help="Also print each centre.")
-def show(tables, centres) -> None:
+def show(tables: tuple[str, ...], centres: bool) -> None:
     """Print what TABLES are and what they are worth; reads the JSON alone."""
     from lutc.taylor.reading import read_header  # brings torch
 

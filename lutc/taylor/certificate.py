@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 
 from lutc.taylor.accounting import exact_multiply_adds
@@ -9,8 +11,11 @@ from lutc.taylor.blocks import Block
 from lutc.taylor.cluster import nearest
 from lutc.taylor.table import TaylorTable
 
+if TYPE_CHECKING:
+    from lutc.taylor.fitting import BlockPairs
 
-def certify(table: TaylorTable, block: Block, samples) -> dict:
+
+def certify(table: TaylorTable, block: Block, samples: BlockPairs) -> dict:
     """`data` and `certificate` of the artefact: held-out errors of the rounded table over all inputs and per centre.
 
     Errors are relative: sum |error|^2 / sum |target - its mean|^2 per centre and over all. With radii, inputs beyond
@@ -25,7 +30,8 @@ def certify(table: TaylorTable, block: Block, samples) -> dict:
     )
     kept = torch.zeros(k, dtype=torch.float64)
     counts = torch.zeros(k, dtype=torch.int64)
-    worst, mean, total = 0.0, 0, 0
+    worst, total = 0.0, 0
+    mean = torch.zeros(table.out_features, dtype=torch.float64)
     for _, y in samples.pairs(True):
         mean, total = mean + y.double().sum(0), total + len(y)
     if not total:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lutc.errors import LutcError
 from lutc.models import modes
 from lutc.taylor.blocks import Block, evaluation_mode, find_blocks
-from lutc.taylor.inputs import DOCUMENTS, Inputs, Writer
+from lutc.taylor.inputs import DOCUMENTS, BlockInputs, Writer
 
 # A shard is written when its samples take this much, so that memory stays fixed whatever the stream.
 SHARD_BYTES = 64 << 20
@@ -30,7 +30,7 @@ def collect(
     dtype: str = "fp32",
     limit: int | None = None,
     shard_bytes: int = SHARD_BYTES,
-) -> Inputs:
+) -> BlockInputs:
     """Run `model` on `batches` and store what the blocks matching `modules` are given; returns the collected inputs.
 
     A batch is a tensor, a tuple of positional arguments, or a mapping of keyword arguments. Where a mapping holds
@@ -46,6 +46,8 @@ def collect(
     writer: Writer | None = None
     pending: list[dict[str, Tensor]] = []
     size = 0
+    number = -1
+    document = 0
     with ExitStack() as stack, torch.inference_mode():
         for block in blocks:
             stack.enter_context(evaluation_mode(block))
@@ -53,8 +55,6 @@ def collect(
         for block in blocks:
             stack.callback(block.modules[0].register_forward_pre_hook(caught.hook(block), with_kwargs=True).remove)
         bar = stack.enter_context(_progress(limit))
-        number = -1
-        document = 0
         for number, batch in enumerate(batches):
             if writer is not None and number < writer.batches:
                 continue
@@ -86,9 +86,9 @@ def collect(
                 pending, size = [], 0
         if number < 0:
             raise LutcError("no batches to run; give at least one batch")
-        if pending:
+        if pending and writer is not None:
             _flush(writer, pending, number + 1)
-    return Inputs(folder)
+    return BlockInputs(folder)
 
 
 def _flush(writer: Writer, pending: list[dict[str, Tensor]], batches: int) -> None:
@@ -105,7 +105,7 @@ class _Catcher:
         self.blocks = blocks
         self.seen: dict[str, Tensor] = {}
 
-    def hook(self, block: Block):
+    def hook(self, block: Block) -> Callable[..., None]:
         def caught(module, args, kwargs):
             tensors = [*args, *kwargs.values()]
             if len(tensors) != 1 or not isinstance(tensors[0], Tensor) or not tensors[0].is_floating_point():
@@ -121,7 +121,9 @@ class _Catcher:
 
         return caught
 
-    def run(self, model: nn.Module, batch, mask: str, number: int, document: int) -> dict[str, Tensor]:
+    def run(
+        self, model: nn.Module, batch: Tensor | Mapping[str, Tensor] | tuple, mask: str, number: int, document: int
+    ) -> dict[str, Tensor]:
         """Inputs [n, d] of every block for this batch without its padding, and the documents' numbers [n]."""
         self.seen.clear()
         keep = None

@@ -49,8 +49,7 @@ class Bound:
         neurons: tuple[Tensor, Tensor, str] | None = None,
     ):
         """`neurons`: weights [n, d], offsets [n] and activation of kept neurons, as in TaylorTable."""
-        weights, offsets, self.activation = neurons or (None, None, None)
-        self.tensors = [tensor for tensor in (centres, slopes, bias, weights, offsets) if tensor is not None]
+        self.tensors = [centres, slopes, bias, *(() if neurons is None else neurons[:2])]
         self.places = self._places()
         self.outputs, self.width = slopes.shape[1], centres.shape[1]
         slopes, shifts = slopes.detach(), bias.detach().numpy()
@@ -62,7 +61,10 @@ class Bound:
             shifts if scales is None else scales.numpy(),
             shifts,
         )
-        self.neurons = None if neurons is None else (weights.detach().numpy(), offsets.detach().numpy())
+        self.neurons = None
+        if neurons is not None:
+            weights, offsets, activation = neurons
+            self.neurons = weights.detach().numpy(), offsets.detach().numpy(), activation
         self.kernel = _kernels().WHOLE[slopes.dtype]
         use_huge_pages(slopes)
 
@@ -75,16 +77,15 @@ class Bound:
     def __call__(self, x: Tensor) -> Tensor:
         """x [..., d] float32 and contiguous, at most SMALL_BATCH rows -> [..., o]."""
         rows = x.numpy().reshape(-1, self.width)
-        z = rows if self.neurons is None else self._with_neurons(rows)
+        z = rows if self.neurons is None else self._with_neurons(rows, *self.neurons)
         y = np.empty((len(rows), self.outputs), np.float32)
         self.kernel(rows, z, *self.arrays, y)
         return torch.from_numpy(y.reshape(*x.shape[:-1], self.outputs) if x.ndim != 2 else y)
 
-    def _with_neurons(self, rows: np.ndarray) -> np.ndarray:
-        weights, offsets = self.neurons
+    def _with_neurons(self, rows: np.ndarray, weights: np.ndarray, offsets: np.ndarray, activation: str) -> np.ndarray:
         z = np.empty((len(rows), self.width + len(weights)), np.float32)
         _kernels().joined(rows, weights, offsets, z)
-        z[:, self.width :] = value(self.activation, torch.from_numpy(z[:, self.width :])).numpy()
+        z[:, self.width :] = value(activation, torch.from_numpy(z[:, self.width :])).numpy()
         return z
 
 

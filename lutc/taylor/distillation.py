@@ -63,7 +63,10 @@ def distil(
     frozen = [parameter for parameter in model.parameters() if parameter.requires_grad]
     layers = [model.get_submodule(_layer(find_blocks(model, name)[0].paths[0], name)) for name in mlps]
     slopes = [
-        parameter for mlp in mlps.values() for parameter in (mlp.slopes, mlp.bias) if parameter.dtype == torch.float32
+        parameter
+        for mlp in mlps.values()
+        for parameter in (mlp.get_parameter("slopes"), mlp.get_parameter("bias"))
+        if parameter.dtype == torch.float32
     ]
     common = [nn.Parameter(torch.zeros_like(parameter[0])) for parameter in slopes]
     groups = [{"params": parameters, "lr": rate * _OWN}, {"params": common, "lr": rate}]
@@ -93,11 +96,11 @@ def distil(
             optimiser.zero_grad()
             total.backward()
             for parameter, shared in zip(slopes, common):
-                shared.grad = parameter.grad.sum(0)
+                shared.grad = None if parameter.grad is None else parameter.grad.sum(0)
             optimiser.step()
             with torch.no_grad():
                 for parameter, shared in zip(slopes, common):
-                    parameter += shared
+                    parameter.add_(shared)
                     shared.zero_()
             if report is not None:
                 report(step, losses[-1])

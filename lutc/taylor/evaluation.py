@@ -16,10 +16,11 @@ from lutc.models.outputs import first_tensor, pooled
 from lutc.taylor import ops
 from lutc.taylor.accounting import exact_multiply_adds
 from lutc.taylor.blocks import find_blocks, replace, restore
+from lutc.taylor.module import TaylorMLP
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class TaylorEvaluation:
     """cosines: of each document's mean output vector (over its unmasked positions) to the exact model's, [documents].
     agreement: share of documents whose largest output is the same (classifiers). fallback: share of rows beyond their
     radius, per block. multiply_adds, exact_multiply_adds: per row, summed over the blocks, fallback included. bytes: of
@@ -40,8 +41,8 @@ class Evaluation:
 
 
 def evaluate(
-    model: nn.Module, mlps: Mapping[str, nn.Module], batches: Iterable, *, mask: str = "attention_mask"
-) -> Evaluation:
+    model: nn.Module, mlps: Mapping[str, TaylorMLP], batches: Iterable, *, mask: str = "attention_mask"
+) -> TaylorEvaluation:
     """Run `model` exactly and with `mlps` (block name -> TaylorMLP) on `batches`; the model is exact
     again afterwards.
     """
@@ -73,7 +74,7 @@ def evaluate(
     wanted, given = torch.cat(exact), torch.cat(replaced)
     fallback = {name: far / max(1, rows) for name, (far, rows) in counts.items()}
     tables = {name: mlp.table() for name, mlp in mlps.items()}
-    return Evaluation(
+    return TaylorEvaluation(
         cosines=nn.functional.cosine_similarity(given, wanted, dim=1),
         agreement=float((given.argmax(1) == wanted.argmax(1)).float().mean()),
         fallback=fallback,

@@ -15,17 +15,17 @@ from lutc.taylor.blocks import Block, check_block, evaluation_mode
 from lutc.taylor.certificate import certify
 from lutc.taylor.cluster import SAMPLES_LEAST, SAMPLES_PER_CENTRE, check_samples, find_centres, nearest
 from lutc.taylor.expansion import expand
-from lutc.taylor.inputs import HELD_OUT, Inputs
+from lutc.taylor.inputs import HELD_OUT, BlockInputs
 from lutc.taylor.neurons import Neurons, choose_neurons
 from lutc.taylor.radius import find_radii
-from lutc.taylor.ridge import Moments, choose_strength
+from lutc.taylor.ridge import RidgeSums, choose_strength
 from lutc.taylor.table import FORMATS, TaylorTable, hidden
 
 CHUNK = 32768
 
 
 @dataclass(frozen=True)
-class Settings:
+class TaylorSettings:
     """How a block is fitted.
 
     k: number of centres. order: 1 or 2 (diagonal Hessian). neurons: how many neurons of a two-layer MLP are computed
@@ -64,20 +64,20 @@ class Settings:
             raise LutcError(f"fallback = {self.fallback} must be a share of the inputs in [0, 1)")
 
 
-class Samples:
+class BlockPairs:
     """Pairs of inputs and targets of one block, in chunks; a tenth of the documents is held out.
 
-    `inputs` are collected `Inputs` or a tensor [n, d] (each tenth row is then held out). The target is the block's
+    `inputs` are collected `BlockInputs` or a tensor [n, d] (each tenth row is then held out). The target is the block's
     output F(x). With `exact`, the inputs that the unchanged model has at the same places, it is F(x_exact) + x_exact -
     x: what makes the sum x + F(x), the residual stream of a post-norm transformer, right again after the errors of
     earlier layers.
     """
 
-    def __init__(self, block: Block, inputs: Inputs | Tensor, exact: Inputs | None = None):
+    def __init__(self, block: Block, inputs: BlockInputs | Tensor, exact: BlockInputs | None = None):
         self.block, self.inputs, self.exact = block, inputs, exact
 
     def inputs_only(self, held_out: bool) -> Iterator[Tensor]:
-        if isinstance(self.inputs, Inputs):
+        if isinstance(self.inputs, BlockInputs):
             yield from self.inputs.chunks(self.block.name, held_out, CHUNK)
         else:
             rows = torch.arange(len(self.inputs)) % HELD_OUT == HELD_OUT - 1
@@ -96,7 +96,7 @@ class Samples:
         return torch.cat([self.block(part) for part in x.split(4096)]).float()
 
     def sample(self, count: int) -> Tensor:
-        if isinstance(self.inputs, Inputs):
+        if isinstance(self.inputs, BlockInputs):
             return self.inputs.sample(self.block.name, count)
         x = torch.cat(list(self.inputs_only(False)))
         return x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:count]]
@@ -122,24 +122,24 @@ def aligned(first: Iterator[Tensor], second: Iterator[Tensor]) -> Iterator[tuple
 
 def fit(
     block: Block | nn.Module,
-    inputs: Inputs | Tensor,
-    settings: Settings | None = None,
+    inputs: BlockInputs | Tensor,
+    settings: TaylorSettings | None = None,
     *,
     centres: Tensor | None = None,
-    exact: Inputs | None = None,
+    exact: BlockInputs | None = None,
 ) -> TaylorTable:
     """Compile `block` on the inputs it really sees; returns a table in `settings.format` with its certificate in
     `info`.
 
     `inputs` holds the block's samples (float32, any number; memory stays fixed) or is a tensor [n, d]. `centres` [k, d]
-    replaces K-means (from `OnlineKMeans`, say). `exact` is explained at `Samples`; `fit_sequential` gives it. Raises
+    replaces K-means (from `OnlineKMeans`, say). `exact` is explained at `BlockPairs`; `fit_sequential` gives it. Raises
     LutcError for blocks that are no function of one row, too few or non-finite samples, too little memory.
     """
     if isinstance(block, nn.Module):
         block = Block("block", ("",), (block,))
-    settings = settings or Settings()
+    settings = settings or TaylorSettings()
     settings = settings if centres is None else changed(settings, k=len(centres))
-    samples = Samples(block, inputs, exact)
+    samples = BlockPairs(block, inputs, exact)
     parameter = next(block.as_module.parameters(), torch.zeros(0))
     if parameter.dtype != torch.float32 or parameter.device.type != "cpu":
         raise LutcError(
@@ -167,7 +167,7 @@ def fit(
     return changed(table, info={**info, **certify(table, block, samples)})
 
 
-def _expanded(block: Block, centres: Tensor, points: Tensor, settings: Settings) -> TaylorTable:
+def _expanded(block: Block, centres: Tensor, points: Tensor, settings: TaylorSettings) -> TaylorTable:
     """The expansion of the block at the centres; kept neurons stay as they are, and the rest of the
     block is expanded.
     """
@@ -202,12 +202,12 @@ def _share(kept: Neurons, x: Tensor) -> Tensor:
     return hidden(x, kept.weights, kept.offsets, kept.activation) @ kept.columns.T
 
 
-def _weights(x: Tensor, y: Tensor, settings: Settings) -> Tensor:
+def _weights(x: Tensor, y: Tensor, settings: TaylorSettings) -> Tensor:
     """How much the error of each row counts: what the normalisation after the residual sum makes of it, else 1."""
     return 1 / (x + y).var(1).clamp_min(1e-6) if settings.post_norm else torch.ones(len(x))
 
 
-def _regressed(table: TaylorTable, samples: Samples, settings: Settings) -> tuple[TaylorTable, float]:
+def _regressed(table: TaylorTable, samples: BlockPairs, settings: TaylorSettings) -> tuple[TaylorTable, float]:
     """The table with the residual of its expansion regressed per centre, and with counts; and the strength of the
     prior.
     """
@@ -220,7 +220,7 @@ def _regressed(table: TaylorTable, samples: Samples, settings: Settings) -> tupl
         return changed(table, counts=counts), float("inf")
     moments = {}
     for held_out in (False, True):
-        moments[held_out] = Moments(k, p + 1, o, settings.memory // 2)
+        moments[held_out] = RidgeSums(k, p + 1, o, settings.memory // 2)
         for x, y in _progress(samples.pairs(held_out), samples.block.name):
             moments[held_out].add(x, y, nearest(x, table.centres), _weights(x, y, settings), table)
     strength = choose_strength(moments[False], moments[True])

@@ -24,7 +24,7 @@ DOCUMENTS = "documents"
 HELD_OUT = 10
 
 
-class Inputs:
+class BlockInputs:
     """The collected inputs of one or more blocks, in a folder.
 
     `blocks` maps block names to widths, `rows` is the number of samples (the same for every block). Raises LutcError

@@ -26,6 +26,12 @@ class TaylorMLP(nn.Module):
     width, dtype or device.
     """
 
+    centres: Tensor
+    half_norms: Tensor
+    radii: Tensor | None
+    scales: Tensor | None
+    counts: Tensor
+
     def __init__(self, table: TaylorTable, exact: nn.Module | None = None):
         super().__init__()
         if (table.radii is None) != (exact is None):
@@ -65,8 +71,9 @@ class TaylorMLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not torch.compiler.is_compiling() and self._small(x):
             if self._bound is None or not self._bound.valid():
-                neurons = (self.weights, self.offsets, self.activation) if self.activation else None
-                self._bound = cpu.Bound(self.centres, self.half_norms, self.slopes, self.scales, self.bias, neurons)
+                self._bound = cpu.Bound(
+                    self.centres, self.half_norms, self.slopes, self.scales, self.bias, self._neurons
+                )
             return self._bound(x)
         if x.shape[-1] != self.in_features:
             raise LutcError(
@@ -82,14 +89,21 @@ class TaylorMLP(nn.Module):
         rows = x.reshape(-1, self.in_features).float()
         owner = ops.route(rows.detach(), self.centres, self.half_norms)
         z = rows if self.order == 1 else features(rows - self.centres[owner], 2)
-        if self.weights is not None:
-            z = torch.cat([z, hidden(rows, self.weights, self.offsets, self.activation).float()], 1)
+        if (neurons := self._neurons) is not None:
+            z = torch.cat([z, hidden(rows, *neurons).float()], 1)
         if x.is_cpu and torch.is_autocast_enabled("cpu"):
             z = z.to(torch.get_autocast_dtype("cpu"))
         y = ops.grouped_linear(z, owner, self.slopes, self.scales, self.bias)
         if self.exact is not None:
-            y = self._with_exact(x, rows, owner, y)
+            y = self._with_exact(self.exact, x, rows, owner, y)
         return y.to(x.dtype).reshape(*x.shape[:-1], self.out_features)
+
+    @property
+    def _neurons(self) -> tuple[Tensor, Tensor, str] | None:
+        """Weights, offsets and activation of kept neurons."""
+        if self.weights is None or self.offsets is None or self.activation is None:
+            return None
+        return self.weights, self.offsets, self.activation
 
     def _small(self, x: Tensor) -> bool:
         """Whether one numba call does all: few float32 rows on the CPU, no gradient wanted, first
@@ -106,26 +120,28 @@ class TaylorMLP(nn.Module):
         ):
             return False
         if torch.is_grad_enabled() and (
-            x.requires_grad or any(parameter.requires_grad for parameter in self._parameters.values())
+            x.requires_grad or any(parameter.requires_grad for parameter in self.parameters(recurse=False))
         ):
             return False
-        return self._buffers["centres"].is_cpu
+        return self.centres.is_cpu
 
-    def _with_exact(self, x: Tensor, rows: Tensor, owner: Tensor, y: Tensor) -> Tensor:
+    def _with_exact(self, exact: nn.Module, x: Tensor, rows: Tensor, owner: Tensor, y: Tensor) -> Tensor:
         far = self.far(rows, owner)
         original = x.reshape(-1, self.in_features)
         if torch.compiler.is_compiling():
             # How many rows are far is not known to a graph: it runs the exact MLP on all rows and chooses.
-            return torch.where(far[:, None], self.exact(original).to(y.dtype), y)
+            return torch.where(far[:, None], exact(original).to(y.dtype), y)
         chosen = far.nonzero().flatten()
-        return y.index_copy(0, chosen, self.exact(original[chosen]).to(y.dtype)) if len(chosen) else y
+        return y.index_copy(0, chosen, exact(original[chosen]).to(y.dtype)) if len(chosen) else y
 
     def __getstate__(self) -> dict:
         """Copies and pickles bind their own arrays."""
         return {**self.__dict__, "_bound": None}
 
     def far(self, rows: Tensor, owner: Tensor) -> Tensor:
-        """Which rows [n, d] lie beyond the radius of their centre (bool [n])."""
+        """Which rows [n, d] lie beyond the radius of their centre (bool [n]); none without radii."""
+        if self.radii is None:
+            return torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
         return (rows - self.centres[owner]).norm(dim=1) > self.radii[owner]
 
     def _apply(self, fn, recurse=True):

@@ -36,10 +36,12 @@ def two_layers(block: Block) -> tuple[nn.Linear, nn.Module, nn.Linear] | None:
     """
     leaves = [module for module in block.as_module.modules() if not list(module.children())]
     leaves = [module for module in leaves if not isinstance(module, nn.Dropout | nn.Identity)]
-    shaped = len(leaves) == 3 and isinstance(leaves[0], nn.Linear) and isinstance(leaves[2], nn.Linear)
-    if not shaped or any(True for _ in leaves[1].parameters()) or leaves[0].out_features != leaves[2].in_features:
+    if len(leaves) != 3:
         return None
-    return tuple(leaves)
+    first, activation, last = leaves
+    if not isinstance(first, nn.Linear) or not isinstance(last, nn.Linear) or first.out_features != last.in_features:
+        return None
+    return None if any(True for _ in activation.parameters()) else (first, activation, last)
 
 
 def choose_neurons(block: Block, x: Tensor, weight: Tensor, n: int, dtype: torch.dtype = torch.float32) -> Neurons:
@@ -51,8 +53,8 @@ def choose_neurons(block: Block, x: Tensor, weight: Tensor, n: int, dtype: torch
     elementwise function, or has fewer neurons.
     """
     layers = two_layers(block)
-    function = layers and activation_name(layers[1])
-    if not function:
+    function = None if layers is None else activation_name(layers[1])
+    if layers is None or function is None:
         raise LutcError(
             f"{block.name} is not two linear layers about a function that `lutc functions` lists; use neurons = 0"
         )
@@ -71,8 +73,8 @@ def choose_neurons(block: Block, x: Tensor, weight: Tensor, n: int, dtype: torch
         share = residual.clamp_min(0) * last.weight.double().square().sum(0)
         chosen = share.topk(n).indices
         offsets = torch.zeros(n) if first.bias is None else first.bias[chosen]
-        rounded = [tensor.to(dtype).float() for tensor in (first.weight[chosen], offsets)]
-        return Neurons(*rounded, function, last.weight[:, chosen].clone())
+        weights, offsets = (tensor.to(dtype).float() for tensor in (first.weight[chosen], offsets))
+        return Neurons(weights, offsets, function, last.weight[:, chosen].clone())
 
 
 def activation_name(module: nn.Module) -> str | None:

@@ -38,20 +38,21 @@ class OnlineKMeans:
         if k < 1 or not 0 < least_rate <= 1 or not 0 <= probability <= 1 or half_life < 1:
             given = f"k = {k}, least_rate = {least_rate}, probability = {probability}, half_life = {half_life}"
             raise LutcError(f"{given}: give k >= 1, a rate in (0, 1], a probability in [0, 1], a half-life >= 1")
-        self.k, self.threshold = k, threshold
+        self.k = k
+        self.threshold = threshold or 0.0  # 0 until the warm-up sets it
         self.least_rate, self.probability, self.half_life = least_rate, probability, half_life
         self.seen = 0
         self.replaced = 0
         self._generator = torch.Generator().manual_seed(seed)
         self._warm_up: list[Tensor] = []
-        self._centres: Tensor | None = None
+        self._centres = torch.zeros(0, 0)
         self._activity = torch.zeros(0)
         self._counts = torch.zeros(0)
 
     @property
     def centres(self) -> Tensor:
         """The centres so far [<= k, d]; LutcError before the first sample."""
-        if self._centres is None:
+        if not len(self._centres):
             if not self._warm_up:
                 raise LutcError("no samples were seen; call partial_fit first")
             self._start()
@@ -70,15 +71,11 @@ class OnlineKMeans:
         if x.ndim != 2 or not torch.isfinite(x).all():
             raise LutcError(f"samples of shape {list(x.shape)} must be [n, d] and finite")
         width = (
-            self._centres.shape[1]
-            if self._centres is not None
-            else self._warm_up[0].shape[1]
-            if self._warm_up
-            else x.shape[1]
+            self._centres.shape[1] if len(self._centres) else self._warm_up[0].shape[1] if self._warm_up else x.shape[1]
         )
         if x.shape[1] != width:
             raise LutcError(f"samples are {x.shape[1]} wide, earlier ones {width}; give samples of one width")
-        if self._centres is None:
+        if not len(self._centres):
             missing = WARM_UP_PER_CENTRE * self.k - sum(map(len, self._warm_up))
             self._warm_up.append(x[:missing].clone())
             x = x[missing:]
@@ -96,7 +93,7 @@ class OnlineKMeans:
         self._centres = plus_plus(x, min(self.k, len(x)), self._generator)
         self._activity = torch.zeros(len(self._centres))
         self._counts = torch.zeros(len(self._centres))
-        if self.threshold is None:
+        if not self.threshold:
             distance = (x - self._centres[nearest(x, self._centres)]).norm(dim=1)
             # With as many centres as samples every distance is 0; any positive threshold then starts the averages.
             self.threshold = 3 * float(distance.median()) or float(x.std()) or 1.0

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lutc.errors import LutcError
 from lutc.taylor.blocks import replace, restore
 from lutc.taylor.cluster import nearest
 from lutc.taylor.table import TaylorTable
 
+if TYPE_CHECKING:
+    from lutc.taylor.fitting import BlockPairs
+    from lutc.taylor.module import TaylorMLP
+
 # Fewer held-out samples than this do not fix a quantile.
 _LEAST = 100
 
 
-def find_radii(table: TaylorTable, samples, share: float) -> Tensor:
+def find_radii(table: TaylorTable, samples: BlockPairs, share: float) -> Tensor:
     """Radii [k] beyond which a share `share` of the held-out documents' inputs lies.
 
     Each centre's radius is its root mean square distance on training samples times one common factor, the quantile of
@@ -45,16 +52,25 @@ def find_radii(table: TaylorTable, samples, share: float) -> Tensor:
     return (factor * typical).float()
 
 
-def recalibrate(model, mlps, batches, share: float, *, mask: str = "attention_mask") -> None:
+def recalibrate(
+    model: nn.Module,
+    mlps: Mapping[str, TaylorMLP],
+    batches: Iterable[Mapping[str, Tensor]],
+    share: float,
+    *,
+    mask: str = "attention_mask",
+) -> None:
     """Scale the radii of `mlps` (block name -> TaylorMLP, in the model's order), so that `share` of the inputs runs
     exactly in the replaced model.
 
     What earlier replaced blocks get wrong moves the inputs of later ones away from their centres, so radii found on the
     exact model's inputs fire too often. Block after block, with those before already scaled; `batches` must be
-    documents that no fit has seen. In place.
+    documents that no fit has seen. In place. Raises LutcError for a module without radii.
     """
     batches = list(batches)
-    for mlp in mlps.values():
+    for name, mlp in mlps.items():
+        if mlp.radii is None:
+            raise LutcError(f"{name} has no fallback, so no radii to scale; fit it with fallback > 0")
         ratios: list[Tensor] = []
         hook = mlp.register_forward_pre_hook(
             lambda module, arguments, ratios=ratios: ratios.append(_ratio(module, arguments[0]))

@@ -17,7 +17,7 @@ _JUDGES = 16
 _CONSTANT = 1e-6
 
 
-class Moments:
+class RidgeSums:
     """Sums over samples, per centre: A = sum w f f^T [k, p, p], B = sum w f r^T [k, p, o], R = sum w |r|^2 [k], n = sum
     w [k].
 
@@ -80,7 +80,7 @@ class Moments:
         return (self.r[centres] - 2 * (correction * self.b[centres]).sum((1, 2)) + quadratic).clamp_min(0)
 
 
-def choose_strength(train: Moments, held_out: Moments, strengths: tuple[float, ...] = STRENGTHS) -> float:
+def choose_strength(train: RidgeSums, held_out: RidgeSums, strengths: tuple[float, ...] = STRENGTHS) -> float:
     """The strength with the least held-out error; infinity, the prior alone, where nothing is held out."""
     k = len(train.a)
     judges = torch.linspace(0, k - 1, min(k, _JUDGES)).round().long()
@@ -90,4 +90,4 @@ def choose_strength(train: Moments, held_out: Moments, strengths: tuple[float, .
         strength: float(held_out.error(train.solve(strength, judges), judges).sum())
         for strength in sorted(strengths, reverse=True)
     }
-    return min(errors, key=errors.get)
+    return min(errors, key=lambda strength: errors[strength])

@@ -11,8 +11,8 @@ from torch import nn
 from lutc.errors import LutcError
 from lutc.taylor.blocks import find_blocks, replace, restore
 from lutc.taylor.collector import collect
-from lutc.taylor.fitting import Settings, fit
-from lutc.taylor.inputs import Inputs
+from lutc.taylor.fitting import TaylorSettings, fit
+from lutc.taylor.inputs import BlockInputs
 from lutc.taylor.module import TaylorMLP
 from lutc.taylor.reading import load
 from lutc.taylor.table import TaylorTable
@@ -23,7 +23,7 @@ def fit_sequential(
     modules: str | Iterable[str] | None,
     batches: Iterable,
     folder: str | os.PathLike,
-    settings: Settings | None = None,
+    settings: TaylorSettings | None = None,
     *,
     mask: str = "attention_mask",
     dtype: str = "fp32",
@@ -39,11 +39,14 @@ def fit_sequential(
     if iter(batches) is batches:
         raise LutcError("batches can be run only once; give a list or a DataLoader that starts anew each time")
 
-    settings = settings or Settings()
+    settings = settings or TaylorSettings()
     folder = Path(folder)
     blocks = find_blocks(model, modules)
-    options = {"mask": mask, "dtype": dtype, "limit": limit}
-    exact = collect(model, modules, batches, folder / "exact", **options) if settings.post_norm else None
+
+    def collected(names: str | Iterable[str] | None, into: str) -> BlockInputs:
+        return collect(model, names, batches, folder / into, mask=mask, dtype=dtype, limit=limit)
+
+    exact = collected(modules, "exact") if settings.post_norm else None
     tables: dict[str, TaylorTable] = {}
     try:
         for number, block in enumerate(blocks):
@@ -55,11 +58,7 @@ def fit_sequential(
                         f"{path}.json was fitted with other settings; give the same ones to resume, or an empty folder"
                     )
             else:
-                inputs: Inputs = (
-                    exact
-                    if number == 0 and exact
-                    else collect(model, block.name, batches, folder / f"inputs-{number}", **options)
-                )
+                inputs = exact if number == 0 and exact else collected(block.name, f"inputs-{number}")
                 table = fit(block, inputs, settings, exact=exact if number else None)
                 table.save(path)
             tables[block.name] = table
@@ -69,7 +68,7 @@ def fit_sequential(
     return tables
 
 
-def _plain(settings: Settings) -> dict:
+def _plain(settings: TaylorSettings) -> dict:
     from dataclasses import asdict
 
     return asdict(settings)

@@ -17,8 +17,8 @@ from lutc.errors import LutcError
 from lutc.taylor.accounting import exact_multiply_adds
 from lutc.taylor.blocks import Block
 from lutc.taylor.cluster import SAMPLES_LEAST
-from lutc.taylor.fitting import Samples, Settings, fit
-from lutc.taylor.inputs import Inputs
+from lutc.taylor.fitting import BlockPairs, TaylorSettings, fit
+from lutc.taylor.inputs import BlockInputs
 from lutc.taylor.module import TaylorMLP
 from lutc.taylor.neurons import activation_name, two_layers
 
@@ -41,8 +41,8 @@ class Point:
 
 def sweep(
     block: Block,
-    inputs: Inputs | Tensor,
-    settings: Settings | None = None,
+    inputs: BlockInputs | Tensor,
+    settings: TaylorSettings | None = None,
     *,
     ks: Sequence[int] = (4, 16, 64),
     orders: Sequence[int] = (1,),
@@ -57,19 +57,20 @@ def sweep(
     the hidden width where the block is a two-layer MLP. A point is on the front where no other one has at most its
     error, multiply-adds and bytes. Returns the points by falling multiply-adds.
     """
-    settings = settings or Settings()
+    settings = settings or TaylorSettings()
     if not ks or not orders or not formats:
         raise LutcError("nothing to sweep: give at least one k, one order and one format")
-    samples = Samples(block, inputs)
+    samples = BlockPairs(block, inputs)
     rows = samples.sample(max([*batches, SAMPLES_LEAST // 10]))
     exact = _times(block.as_module, rows, batches)
     exact_bytes = sum(parameter.nbytes for parameter in block.as_module.parameters())
-    points = [Point("exact", 0.0, exact_multiply_adds(block, rows.shape[1]), exact_bytes, dict.fromkeys(batches, 1.0))]
+    exact_cost = exact_multiply_adds(block, rows.shape[1])
+    points = [Point("exact", 0.0, exact_cost, exact_bytes, dict.fromkeys(batches, 1.0))]
     layers = two_layers(block)
     layers = layers if layers and activation_name(layers[1]) else None
     kept = list(neurons) or ([layers[0].out_features // 8] if layers else [])
     alone = changed(settings, k=1, order=1, fallback=0.0, format="fp32")
-    designs = {("linear", ("fp32",)): changed(alone, neurons=0)}
+    designs: dict[tuple[str, tuple[str, ...]], TaylorSettings] = {("linear", ("fp32",)): changed(alone, neurons=0)}
     designs |= {(f"{n} neurons + linear", ("fp32",)): changed(alone, neurons=n) for n in kept if layers}
     for k in ks:
         for order in orders:
@@ -83,7 +84,7 @@ def sweep(
             stored = table.stored(format)
             module = TaylorMLP(stored, block.as_module if stored.radii is not None else None)
             speedup = _speedup(exact, _times(module, rows, batches))
-            cost = stored.multiply_adds(share, points[0].multiply_adds)
+            cost = stored.multiply_adds(share, exact_cost)
             size = stored.storage_bytes + (points[0].bytes if stored.radii is not None else 0)
             points.append(
                 Point(name if "k=" not in name else f"{name} {format}", _error(module, samples), cost, size, speedup)
@@ -97,19 +98,18 @@ def _dominates(other: Point, point: Point) -> bool:
     return a != b and all(x <= y for x, y in zip(a, b))
 
 
-def _error(module: nn.Module, samples: Samples) -> float:
-    error = total = squares = None
-    count = 0
+def _error(module: nn.Module, samples: BlockPairs) -> float:
+    error, squares, count = 0.0, 0.0, 0
+    total = torch.zeros(1, dtype=torch.float64)
     with torch.no_grad():
         for x, y in samples.pairs(True):
-            sums = [(module(x) - y).double().square().sum(), y.double().sum(0), y.double().square().sum()]
-            error, total, squares = (
-                sums if error is None else [old + new for old, new in zip((error, total, squares), sums)]
-            )
+            error += float((module(x) - y).double().square().sum())
+            squares += float(y.double().square().sum())
+            total = total + y.double().sum(0)
             count += len(y)
     if not count:
         raise LutcError("nothing is held out; collect at least ten documents")
-    return float(error / (squares - total.square().sum() / count).clamp_min(1e-300))
+    return error / max(squares - float(total.square().sum()) / count, 1e-300)
 
 
 def _times(module: nn.Module, rows: Tensor, batches: Sequence[int]) -> dict[int, float]:

@@ -149,7 +149,9 @@ class TaylorTable:
     def features(self, x: Tensor, index: int) -> Tensor:
         """What the slopes of centre `index` multiply for x [n, d]: [n, p] in x's dtype."""
         z = features(x - self.centres[index].to(x), self.order)
-        return z if self.weights is None else torch.cat([z, hidden(x, self.weights, self.offsets, self.activation)], 1)
+        if self.weights is None or self.offsets is None or self.activation is None:
+            return z
+        return torch.cat([z, hidden(x, self.weights, self.offsets, self.activation)], 1)
 
     def beyond(self, x: Tensor) -> Tensor:
         """Which rows of x [n, d] lie farther from their centre than its radius (bool [n]); none without radii."""
@@ -168,7 +170,6 @@ class TaylorTable:
         slope_dtype, dtype = FORMATS[format]
         centres = self.centres.to(dtype)
         values, slopes = _moved(self, centres.double())
-        kept = {} if self.weights is None else {"weights": self.weights.to(dtype), "offsets": self.offsets.to(dtype)}
         scales = None
         if format == "int8":
             scales = slopes.abs().amax(2).clamp_min(1e-30).float() / INT8_MAX
@@ -180,7 +181,8 @@ class TaylorTable:
             slopes=slopes.to(slope_dtype),
             format=format,
             scales=scales,
-            **kept,
+            weights=None if self.weights is None else self.weights.to(dtype),
+            offsets=None if self.offsets is None else self.offsets.to(dtype),
         )
 
     def save(self, name: str | os.PathLike) -> None:

@@ -6,15 +6,19 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lutc.files import atomic_write
+
+if TYPE_CHECKING:
+    from lutc.taylor.table import TaylorTable
 
 SCHEMA = 1
 TENSORS = ("centres", "values", "slopes", "counts", "scales", "radii", "weights", "offsets")
 SHAPES = ("k", "order", "format", "in_features", "out_features")
 
 
-def save(table, name: str | os.PathLike) -> None:
+def save(table: TaylorTable, name: str | os.PathLike) -> None:
     """Write `name.json` and `name.safetensors`. The JSON holds the digest of the tensors, so that the two belong
     together.
     """

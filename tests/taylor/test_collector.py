@@ -6,7 +6,7 @@ from torch import nn
 from lutc.errors import LutcError
 from lutc.taylor.blocks import find_blocks, replace, restore
 from lutc.taylor.collector import collect
-from lutc.taylor.inputs import Inputs
+from lutc.taylor.inputs import BlockInputs
 from tests.helpers.taylor_model import PATTERN, Model
 
 FIRST, SECOND = "layers.0:intermediate+output.dense", "layers.1:intermediate+output.dense"
@@ -89,9 +89,9 @@ def test_errors(model, batches, tmp_path):
     with pytest.raises(LutcError, match="dtype: 'fp32', now 'fp16'"):
         collect(model, PATTERN, batches, tmp_path / "a", dtype="fp16")
     with pytest.raises(LutcError, match="holds no inputs of 'x'"):
-        next(Inputs(tmp_path / "a").chunks("x"))
+        next(BlockInputs(tmp_path / "a").chunks("x"))
     with pytest.raises(LutcError, match="no inputs.json"):
-        Inputs(tmp_path / "b")
+        BlockInputs(tmp_path / "b")
     model.embed.weight.data[3] = torch.nan
     with pytest.raises(LutcError, match="inputs of layers.0.* in batch 0 are NaN"):
         collect(model, PATTERN, batches, tmp_path / "c")
@@ -103,10 +103,10 @@ def test_damaged_shards(model, batches, tmp_path):
     data = shard.read_bytes()
     shard.write_bytes(data[: len(data) // 2])
     with pytest.raises(LutcError, match="truncated or altered"):
-        Inputs(tmp_path)
+        BlockInputs(tmp_path)
     save_file({"other": torch.zeros(3, 3)}, shard)
     with pytest.raises(LutcError, match="does not belong"):
-        Inputs(tmp_path)
+        BlockInputs(tmp_path)
 
 
 class Twice(nn.Module):

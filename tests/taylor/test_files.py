@@ -4,14 +4,16 @@ import pytest
 import torch
 
 from lutc.errors import LutcError
-from lutc.taylor.fitting import Settings, fit
+from lutc.taylor.fitting import TaylorSettings, fit
 from lutc.taylor.reading import load
 from lutc.taylor.table import FORMATS, TaylorTable
 
 
 @pytest.fixture
 def table(block):
-    return fit(block, torch.randn(2000, 6, generator=torch.Generator().manual_seed(0)), Settings(k=3, fallback=0.1))
+    return fit(
+        block, torch.randn(2000, 6, generator=torch.Generator().manual_seed(0)), TaylorSettings(k=3, fallback=0.1)
+    )
 
 
 @pytest.mark.parametrize("format", FORMATS)

@@ -3,12 +3,13 @@ import pytest
 import torch
 from torch import nn
 
+from lutc import taylor
 from lutc.errors import LutcError
 from lutc.taylor.blocks import Block, find_blocks
 from lutc.taylor.cluster import nearest
 from lutc.taylor.collector import collect
-from lutc.taylor.fitting import Samples, Settings, aligned, fit
-from lutc.taylor.ridge import Moments, choose_strength
+from lutc.taylor.fitting import BlockPairs, TaylorSettings, aligned, fit
+from lutc.taylor.ridge import RidgeSums, choose_strength
 from lutc.taylor.sequential import fit_sequential
 from lutc.taylor.table import TaylorTable
 from tests.helpers.taylor_model import PATTERN
@@ -19,7 +20,9 @@ def x():
     return torch.randn(4000, 6, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("settings", [Settings(k=1), Settings(k=1, fit="taylor"), Settings(k=5, order=2)], ids=str)
+@pytest.mark.parametrize(
+    "settings", [TaylorSettings(k=1), TaylorSettings(k=1, fit="taylor"), TaylorSettings(k=5, order=2)], ids=str
+)
 def test_linear_mlp_is_reproduced_exactly(x, settings):
     torch.manual_seed(0)
     linear = nn.Sequential(nn.Linear(6, 20), nn.Identity(), nn.Linear(20, 4)).eval()
@@ -35,7 +38,7 @@ def test_first_order_is_exact_in_piecewise_linear_regions():
     relu[0].weight.data = torch.eye(2)
     corners = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
     x = corners.repeat(500, 1) + 0.4 * (2 * torch.rand(2000, 2) - 1)
-    table = fit(relu, x, Settings(k=4, fit="taylor"))
+    table = fit(relu, x, TaylorSettings(k=4, fit="taylor"))
     torch.testing.assert_close(table(x), relu(x).detach(), rtol=1e-6, atol=1e-6)
 
 
@@ -50,7 +53,7 @@ def test_ridge_is_the_closed_form_solution(strength, order):
     slopes = rng.normal(size=(k, o, d * order))
     tensors = [torch.tensor(a, dtype=torch.float32) for a in (x, y, weight, centres, values, slopes)]
     owner = nearest(tensors[0], tensors[3])
-    moments = Moments(k, d * order + 1, o, 1 << 30)
+    moments = RidgeSums(k, d * order + 1, o, 1 << 30)
     prior = TaylorTable(*tensors[3:], torch.zeros(k, dtype=torch.int64))
     for rows in torch.arange(n).split(400):
         moments.add(tensors[0][rows], tensors[1][rows], owner[rows], tensors[2][rows], prior)
@@ -72,14 +75,14 @@ def test_ridge_is_the_closed_form_solution(strength, order):
 
 
 def test_strength_is_the_best_on_held_out_samples(block, x):
-    settings = Settings(k=3)
+    settings = TaylorSettings(k=3)
     table = fit(block, x, settings)
     errors = {}
-    samples = Samples(block, x)
-    prior = fit(block, x, Settings(k=3, fit="taylor"), centres=table.centres)
+    samples = BlockPairs(block, x)
+    prior = fit(block, x, TaylorSettings(k=3, fit="taylor"), centres=table.centres)
     moments = {}
     for held_out in (False, True):
-        moments[held_out] = Moments(3, 7, 5, 1 << 30)
+        moments[held_out] = RidgeSums(3, 7, 5, 1 << 30)
         for a, b in samples.pairs(held_out):
             moments[held_out].add(a, b, nearest(a, prior.centres), torch.ones(len(a)), prior)
     for strength in (0.1, 5.0, 1e4, float("inf")):
@@ -95,13 +98,13 @@ def test_strength_is_the_best_on_held_out_samples(block, x):
 def test_ridge_beats_taylor_and_more_centres_beat_fewer(block, x):
     error = {}
     for k, kind in [(2, "taylor"), (2, "ridge"), (30, "ridge")]:
-        error[k, kind] = fit(block, 3 * x, Settings(k=k, fit=kind)).info["certificate"]["relative_error"]
+        error[k, kind] = fit(block, 3 * x, TaylorSettings(k=k, fit=kind)).info["certificate"]["relative_error"]
     assert error[30, "ridge"] < error[2, "ridge"] < error[2, "taylor"]
 
 
 def test_certificate_is_measured_on_the_stored_table(block, x):
     for format in ("fp32", "int8"):
-        table = fit(block, x, Settings(k=4, format=format, fallback=0.1))
+        table = fit(block, x, TaylorSettings(k=4, format=format, fallback=0.1))
         held = x[9::10]
         y, wanted, far = table(held), block(held), table.beyond(held)
         error = ((y - wanted).square().sum(1) * ~far).sum() / (wanted - wanted.mean(0)).square().sum()
@@ -116,13 +119,13 @@ def test_certificate_is_measured_on_the_stored_table(block, x):
 
 
 def test_same_settings_give_the_same_table(block, x):
-    first, second = (fit(block, x, Settings(k=6, format="fp16")) for _ in range(2))
+    first, second = (fit(block, x, TaylorSettings(k=6, format="fp16")) for _ in range(2))
     assert torch.equal(first.slopes, second.slopes)
     assert first.info == second.info
 
 
 def test_given_centres_are_kept(block, x):
-    table = fit(block, x, Settings(k=99), centres=x[:3])
+    table = fit(block, x, TaylorSettings(k=99), centres=x[:3])
     assert torch.equal(table.centres, x[:3])
     assert table.info["settings"]["k"] == 3
 
@@ -138,21 +141,21 @@ def test_aligned_streams():
 
 def test_sequential_fits_on_the_replaced_model_and_restores_it(model, batches, tmp_path):
     exact = model(**batches[0]).detach()
-    tables = fit_sequential(model, PATTERN, batches, tmp_path, Settings(k=2, post_norm=True))
+    tables = fit_sequential(model, PATTERN, batches, tmp_path, TaylorSettings(k=2, post_norm=True))
     assert list(tables) == ["layers.0:intermediate+output.dense", "layers.1:intermediate+output.dense"]
     assert torch.equal(model(**batches[0]), exact)
     # Layer 1's centres come from inputs that the replaced layer 0 made, not from the exact ones.
     alone = fit(
         find_blocks(model, PATTERN)[1],
         collect(model, PATTERN, batches, tmp_path / "alone"),
-        Settings(k=2, post_norm=True),
+        TaylorSettings(k=2, post_norm=True),
     )
     assert not torch.equal(tables["layers.1:intermediate+output.dense"].centres, alone.centres)
     # A second run only reads what is there.
-    again = fit_sequential(model, PATTERN, batches, tmp_path, Settings(k=2, post_norm=True))
+    again = fit_sequential(model, PATTERN, batches, tmp_path, TaylorSettings(k=2, post_norm=True))
     assert all(torch.equal(again[name].slopes, tables[name].slopes) for name in tables)
     with pytest.raises(LutcError, match="other settings"):
-        fit_sequential(model, PATTERN, batches, tmp_path, Settings(k=3, post_norm=True))
+        fit_sequential(model, PATTERN, batches, tmp_path, TaylorSettings(k=3, post_norm=True))
     with pytest.raises(LutcError, match="run only once"):
         fit_sequential(model, PATTERN, iter(batches), tmp_path)
 
@@ -165,22 +168,28 @@ def test_errors(block, x):
         ({"fallback": 1.0}, r"\[0, 1\)"),
     ]:
         with pytest.raises(LutcError, match=words):
-            Settings(**kwargs)
+            TaylorSettings(**kwargs)
     with pytest.raises(LutcError, match="k = 5000 centres need at least 5000 samples"):
-        fit(block, x, Settings(k=5000))
+        fit(block, x, TaylorSettings(k=5000))
     with pytest.raises(LutcError, match="NaN or infinite"):
-        fit(block, x.index_fill(0, torch.tensor([7]), torch.inf), Settings(k=2))
+        fit(block, x.index_fill(0, torch.tensor([7]), torch.inf), TaylorSettings(k=2))
     with pytest.raises(LutcError, match=r"sums for 4 centres need .* fewer centres"):
-        fit(block, x, Settings(k=4, memory=5000))
+        fit(block, x, TaylorSettings(k=4, memory=5000))
     with pytest.raises(LutcError, match="does not run on one tensor of shape"):
-        fit(block, x[:, :5], Settings(k=2))
+        fit(block, x[:, :5], TaylorSettings(k=2))
     with pytest.raises(LutcError, match="float64 weights.*float32 on the CPU"):
-        fit(nn.Linear(6, 6).double(), x, Settings(k=2))
+        fit(nn.Linear(6, 6).double(), x, TaylorSettings(k=2))
     with pytest.raises(LutcError, match="cannot calibrate a fallback"):
-        fit(block, x[:300], Settings(k=2, fallback=0.1))
+        fit(block, x[:300], TaylorSettings(k=2, fallback=0.1))
     with pytest.raises(LutcError, match="keeps a state"):
-        fit(Block("rnn", ("",), (nn.Sequential(nn.LSTM(6, 6)),)), x, Settings(k=2))
+        fit(Block("rnn", ("",), (nn.Sequential(nn.LSTM(6, 6)),)), x, TaylorSettings(k=2))
     with pytest.warns(UserWarning, match="train mode with dropout"):
         dropped = nn.Sequential(nn.Linear(6, 6), nn.Dropout(0.5)).train()
-        fit(dropped, x, Settings(k=2))
+        fit(dropped, x, TaylorSettings(k=2))
     assert dropped.training
+
+
+@pytest.mark.parametrize("old, new", [("Settings", "TaylorSettings"), ("Inputs", "BlockInputs")])
+def test_the_old_names_still_serve_and_name_the_new_ones(old, new):
+    with pytest.warns(DeprecationWarning, match=f"lutc.taylor.{new} now"):
+        assert getattr(taylor, old) is getattr(taylor, new)

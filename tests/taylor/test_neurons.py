@@ -11,7 +11,7 @@ from lutc.errors import LutcError
 from lutc.taylor import distil, evaluate, find_blocks
 from lutc.taylor.blocks import Block
 from lutc.taylor.cluster import nearest
-from lutc.taylor.fitting import Settings, fit
+from lutc.taylor.fitting import TaylorSettings, fit
 from lutc.taylor.module import TaylorMLP
 from lutc.taylor.neurons import choose_neurons
 from lutc.taylor.table import TaylorTable
@@ -25,11 +25,11 @@ def x():
 
 @pytest.fixture
 def table(block, x):
-    return fit(block, x, Settings(k=3, neurons=7))
+    return fit(block, x, TaylorSettings(k=3, neurons=7))
 
 
 def test_all_neurons_kept_reproduce_the_mlp(block, x):
-    table = fit(block, x, Settings(k=3, neurons=24))
+    table = fit(block, x, TaylorSettings(k=3, neurons=24))
     torch.testing.assert_close(table(x), block(x), rtol=1e-4, atol=1e-5)
 
 
@@ -107,7 +107,7 @@ def test_distillation_brings_the_model_closer(model, batches, tmp_path, dtype):
     from lutc.taylor import collect
 
     inputs = collect(model, PATTERN, batches[:8], tmp_path)
-    tables = {block.name: fit(block, inputs, Settings(k=2, neurons=4)) for block in find_blocks(model, PATTERN)}
+    tables = {block.name: fit(block, inputs, TaylorSettings(k=2, neurons=4)) for block in find_blocks(model, PATTERN)}
     mlps = {name: TaylorMLP(table) for name, table in tables.items()}
     before = evaluate(model, mlps, batches[8:]).cosine
     losses = distil(model, mlps, batches[:8], steps=60, rate=2e-3, dtype=dtype)
@@ -120,10 +120,10 @@ def test_distillation_brings_the_model_closer(model, batches, tmp_path, dtype):
 def test_bad_requests_are_one_clear_error(block, x, table, tmp_path):
     deep = nn.Sequential(nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 5)).eval()
     cases = [
-        (lambda: fit(block, x, Settings(k=2, neurons=25)), "has 24; keep fewer"),
-        (lambda: fit(deep, x, Settings(k=2, neurons=2)), "not two linear layers"),
-        (lambda: Settings(neurons=-1), "neurons = -1"),
-        (lambda: Settings(neurons=2, order=2), "need order 1"),
+        (lambda: fit(block, x, TaylorSettings(k=2, neurons=25)), "has 24; keep fewer"),
+        (lambda: fit(deep, x, TaylorSettings(k=2, neurons=2)), "not two linear layers"),
+        (lambda: TaylorSettings(neurons=-1), "neurons = -1"),
+        (lambda: TaylorSettings(neurons=2, order=2), "need order 1"),
         (
             lambda: TaylorTable(table.centres, table.values, table.slopes, table.counts, weights=table.weights),
             "belong together",

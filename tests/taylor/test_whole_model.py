@@ -7,7 +7,7 @@ from lutc.taylor.cluster import nearest
 from lutc.taylor.collector import collect
 from lutc.taylor.distillation import distil, relative_error
 from lutc.taylor.evaluation import evaluate
-from lutc.taylor.fitting import Settings, fit
+from lutc.taylor.fitting import TaylorSettings, fit
 from lutc.taylor.module import TaylorMLP
 from lutc.taylor.radius import recalibrate
 from tests.helpers.taylor_model import PATTERN
@@ -17,7 +17,7 @@ def compiled(model, batches, folder, **settings):
     inputs = collect(model, PATTERN, batches, folder)
     mlps = {}
     for block in find_blocks(model, PATTERN):
-        table = fit(block, inputs, Settings(post_norm=True, **settings))
+        table = fit(block, inputs, TaylorSettings(post_norm=True, **settings))
         mlps[block.name] = TaylorMLP(table, block.as_module if table.radii is not None else None)
     return mlps
 
