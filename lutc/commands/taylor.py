@@ -1,4 +1,4 @@
-"""`lutc taylor`: collect, fit, sweep, evaluate, show. Nothing here imports torch before a command runs."""
+"""`lutc taylor`: collect, fit, sweep, evaluate, show, export. Nothing here imports torch before a command runs."""
 
 from __future__ import annotations
 
@@ -315,6 +315,48 @@ def show(tables: tuple[str, ...], centres: bool) -> None:
             rows = zip(*(certificate["centres"][key] for key in ("held_out", "relative_error", "fallback")))
             for index, (held_out, error, fallback) in enumerate(rows):
                 click.echo(f"  centre {index}: {held_out} held out, relative error {error}, fallback {fallback}")
+
+
+@taylor.command()
+@click.argument("table")
+@click.option(
+    "--format",
+    "kind",
+    required=True,
+    type=click.Choice(["c", "onnx"]),
+    help="c: C99 without a dependency, NAME.h and NAME.c; onnx: standard operators, NAME.onnx.",
+)
+@click.option(
+    "-o",
+    "--output",
+    default=".",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder, made if need be.  [default: the current one]",
+)
+@click.option("--name", help="NAME of files and functions.  [default: the table's]")
+@click.option("--blob", is_flag=True, help="c: numbers in NAME.bin, handed to NAME_load, instead of in the source.")
+@click.option("--opset", default=18, show_default=True, type=click.IntRange(18, 21), help="onnx: operator set.")
+def export(table: str, kind: str, output: Path, name: str | None, blob: bool, opset: int) -> None:
+    """Write TABLE for a small board, or for a runtime of ONNX, in its own storage format.
+
+    C of int8 tables computes in integers and gives the same bits on every machine. ONNX is compared with the table in
+    onnxruntime before it is written.
+    """
+    from lutc.taylor.exporting import export_c, export_onnx  # brings torch
+    from lutc.taylor.reading import load  # brings torch
+
+    loaded = load(table)
+    name = name or Path(table).name.removesuffix(".json").removesuffix(".safetensors")
+    if kind == "c":
+        paths = export_c(loaded, output, name, blob=blob)
+    else:
+        if blob:
+            raise LutcError("--blob is an option of --format c; an ONNX file holds its numbers itself")
+        path, largest = export_onnx(loaded, output / f"{name}.onnx", opset)
+        click.echo(f"onnxruntime differs from the table by at most {largest:.3g} of the largest output")
+        paths = [path]
+    for path in paths:
+        click.echo(f"wrote {path}, {path.stat().st_size / 1e6:.3f} MB")
 
 
 def _loaded(model, task):

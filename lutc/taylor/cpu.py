@@ -46,9 +46,10 @@ class Bound:
         slopes: Tensor,
         scales: Tensor | None,
         bias: Tensor,
+        columns: Tensor | None = None,
         neurons: tuple[Tensor, Tensor, str] | None = None,
     ):
-        """`neurons`: weights [n, d], offsets [n] and activation of kept neurons, as in TaylorTable."""
+        """`columns`; `neurons`: weights [n, d], offsets [n] and activation of kept neurons, as in TaylorTable."""
         self.tensors = [centres, slopes, bias, *(() if neurons is None else neurons[:2])]
         self.places = self._places()
         self.outputs, self.width = slopes.shape[1], centres.shape[1]
@@ -61,6 +62,7 @@ class Bound:
             shifts if scales is None else scales.numpy(),
             shifts,
         )
+        self.columns = None if columns is None else columns.numpy()
         self.neurons = None
         if neurons is not None:
             weights, offsets, activation = neurons
@@ -78,6 +80,7 @@ class Bound:
         """x [..., d] float32 and contiguous, at most SMALL_BATCH rows -> [..., o]."""
         rows = x.numpy().reshape(-1, self.width)
         z = rows if self.neurons is None else self._with_neurons(rows, *self.neurons)
+        z = z if self.columns is None else z * self.columns
         y = np.empty((len(rows), self.outputs), np.float32)
         self.kernel(rows, z, *self.arrays, y)
         return torch.from_numpy(y.reshape(*x.shape[:-1], self.outputs) if x.ndim != 2 else y)

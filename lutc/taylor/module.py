@@ -30,6 +30,7 @@ class TaylorMLP(nn.Module):
     half_norms: Tensor
     radii: Tensor | None
     scales: Tensor | None
+    columns: Tensor | None
     counts: Tensor
 
     def __init__(self, table: TaylorTable, exact: nn.Module | None = None):
@@ -50,6 +51,7 @@ class TaylorMLP(nn.Module):
         self.register_buffer("half_norms", half_norms(centres))
         self.register_buffer("radii", None if table.radii is None else table.radii.clone())
         self.register_buffer("scales", None if table.scales is None else table.scales.clone())
+        self.register_buffer("columns", None if table.columns is None else table.columns.clone())
         self.register_buffer("counts", table.counts.clone())
         self.slopes = nn.Parameter(table.slopes.clone(), requires_grad=table.slopes.is_floating_point())
         bias = table.values.float()
@@ -72,7 +74,7 @@ class TaylorMLP(nn.Module):
         if not torch.compiler.is_compiling() and self._small(x):
             if self._bound is None or not self._bound.valid():
                 self._bound = cpu.Bound(
-                    self.centres, self.half_norms, self.slopes, self.scales, self.bias, self._neurons
+                    self.centres, self.half_norms, self.slopes, self.scales, self.bias, self.columns, self._neurons
                 )
             return self._bound(x)
         if x.shape[-1] != self.in_features:
@@ -91,6 +93,8 @@ class TaylorMLP(nn.Module):
         z = rows if self.order == 1 else features(rows - self.centres[owner], 2)
         if (neurons := self._neurons) is not None:
             z = torch.cat([z, hidden(rows, *neurons).float()], 1)
+        if self.columns is not None:
+            z = z * self.columns
         if x.is_cpu and torch.is_autocast_enabled("cpu"):
             z = z.to(torch.get_autocast_dtype("cpu"))
         y = ops.grouped_linear(z, owner, self.slopes, self.scales, self.bias)
@@ -167,7 +171,8 @@ class TaylorMLP(nn.Module):
         slopes = self.slopes.detach()
         values = bias
         if self.order == 1:
-            values = bias + _about(ops.real(slopes, self.scales), self.centres)
+            real = ops.real(slopes, self.scales)
+            values = bias + _about(real if self.columns is None else real * self.columns, self.centres)
         return TaylorTable(
             self.centres.to(dtype).cpu(),
             values.to(dtype).cpu(),
@@ -179,6 +184,7 @@ class TaylorMLP(nn.Module):
             None if self.weights is None else self.weights.detach().to(dtype).cpu(),
             None if self.offsets is None else self.offsets.detach().to(dtype).cpu(),
             self.activation,
+            None if self.columns is None else self.columns.cpu(),
             {**self.info, "certificate": None},
         )
 

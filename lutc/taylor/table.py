@@ -14,7 +14,7 @@ from lutc.taylor.cluster import nearest
 from lutc.taylor.writing import save
 
 # Storage format -> dtype of the slopes, dtype of centres and values. int8 slopes have one fp32 scale per row (one
-# output of one centre).
+# output of one centre) and one per column (one input, of all centres).
 FORMATS = {
     "fp32": (torch.float32, torch.float32),
     "fp16": (torch.float16, torch.float16),
@@ -31,9 +31,10 @@ class TaylorTable:
 
     centres [k, d]; values [k, o]; slopes [k, o, d] or, for order 2, [k, o, 2 d] (Jacobian, then diagonal Hessian), n
     columns more with kept neurons; weights [n, d] and offsets [n] or None; all in the dtypes of `format` (weights as
-    the centres). activation: a name in `lutc functions`. scales [k, o] (fp32, int8 only): slope = code * scale. radii
-    [k] (fp32) or None: inputs farther from their centre than its radius belong to the exact MLP. counts [k] (int64):
-    training samples per centre. `info` is what the artefact's JSON tells: block, modules, settings, data, certificate.
+    the centres). activation: a name in `lutc functions`. int8 only, fp32: scales [k, o] of rows and, in newer tables,
+    columns [width of slopes], slope = code * scale of its row * that of its column. radii [k] (fp32) or None: inputs
+    farther from their centre than its radius belong to the exact MLP. counts [k] (int64): training samples per centre.
+    `info` is what the artefact's JSON tells: block, modules, settings, data, certificate.
     Raises LutcError where shapes, dtypes or values do not fit together.
     """
 
@@ -47,6 +48,7 @@ class TaylorTable:
     weights: Tensor | None = None
     offsets: Tensor | None = None
     activation: str | None = None
+    columns: Tensor | None = None
     info: dict = field(default_factory=dict)
 
     def __post_init__(self):
@@ -72,6 +74,7 @@ class TaylorTable:
             "counts": (k,),
             "radii": (k,),
             "scales": (k, o),
+            "columns": (self.slopes.shape[2],),
             "weights": (n, d),
             "offsets": (n,),
         }
@@ -83,9 +86,9 @@ class TaylorTable:
         others = (self.centres, self.values, *(() if self.weights is None else (self.weights, self.offsets)))
         if self.slopes.dtype != slope_dtype or any(tensor.dtype != dtype for tensor in others):
             raise LutcError(f"format {self.format} wants {slope_dtype} slopes and {dtype} centres, values and neurons")
-        if (self.scales is None) == (self.format == "int8"):
-            raise LutcError("scales belong to the int8 format and to no other")
-        for name in ("centres", "values", "slopes", "scales", "radii", "weights", "offsets"):
+        if (self.scales is None) == (self.format == "int8") or self.columns is not None and self.scales is None:
+            raise LutcError("scales of rows and columns belong to the int8 format and to no other")
+        for name in ("centres", "values", "slopes", "scales", "columns", "radii", "weights", "offsets"):
             tensor = getattr(self, name)
             if tensor is not None and tensor.is_floating_point() and not torch.isfinite(tensor).all():
                 raise LutcError(
@@ -116,8 +119,8 @@ class TaylorTable:
     @property
     def storage_bytes(self) -> int:
         """Bytes of what a runtime needs: centres, values, slopes, scales, radii, kept neurons."""
-        tensors = (self.centres, self.values, self.slopes, self.scales, self.radii, self.weights, self.offsets)
-        return sum(tensor.nbytes for tensor in tensors if tensor is not None)
+        tensors = (self.centres, self.values, self.slopes, self.scales, self.columns, self.radii)
+        return sum(tensor.nbytes for tensor in (*tensors, self.weights, self.offsets) if tensor is not None)
 
     def multiply_adds(self, fallback: float = 0.0, exact: int = 0) -> float:
         """Multiply-adds per input: routing, the kept neurons, one product with the slopes, and `exact` ones for the
@@ -130,8 +133,8 @@ class TaylorTable:
 
     def real_slopes(self) -> Tensor:
         """The slopes as float32 numbers, whatever the format."""
-        slopes = self.slopes.float()
-        return slopes if self.scales is None else slopes * self.scales[..., None]
+        slopes = self.slopes.float() if self.scales is None else self.slopes.float() * self.scales[..., None]
+        return slopes if self.columns is None else slopes * self.columns
 
     def __call__(self, x: Tensor) -> Tensor:
         """Evaluate at x [n, d] in x's dtype (float32 or float64), centre by centre: the reference for every backend. No
@@ -170,8 +173,10 @@ class TaylorTable:
         slope_dtype, dtype = FORMATS[format]
         centres = self.centres.to(dtype)
         values, slopes = _moved(self, centres.double())
-        scales = None
+        scales = columns = None
         if format == "int8":
+            columns = column_scales(slopes)
+            slopes = slopes / columns.double()
             scales = slopes.abs().amax(2).clamp_min(1e-30).float() / INT8_MAX
             slopes = (slopes / scales.double()[..., None]).round().clamp(-INT8_MAX, INT8_MAX)
         return replace(
@@ -181,6 +186,7 @@ class TaylorTable:
             slopes=slopes.to(slope_dtype),
             format=format,
             scales=scales,
+            columns=columns,
             weights=None if self.weights is None else self.weights.to(dtype),
             offsets=None if self.offsets is None else self.offsets.to(dtype),
         )
@@ -193,6 +199,18 @@ class TaylorTable:
 def features(z: Tensor, order: int) -> Tensor:
     """What the slopes multiply: z [n, d] for order 1, z and z^2 / 2 [n, 2 d] for order 2."""
     return z if order == 1 else torch.cat([z, z * z / 2], 1)
+
+
+def column_scales(slopes: Tensor) -> Tensor:
+    """Scales [p] (float32) of the columns of slopes [k, o, p] (float64) under which int8 codes with a scale per row
+    lose little: the root mean square of each column, each row taken in units of its own root mean square.
+
+    An input that hardly varies has slopes far above the others' in every row, and without this the rest of the row is
+    rounded away beside them, though it is what the output is made of.
+    """
+    rows = slopes.square().mean(2, keepdim=True).clamp_min(1e-60)
+    columns = (slopes.square() / rows).mean((0, 1)).sqrt()
+    return columns.clamp_min(1e-6 * float(columns.max()) or 1.0).float()
 
 
 def _check_activation(name: str) -> None:
