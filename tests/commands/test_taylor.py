@@ -111,6 +111,7 @@ def test_errors(source, tmp_path):
         (("fit", source, tmp_path / "o", "-o", "t"), "no inputs.json"),
         (("show", tmp_path / "t"), "no table"),
         (("evaluate", source, tmp_path / "t"), "no table"),
+        (("export", tmp_path / "t", "--format", "c"), "no table"),
     ]
     for arguments, words in cases:
         with pytest.raises(LutcError, match=words):

@@ -5,6 +5,7 @@ import torch
 
 from lutc.errors import LutcError
 from lutc.taylor.fitting import TaylorSettings, fit
+from lutc.taylor.module import TaylorMLP
 from lutc.taylor.reading import load
 from lutc.taylor.table import FORMATS, TaylorTable
 
@@ -115,3 +116,37 @@ def test_rounded_centres_move_their_values_along():
     naive = (rounded.values - table.values.half()).abs().max()
     assert naive > 1e-3
     torch.testing.assert_close(rounded(x), table(x), rtol=5e-3, atol=2e-2)
+
+
+def test_an_input_that_hardly_varies_costs_int8_nothing(tmp_path):
+    """Slopes of such an input, far above the others', set the scale of every row unless its column has its own."""
+    generator = torch.Generator().manual_seed(0)
+    quiet = torch.ones(32)
+    quiet[:4] = 1e-3
+    slopes = torch.randn(3, 10, 32, generator=generator) / quiet
+    table = TaylorTable(torch.zeros(3, 32), torch.zeros(3, 10), slopes, torch.ones(3, dtype=torch.int64))
+    stored = table.stored("int8")
+    x = torch.randn(500, 32, generator=generator) * quiet
+    error = (stored(x) - table(x)).square().sum() / table(x).square().sum()
+    assert error < 1e-4
+    rows_only = slopes.abs().amax(2, keepdim=True) / 127
+    rounded = TaylorTable(table.centres, table.values, (slopes / rows_only).round() * rows_only, table.counts)
+    assert (rounded(x) - table(x)).square().sum() / table(x).square().sum() > 1e-2  # what it would be
+    stored.save(tmp_path / "t")
+    again = load(tmp_path / "t")
+    assert torch.equal(again.columns, stored.columns) and torch.equal(again(x), stored(x))
+    with torch.no_grad():
+        torch.testing.assert_close(TaylorMLP(again)(x), stored(x), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(TaylorMLP(again)(x[:5]), stored(x[:5]), rtol=1e-4, atol=1e-4)
+
+
+def test_an_int8_table_without_scales_of_columns_still_serves(tmp_path):
+    """As earlier versions wrote them."""
+    codes = torch.randint(-127, 128, (2, 3, 4), dtype=torch.int8)
+    centres, values = torch.randn(2, 4).half(), torch.randn(2, 3).half()
+    TaylorTable(centres, values, codes, torch.ones(2, dtype=torch.int64), "int8", torch.rand(2, 3)).save(tmp_path / "t")
+    table = load(tmp_path / "t")
+    assert table.columns is None
+    x = torch.randn(9, 4)
+    with torch.no_grad():
+        torch.testing.assert_close(TaylorMLP(table)(x), table(x), rtol=1e-4, atol=1e-3)
