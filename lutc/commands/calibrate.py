@@ -104,6 +104,7 @@ def calibrate(
     lutc calibrate SmolLM2-135M --text book.txt --plot calibration.png
     lutc compile silu --weights calibration.json:layers.3.mlp.act_fn --calibrated-scale
     lutc calibrate SmolLM2-135M --text book.txt --layer-error auto  also collects what --objective layer needs
+    torchrun --nproc-per-node 2 -m lutc calibrate ...  splits the batches; the file is the same
     """
     if output.suffix != ".json":
         raise LutcError(f"a calibration is written to a .json file; given {output.name}")
@@ -118,10 +119,16 @@ def calibrate(
     from lutc.models.loading import advised, load  # brings torch
     from lutc.models.memory import PeakMemory  # brings torch
     from lutc.models.texts import batches  # brings torch
+    from lutc.observe.ranks import Ranks  # brings torch
     from lutc.observe.running import calibrate as run  # brings numba, torch
+    from lutc.observe.running import model_digest  # brings numba, torch
 
     loaded = load(model, dtype=dtype, device=device, device_map=device_map, task=task, tokenizer=tokenizer)
-    given = batches(loaded, text, seqlen=seqlen, max_tokens=max_tokens, batch=batch)
+    ranks = Ranks.here()
+    if scales and ranks.count > 1:
+        raise LutcError("--layer-error is collected by one process; run it without torchrun")
+    ranks.agree(model_digest(loaded.model), "model")
+    given = ranks.share(batches(loaded, text, seqlen=seqlen, max_tokens=max_tokens, batch=batch))
     total = sum(
         int(b.get("attention_mask", torch.ones_like(b["input_ids"])).sum())
         for b in given
@@ -136,7 +143,10 @@ def calibrate(
         found = run(loaded.model, given, name=Path(model).name, only=only or None, skip=skip or None, progress=progress)
         if scales:
             found = _with_layer_errors(found, loaded.model, given, scales, bits, only, skip, progress)
+        found = ranks.sum(found)
         seconds = time.perf_counter() - start
+    if not ranks.first:
+        return
     cost = f"{seconds:.1f} s" + ("" if memory.above is None else f", {memory.above / 2**20:.0f} MiB above the model")
     for other in earlier:
         found = found + other

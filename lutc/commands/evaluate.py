@@ -95,6 +95,7 @@ def evaluate(
     lutc evaluate SmolLM2-135M --text book.txt --tables silu_8 --tables silu_16 --tables all=silu_fplut,exp_fplut
     lutc evaluate SmolLM2-135M --text book.txt --tables silu_16 --int8 calibration.json
     lutc evaluate SmolLM2-135M --text book.txt --seqlen 8192 --softmax exp_fplut --attention fused
+    torchrun --nproc-per-node 2 -m lutc evaluate ...  splits the batches
     """
     variants = [variant(spec) for spec in specs]
     if activation or softmax or norm:
@@ -112,13 +113,19 @@ def evaluate(
     from lutc.evaluation.running import evaluate as run  # brings numba, torch
     from lutc.models.loading import load  # brings torch
     from lutc.models.texts import batches  # brings torch
+    from lutc.observe.ranks import Ranks  # brings torch
 
     loaded = load(model, dtype=dtype, device=device, device_map=device_map, task=task, tokenizer=tokenizer)
     given = batches(loaded, text, seqlen=seqlen, max_tokens=max_tokens, batch=batch)
     if int8 is not None:
         variants = on_codes(variants, int8_scales(int8, loaded.model))
     with progress_bar("evaluate", unit="forwards") as progress:
-        found = run(loaded, given, variants, layers=not no_layers, each_layer=each_layer, progress=progress)
+        ranks = Ranks.here()
+        found = run(
+            loaded, given, variants, layers=not no_layers, each_layer=each_layer, progress=progress, ranks=ranks
+        )
+    if not ranks.first:
+        return
     if csv_path is not None:
         append_csv(csv_path, evaluation_report.COLUMNS, evaluation_report.records(found))
     if picture is not None:

@@ -84,10 +84,10 @@ def compile_folder(
     on where it was when started again; `torchrun --nproc-per-node 2 -m lutc model compile ...` shares the work.
     """
     from lutc.folder.building import check_target, compile_model  # brings torch
-    from lutc.folder.ranks import Ranks  # brings torch
     from lutc.models.loading import advised, load  # brings torch
     from lutc.models.memory import PeakMemory  # brings torch
     from lutc.models.texts import batches  # brings torch
+    from lutc.observe.ranks import Ranks  # brings torch
 
     check_target(folder, force)
     loaded = load(model, dtype=dtype, device=device, device_map=device_map, task=task, tokenizer=tokenizer)
@@ -155,6 +155,7 @@ def evaluate(
     from lutc.folder.identity import find  # brings torch
     from lutc.models.loading import load  # brings torch
     from lutc.models.texts import batches  # brings torch
+    from lutc.observe.ranks import Ranks  # brings torch
 
     tables, others = read(folder), [variant(spec) for spec in specs]
     loaded = load(model, dtype=dtype, device=device, device_map=device_map, task=task, tokenizer=tokenizer)
@@ -164,7 +165,12 @@ def evaluate(
         variants: list[Any] = [FolderVariant(folder.name, tables), *others]
         if any(entry.inputs is not None for entry in tables.entries):
             variants.insert(0, FolderVariant("exact on its codes", tables, exact_on_codes))
-        found = run(loaded, given, variants, layers=not no_layers, each_layer=each_layer, progress=progress)
+        ranks = Ranks.here()
+        found = run(
+            loaded, given, variants, layers=not no_layers, each_layer=each_layer, progress=progress, ranks=ranks
+        )
+    if not ranks.first:
+        return
     if as_json:
         echo_json(found.to_json())
         return

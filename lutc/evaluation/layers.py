@@ -54,6 +54,11 @@ class Means:
         self.sums[name] = self.sums.get(name, 0.0) + total
         self.counts[name] = self.counts.get(name, 0) + count
 
+    def join(self, other: Means) -> None:
+        """Those of other data too."""
+        for name, total in other.sums.items():
+            self.add(name, total, other.counts[name])
+
     def mean(self, name: str) -> float | None:
         return self.sums[name] / self.counts[name] if self.counts.get(name) else None
 

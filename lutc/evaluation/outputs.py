@@ -121,6 +121,14 @@ class Compared:
         if found.vectors is not None and exact.vectors is not None:
             self.cosines += F.cosine_similarity(found.vectors.double(), exact.vectors.double(), dim=-1).tolist()
 
+    def join(self, other: Compared) -> None:
+        """What came of later batches too."""
+        self.tokens += other.tokens
+        self.windows += other.windows
+        self.same += other.same
+        self.compared += other.compared
+        self.cosines += other.cosines
+
     def figures(self) -> dict:
         """perplexity, losses, kl, kl_se, divergences, same, cosine, worst_cosine, as a `Result` has them."""
         tokens, losses, divergences = (

@@ -25,6 +25,8 @@ from lutc.models.modes import evaluation_mode
 from lutc.models.texts import to_device
 from lutc.nn.patching import unpatch
 from lutc.nn.patching.apply import refuse_patched
+from lutc.observe.ranks import Ranks
+from lutc.observe.running import model_digest
 from lutc.table import table_set
 
 
@@ -36,6 +38,7 @@ def evaluate(
     layers: bool | int = True,
     each_layer: bool = False,
     progress: Callable[..., object] | None = None,
+    ranks: Ranks | None = None,
 ) -> Evaluation:
     """Run a model exactly and with the tables of each variant on the same batches, in eval mode.
 
@@ -57,6 +60,9 @@ def evaluate(
     if not batches:
         raise LutcError("there are no batches to evaluate on; give at least one")
     refuse_patched(loaded.model, "evaluate")
+    ranks = ranks or Ranks()
+    ranks.agree(model_digest(loaded.model), "model")
+    batches = ranks.share(batches, block=True)
     names = [variant.name for variant in variants]
     if twice := {name for name in names if names.count(name) > 1}:
         raise LutcError(f"two variants are called '{twice.pop()}'; give them names: `tables` NAME=...")
@@ -66,6 +72,7 @@ def evaluate(
         for batch in batches:
             with advised("running the model"), torch.inference_mode():
                 run.batch(to_device(dict(batch) if isinstance(batch, Mapping) else batch, loaded.device))
+        run.join(ranks)
         return run.evaluation()
 
 
@@ -185,6 +192,30 @@ class _Run:
             if isinstance(batch, Mapping):
                 return self.model(**batch)
             return self.model(*batch) if isinstance(batch, tuple | list) else self.model(batch)
+
+    def join(self, ranks: Ranks) -> None:
+        """What all ranks found, in the order of their batches; seconds are those of all."""
+        names = ("exact", "compared", "single", "errors", "own", "outside", "clipped")
+        told = [(result.failed, result.seconds) for result in self.results]
+        parts = ranks.gather(({name: getattr(self, name) for name in names}, self.tokens, self.seconds, told))
+        if ranks.count == 1:
+            return
+        (whole, self.tokens, self.seconds, told), *others = parts
+        for name in names:
+            setattr(self, name, whole[name])
+        for part, tokens, seconds, more in others:
+            self.tokens, self.seconds = self.tokens + tokens, self.seconds + seconds
+            told = [(a or b, x + y) for (a, x), (b, y) in zip(told, more, strict=True)]
+            self.exact.join(part["exact"])
+            for name in names[1:]:
+                for mine, other in zip(getattr(self, name), part[name], strict=True):
+                    if isinstance(mine, dict):
+                        for layer in mine:
+                            mine[layer].join(other[layer])
+                    else:
+                        mine.join(other)
+        for result, (failed, seconds) in zip(self.results, told, strict=True):
+            result.failed, result.seconds = failed, seconds
 
     def evaluation(self) -> Evaluation:
         own = self.exact.figures() | {"kl": None, "kl_se": None, "divergences": []}  # from itself: 0

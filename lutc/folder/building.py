@@ -28,11 +28,11 @@ from lutc.folder.identity import digest, identity
 from lutc.folder.jobs import Choice, Job, jobs_of
 from lutc.folder.manifest import CALIBRATION, TABLES, Folder, read, write
 from lutc.folder.page import REPORT, page
-from lutc.folder.ranks import Ranks
 from lutc.folder.spending import TRIES, Ladder, Spent, spend
 from lutc.folder.worker import run_all
 from lutc.models.loading import Loaded
 from lutc.nn.patching.apply import refuse_patched
+from lutc.observe.ranks import Ranks
 from lutc.observe.running import calibrate
 
 REQUEST = "request.json"
@@ -186,10 +186,7 @@ def _calibrated(model: nn.Module, batches: list, partial: Path, name: str, ranks
     file = partial / CALIBRATION
     if ranks.same(file.exists()):
         return read_calibration(file)
-    mine = batches[ranks.index :: ranks.count]
-    if len(batches) < ranks.count:
-        raise LutcError(f"{len(batches)} batches cannot be split over {ranks.count} ranks; give a longer text")
-    found = ranks.sum(calibrate(model, mine, name=name, progress=lambda n: told("calibrate", n)))
+    found = ranks.sum(calibrate(model, ranks.share(batches), name=name, progress=lambda n: told("calibrate", n)))
     if ranks.first:
         found.save(file)
     ranks.wait()

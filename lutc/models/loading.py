@@ -68,10 +68,11 @@ def load(
     """The model at `path`, in eval mode.
 
     dtype: "fp32", "fp16", "bf16"; None is fp32 on a CPU and elsewhere the dtype of the checkpoint. device: "cpu",
-    "cuda", "cuda:1". device_map: as from_pretrained takes it ("auto" spreads a model over GPUs, memory and disk), or
-    "auto:0=20GiB,cpu=8GiB" with the most that its weights may take of each, and what is left stays on disk; `device` is
-    then unused. task: the class of transformers that loads it, by default by the config. tokenizer: a folder with
-    another tokenizer. Raises LutcError, one line, for whatever cannot be had.
+    "cuda" (under torchrun the GPU of the rank's number), "cuda:1". device_map: as from_pretrained takes it ("auto"
+    spreads a model over GPUs, memory and disk), or "auto:0=20GiB,cpu=8GiB" with the most that its weights may take of
+    each, and what is left stays on disk; `device` is then unused. task: the class of transformers that loads it, by
+    default by the config. tokenizer: a folder with another tokenizer. Raises LutcError, one line, for whatever cannot
+    be had.
     """
     source = Path(path).expanduser()
     if not source.exists():
@@ -115,6 +116,8 @@ def advised(doing: str) -> Iterator[None]:
 
 
 def _device(name: str) -> torch.device:
+    if name == "cuda" and "LOCAL_RANK" in os.environ:  # torchrun's: each process its own GPU
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
         device = torch.device(name)
     except RuntimeError as error:

@@ -1,5 +1,6 @@
-"""Two ranks of torchrun (gloo) share one folder."""
+"""Two ranks of torchrun (gloo) share one task."""
 
+import json
 import os
 import subprocess
 import sys
@@ -35,6 +36,11 @@ def run(script, *words, ranks):
     )
 
 
+def command(*words, ranks):
+    """A command of lutc."""
+    return run("-m", "lutc", *words, ranks=ranks)
+
+
 @pytest.mark.slow  # starts processes
 def test_two_ranks_give_the_bytes_of_one(tmp_path):
     script = tmp_path / "script.py"
@@ -55,3 +61,34 @@ def test_a_rank_with_another_model_is_refused(tmp_path):
     done = run(script, tmp_path / "tables", "other", ranks=2)
     assert done.returncode != 0 and "rank 1 has another model than rank 0" in done.stdout + done.stderr
     assert not (tmp_path / "tables").exists()
+
+
+@pytest.mark.slow  # starts processes
+def test_two_ranks_calibrate_to_the_bytes_of_one(folders, tmp_path):
+    for name, ranks in (("one", 1), ("two", 2)):
+        (tmp_path / name).mkdir()
+        arguments = ["calibrate", folders["llama"], "--text", folders["text"], "--seqlen", 16, "--max-tokens", 160]
+        done = command(*arguments, "-o", tmp_path / name / "c.json", ranks=ranks)
+        assert done.returncode == 0, done.stderr[-2000:]
+    for file in ("c.json", "c.npz"):
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+
+
+@pytest.mark.slow  # starts processes
+def test_two_ranks_evaluate_to_the_figures_of_one(folders):
+    """Five windows: two for one rank and three for the other."""
+    found = []
+    for ranks in (1, 2):
+        arguments = ["evaluate", folders["llama"], "--text", folders["text"], "--seqlen", 16, "--max-tokens", 80]
+        done = command(*arguments, "--tables", "silu_8", "--each-layer", "--json", ranks=ranks)
+        assert done.returncode == 0, done.stderr[-2000:]
+        found.append(json.loads(done.stdout))
+    one, two = found
+    assert one["tokens"] == two["tokens"] == 75
+    for a, b in zip(one["results"], two["results"], strict=True):
+        for key in ("perplexity", "kl", "losses", "same"):
+            assert a[key] == b[key], key
+        for x, y in zip(a["layers"], b["layers"], strict=True):
+            assert x["kl"] == y["kl"] and x["name"] == y["name"]
+            assert (x["error"] is None) == (y["error"] is None)
+            assert x["error"] is None or x["error"] == pytest.approx(y["error"], rel=1e-9)

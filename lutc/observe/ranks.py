@@ -1,4 +1,4 @@
-"""The processes of torchrun that share one folder: what they agree on, add up and wait for. One process is one rank."""
+"""The processes of torchrun that share one task: what they agree on, add up and wait for. One process is one rank."""
 
 from __future__ import annotations
 
@@ -41,20 +41,29 @@ class Ranks:
     def wait(self) -> None:
         """Until all are here."""
         if self.count > 1:
-            self._gather(None)
+            self.gather(None)
 
     def agree(self, value: str, what: str) -> None:
         """LutcError on every rank where values differ."""
-        values = self._gather(value)
+        values = self.gather(value)
         if others := [rank for rank, one in enumerate(values) if one != values[0]]:
             raise LutcError(
                 f"rank {others[0]} has another {what} than rank 0 ({values[others[0]][:12]}, {values[0][:12]}); "
                 "start all ranks with the same arguments"
             )
 
+    def share(self, batches: list, block: bool = False) -> list:
+        """This rank's batches: every count-th, or with `block` those in a row; LutcError where there are too few."""
+        if len(batches) < self.count:
+            raise LutcError(f"{len(batches)} batches cannot be split over {self.count} ranks; give a longer text")
+        if block:
+            ends = [len(batches) * rank // self.count for rank in (self.index, self.index + 1)]
+            return batches[ends[0] : ends[1]]
+        return batches[self.index :: self.count]
+
     def same(self, value: bool) -> bool:
         """Whether it holds on all ranks."""
-        return all(self._gather(value))
+        return all(self.gather(value))
 
     def of_first(self, made: Callable[[], T]) -> T:
         """What rank 0 makes, on all ranks; what goes wrong there is everybody's LutcError."""
@@ -66,19 +75,19 @@ class Ranks:
                 value = made()
             except LutcError as error:
                 value = error
-        value = self._gather(value)[0]
+        value = self.gather(value)[0]
         if isinstance(value, LutcError):
             raise value
         return value
 
     def sum(self, calibration: Calibration) -> Calibration:
         """Of all ranks, exactly as if one had seen all batches."""
-        first, *others = self._gather(calibration)
+        first, *others = self.gather(calibration)
         for other in others:
             first = first + other
         return first
 
-    def _gather(self, value) -> list:
+    def gather(self, value) -> list:
         """Everybody's value, by rank."""
         if self.count == 1:
             return [value]
