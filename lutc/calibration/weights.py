@@ -14,7 +14,7 @@ from lutc.calibration.layer_error import LayerErrors, errors_of
 from lutc.calibration.sample_file import is_sample_file, read_samples
 from lutc.errors import LutcError
 from lutc.formats.codes import Inputs
-from lutc.functions import alike
+from lutc.functions import Function, alike
 
 _SLICES = 16  # of a bin, where an error is measured
 EVEN, EVEN_FLOATS = (
@@ -114,7 +114,7 @@ def is_calibration(weights: object) -> bool:
     return isinstance(weights, str) and (weights.endswith(".json") or ".json:" in weights or is_sample_file(weights))
 
 
-def measured(source: str, function: str) -> Measured:
+def measured(source: str, function: str | Function) -> Measured:
     """Weights from `calibration.json:LAYER`, or from `calibration.json`, all its layers of the function pooled.
     LutcError for a layer that is not there or is fed to another function. A file of samples (`.npy`, `.csv`, `.txt`)
     is of whatever function is compiled.
@@ -125,7 +125,9 @@ def measured(source: str, function: str) -> Measured:
     path, _, name = source.partition(".json:")
     path = source if not name else f"{path}.json"
     calibration = read(path)
-    wanted = functions.get(function).name if functions.known(function) else function
+    name_given = function.name if isinstance(function, Function) else function
+    known = functions.find(name_given)
+    wanted = name_given if known is None else known.name
     record = {
         "file": path.replace("\\", "/").rpartition("/")[2],
         "sha256": calibration.digest,

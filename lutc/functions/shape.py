@@ -7,8 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lutc.functions.kinds import Line
+
 _POINTS = 1 << 14  # of an even grid over the interval
 _NOISE = 2.0**-46  # of the largest value: differences below are rounding of float64
+_FAR = np.array([2.0**14, 2.0**16, 2.0**20])  # where a function is looked at for its tail
 _ZOOMS = 6  # times that a turn is looked for again within two steps of the grid
 
 
@@ -35,6 +38,20 @@ def curvature(f: Callable, lo: float, hi: float) -> Shape:
 def extent(f: Callable, lo: float, hi: float) -> tuple[float, float]:
     """Least and greatest value of f over [lo, hi], to the precision of float64 for a smooth function."""
     return -_greatest(lambda x: -np.asarray(f(x)), lo, hi), _greatest(f, lo, hi)
+
+
+def line_far_out(f: Callable, side: float) -> Line | None:
+    """The line on which f lies at three far points, to the left (side -1) or to the right (1); None where it lies on
+    none.
+    """
+    far = side * _FAR
+    y = np.asarray(f(far), np.float64)
+    if not np.isfinite(y).all():
+        return None
+    gradient = (y[2] - y[1]) / (far[2] - far[1])
+    intercept = y[1] - gradient * far[1]
+    off = np.abs(gradient * far + intercept - y)
+    return Line(float(gradient), float(intercept)) if (off <= 1e-9 * np.maximum(np.abs(y), 1e-3)).all() else None
 
 
 def _grid(f: Callable, lo: float, hi: float, points: int) -> tuple[np.ndarray, np.ndarray]:

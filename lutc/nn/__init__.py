@@ -15,6 +15,7 @@ _EXPORTS = {
     "IntegerSoftmax": "lutc.nn.integer_softmax",
     "IntegerLayerNorm": "lutc.nn.integer_norm",
     "IntegerRMSNorm": "lutc.nn.integer_norm",
+    "ChannelLUT": "lutc.nn.channel_tables",
     "FPLUT": "lutc.nn.fplut",
     "TaylorMLP": "lutc.taylor.module",
     "gqa_lut_pwl": "lutc.nn.gqa_lut",

@@ -13,7 +13,8 @@ from lutc import functions
 from lutc.certify.arithmetic import in_arithmetic
 from lutc.errors import LutcError
 from lutc.fplut.pipeline import compile_fplut
-from lutc.functions import Function, Line
+from lutc.functions import Function
+from lutc.functions.shape import line_far_out
 from lutc.lower import plans
 from lutc.lower.segments import slope
 from lutc.measures import RELATIVE_FLOOR
@@ -25,7 +26,6 @@ from lutc.table.table_set import TableSet
 
 ARITHMETICS = ("fp32", "fp16_rne", "fp16_trunc")
 _SAME = 1e-5  # largest relative difference of a callable that computes in fp32 from the function it is named after
-_FAR = np.array([2.0**14, 2.0**16, 2.0**20])
 
 
 class FPLUT(LUT):
@@ -153,15 +153,4 @@ def _as_function(function: Callable, name: str, registered: Function | None) -> 
             close = np.abs(got - want) <= _SAME * np.maximum(np.abs(want), RELATIVE_FLOOR)
         if (close | (got == want) | (np.isnan(got) & np.isnan(want))).all():
             return registered
-    return Function(name, f, None, (-8.0, 8.0), left=_tail(f, -_FAR), right=_tail(f, _FAR))
-
-
-def _tail(f: Callable, far: np.ndarray) -> Line | None:
-    """The line on which f lies at three far points, None where it lies on none."""
-    y = f(far)
-    if not np.isfinite(y).all():
-        return None
-    gradient = (y[2] - y[1]) / (far[2] - far[1])
-    intercept = y[1] - gradient * far[1]
-    off = np.abs(gradient * far + intercept - y)
-    return Line(float(gradient), float(intercept)) if (off <= 1e-9 * np.maximum(np.abs(y), 1e-3)).all() else None
+    return Function(name, f, None, (-8.0, 8.0), left=line_far_out(f, -1.0), right=line_far_out(f, 1.0))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -16,10 +18,12 @@ from lutc.nn.lowered import DTYPES, digest, lowered
 from lutc.nn.refilled import Refilled
 from lutc.table import library, table_set
 from lutc.table.library import TableSource
+from lutc.table.reach import reach
 from lutc.table.table import Table
 from lutc.table.table_set import TableSet
 
 GRADIENTS = ("function", "table")
+OUTSIDE = ("table", "exact")
 
 
 def _one_table(source, scale: float | None, key: str | None, strict: bool) -> TableSet:
@@ -46,8 +50,11 @@ class LUT(Refilled):
     `scale` chooses the table (the nearest key, as GQA-LUT clips, with a
     ScaleWarning, or an error where `strict`); without it the finest scale whose codes cover the
     function's range. Of a set of float tables, `key` chooses ("fp16"; the default is "fp32"). Inputs are not quantised:
-    that is `QuantLUT`. grad: "function" (straight-through: the exact function's derivative; a function that torch does
-    not know falls to "table") or "table" (the slope of the segment).
+    that is `QuantLUT`. outside: what runs beyond the range of a table that
+    has neither a tail nor range reduction there (x^2, log1p; `ends` says where): "table", whose last segment goes on,
+    or "exact", the function itself, at the cost of computing it; a callable (tensor to tensor) is that function where
+    torch does not know it. grad: "function" (straight-through: the exact function's derivative; a function that torch
+    does not know falls to "table") or "table" (the slope of the segment).
 
     16-bit results are the float64 value of the table rounded once; fp32 ones are within 1.5 ulp of max(|slope x|,
     |intercept|), 1 ulp where the table's coefficients are float32 values. NaN gives NaN, +-inf follow the tails. The
@@ -62,9 +69,16 @@ class LUT(Refilled):
         *,
         key: str | None = None,
         grad: str = "function",
+        outside: str | Callable[[torch.Tensor], torch.Tensor] = "table",
         strict: bool = False,
     ):
         super().__init__()
+        if outside not in OUTSIDE and not callable(outside):
+            raise LutcError(
+                f"outside is {' or '.join(map(repr, OUTSIDE))}, or the function, tensor to tensor; given "
+                f"{outside!r:.40}"
+            )
+        self._outside = (outside,)  # a module of the model that keeps its place there, so it is no child
         if grad not in GRADIENTS:
             raise LutcError(
                 f"grad must be 'function' (the exact derivative) or 'table' (the segment's slope); given {grad!r}"
@@ -81,6 +95,13 @@ class LUT(Refilled):
         """
         self.tables = table_set.loads(text)
         self._digest = digest(text)
+        ((key, _),) = self.tables.items()
+        self.ends = reach(self.tables, key)
+        if self._outside[0] == "exact" and not in_torch.known(self.tables.function):
+            raise LutcError(
+                f"outside='exact' runs the function itself, which torch does not know of {self.tables.function!r}; "
+                "give it as outside=, a callable, tensor to tensor"
+            )
         self.gradient = (
             self.tables.function if self.grad == "function" and in_torch.known(self.tables.function) else "table"
         )
@@ -103,6 +124,8 @@ class LUT(Refilled):
 
     def _apply(self, fn, recurse=True):
         super()._apply(fn, recurse)
+        if isinstance(self._outside[0], torch.nn.Module):
+            self._outside[0]._apply(fn, recurse)
         self._lower(self.table.device)  # another device wants its own plans, shared with the other modules there
         return self
 
@@ -126,6 +149,7 @@ class LUT(Refilled):
         text = bytes(self.table.cpu().numpy()).decode()
         device = self.table.device
         self.tables = table_set.loads(text)
+        self.ends = reach(self.tables, next(iter(self.tables)))
         self._lower(device)
 
     # --- evaluation
@@ -154,16 +178,33 @@ class LUT(Refilled):
         """table(x), elementwise: shape, strides, dtype and device of x."""
         words, meta = self._plan(x)
         if portable.wanted():
-            return portable.table(next(iter(self.tables.values())), x)
-        if transforms.active():
-            return transforms.lut(x, words, meta, self.gradient)
-        return torch.ops.lutc.lut(x, words, meta, self.gradient)
+            y = portable.table(next(iter(self.tables.values())), x)
+        elif transforms.active():
+            y = transforms.lut(x, words, meta, self.gradient)
+        else:
+            y = torch.ops.lutc.lut(x, words, meta, self.gradient)
+        return self._beyond(x, y) if self.exact_outside else y
+
+    @property
+    def exact_outside(self) -> bool:
+        """Whether the function itself runs beyond `ends`, which then are not both infinite."""
+        return self._outside[0] != "table" and self.ends != (-math.inf, math.inf)
+
+    def _beyond(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """y, the table's values, with the function's own beyond `ends`."""
+        (lo, hi), exact = self.ends, self._outside[0]
+        beyond = (x < lo) | (x > hi)
+        inside = x.masked_fill(~beyond, lo if math.isfinite(lo) else hi)  # finite where it is not wanted
+        values = exact(inside) if callable(exact) else in_torch.value(self.tables.function, inside)
+        return torch.where(beyond, values.to(y.dtype), y)
 
     def gated(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """table(x) * y for the gate and the value of a gated MLP, in one pass on a GPU; x and y of one
         shape and dtype.
         """
         words, meta = self._plan(x)
+        if self.exact_outside:
+            return self(x) * y
         if not isinstance(y, torch.Tensor) or (y.shape, y.dtype, y.device) != (x.shape, x.dtype, x.device):
             given = (
                 f"{tuple(t.shape)} {t.dtype} on {t.device}" if isinstance(t, torch.Tensor) else type(t).__name__
@@ -192,4 +233,5 @@ class LUT(Refilled):
     def extra_repr(self) -> str:
         ((key, table),) = self.tables.items()
         plan = self.plan_kind(torch.float32)
-        return f"{self.tables.name}, key={key}, entries={table.entries}, grad={self.gradient}, fp32 plan: {plan}"
+        told = f"{self.tables.name}, key={key}, entries={table.entries}, grad={self.gradient}, fp32 plan: {plan}"
+        return told + f", exact beyond {self.ends[0]:g} .. {self.ends[1]:g}" * self.exact_outside

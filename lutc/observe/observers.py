@@ -16,7 +16,11 @@ from torch.nn import functional as F
 from lutc.calibration.file import Layer
 from lutc.errors import LutcError
 from lutc.functions.in_torch import value
+from lutc.functions.recognise import functions_of
+from lutc.functions.user import name_of
+from lutc.nn.patching.automatic import own_function
 from lutc.nn.patching.calls import ACTIVATION_CALLS, MATH_CALLS
+from lutc.nn.patching.report import Refused
 from lutc.observe.accumulator import Accumulator
 
 _CALLS = [forms for call, forms in ACTIVATION_CALLS.items() if call not in MATH_CALLS]
@@ -87,7 +91,7 @@ class ActivationObserver(Observer):
     operator, quantity = "activation", "x"
 
     def __init__(self, watch: Watch, path: str, function: str, exact: Callable | None = None):
-        super().__init__(watch, path, function, exact or EXACT[function])
+        super().__init__(watch, path, function, exact or functools.partial(value, function))
         self.channels: tuple[torch.Tensor, torch.Tensor] | None = None
 
     @torch.no_grad()
@@ -196,6 +200,41 @@ class Observing:
         if self.kind in ("layer_norm", "rms_norm"):
             return NormObserver(self.watch, path, self.kind, exact)
         return ActivationObserver(self.watch, path, self.kind, exact)
+
+
+@dataclass(frozen=True)
+class ObservingAny:
+    """An observer for a function that the registry has, or with `own` any that treats elements by themselves; given by
+    path, for whatever stands there.
+    """
+
+    watch: Watch
+    own: bool = False
+    name: str = "an observer"
+
+    @property
+    def leaves(self) -> bool:
+        """As `lutc.nn.patching.automatic.Automatic` has it."""
+        return self.own
+
+    def __call__(self, found: Sequence[str], exact: Any) -> Observing | Refused:
+        """As `lutc.nn.patching.automatic.Automatic`."""
+        if found and found[0].endswith("(*)"):
+            return Refused("its parameters are computed as it runs")
+        if found and found[0] not in MATH_CALLS.values():
+            return Observing(self.watch, found[0])
+        if not self.own:
+            return Refused("no function of the registry, or not elementwise", silent=True)
+        try:
+            return Observing(self.watch, own_function(exact).name)
+        except LutcError as error:
+            return Refused(str(error), silent=True)
+
+    def fresh(self, path: str, exact: Any = None) -> Observer:
+        """At a place that was asked for, under the name of its function or of what stands there."""
+        call = exact.forward if isinstance(exact, nn.Module) else exact
+        names = () if call is None else functions_of(call)
+        return ActivationObserver(self.watch, path, names[0] if names else name_of(exact), exact)
 
 
 def refuse_nan(watch: Watch) -> None:

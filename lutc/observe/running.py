@@ -18,7 +18,7 @@ from lutc.models.modes import evaluation_mode
 from lutc.models.texts import to_device
 from lutc.nn.patching.apply import Patcher, refuse_patched
 from lutc.nn.patching.choose import Selection, Wanted
-from lutc.observe.observers import EXACT, Observing, Watch, refuse_nan
+from lutc.observe.observers import EXACT, Observing, ObservingAny, Watch, refuse_nan
 
 _UNUSED = {"logits_to_keep": 1, "use_cache": False}  # what language models need not compute here
 
@@ -38,6 +38,7 @@ def calibrate(
     name: str | None = None,
     only: str | Sequence[str] | None = None,
     skip: str | Sequence[str] | None = None,
+    places: str | Sequence[str] | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> Calibration:
     """Run `model` over `batches` and count what its activations, softmaxes and norms are fed with.
@@ -45,7 +46,9 @@ def calibrate(
     batches: dicts of keyword arguments, tuples of arguments, or single tensors; moved to the model's device one at a
     time. An `attention_mask` of shape (batch, length) among them keeps padding out, for inputs laid out as (batch,
     length, ...), (batch * length, ...) or, in a softmax, (batch, ..., queries, keys). Layers are found as `lutc.patch`
-    finds them, by what they compute; only, skip: as there. name: of the model, for the file. progress: called with the
+    finds them, by what they compute; only, skip: as there. places: paths of modules that are observed whatever they
+    compute, as `patch(activation={path: table})` takes them; "auto" for every elementwise function, known or not, as
+    `patch(activation="auto")` has it. name: of the model, for the file. progress: called with the
     number of tokens after each batch.
 
     Memory does not grow with the data: about 1 MiB a layer. The model runs in eval mode without gradients, with
@@ -57,7 +60,11 @@ def calibrate(
     watch = Watch()
     activations = {function: Observing(watch, function) for function in EXACT}
     wanted = Wanted(
-        activations, Observing(watch, "softmax"), {kind: Observing(watch, kind) for kind in ("layer_norm", "rms_norm")}
+        activations,
+        Observing(watch, "softmax"),
+        {kind: Observing(watch, kind) for kind in ("layer_norm", "rms_norm")},
+        places={path: ObservingAny(watch) for path in ([] if places is None or places == "auto" else _listed(places))},
+        other=ObservingAny(watch, own=places == "auto"),
     )
     patcher = Patcher(model, wanted, Selection(only, skip))
     data = {"batches": 0, "examples": 0, "tokens": 0}
@@ -83,6 +90,10 @@ def calibrate(
     told = {"name": name or _name(model), "class": type(model).__name__, "digest": digest}
     left = tuple(f"{entry.path} ({entry.what}): {entry.why}" for entry in patcher.report.left)
     return Calibration(told, data, {path: observer.layer() for path, observer in order.items()}, left=left)
+
+
+def _listed(places: str | Sequence[str]) -> list[str]:
+    return [places] if isinstance(places, str) else list(places)
 
 
 def _name(model: nn.Module) -> str:

@@ -5,7 +5,9 @@ reverse.
 from __future__ import annotations
 
 import contextlib
+import difflib
 import functools
+import types
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,9 +16,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from lutc.errors import LutcError
+from lutc import functions
+from lutc.errors import LutcError, RangeWarning
+from lutc.functions import FUNCTIONS
 from lutc.functions.recognise import functions_of
-from lutc.functions.spelling import file_name
+from lutc.functions.spelling import base, file_name
 from lutc.nn.patching import attention as attentions
 from lutc.nn.patching.auditing import Batch, audited
 from lutc.nn.patching.calls import (
@@ -30,11 +34,12 @@ from lutc.nn.patching.calls import (
     called,
     uses_registry,
 )
-from lutc.nn.patching.choose import Operator, Selection, Wanted, wanted
+from lutc.nn.patching.choose import Selection, Wanted, wanted
 from lutc.nn.patching.offload import bring_as
-from lutc.nn.patching.quantised import quantised_function
-from lutc.nn.patching.recognise import is_activation, is_norm, norm_of
-from lutc.nn.patching.report import Left, Replaced, Report
+from lutc.nn.patching.operators import Operator
+from lutc.nn.patching.quantised import Quantised, quantised_function
+from lutc.nn.patching.recognise import could_be_activation, is_activation, is_norm, norm_of
+from lutc.nn.patching.report import Left, Refused, Replaced, Report
 from lutc.taylor import reading
 from lutc.taylor.blocks import find_blocks, replace
 from lutc.taylor.module import TaylorMLP
@@ -114,6 +119,9 @@ class Patcher:
         self.report, self.changes = Report(), []
         self.touched: set[str] = set()
         self.answered: set[str] = set()
+        self.ending: dict[str, str] = {}  # tables by name that go on as lines beyond their range, and where
+        self.placed: set[str] = set()  # of the paths that were asked for
+        self.gone: set[int] = set()  # ids of modules that stand in the model no more
 
     # --- changes ---
 
@@ -159,8 +167,11 @@ class Patcher:
     def run(self) -> None:
         modules = list(self.model.named_modules())
         self.selection.check([name for name, _ in modules])
+        self._places(modules)
         modules = self._without_scripts(modules)
         for name, module in modules:
+            if id(module) in self.gone:
+                continue
             if self._leaf(module):
                 if module is self.model:
                     raise LutcError(
@@ -169,13 +180,15 @@ class Patcher:
                 continue
             for child_name, child in list(module._modules.items()):
                 path = f"{name}.{child_name}" if name else child_name
-                if child is not None and path in self.selection and not isinstance(child, torch.jit.ScriptModule):
+                free = path in self.selection and path not in self.wanted.places
+                if child is not None and free and not isinstance(child, torch.jit.ScriptModule):
                     self._child(module, name, child_name, child, path)
             if name in self.selection or (not name and self.selection.only is None):
                 self._function_attributes(name, module)
                 self._calls(name, module)
         if self.wanted.softmax is not None:
             self._registry(modules)
+        self._check_places()
         self._shield(modules)
         self._leave_fast_paths(modules)
 
@@ -199,13 +212,13 @@ class Patcher:
 
     def _child(self, parent, parent_name, name, child, path) -> None:
         behind = None if name.startswith("lutc_") else quantised_function(child)
-        if (behind or is_activation(child)) and self.wanted.activations:
-            device = next((buffer.device for buffer in child.buffers()), "cpu")
-            operator = self._operator(
-                (behind,) if behind else functions_of(child.forward, device), path, type(child).__name__
-            )
+        if (behind or self._activation(child)) and self.wanted.elementwise:
+            device = next((held.device for held in (*child.buffers(), *child.parameters())), "cpu")
+            names = (behind,) if behind else functions_of(child.forward, device)
+            operator = self._operator(names, path, type(child).__name__, child)
             if operator is not None:
                 self.put(parent, parent_name, name, operator.fresh(path, child))
+                self.gone.add(id(child))
         elif isinstance(child, nn.Softmax) and self.wanted.softmax is not None:
             if child.dim is None:
                 self.report.left.append(Left(path, "softmax", "its dim is None; give it one"))
@@ -219,15 +232,32 @@ class Patcher:
         elif is_norm(child) and self.wanted.norms and not name.startswith("lutc_"):
             self._norm(parent, parent_name, name, child, path)
 
-    def _operator(self, names: tuple[str, ...], path: str, what: str) -> Operator | None:
-        """The operator wanted for one of `names` (of the same function), and the report of it."""
+    def _activation(self, module: nn.Module) -> bool:
+        """A candidate for an activation; where any function is to have a table, a leaf that could be one."""
+        return is_activation(module) or getattr(self.wanted.other, "leaves", False) and could_be_activation(module)
+
+    def _operator(self, names: Sequence[str], path: str, what: str, exact: Any = None) -> Operator | Quantised | None:
+        """The operator wanted for one of `names` (of the same function), and the report of it. exact: the module or
+        function that stands there.
+        """
         for name in self.wanted.serving(names):
-            operator = self.wanted.activations[name]
-            self.report.replaced.append(Replaced(path, name, operator.name))
-            return operator
+            return self._replaced(path, name, self.wanted.activations[name])
+        if self.wanted.other is not None:
+            found = self.wanted.other(names, exact)
+            if isinstance(found, Refused):
+                if not found.silent or not isinstance(exact, nn.Module) or is_activation(exact):
+                    self.report.left.append(Left(path, names[0] if names else what, found.why))
+                return None
+            return self._replaced(path, names[0] if names else what, found)
         why = f"no table of {names[0]} was given" if names else "no function of the registry, or not elementwise"
         self.report.left.append(Left(path, names[0] if names else what, why))
         return None
+
+    def _replaced(self, path: str, what: str, operator: Operator | Quantised) -> Operator | Quantised:
+        self.report.replaced.append(Replaced(path, what, operator.name, getattr(operator, "note", "")))
+        if getattr(operator, "open_ends", False):
+            self.ending[operator.name] = operator.note
+        return operator
 
     def _norm(self, parent, parent_name, name, child, path) -> None:
         known = norm_of(child)
@@ -245,24 +275,65 @@ class Patcher:
 
     def _function_attributes(self, name: str, module: nn.Module) -> None:
         """Functions held as attributes: `self.activation = F.relu`, partial(F.gelu, approximate="tanh")."""
-        if not self.wanted.activations:
+        if not self.wanted.elementwise:
             return
         for attribute, value in list(vars(module).items()):
             function = value.func if isinstance(value, functools.partial) else value
             if callable(function) and getattr(function, "__hash__", None) is not None and function in ACTIVATION_CALLS:
                 path = f"{name}.{attribute}" if name else attribute
-                operator = self._operator(functions_of(value), path, attribute)
+                operator = self._operator(functions_of(value), path, attribute, value)
                 if operator is not None:
-                    self.changes.append(Attribute(module, attribute, value))
-                    del module.__dict__[attribute]
-                    self.put(module, name, attribute, operator.fresh(path, value))
+                    self._put_for_attribute(module, name, attribute, operator.fresh(path, value))
+
+    def _put_for_attribute(self, module: nn.Module, name: str, attribute: str, operator: nn.Module) -> None:
+        """A child in the place of a function that the module held as an attribute."""
+        self.changes.append(Attribute(module, attribute, module.__dict__[attribute]))
+        del module.__dict__[attribute]
+        self.put(module, name, attribute, operator)
+
+    def _places(self, modules: list[tuple[str, nn.Module]]) -> None:
+        """Operators that were given by path, wherever they are to go."""
+        parents = dict(modules)
+        for path, operator in self.wanted.places.items():
+            parent_name, _, name = path.rpartition(".")
+            parent = parents.get(parent_name)
+            before = None if parent is None else parent._modules.get(name, vars(parent).get(name))
+            if before is None or not callable(before):
+                continue  # a call in a forward, or nowhere
+            what = before.__name__ if isinstance(before, types.FunctionType) else type(before).__name__
+            module = self._replaced(path, getattr(operator, "function", None) or what, operator).fresh(path, before)
+            if isinstance(before, nn.Module):
+                self.put(parent, parent_name, name, module)
+                self.gone |= {id(inner) for inner in before.modules()}
+            else:
+                self._put_for_attribute(parent, parent_name, name, module)
+            self.placed.add(path)
+
+    def _check_places(self) -> None:
+        for path in self.wanted.places:
+            if path not in self.placed:
+                if "=" in path or difflib.get_close_matches(base(path), FUNCTIONS, 1):
+                    functions.get(path)  # raises, with the function that was meant
+                names = [name for name, module in self.model.named_modules() if name and not module._modules]
+                near = difflib.get_close_matches(path, names, 3, 0.3) or names[:3]
+                raise LutcError(
+                    f"{path!r} is neither a function that `lutc functions` lists nor a module, a function held as an "
+                    f"attribute or a call (as 'layers.0 (silu)') in this model; modules are called {', '.join(near)}"
+                )
 
     def _calls(self, name: str, module: nn.Module) -> bool:
         """Calls in the module's own forward, answered while it runs; whether there are some."""
         activations, softmax, norms = {}, None, {}
         for call, names in called(module):
             path = f"{name} ({call.__name__})" if name else f"({call.__name__})"
-            if call in MATH_CALLS:
+            if path in self.wanted.places and names and call in ACTIVATION_CALLS:
+                operator = self.wanted.places[path]
+                own = _child_name(names[0])
+                if path not in self.placed:
+                    self._replaced(path, names[0], operator)
+                activations[names[0]] = self._added(module, name, own, operator.fresh(path))
+                self.placed.add(path)
+            elif call in MATH_CALLS:
                 function = MATH_CALLS[call]
                 operator = self.wanted.activations.get(function) or self.wanted.written.get(function)
                 if operator is not None and names and function not in activations:
@@ -270,9 +341,10 @@ class Patcher:
                     activations[function] = self._added(
                         module, name, own, operator.fresh(path, module._modules.get(own))
                     )
-                    self.report.replaced.append(Replaced(path, function, operator.name))
-            elif call in ACTIVATION_CALLS and self.wanted.activations:
-                for function in self.wanted.serving(names) or [None]:
+                    self._replaced(path, function, operator)
+            elif call in ACTIVATION_CALLS and self.wanted.elementwise:
+                others = names if self.wanted.other is not None and names else [None]
+                for function in self.wanted.serving(names) or others:
                     operator = self._operator((function,) if function else names, path, call.__name__)
                     if operator is not None and function not in activations:
                         own = _child_name(function)
@@ -378,17 +450,24 @@ def patch(
     skip: str | Sequence[str] | None = None,
     quantise: Any | None = None,
     attention: str | None = None,
+    entries: int | None = None,
+    outside: str | None = None,
     audit: Batch | None = None,
 ) -> Report:
     """Replace a model's non-linear functions by tables, in place.
 
     activation: a table (name, path, TableSet), an nn.Module such as QuantLUT or LUT, a list of them, or {function: one
     of them}. Each replaces the activations that compute exactly its function: torch modules, transformers' ACT2FN
-    classes, functions held as attributes or called in a forward. softmax: an exp table, (exp table, reciprocal table),
-    or a LUTSoftmax; without a reciprocal table the division is exact. It replaces nn.Softmax, the attention of
-    transformers' registry (models loaded with 'sdpa' or 'eager'), nn.MultiheadAttention, and calls of softmax and
-    scaled_dot_product_attention. norm: an rsqrt table, for LayerNorm and RMSNorm (weights are shared, so training goes
-    on). mlp: {block: path of an artefact, or module}, compiled MLPs; blocks are named as in lutc.taylor
+    classes, functions held as attributes or called in a forward. A key that is a path in the model
+    (`layers.3.mlp.act_fn`, or `layers.3 (silu)` as a report calls a call) takes any table or module, and puts it there.
+    "auto" compiles a table of `entries` (16) for every elementwise function that is found, "auto-fplut" one of 259
+    values; one that errs by more than 5 % of its function's standard deviation is not used, and the report says so.
+    outside: what runs where a table has neither tail nor range reduction: "table", its last segment (the default of
+    tables that are given), or "exact", the function itself (of automatic ones). softmax: an exp table, (exp table,
+    reciprocal table), or a LUTSoftmax; without a reciprocal table the division is exact. It replaces nn.Softmax, the
+    attention of transformers' registry (models loaded with 'sdpa' or 'eager'), nn.MultiheadAttention, and calls of
+    softmax and scaled_dot_product_attention. norm: an rsqrt table, for LayerNorm and RMSNorm (weights are shared, so
+    training goes on). mlp: {block: path of an artefact, or module}, compiled MLPs; blocks are named as in lutc.taylor
     (`layers.0.mlp`, `encoder.layer.0:intermediate+output.dense`). only, skip: names or patterns of modules
     (`encoder.layer.0`, `*.mlp`), not for `mlp`. quantise: fake-quantises the input of every activation that is
     replaced: "learned", "observed", "dynamic", a number, a FakeQuantize, a calibration (or its .json file), or {path:
@@ -406,7 +485,9 @@ def patch(
     """
     if activation is None and softmax is None and norm is None and quantise is None and not mlp:
         raise LutcError("nothing to patch: give activation=, softmax=, norm=, mlp= or quantise=")
-    patcher = Patcher(model, wanted(activation, softmax, norm, quantise, attention), Selection(only, skip))
+    patcher = Patcher(
+        model, wanted(activation, softmax, norm, quantise, attention, entries, outside), Selection(only, skip)
+    )
     before = None if audit is None else audited(model, audit)
     try:
         patcher.run()
@@ -425,6 +506,8 @@ def patch(
         patcher.undo()
         raise
     keep(patcher)
+    for name, note in patcher.ending.items():
+        warnings.warn(f"'{name}': {note}; outside='exact' runs the function there", RangeWarning, stacklevel=2)
     return patcher.report
 
 

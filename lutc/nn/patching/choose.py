@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import fnmatch
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import nn
 
@@ -14,51 +14,41 @@ from lutc import functions
 from lutc.errors import LutcError
 from lutc.functions import alike
 from lutc.functions.spelling import base
-from lutc.nn.lut import LUT
+from lutc.nn.lut import LUT, OUTSIDE
 from lutc.nn.norm import LUTLayerNorm, LUTRMSNorm
 from lutc.nn.patching.attention import in_form
-from lutc.nn.patching.quantised import Quantised, Scales, all_functions, behind, named_function, quantised_function
-from lutc.nn.patching.report import Report
+from lutc.nn.patching.automatic import ENTRIES, KINDS, Automatic
+from lutc.nn.patching.operators import Operator, table_operator
+from lutc.nn.patching.quantised import AnyExact, Quantised, Scales, all_functions, named_function
+from lutc.nn.patching.report import Refused, Report
 from lutc.nn.softmax import LUTSoftmax
 from lutc.table.library import as_table_set
 from lutc.table.prologues import ExponentPrologue
 from lutc.table.table_set import TableSet
 
-
-@dataclass(frozen=True)
-class Operator:
-    """A module to put in a function's place, and the name that a report gives it. tables: what it was made of, if it
-    was asked for by a table.
-    """
-
-    module: nn.Module
-    name: str
-    tables: TableSet | None = None
-
-    @property
-    def function(self) -> str | None:
-        """Registry name of the function it stands for, None where it does not say."""
-        return getattr(getattr(self.module, "tables", None), "function", None)
-
-    def fresh(self, path: str, exact=None) -> nn.Module:
-        """A module for the site at `path`, where `exact` (a module or function; None for calls in a forward) stands. A
-        table goes behind the quantiser that stands there.
-        """
-        if self.tables is not None and quantised_function(exact) is not None:
-            return behind(exact.quantise, self.tables)
-        return copy.deepcopy(self.module)
+# (registry names of what stands there, the module or function itself or None) -> an operator, or why there is none
+Other = Callable[[Sequence[str], Any], "Operator | Quantised | Refused"]
 
 
 @dataclass(frozen=True)
 class Wanted:
     """activations: registry name -> Operator. softmax: Operator or None. norms: "layer_norm", "rms_norm" -> Operator,
     or empty. written: what answers calls of `torch.rsqrt` in norms that are written out, {"rsqrt": Operator} or empty.
+    places: path in the model -> Operator, whatever stands there. other: makes an operator for a function that is in
+    none of these, or says why there is none.
     """
 
     activations: Mapping[str, Operator | Quantised] = field(default_factory=dict)
     softmax: Operator | None = None
     norms: Mapping[str, Operator] = field(default_factory=dict)
     written: Mapping[str, Operator] = field(default_factory=dict)
+    places: Mapping[str, Operator | Quantised] = field(default_factory=dict)
+    other: Other | None = None
+
+    @property
+    def elementwise(self) -> bool:
+        """Whether functions are looked for at all."""
+        return bool(self.activations) or self.other is not None
 
     def serving(self, names: Sequence[str]) -> list[str]:
         """Of `activations`, the functions that `names` (of one call or module) stand for: `elu(*)` for all of the
@@ -92,11 +82,83 @@ class Wanted:
         return unused
 
 
-def wanted(activation, softmax, norm, quantise=None, attention: str | None = None) -> Wanted:
+def wanted(
+    activation,
+    softmax,
+    norm,
+    quantise=None,
+    attention: str | None = None,
+    entries: int | None = None,
+    outside: str | None = None,
+) -> Wanted:
     """Load and build everything before a model is touched."""
     scales = None if quantise is None else Scales(quantise)
+    if outside is not None and outside not in OUTSIDE:
+        raise LutcError(f"outside is {' or '.join(map(repr, OUTSIDE))}; given {outside!r:.40}")
     norms, written = ({}, {}) if norm is None else (_norms(norm), _written(norm))
-    return Wanted(_activations(activation, scales), _softmax(softmax, attention), norms, written)
+    made = Activations(scales, outside, entries)
+    made.take(activation)
+    softmaxes = _softmax(softmax, attention)
+    return Wanted(made.functions, softmaxes, norms, written, made.places, made.other)
+
+
+class Activations:
+    """What `activation=` asks for. functions: operators by registry name; places: by a path in the model; other: makes
+    one for any other function, or says why not.
+    """
+
+    def __init__(self, scales: Scales | None, outside: str | None, entries: int | None):
+        self.scales, self.outside, self.entries = scales, outside, entries
+        self.functions: dict[str, Operator | Quantised] = {}
+        self.places: dict[str, Operator | Quantised] = {}
+        self.other: Other | None = None
+
+    def take(self, source) -> None:
+        """Sort what was given; LutcError for what serves nothing."""
+        if source is None:
+            if self.scales is not None:
+                self.functions, self.other = all_functions(self.scales), AnyExact(self.scales)
+        elif isinstance(source, Mapping) and not isinstance(source, TableSet):
+            for where, one in source.items():
+                known = functions.find(where)
+                (self.places if known is None else self.functions)[known.name if known else where] = self._operator(one)
+        else:
+            for one in source if isinstance(source, (list, tuple)) else [source]:
+                self._found(one)
+        if self.entries is not None and not (isinstance(self.other, Automatic) and self.other.kind == "auto"):
+            raise LutcError("entries= goes with activation='auto'; tables that are given have theirs")
+
+    def _found(self, one) -> None:
+        if isinstance(one, str) and one in KINDS:
+            entries = ENTRIES if self.entries is None else self.entries
+            self.other = Automatic(one, entries, self.scales, self.outside or "exact")
+            return
+        operator = self._operator(one)
+        if functions.find(operator.function) is None:
+            own = f"is a table of {operator.function!r}, no function of lutc's own"
+            what = own if operator.function else "does not say which function it is"
+            raise LutcError(
+                f"'{operator.name}' {what}: say where it goes, activation={{'path.of.a.module': ...}}, or for all "
+                "places of a function of `lutc functions`, {'gelu': ...}"
+            )
+        self.functions[operator.function] = operator
+
+    def _operator(self, source) -> Operator | Quantised:
+        if isinstance(source, nn.Module):
+            if self.scales is not None:
+                raise LutcError(
+                    f"quantise= goes with tables and names of functions; a {type(source).__name__} quantises by itself "
+                    "or not at all"
+                )
+            return Operator(source, getattr(getattr(source, "tables", None), "name", type(source).__name__))
+        exact = None if self.scales is None else named_function(source)
+        if exact is not None:
+            return Quantised(exact, self.scales, f"exact {exact}")
+        tables = as_table_set(source)
+        label = _label(source, tables)
+        if self.scales is not None:
+            return Quantised(tables, self.scales, label)
+        return table_operator(tables, label, self.outside or "table")
 
 
 def _norms(source) -> dict[str, Operator]:
@@ -125,39 +187,6 @@ def _softmax(source, attention: str | None) -> Operator | None:
     exp, reciprocal = (None if s is None else as_table_set(s) for s in sources)
     names = [_label(s, tables) for s, tables in zip(sources, (exp, reciprocal)) if tables is not None]
     return Operator(in_form(LUTSoftmax(exp, reciprocal), attention), " and ".join(names))
-
-
-def _activations(source, scales: Scales | None) -> dict[str, Operator | Quantised]:
-    if source is None:
-        return {} if scales is None else all_functions(scales)
-    if isinstance(source, Mapping) and not isinstance(source, TableSet):
-        return {functions.get(name).name: _operator(one, scales) for name, one in source.items()}
-    found = {}
-    for one in source if isinstance(source, (list, tuple)) else [source]:
-        operator = _operator(one, scales)
-        if operator.function is None:
-            raise LutcError(
-                f"'{operator.name}' does not say which function it is; give activation={{'gelu': ...}} with the "
-                f"function's name"
-            )
-        found[operator.function] = operator
-    return found
-
-
-def _operator(source, scales: Scales | None) -> Operator | Quantised:
-    if isinstance(source, nn.Module):
-        if scales is not None:
-            raise LutcError(
-                f"quantise= goes with tables and names of functions; a {type(source).__name__} quantises by itself or "
-                "not at all"
-            )
-        return Operator(source, getattr(getattr(source, "tables", None), "name", type(source).__name__))
-    exact = None if scales is None else named_function(source)
-    if exact is not None:
-        return Quantised(exact, scales, f"exact {exact}")
-    tables = as_table_set(source)
-    label = _label(source, tables)
-    return Operator(LUT(tables), label, tables) if scales is None else Quantised(tables, scales, label)
 
 
 def _label(source, tables: TableSet) -> str:

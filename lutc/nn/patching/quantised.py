@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from lutc.functions import in_torch
 from lutc.nn.fake_quant import KINDS, FakeQuantize, QuantActivation, as_quantiser
 from lutc.nn.lut import LUT
 from lutc.nn.patching.calls import MATH_CALLS
+from lutc.nn.patching.report import Refused
 from lutc.nn.quant import QuantLUT
 from lutc.table.table_set import TableSet
 
@@ -96,6 +97,8 @@ class Quantised:
     def name(self) -> str:
         return f"{self.called} on {self.scales}"
 
+    note: str = ""
+
     @property
     def function(self) -> str | None:
         return self.source if isinstance(self.source, str) else self.source.function
@@ -108,6 +111,19 @@ def all_functions(scales: Scales) -> dict[str, Quantised]:
     """Every activation that torch knows, exact, behind quantisers."""
     names = [name for name in in_torch.names() if name not in MATH_CALLS.values()]
     return {name: Quantised(name, scales, f"exact {name}") for name in names}
+
+
+@dataclass(frozen=True)
+class AnyExact:
+    """An operator for any function of the registry, which stays exact behind a quantiser: those with parameters too."""
+
+    scales: Scales
+
+    def __call__(self, found: Sequence[str], exact: Any) -> Quantised | Refused:
+        """As `lutc.nn.patching.automatic.Automatic`."""
+        if not found or not in_torch.known(found[0]) or found[0] in MATH_CALLS.values():
+            return Refused("no function of the registry, or not elementwise")
+        return Quantised(found[0], self.scales, f"exact {found[0]}")
 
 
 def named_function(source: Any) -> str | None:

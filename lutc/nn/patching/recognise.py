@@ -33,6 +33,22 @@ def is_activation(module: nn.Module) -> bool:
     return known_home or bool(_NAMED.search(type(module).__name__)) and next(module.parameters(), None) is None
 
 
+def could_be_activation(module: nn.Module) -> bool:
+    """A leaf of someone's own that is called with one tensor and holds none; whether it treats elements by themselves
+    is for its values to say.
+    """
+    if next(module.children(), None) is not None or next(module.parameters(), None) is not None:
+        return False
+    if type(module).__module__.startswith(("torch.", "lutc.")) or is_norm(module):
+        return False
+    try:
+        given = list(inspect.signature(type(module).forward).parameters.values())[1:]
+    except (TypeError, ValueError):
+        return False
+    needed = [one for one in given if one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD]
+    return len(needed) == 1 and given[0] is needed[0]
+
+
 def is_norm(module: nn.Module) -> bool:
     """A candidate for a norm: of torch's norm classes, or a leaf named so. A batch norm is none in eval mode, where it
     is a line; neither is what torch puts before a weight.

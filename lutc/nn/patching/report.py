@@ -12,12 +12,13 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Replaced:
     """`path`: qualified name of the module (with ' ()' for a call in its forward); `what`: function or operator; `by`:
-    the table's name.
+    the table's name; `note`: the error of a table that was made for the place, and where it ends.
     """
 
     path: str
     what: str
     by: str
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,16 @@ class Left:
     path: str
     what: str
     why: str
+
+
+@dataclass(frozen=True)
+class Refused:
+    """Why there is no operator for a function that was found. silent: not even worth a word where only its being a leaf
+    made it a candidate.
+    """
+
+    why: str
+    silent: bool = False
 
 
 @dataclass
@@ -42,7 +53,7 @@ class Report:
     audits: tuple[Audit, Audit] | None = None
 
     def __str__(self) -> str:
-        rows = [("replaced", r.path, r.what, f"by {r.by}") for r in self.replaced] + [
+        rows = [("replaced", r.path, r.what, f"by {r.by}{f': {r.note}' if r.note else ''}") for r in self.replaced] + [
             ("left", e.path, e.what, e.why) for e in self.left
         ]
         rows += [("unused", name, what, "found no place") for what, name in self.unused]
