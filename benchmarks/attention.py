@@ -1,9 +1,9 @@
-"""Attention with a table's exponential: instructions by the disassembly (no GPU needed), and times and memory.
+"""Attention with a table's exponential: instructions by the disassembly (no GPU needed), and time and memory on a CPU.
 
     python benchmarks/attention.py instructions       ahead of time for sm_80, sm_90, sm_100
     python benchmarks/attention.py cpu                against the materialising softmax: time and peak memory
-    python benchmarks/attention.py gpu                on a card, against the same kernel with exp2 and torch's own
 
+On a card `python benchmarks/gpu.py attention` times it beside the same kernel with exp2 and torch's own.
 `instructions` counts what the loop over whole blocks of keys issues for each score: instructions of a thread in the
 loop without masks, over the scores of a block that fall to a thread. Registers, bytes of shared memory and spills are
 the assembler's.
@@ -15,12 +15,8 @@ import re
 import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-
-import torch
 
 LENGTHS = (1024, 4096, 16384)
 
@@ -116,43 +112,53 @@ def _disassembled(cubin: bytes) -> str:
 
 
 def _is_product(opcode: str) -> bool:
-    return opcode.startswith(("HMMA", "HGMMA", "IMMA", "IGMMA", "UTCHMMA", "UTCMMA", "UTC", "WARPGROUP"))
+    return opcode.startswith(("HMMA", "HGMMA", "IMMA", "IGMMA", "UTCHMMA", "UTCIMMA"))
 
 
-def _main_loop(cubin: bytes) -> list[str]:
-    """Opcodes of the longest loop with matrix products."""
-    return max((loop for loop in loops(_disassembled(cubin)) if any(map(_is_product, loop))), key=len, default=[])
+def _main_loop(cubin: bytes, scores: float) -> list[str]:
+    """Opcodes of the loop over whole blocks: the shortest with matrix products that packs the weights of its scores for
+    the second of them; loops over blocks at an edge compare positions too. Without such a one (float32, integers), the
+    longest loop.
+    """
+
+    def packs(loop):
+        return sum(opcode.startswith("F2FP") for opcode in loop) >= scores / 2
+
+    found = loops(_disassembled(cubin))
+    return min((one for one in found if packs(one) and any(map(_is_product, one))), key=len, default=None) or max(
+        found, key=len, default=[]
+    )
 
 
-PLANS = {
-    "cells": {"E_KIND": 2, "E_FLAGS": 0, "PERIOD": True},
-    "uniform": {"E_KIND": 1, "E_FLAGS": 1, "PERIOD": False},
-}
-
-
-def forward_constants(size: int, exp: str, plan: str = "cells") -> dict:
+def forward_constants(size: int, exp: str) -> dict:
+    """exp: "exp2", "cubic", "even" (16 bits), or "table" behind a period by its plan (float32)."""
     from lutc.kernels import attention as kernels
 
     block = kernels.blocks_of(size)
     return {
-        **PLANS[plan], "R_KIND": 0, "R_FLAGS": 0, "T_KIND": 0, "T_FLAGS": 0, "EXP": exp, "RESCALE": "exact", "MASK": 0,
-        "SINKS": False, "ALIBI": False, "LENGTHS": False, "CAUSAL": False, "WINDOW": False, "SOFTCAP": False,
-        "PLAIN": True, "SIZE": size, "V_SIZE": size, "BLOCK_D": block, "BLOCK_V": block, "PRECISION": "tf32",
+        "E_KIND": 2, "E_FLAGS": 0, "PERIOD": exp != "even", "R_KIND": 0, "R_FLAGS": 0, "T_KIND": 0, "T_FLAGS": 0,
+        "EXP": exp, "RESCALE": "exact", "MASK": 0, "SINKS": False, "ALIBI": False, "LENGTHS": False, "CAUSAL": False,
+        "WINDOW": False, "SOFTCAP": False, "PLAIN": True, "SIZE": size, "V_SIZE": size, "BLOCK_D": block,
+        "BLOCK_V": block, "PRECISION": "tf32",
     }  # fmt: skip
 
 
-def forward_count(capability: int, size: int, exp: str, dtype: str = "fp16", plan: str = "cells") -> Count:
+def forward_count(capability: int, size: int, exp: str, dtype: str = "fp16") -> Count:
     """Of the forward kernel without masks, as a launch on aligned tensors compiles it."""
     from lutc.kernels import attention as kernels
 
     tile = kernels.tile(size, 4 if dtype == "fp32" else 2)
-    constants = forward_constants(size, exp, plan)
+    constants = forward_constants(size, exp)
     if dtype == "fp32":
         constants["PRECISION"] = "ieee"
-    built = _compiled(kernels.forward_kernel, capability, constants, {**_FLOATS, "": f"*{dtype}"}, tile)
+    kinds = {**_FLOATS, "": f"*{dtype}"}
+    return _count(_compiled(kernels.forward_kernel, capability, constants, kinds, tile), tile)
+
+
+def _count(built, tile: dict) -> Count:
     registers, spills = _resources(built.asm["cubin"])
     scores = tile["BLOCK_M"] * tile["BLOCK_N"] / (32 * tile["num_warps"])
-    return Count(registers, built.metadata.shared, spills, len(_main_loop(built.asm["cubin"])) / scores)
+    return Count(registers, built.metadata.shared, spills, len(_main_loop(built.asm["cubin"], scores)) / scores)
 
 
 def integer_count(capability: int, size: int, block: int = 64) -> Count:
@@ -165,19 +171,18 @@ def integer_count(capability: int, size: int, block: int = 64) -> Count:
         "MASK": 0, "SIZE": size, "V_SIZE": size, "BLOCK_D": size, "BLOCK_V": size,
     }  # fmt: skip
     built = _compiled(kernels.forward_kernel, capability, constants, _CODES, tile)
-    registers, spills = _resources(built.asm["cubin"])
-    scores = block * block / (32 * tile["num_warps"])
-    return Count(registers, built.metadata.shared, spills, len(_main_loop(built.asm["cubin"])) / scores)
+    return _count(built, {**tile, "BLOCK_M": block, "BLOCK_N": block})
 
 
 def backward_count(capability: int, size: int, of_keys: bool, dtype: str = "fp16") -> Count:
-    from lutc.kernels import attention as kernels
+    from lutc.kernels import attention, attention_backward
 
-    tile = kernels.tile(size, 4 if dtype == "fp32" else 2, backward=True)
-    constants = forward_constants(size, "table")
-    names = set(kernels.backward_kernel.arg_names)
-    constants = {name: value for name, value in constants.items() if name in names} | {"OF_KEYS": of_keys}
-    built = _compiled(kernels.backward_kernel, capability, constants, {**_FLOATS, "": f"*{dtype}"}, tile)
+    kernel = attention_backward.keys_kernel if of_keys else attention_backward.queries_kernel
+    tile = attention.tile(size, 4 if dtype == "fp32" else 2, backward=True)
+    constants = {
+        name: value for name, value in forward_constants(size, "table").items() if name in set(kernel.arg_names)
+    }
+    built = _compiled(kernel, capability, constants, {**_FLOATS, "": f"*{dtype}"}, tile)
     registers, spills = _resources(built.asm["cubin"])
     return Count(registers, built.metadata.shared, spills, float("nan"))
 
@@ -188,16 +193,16 @@ def instructions() -> None:
     for capability in (90, 80, 100):
         for size in (128, 64, 256):
             base = None
-            for name, exp, plan in (
-                ("`tl.exp2`", "exp2", "cells"),
-                ("cubic", "cubic", "cells"),
-                ("table of codes", "table", "uniform"),
-                ("table behind the period", "table", "cells"),
-            ):
-                found = forward_count(capability, size, exp, plan=plan)
+            for name, exp in (("`tl.exp2`", "exp2"), ("cubic", "cubic"), ("table", "even")):
+                found = forward_count(capability, size, exp)
                 base = base or found.per_score
                 print(f"| sm_{capability} | {size} | {name} | {found.registers} | {found.shared} | {found.spills} "
                       f"| {found.per_score:.1f} | {found.per_score / base:.2f} |", flush=True)  # fmt: skip
+    print("\n| | head | float32 | registers | shared | spills | instructions a score |\n|---|---|---|---|---|---|---|")
+    for capability in (90, 80, 100):
+        found = forward_count(capability, 64, "table", "fp32")
+        print(f"| sm_{capability} | 64 | table behind the period | {found.registers} | {found.shared} | {found.spills} "
+              f"| {found.per_score:.1f} |", flush=True)  # fmt: skip
     print("\n| | head | in integers, blocks of | registers | shared | spills | instructions a score |")
     print("|---|---|---|---|---|---|---|")
     for capability in (90, 80, 100):
@@ -259,61 +264,8 @@ def cpu() -> None:
             print(f"| {n} | {name} | {seconds / torch_seconds:.1f} | {peak:.0f} |", flush=True)
 
 
-def gpu() -> None:
-    """Rows of a Markdown table: milliseconds (median) of the forward, and of forward and backward."""
-    from lutc.kernels import attention as kernels
-    from torch.nn import functional as F
-
-    from lutc.nn import LUTSoftmax
-    from lutc.nn.attention import attention
-    from lutc.nn.attention_blocks import Form, Operands
-    from lutc.nn.row_tables import plans_of
-
-    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}; 32 heads, 8 of keys, bfloat16, causal")
-    print("| batch x tokens | size | form | forward ms | TFLOP/s | with backward ms |\n|---|---|---|---|---|---|")
-    codes, period = (LUTSoftmax(name).cuda() for name in ("exp_16", "exp_fplut"))
-    for batch, n, size in ((4, 2048, 128), (1, 16384, 128), (4, 4096, 64)):
-        q = torch.randn(batch, 32, n, size, dtype=torch.bfloat16, device="cuda", requires_grad=True)
-        k, v = (torch.randn(batch, 8, n, size, dtype=torch.bfloat16, device="cuda", requires_grad=True) for _ in "kv")
-        plans = [plan.fast for plan in plans_of(period.words, period.meta)]
-        form = Form(period.tables["exp"][1], False, size**-0.5, True, 0, 0, 0.0, "exact")
-        given = Operands(q.detach(), k.detach(), v.detach(), None, None, None, None)
-        calls = {
-            "torch's": partial(F.scaled_dot_product_attention, q, k, v, is_causal=True, enable_gqa=True),
-            "exp_16": partial(attention, codes, q, k, v, causal=True),
-            "exp_fplut": partial(attention, period, q, k, v, causal=True),
-            "kernel with exp2": partial(kernels.forward, given, plans, form, "exp2"),
-            "kernel with the cubic": partial(kernels.forward, given, plans, form, "cubic"),
-        }
-        upstream = torch.randn_like(q)
-        for name, call in calls.items():
-            with torch.no_grad():
-                forward = _milliseconds(call)
-            both = "-" if name.startswith("kernel") else f"{_milliseconds(partial(_both, call, upstream)):.3f}"
-            rate = 4 * batch * 32 * n * n * size / 2 / forward / 1e9
-            print(f"| {batch} x {n} | {size} | {name} | {forward:.3f} | {rate:.0f} | {both} |", flush=True)
-
-
-def _both(call, upstream) -> None:
-    call().backward(upstream)
-
-
-def _milliseconds(call, seconds: float = 0.5) -> float:
-    call()
-    torch.cuda.synchronize()
-    times, end = [], time.perf_counter() + seconds
-    while time.perf_counter() < end or len(times) < 5:
-        start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        call()
-        stop.record()
-        torch.cuda.synchronize()
-        times.append(start.elapsed_time(stop))
-    return sorted(times)[len(times) // 2]
-
-
 if __name__ == "__main__":
-    sections = {"instructions": instructions, "cpu": cpu, "gpu": gpu}
+    sections = {"instructions": instructions, "cpu": cpu}
     if len(sys.argv) != 2 or sys.argv[1] not in sections:
         raise SystemExit(__doc__)
     sections[sys.argv[1]]()

@@ -51,7 +51,7 @@ def attention(
     if _fused(q, v):
         from lutc.kernels import attention as kernels  # brings triton
 
-        return kernels.forward(inputs, [plan.fast for plan in plans_of(words, meta)], form)
+        return kernels.forward(inputs, plans_of(words, meta), form)
     return blocks.forward(inputs, plans_of(words, meta), form)
 
 
@@ -83,7 +83,7 @@ def fused_backward(
     if inputs.sinks is not None:
         weights = rows.exp(inputs.sinks.float()[:, None] - top, plans[0], form.period)
         to_sinks = -(weights * share * inner).sum((0, 2)).to(inputs.sinks.dtype)
-    to_q, to_k, to_v = kernels.backward(gradient, inputs, inner, top, share, [plan.fast for plan in plans], form)
+    to_q, to_k, to_v = kernels.backward(gradient, inputs, inner, top, share, plans, form)
     return blocks.Gradients(to_q, to_k, to_v, None, to_sinks)
 
 

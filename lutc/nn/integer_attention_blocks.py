@@ -24,6 +24,7 @@ from lutc.hardware.attention import (
 from lutc.hardware.rows import ROOT_BITS
 from lutc.nn import integer_plain as plain
 from lutc.nn.attention_blocks import Form, Operands, distances, part_of, unseen
+from lutc.nn.cpu import integer_attention as cpu
 
 _SCORES = 1 << 19  # at a time: 4 MiB of int64
 _KEYS = 512
@@ -116,6 +117,11 @@ def in_codes(inputs: Operands, scale: float, block: int) -> tuple[Codes, torch.T
     return codes, of_value.repeat_interleave(groups, 1)[..., None, :], wrong
 
 
+def _native(x: torch.Tensor) -> bool:
+    """Whether numba's functions run."""
+    return x.device.type == "cpu"
+
+
 class _Blocks:
     """Walks over the blocks of one call; rows of scores are (batch, key heads, queries of one key head)."""
 
@@ -141,16 +147,16 @@ class _Blocks:
         """Codes of scores, int32 (batch, heads, queries, keys), with HIDDEN up to a whole block of keys."""
         inputs, form, block = self.inputs, self.form, self.block
         q = inputs.q[:, :, first:last].reshape(self.batch * self.key_heads, -1, self.size).float()
-        product = torch.bmm(q, self.k[:, j:end].float().transpose(1, 2)).view(self.batch, self.heads, last - first, -1)
+        product = torch.bmm(q, self.k[:, j:end].float().transpose(1, 2))
         row = torch.arange(first, last, device=q.device) // block
-        key = torch.arange(j, end, device=q.device) // block
-        groups = self.heads // self.key_heads
-        by_row = [x[..., row, None].long() for x in inputs.of_query]
-        by_key = [x[..., None, key].repeat_interleave(groups, 1).long() for x in inputs.of_key]
-        places = (2 * MULTIPLIER_BITS - by_row[1] - by_key[1]).clamp_(1, 62)
-        s = (by_row[0] * by_key[0]) * product.long()
-        s = s.add_(1 << (places - 1)) >> places
-        s.clamp_(-FARTHEST, FARTHEST)
+        blocks = slice(j // block, -(-end // block))
+        by_row = [x[..., row] for x in inputs.of_query]
+        by_key = [x[..., blocks] for x in inputs.of_key]
+        if _native(q):
+            s = cpu.scores(product, (by_row[0], by_row[1]), (by_key[0].flatten(0, 1), by_key[1].flatten(0, 1)), block)
+        else:
+            s = self._plain_scores(product, by_row, by_key)
+        s = s.view(self.batch, self.heads, last - first, -1)
         bias, hidden = None, unseen(form, inputs.lengths, first, last, j, end, q.device)
         if inputs.alibi is not None:
             far = inputs.alibi.long()[:, :, None, None] * distances(form, first, last, j, end, q.device)
@@ -162,10 +168,20 @@ class _Blocks:
             if part.dtype != torch.bool:
                 bias = part if bias is None else bias + part
         if bias is not None:
-            s = (s + bias).clamp_(-FARTHEST, FARTHEST)
+            s = (s + bias).clamp_(-FARTHEST, FARTHEST).int()
         if hidden is not None:
             s = s.masked_fill_(hidden, HIDDEN)
-        return torch.nn.functional.pad(s.int(), (0, -s.shape[-1] % block), value=HIDDEN)
+        return torch.nn.functional.pad(s, (0, -s.shape[-1] % block), value=HIDDEN)
+
+    def _plain_scores(self, product, by_row, by_key) -> torch.Tensor:
+        """`cpu.scores` in torch operations, (batch, heads, queries, keys)."""
+        product = product.view(self.batch, self.heads, -1, product.shape[-1])
+        groups, n = self.heads // self.key_heads, product.shape[-1]
+        rows = [x[..., None].long() for x in by_row]
+        keys = [x.repeat_interleave(groups, 1).repeat_interleave(self.block, -1)[..., None, :n].long() for x in by_key]
+        places = (2 * MULTIPLIER_BITS - rows[1] - keys[1]).clamp_(1, 62)
+        s = (rows[0] * keys[0]) * product.long()
+        return (s.add_(1 << (places - 1)) >> places).clamp_(-FARTHEST, FARTHEST).int()
 
 
 def forward(inputs: Codes, tables: Tables, form: Form, block: int) -> torch.Tensor:
@@ -175,32 +191,42 @@ def forward(inputs: Codes, tables: Tables, form: Form, block: int) -> torch.Tens
     blocks = _Blocks(inputs, form, block)
     out = torch.zeros((*inputs.q.shape[:3], inputs.v.shape[-1]), dtype=torch.int16, device=inputs.q.device)
     table = torch.cat([tables.weights.float(), tables.weights.new_zeros(1, dtype=torch.float32)])
+    weigh, one_pass = cpu.weights if _native(out) else _plain_weights, form.rescale == "shift"
     for first, last in blocks.query_blocks():
-        rows = (blocks.batch, blocks.heads, last - first, 1)
-        reference = torch.full(rows, HIDDEN, dtype=torch.int32, device=out.device)
-        total, acc = torch.zeros_like(reference), torch.zeros_like(out[:, :, first:last], dtype=torch.int32)
+        shape = (blocks.batch, blocks.heads, last - first)
+        reference = torch.full(shape, HIDDEN, dtype=torch.int32, device=out.device)
+        total = torch.zeros_like(reference)
         if inputs.sinks is not None:
-            reference = inputs.sinks[:, None, None].expand(rows)
-        if form.rescale == "none":
+            reference = inputs.sinks[:, None].expand(shape).contiguous()
+        if not one_pass:
             for j, end in blocks.key_blocks(first, last):
-                reference = torch.maximum(reference, blocks.scores(first, last, j, end).amax(-1, keepdim=True))
+                reference = torch.maximum(reference, blocks.scores(first, last, j, end).amax(-1))
         if inputs.sinks is not None:
-            total = _weighed(inputs.sinks[:, None, None] - reference, table).int()
+            total = _weighed(inputs.sinks[:, None] - reference, table).int()
+        reference, total = reference.flatten(), total.flatten()
+        rows = total.numel() // max(1, blocks.k.shape[0])
+        acc = out.new_zeros(blocks.k.shape[0], rows, out.shape[-1], dtype=torch.int32)
         for j, end in blocks.key_blocks(first, last):
-            scores = blocks.scores(first, last, j, end)
-            step = block if form.rescale == "shift" else _FEW * block
-            for at in range(0, scores.shape[-1], step):
-                part = scores[..., at : at + step]
-                if form.rescale == "shift":
-                    reference, octaves = _risen(reference, part.amax(-1, keepdim=True))
-                    acc, total = _shifted_down(acc, octaves), _shifted_down(total, octaves)
-                weights = _weighed(part - reference, table).masked_fill_(part == HIDDEN, 0.0)
-                total = total + weights.sum(-1, keepdim=True).int()
-                v = blocks.v[:, j + at : min(j + at + step, end)].float()
-                weights = weights.view(v.shape[0], -1, part.shape[-1])[..., : v.shape[1]]
-                acc = acc + torch.bmm(weights, v).view(acc.shape).int()
-        out[:, :, first:last] = _shared(acc, total, tables)
+            scores = blocks.scores(first, last, j, end).flatten(0, 2)
+            weights, octaves = weigh(scores, reference, total, table, block, one_pass)
+            _accumulate(acc, weights, octaves, blocks.v[:, j:end].float(), block)
+        out[:, :, first:last] = _shared(acc.view(*shape, -1), total.view(*shape, 1), tables)
     return out
+
+
+def _accumulate(acc: torch.Tensor, weights: torch.Tensor, octaves: torch.Tensor, v: torch.Tensor, block: int) -> None:
+    """acc (heads of keys, rows, value size), int32: shifted by the octaves before each block and added to, in place.
+    Blocks before which no reference rose, up to _FEW, are one product.
+    """
+    rows, weights = acc.view(-1, acc.shape[-1]), weights.view(v.shape[0], -1, weights.shape[-1])
+    risen = octaves.any(0).tolist()
+    starts = [b for b, any_risen in enumerate(risen) if any_risen or b == 0 or not b % _FEW]
+    for b, end in zip(starts, [*starts[1:], len(risen)]):
+        if risen[b]:
+            some = octaves[:, b].nonzero()[:, 0]
+            rows[some] = _shifted_down(rows[some], octaves[some, b, None])
+        part = v[:, b * block : end * block]
+        acc += torch.bmm(weights[..., b * block : b * block + part.shape[1]], part).int()
 
 
 def _weighed(difference: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
@@ -208,11 +234,21 @@ def _weighed(difference: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
     return table[difference.neg().clamp_(0, WEIGHTS)]
 
 
-def _risen(reference: torch.Tensor, top: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(reference, octaves that it rose by, at most 31) of rows whose largest score in a block is `top`."""
-    octaves = ((top - reference + (OCTAVE - 1)) >> (OCTAVE.bit_length() - 1)).clamp_(min=0)
-    new = reference == HIDDEN
-    return torch.where(new, top, reference + OCTAVE * octaves), octaves.masked_fill(new, 0).clamp_(max=31)
+def _plain_weights(scores, reference, total, table, block: int, one_pass: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """`cpu.weights` in torch operations."""
+    weights, octaves = [], []
+    for part in scores.split(block, -1):
+        risen = torch.zeros_like(reference)
+        if one_pass:
+            top, new = part.amax(-1), reference == HIDDEN
+            risen = ((top - reference + (OCTAVE - 1)) >> (OCTAVE.bit_length() - 1)).clamp_(min=0).masked_fill_(new, 0)
+            reference.copy_(torch.where(new, top, reference + OCTAVE * risen))
+            risen = risen.clamp_(max=31)
+            total.copy_(_shifted_down(total, risen))
+        weights.append(_weighed(part - reference[:, None], table).masked_fill_(part == HIDDEN, 0.0))
+        total += weights[-1].sum(-1).int()
+        octaves.append(risen)
+    return torch.cat(weights, -1), torch.stack(octaves, -1)
 
 
 def _shifted_down(x: torch.Tensor, octaves: torch.Tensor) -> torch.Tensor:

@@ -12,6 +12,7 @@ import torch
 
 from lutc.certify.coverage import Interval, serving_key
 from lutc.errors import LutcError
+from lutc.lower.even_plans import even_plan
 from lutc.lower.lowering import lower
 from lutc.nn.refilled import Refilled
 from lutc.table import table_set
@@ -27,7 +28,7 @@ class RowTable:
     period: of exp, else 0.
 
     A few segments are compared one by one on a CPU (`vector`), which is as good as vector instructions; more of them
-    take the GPU's plan.
+    take the GPU's plan. `even` is `lutc.lower.even_plans`'s, of exp in attention; empty where there is none.
     """
 
     words: dict[str, torch.Tensor]
@@ -45,7 +46,10 @@ class RowTable:
         kinds = ("uniform", "cells", "search")
         plans = lower(table, "fp32", kinds), lower(table, "fp64"), lower(table, "fp32", ("chain", *kinds))
         words = {form: torch.from_numpy(plan.words().copy()) for form, plan in zip(FORMS, plans)}
-        return cls(words, tuple(number for plan in plans for number in (len(plan.meta), *plan.meta)), period)
+        even = even_plan(table, period)
+        words["even"] = torch.from_numpy(np.zeros(0, np.int32) if even is None else even.words().copy())
+        metas = *(plan.meta for plan in plans), () if even is None else even.meta
+        return cls(words, tuple(number for meta in metas for number in (len(meta), *meta)), period)
 
 
 class Plans(NamedTuple):
@@ -54,6 +58,7 @@ class Plans(NamedTuple):
     fast: tuple[torch.Tensor, tuple[int, ...]]
     exact: tuple[torch.Tensor, tuple[int, ...]]
     vector: tuple[torch.Tensor, tuple[int, ...]]
+    even: tuple[torch.Tensor, tuple[int, ...]]
 
 
 FORMS = Plans._fields

@@ -24,6 +24,7 @@ from tests.helpers.handmade import float_tables, int_tables  # noqa: E402
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 EXP, RECI = float_tables("exp", -30, 0, 3000), int_tables("reciprocal", 8, range(3, 7))
 CASES = [name for name in oracle.CASES if not oracle.CASES[name][1].get("softcap")]
+pytestmark = [pytest.mark.gpu] if torch.cuda.is_available() else []
 FEW = {"causal, cached keys", "sliding window", "added mask", "sinks", "one query", "values of another size", "padding"}
 
 

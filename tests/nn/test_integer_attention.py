@@ -68,6 +68,16 @@ def test_equals_the_model_bit_for_bit(name, rescale):
         assert got.isfinite().all() and torch.equal(got, by_the_model(module, q, k, v, mask, **options))
 
 
+@pytest.mark.parametrize("name", ["causal, cached keys", "added mask", "sinks"])
+def test_plain_operations_give_the_same(name, monkeypatch):
+    """Which other devices run."""
+    q, k, v, mask, options = oracle.arguments(name, spread=5.0)
+    want = [IntegerAttention(EXP, None, rescale)(q, k, v, mask, **options) for rescale in ("shift", "none")]
+    monkeypatch.setattr(integer_attention_blocks, "_native", lambda x: False)
+    for rescale, one in zip(("shift", "none"), want):
+        assert torch.equal(IntegerAttention(EXP, None, rescale)(q, k, v, mask, **options), one)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_other_dtypes_are_rounded_once(dtype):
     q, k, v, mask, options = oracle.arguments("added mask", dtype)
