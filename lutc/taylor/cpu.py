@@ -67,7 +67,11 @@ class Bound:
         if neurons is not None:
             weights, offsets, activation = neurons
             self.neurons = weights.detach().numpy(), offsets.detach().numpy(), activation
-        self.kernel = _kernels().WHOLE[slopes.dtype]
+        kernels = _kernels()
+        self.kernel, self.fused = kernels.WHOLE[slopes.dtype], None
+        if neurons is not None and neurons[2] in kernels.ACTIVATIONS:
+            self.fused = kernels.whole_with_neurons(slopes.dtype, neurons[2])
+            self.before = (*self.neurons[:2], np.empty(0, np.float32) if self.columns is None else self.columns)
         use_huge_pages(slopes)
 
     def _places(self) -> list[int]:
@@ -79,10 +83,12 @@ class Bound:
     def __call__(self, x: Tensor) -> Tensor:
         """x [..., d] float32 and contiguous, at most SMALL_BATCH rows -> [..., o]."""
         rows = x.numpy().reshape(-1, self.width)
-        z = rows if self.neurons is None else self._with_neurons(rows, *self.neurons)
-        z = z if self.columns is None else z * self.columns
         y = np.empty((len(rows), self.outputs), np.float32)
-        self.kernel(rows, z, *self.arrays, y)
+        if self.fused is not None:
+            self.fused(rows, *self.before, *self.arrays, y)
+        else:
+            z = rows if self.neurons is None else self._with_neurons(rows, *self.neurons)
+            self.kernel(rows, z if self.columns is None else z * self.columns, *self.arrays, y)
         return torch.from_numpy(y.reshape(*x.shape[:-1], self.outputs) if x.ndim != 2 else y)
 
     def _with_neurons(self, rows: np.ndarray, weights: np.ndarray, offsets: np.ndarray, activation: str) -> np.ndarray:

@@ -26,7 +26,7 @@ def oracle(table: TaylorTable, x: torch.Tensor) -> torch.Tensor:
     """Row by row in float64, from the definition."""
     centres, slopes = table.centres.double(), table.slopes.double()
     if table.scales is not None:
-        slopes = slopes * table.scales.double()[..., None]
+        slopes = slopes * table.scales.double()[..., None] * table.columns.double()
     rows = []
     for row in x.double():
         a = (centres - row).square().sum(1).argmin()
@@ -154,7 +154,7 @@ def test_int8_gives_gradients_to_inputs():
     mlp, x = TaylorMLP(table), torch.randn(80, 10, requires_grad=True)
     assert not mlp.slopes.requires_grad
     mlp(x).sum().backward()
-    real = table.slopes.float() * table.scales[..., None]
+    real = table.slopes.float() * table.scales[..., None] * table.columns
     torch.testing.assert_close(
         x.grad[0], real[(table.centres.float() - x[0]).square().sum(1).argmin()].sum(0), rtol=1e-4, atol=1e-5
     )

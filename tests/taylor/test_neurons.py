@@ -82,7 +82,7 @@ def test_stored_loaded_and_run(table, x, tmp_path, format):
     expected = (
         size * (3 * 6 + 3 * 5 + 7 * 6 + 7)
         + (1 if format == "int8" else size) * 3 * 5 * 13
-        + (4 * 3 * 5 if format == "int8" else 0)
+        + (4 * (3 * 5 + 13) if format == "int8" else 0)
     )
     assert stored.storage_bytes == expected
     assert stored.multiply_adds() == 3 * 6 + 7 * 6 + 13 * 5
@@ -139,3 +139,37 @@ def test_bad_requests_are_one_clear_error(block, x, table, tmp_path):
     path.write_text(json.dumps({**json.loads(path.read_text()), "activation": "gleu"}))
     with pytest.raises(LutcError, match="gleu"):
         TaylorMLP.load(tmp_path / "t")
+
+
+@pytest.mark.parametrize("function", ["relu", "gelu"])
+def test_functions_in_the_kernel_are_torchs(function):
+    from lutc.functions.in_torch import value
+    from lutc.taylor.cpu_kernels import ACTIVATIONS
+
+    edges = torch.tensor([0.0, -0.0, 5.65685, -5.65685, 5.6569, -5.6569, 1e-30, 1e4, -1e4, torch.nan])
+    x = torch.cat([torch.linspace(-10, 10, 20001), edges])
+    given = x.clone().numpy()
+    ACTIVATIONS[function](given)
+    torch.testing.assert_close(torch.from_numpy(given), value(function, x), rtol=3e-6, atol=1e-6, equal_nan=True)
+
+
+@pytest.mark.parametrize("format", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("function", ["relu", "gelu", "silu"])
+def test_small_batches_are_the_definition(format, function):
+    """In one kernel where the function is there, else in two calls; rows of one and of several centres."""
+    generator = torch.Generator().manual_seed(0)
+    k, d, o, n = 3, 19, 6, 5
+    tensors = [torch.randn(*shape, generator=generator) for shape in ((k, d), (k, o), (k, o, d + n), (n, d), (n,))]
+    table = TaylorTable(
+        *tensors[:3],
+        torch.ones(k, dtype=torch.int64),
+        weights=tensors[3],
+        offsets=tensors[4],
+        activation=function,
+    ).stored(format)
+    module = TaylorMLP(table).requires_grad_(False)
+    x = torch.randn(64, d, generator=generator)
+    x[5, 3] = torch.nan
+    for rows in (1, 2, 3, 4, 5, 6, 7, 64):
+        given, wanted = module(x[:rows]), table(x[:rows])
+        torch.testing.assert_close(given, wanted, rtol=1e-4, atol=1e-4, equal_nan=True)
