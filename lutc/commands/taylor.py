@@ -72,11 +72,23 @@ def collect(
     limit: int | None,
     dtype: str,
 ) -> None:
-    """Store in FOLDER what the blocks of MODEL are really given. An interrupted run resumes."""
-    from lutc.taylor.collector import collect as run  # brings torch
+    """Store in FOLDER what the blocks of MODEL are really given. An interrupted run resumes.
 
+    torchrun --nproc-per-node N -m lutc taylor collect ... shares the batches among N processes.
+    """
+    from lutc.folder.ranks import Ranks  # brings torch
+    from lutc.taylor.collector import collect as run  # brings torch
+    from lutc.taylor.inputs import BlockInputs  # brings torch
+
+    ranks = Ranks.here()
     loaded = _loaded(model, task)
-    inputs = run(loaded.model, modules or None, _batches(loaded, text, batch, length), folder, limit=limit, dtype=dtype)
+    given = _batches(loaded, text, batch, length)
+    part = (ranks.index, ranks.count)
+    run(loaded.model, modules or None, given, folder, limit=limit, dtype=dtype, part=part)
+    ranks.wait()
+    if not ranks.first:
+        return
+    inputs = BlockInputs(folder)
     click.echo(f"{inputs.rows} samples of {inputs.documents()} documents for {len(inputs.blocks)} blocks in {folder}")
 
 

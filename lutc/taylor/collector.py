@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -30,24 +31,34 @@ def collect(
     dtype: str = "fp32",
     limit: int | None = None,
     shard_bytes: int = SHARD_BYTES,
+    part: tuple[int, int] = (0, 1),
 ) -> BlockInputs:
     """Run `model` on `batches` and store what the blocks matching `modules` are given; returns the collected inputs.
 
     A batch is a tensor, a tuple of positional arguments, or a mapping of keyword arguments. Where a mapping holds
     `mask` ([batch, length], 0 = padding), padded positions are left out. Each row of a batch is one document. `limit`
     stops after so many samples per block. An interrupted run resumes: give the same batches in the same order. Memory:
-    `shard_bytes` plus one batch. Raises LutcError for NaN or infinite inputs, for a block that is called twice or not
-    at all, and for a folder of other settings.
+    `shard_bytes` plus one batch.
+
+    `part` (i, n): this is the i-th of n processes, which runs every n-th batch into `folder`/part-i, up to its share
+    of `limit`, and returns that; `BlockInputs(folder)` reads all n when they are done, the samples and the held-out
+    documents of one process. Raises LutcError for NaN or infinite inputs, for a block that is called twice or not at
+    all, and for a folder of other settings.
     """
     if dtype not in DTYPES:
         raise LutcError(f"inputs cannot be stored as {dtype!r}; use one of {', '.join(DTYPES)}")
+    index, parts = part
+    if not 0 <= index < parts:
+        raise LutcError(f"part {index} of {parts} does not exist; give (i, n) with 0 <= i < n")
+    folder = Path(folder) / f"part-{index}" if parts > 1 else Path(folder)
+    limit = limit if limit is None else -(-limit // parts)
     blocks = find_blocks(model, modules)
     caught = _Catcher(blocks)
     writer: Writer | None = None
     pending: list[dict[str, Tensor]] = []
     size = 0
     number = -1
-    document = 0
+    document = following = 0
     with ExitStack() as stack, torch.inference_mode():
         for block in blocks:
             stack.enter_context(evaluation_mode(block))
@@ -56,30 +67,30 @@ def collect(
             stack.callback(block.modules[0].register_forward_pre_hook(caught.hook(block), with_kwargs=True).remove)
         bar = stack.enter_context(_progress(limit))
         for number, batch in enumerate(batches):
-            if writer is not None and number < writer.batches:
+            document, following = following, following + _documents(batch)
+            if number % parts != index or writer is not None and number < writer.batches:
                 continue
             if (
                 limit is not None
                 and writer is not None
-                and writer.rows + sum(len(part[DOCUMENTS]) for part in pending) >= limit
+                and writer.rows + sum(len(found[DOCUMENTS]) for found in pending) >= limit
             ):
                 number -= 1
                 break
-            part = caught.run(model, batch, mask, number, document)
+            found = caught.run(model, batch, mask, number, document)
             if writer is None:
                 header = {
-                    "blocks": {block.name: part[block.name].shape[1] for block in blocks},
+                    "blocks": {block.name: found[block.name].shape[1] for block in blocks},
                     "dtype": dtype,
                     "mask": mask,
                 }
+                header |= {"part": list(part)} if parts > 1 else {}
                 writer = Writer(folder, header)
                 bar.update(writer.rows)
-                document = writer.documents
                 if writer.batches:
                     continue
-            document = int(part[DOCUMENTS][-1]) + 1 if len(part[DOCUMENTS]) else document
-            bar.update(len(part[DOCUMENTS]))
-            pending.append({name: x if name == DOCUMENTS else x.to(DTYPES[dtype]) for name, x in part.items()})
+            bar.update(len(found[DOCUMENTS]))
+            pending.append({name: x if name == DOCUMENTS else x.to(DTYPES[dtype]) for name, x in found.items()})
             size += sum(x.nbytes for x in pending[-1].values())
             if size >= shard_bytes:
                 _flush(writer, pending, number + 1)
@@ -92,10 +103,16 @@ def collect(
 
 
 def _flush(writer: Writer, pending: list[dict[str, Tensor]], batches: int) -> None:
-    tensors = {name: torch.cat([part[name] for part in pending]) for name in pending[0]}
+    tensors = {name: torch.cat([found[name] for found in pending]) for name in pending[0]}
     documents = tensors.pop(DOCUMENTS)
     if len(documents):
         writer.write(tensors, documents, batches)
+
+
+def _documents(batch: Tensor | Mapping[str, Tensor] | tuple) -> int:
+    """How many rows a batch has."""
+    values = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, tuple | list) else (batch,)
+    return next((len(value) for value in values if isinstance(value, Tensor) and value.ndim), 0)
 
 
 class _Catcher:

@@ -27,15 +27,17 @@ HELD_OUT = 10
 class BlockInputs:
     """The collected inputs of one or more blocks, in a folder.
 
-    `blocks` maps block names to widths, `rows` is the number of samples (the same for every block). Raises LutcError
-    where the folder is missing, of another schema, or damaged.
+    `blocks` maps block names to widths, `rows` is the number of samples (the same for every block). A folder that
+    several processes collected into is read part after part. Raises LutcError where the folder is missing, of another
+    schema, damaged, or lacks a part.
     """
 
     def __init__(self, folder: str | os.PathLike):
         self.folder = Path(folder)
-        self.header = _read_header(self.folder)
+        folders = _parts(self.folder)
+        self.header = _read_header(folders[0])
         self.blocks: dict[str, int] = self.header["blocks"]
-        self.shards = sorted(self.folder.glob("shard-*.safetensors"))
+        self.shards = [shard for part in folders for shard in sorted(part.glob("shard-*.safetensors"))]
         if not self.shards:
             raise LutcError(f"{self.folder} holds no shards; run `lutc taylor collect` to its end")
         self.shard_rows = [self._shape(shard)[0] for shard in self.shards]
@@ -76,8 +78,11 @@ class BlockInputs:
 
     def documents(self) -> int:
         """How many documents (batch rows) there are."""
-        with _open(self.shards[-1]) as file:
-            return int(file.get_tensor(DOCUMENTS)[-1]) + 1
+        last = 0
+        for shard in self.shards:
+            with _open(shard) as file:
+                last = max(last, int(file.get_slice(DOCUMENTS)[-1:]) + 1)
+        return last
 
     def _known(self, block: str) -> str:
         if block not in self.blocks:
@@ -93,6 +98,23 @@ class BlockInputs:
                     "empty folder"
                 )
             return file.get_slice(next(iter(self.blocks))).get_shape()
+
+
+def _parts(folder: Path) -> list[Path]:
+    """The folders that together hold a collection: itself, or its part-0, part-1, ... with the same settings."""
+    if (folder / "inputs.json").exists() or not (folder / "part-0").is_dir():
+        return [folder]
+    first = _read_header(folder / "part-0")
+    count = first.get("part", [0, 1])[1]
+    parts = [folder / f"part-{index}" for index in range(count)]
+    for index, part in enumerate(parts):
+        header, wanted = _read_header(part), {**first, "part": [index, count]}
+        if header != wanted:
+            how = _difference(header, wanted)
+            raise LutcError(f"{part} does not belong to the other parts ({how}); collect all into an empty folder")
+        if not list(part.glob("shard-*.safetensors")):
+            raise LutcError(f"{part} holds no shards; run part {index} of {count} to its end")
+    return parts
 
 
 class Writer:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -48,6 +50,46 @@ class OnlineKMeans:
         self._centres = torch.zeros(0, 0)
         self._activity = torch.zeros(0)
         self._counts = torch.zeros(0)
+
+    @classmethod
+    def merged(cls, parts: Sequence[OnlineKMeans]) -> OnlineKMeans:
+        """What several have learned, each from its share of a stream, in one: their centres, weighted by activity,
+        clustered to k again. The same for the same parts in the same order.
+        """
+        first = parts[0]
+        whole = cls(
+            first.k,
+            threshold=sum(part.threshold for part in parts) / len(parts),
+            least_rate=first.least_rate,
+            probability=first.probability,
+            half_life=first.half_life,
+        )
+        centres = torch.cat([part.centres for part in parts])
+        activity, counts = (torch.cat([getattr(part, name) for part in parts]) for name in ("_activity", "_counts"))
+        if len(centres) > whole.k:
+            from sklearn.cluster import KMeans
+
+            weights = activity.clamp_min(1e-6).numpy()
+            means = KMeans(whole.k, n_init=3, random_state=0).fit(centres.numpy(), sample_weight=weights)
+            owner = torch.from_numpy(means.labels_).long()
+            zeros = torch.zeros(whole.k)
+            activity, counts = zeros.index_add(0, owner, activity), zeros.index_add(0, owner, counts)
+            centres = torch.from_numpy(means.cluster_centers_).to(centres)
+        whole._centres, whole._activity, whole._counts = centres, activity, counts
+        whole.seen, whole.replaced = sum(part.seen for part in parts), sum(part.replaced for part in parts)
+        return whole
+
+    def across_ranks(self) -> OnlineKMeans:
+        """What all processes of torch.distributed have learned, `merged`; each calls it and gets the same. Without a
+        process group it is this one.
+        """
+        import torch.distributed as dist
+
+        if not dist.is_available() or not dist.is_initialized():
+            return self
+        parts: list[OnlineKMeans | None] = [None] * dist.get_world_size()
+        dist.all_gather_object(parts, self)
+        return OnlineKMeans.merged([part for part in parts if part is not None])
 
     @property
     def centres(self) -> Tensor:

@@ -115,3 +115,21 @@ def test_online_errors():
         online.partial_fit(torch.randn(5, 4))
     with pytest.raises(LutcError, match="finite"):
         online.partial_fit(torch.full((5, 3), torch.inf))
+
+
+def test_what_several_processes_learned_is_merged():
+    """Each sees a share of the same twelve Gaussians; one half of them only the first process."""
+    generator = torch.Generator().manual_seed(0)
+    places = 10 * torch.randn(12, 8, generator=generator)
+    parts = []
+    for last in (12, 6):
+        means = OnlineKMeans(12)
+        which = torch.randint(last, (4000,), generator=generator)
+        means.partial_fit(places[which] + 0.1 * torch.randn(4000, 8, generator=generator))
+        parts.append(means)
+    merged = OnlineKMeans.merged(parts)
+    assert merged.seen == 8000 and merged.centres.shape == (12, 8)
+    assert torch.cdist(places, merged.centres).amin(1).max() < 0.5
+    torch.testing.assert_close(merged.activity.sum(), sum(part.activity.sum() for part in parts))
+    merged.partial_fit(places)  # and it goes on learning
+    assert OnlineKMeans(3).across_ranks().k == 3

@@ -204,3 +204,79 @@ def test_modules_that_mix_rows_or_take_more(tmp_path):
     for module, words in cases:
         with pytest.raises(LutcError, match=words):
             check_block(Block("b", ("",), (module,)), torch.randn(8, 3))
+
+
+def test_parts_hold_what_one_process_holds(model, batches, tmp_path):
+    whole = collect(model, PATTERN, batches, tmp_path / "whole")
+    for index in (2, 0, 1):
+        part = collect(model, PATTERN, batches, tmp_path / "parts", shard_bytes=10_000, part=(index, 3))
+        assert part.rows < whole.rows / 2
+        if index != 1:  # one is missing
+            with pytest.raises(LutcError, match="part-|no collected inputs"):
+                BlockInputs(tmp_path / "parts")
+    together = BlockInputs(tmp_path / "parts")
+    assert together.rows == whole.rows and together.documents() == whole.documents()
+    for held_out in (True, False):
+        a, b = (torch.cat(list(inputs.chunks(SECOND, held_out))) for inputs in (whole, together))
+        assert a.shape == b.shape
+        assert torch.equal(a[a[:, 0].sort(stable=True).indices], b[b[:, 0].sort(stable=True).indices])
+    assert len(together.sample(FIRST, 50)) == 50
+    half = collect(model, PATTERN, batches, tmp_path / "half", limit=100, part=(1, 2))
+    assert 50 <= half.rows < 50 + 160
+    with pytest.raises(LutcError, match="part 2 of 2 does not exist"):
+        collect(model, PATTERN, batches, tmp_path / "half", part=(2, 2))
+    with pytest.raises(LutcError, match="collected otherwise"):
+        collect(model, PATTERN, batches, tmp_path / "parts", shard_bytes=10_000, part=(1, 4))
+
+
+def test_an_interrupted_part_resumes(model, batches, tmp_path):
+    def broken():
+        yield from batches[:9]
+        raise Interrupted
+
+    with pytest.raises(Interrupted):
+        collect(model, PATTERN, broken(), tmp_path / "a", shard_bytes=5_000, part=(1, 2))
+    assert list((tmp_path / "a" / "part-1").glob("shard-*"))
+    resumed = collect(model, PATTERN, batches, tmp_path / "a", shard_bytes=5_000, part=(1, 2))
+    at_once = collect(model, PATTERN, batches, tmp_path / "b", part=(1, 2))
+    assert torch.equal(torch.cat(list(resumed.chunks(FIRST))), torch.cat(list(at_once.chunks(FIRST))))
+    assert resumed.documents() == at_once.documents() == 256
+
+
+SCRIPT = """
+import sys, torch
+from lutc.folder.ranks import Ranks
+from lutc.taylor import BlockInputs, OnlineKMeans, collect
+from tests.helpers.taylor_model import PATTERN, Model
+ranks = Ranks.here()
+torch.manual_seed(0)
+model = Model().eval()
+ids = torch.randint(50, (6, 8, 10), generator=torch.Generator().manual_seed(1))
+part = (ranks.index, ranks.count)
+own = collect(model, PATTERN, [{"input_ids": one} for one in ids], sys.argv[1], part=part)
+ranks.wait()
+assert BlockInputs(sys.argv[1]).rows == 480
+means = OnlineKMeans(5)
+for x in own.chunks("layers.0:intermediate+output.dense"):
+    means.partial_fit(x)
+means = means.across_ranks()
+assert means.seen == 480 and means.centres.shape == (5, 12)
+torch.save(means.centres, f"{sys.argv[1]}/centres-{ranks.index}.pt")
+"""
+
+
+@pytest.mark.slow  # starts processes
+def test_ranks_share_a_collection_and_its_centres(tmp_path):
+    import os
+    import subprocess
+    import sys
+
+    from tests.helpers.imports import ROOT
+
+    (tmp_path / "script.py").write_text(SCRIPT)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", tmp_path / "script.py"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*command, tmp_path / "inputs"], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    first, second = (torch.load(tmp_path / "inputs" / f"centres-{rank}.pt") for rank in (0, 1))
+    assert torch.equal(first, second)
