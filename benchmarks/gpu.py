@@ -127,6 +127,14 @@ def codes() -> Iterator[Times]:
     few = q[:4096]
     yield "QuantLUT int8 to int8, 4,096, launched", launched(to_codes, few), "clone", launched(torch.clone, few)
     yield "QuantLUT fp32 to fp32", median(to_floats, x), "copy", copies["floats"]
+    gradient, slopes, scale = torch.randn_like(x), torch.randn(257, device="cuda"), torch.tensor(2.0**-4, device="cuda")
+    limits, operators = (-128, 127, 0), torch.ops.lutc
+    exact = median(torch.ops.aten.gelu_backward, gradient, x)
+    learned = median(operators.through_codes_backward_with_scale, gradient, x, scale, slopes, *limits)
+    yield "gradients through codes, learned scale, fp32", learned, "gelu_backward", exact
+    _, places, within = operators.through_codes_kept(x, scale, slopes, *limits, True)
+    kept = median(operators.through_codes_backward, gradient, places, within, slopes)
+    yield "gradients through codes, fixed scale, fp32", kept, "gelu_backward", exact
 
 
 def rows() -> Iterator[Times]:
