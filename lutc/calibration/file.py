@@ -45,7 +45,8 @@ class Layer:
     "rsqrt" of a norm). operator: "activation", "softmax", "layer_norm" or "rms_norm". quantity: what the histogram is
     of, the very number that a table sees: "x", "x - max(x)", "mean(x^2) + eps" or "variance(x) + eps". masked,
     infinite: inputs left out of the histogram (-inf or finfo.min from an attention mask; infinite). channel_low,
-    channel_high: float32 (channels,), range of each channel of the last dimension of an activation's input, else None.
+    channel_high: float32 (channels,), range of each channel of the last dimension of an activation's input (or of that
+    which `calibrate` was given), else None.
     arrays: further sums over what was observed, any shape, so that merging adds them; facts: JSON values that say what
     they are, equal in all that merge.
     """

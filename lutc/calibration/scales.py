@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from lutc.calibration.file import Layer
+from lutc.calibration.file import Calibration, Layer
 from lutc.calibration.histogram import Histogram
 from lutc.errors import LutcError
 from lutc.formats.codes import Inputs
@@ -150,6 +150,37 @@ def per_channel(
             inputs = _zero_at(2.0 ** np.ceil(np.log2(inputs.scale)), bits, symmetric, min(lo, 0.0))
         found.append(inputs)
     return found
+
+
+@dataclass(frozen=True)
+class LayerScales:
+    """How the inputs of every layer of a calibration become codes: `lutc.patch` takes it as `quantise=`, and a
+    calibration alone for one with these defaults.
+
+    method, bits, symmetric: as of `for_layer`; per_channel: one `Inputs` for every index of `axis`, from its range
+    (min-max or power-of-two), where the calibration has seen the ranges along this axis. signed: False counts codes
+    from 0 on (uint8), so that a zero point z becomes z + 2^(bits - 1).
+    """
+
+    calibration: Calibration
+    method: str = "power-of-two"
+    bits: int = 8
+    symmetric: bool = True
+    signed: bool = True
+    per_channel: bool = False
+    axis: int = -1
+
+    def of(self, path: str) -> Inputs | list[Inputs]:
+        """Of the layer of a path, counted as signed codes."""
+        layer = self.calibration.layers[path]
+        if not self.per_channel:
+            return for_layer(layer, self.method, self.bits, self.symmetric)
+        if layer.channel_low is None or layer.channel_high is None:
+            raise LutcError(
+                f"the calibration has no ranges of the channels of '{path}', which are kept of activations alone; "
+                "leave per_channel out"
+            )
+        return per_channel(layer.channel_low, layer.channel_high, self.method, self.bits, self.symmetric)
 
 
 def _points(histogram: Histogram) -> tuple[np.ndarray, np.ndarray]:

@@ -198,9 +198,9 @@ def _range(module: nn.Module) -> tuple[float, float] | None:
 
 
 def _codes(module: nn.Module) -> tuple[float, float] | None:
-    """Values that a module's quantiser does not clip."""
+    """Values that a module's quantiser does not clip; None where it has none, or one for each channel."""
     quantise = getattr(module, "quantise", None)
-    if quantise is None or quantise.scale is None:
+    if quantise is None or quantise.axis is not None or quantise.scale is None:
         return None
     lowest, highest, zero = quantise.limits
     return (lowest - 0.5 - zero) * quantise.scale, (highest + 0.5 - zero) * quantise.scale

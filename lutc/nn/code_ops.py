@@ -18,13 +18,13 @@ library.define("codes(Tensor q, Tensor table) -> Tensor")
 
 
 def by_bits(outputs: torch.Tensor, lowest: int, dtype: torch.dtype) -> torch.Tensor:
-    """Outputs of the codes from `lowest` up as the table that `codes` takes: one for every bit pattern of `dtype`, in
-    the order of unsigned numbers; codes beyond those given saturate.
+    """Outputs of the codes from `lowest` up, in the last dimension, as the table that `codes` takes: one for every bit
+    pattern of `dtype`, in the order of unsigned numbers; codes beyond those given saturate.
     """
     every = torch.arange(1 << 8 * dtype.itemsize, device=outputs.device)
     if dtype.is_signed:
         every = torch.where(every >= len(every) // 2, every - len(every), every)
-    return outputs[(every - lowest).clamp(0, len(outputs) - 1)]
+    return outputs[..., (every - lowest).clamp(0, outputs.shape[-1] - 1)]
 
 
 def dense(x: torch.Tensor) -> torch.Tensor:

@@ -6,14 +6,15 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
 from lutc.errors import LutcError
 from lutc.formats.codes import Inputs
 from lutc.functions import in_torch
-from lutc.nn import portable, transforms
+from lutc.nn import channels, portable, transforms
 from lutc.nn.lut import LUT
 from lutc.nn.power_ops import HIGHEST, LOWEST, least_squares, power_of_two
 from lutc.nn.straight_through import look_up, quantise_and_return, real_values
@@ -32,7 +33,11 @@ class FakeQuantize(torch.nn.Module):
     16,384 of a batch's elements; what is averaged or learned is the power, which is rounded when it is used. In eval
     mode before any batch LutcError says that there is no scale. bits: 2 to 8, so that values at powers of two are exact
     in float16 and bfloat16. zero_point: for a number only; the others are symmetric. momentum: share of the latest
-    batch in the moving average.
+    batch in the moving average. signed: False counts codes from 0 on (uint8), with zero points among them; a symmetric
+    scale then has zero point 0 and serves inputs that are not negative.
+
+    axis: a scale, and perhaps a zero point, for every index of this dimension of the input, given as vectors of
+    numbers: `lutc.calibration.scales.per_channel` finds such. They are buffers, so a checkpoint carries them.
 
     Rounds half to even and clamps; NaN stays NaN, infinities become the end codes and are not observed. Gradients are
     straight-through: 1 within the codes, 0 outside; a learned scale gets eq. 3 of LSQ times 1 / sqrt(N Qp), N the
@@ -40,19 +45,39 @@ class FakeQuantize(torch.nn.Module):
     Nothing is read on the host, so it compiles as one graph.
     """
 
-    def __init__(self, scale="learned", *, bits: int = 8, zero_point: int = 0, momentum: float = 0.1):
+    def __init__(
+        self,
+        scale: Any = "learned",
+        *,
+        bits: int = 8,
+        zero_point: Any = 0,
+        momentum: float = 0.1,
+        axis: int | None = None,
+        signed: bool = True,
+    ):
         super().__init__()
         if isinstance(bits, bool) or not isinstance(bits, int) or not 2 <= bits <= 8:
             raise LutcError(f"FakeQuantize takes 2 to 8 bits; given {bits!r}")
         if not 0 < momentum <= 1:
             raise LutcError(f"momentum is the share of the latest batch, above 0 and at most 1; given {momentum}")
-        self.bits, self.zero_point, self.momentum = bits, zero_point, momentum
-        limits = Inputs(bits, 1.0, zero_point)  # refuses zero points that are out of range
-        self.minimum, self.maximum = limits.minimum, limits.maximum
-        self.kind = scale if scale in KINDS else "fixed"
+        self.bits, self.zero_point, self.momentum, self.axis, self.signed = bits, zero_point, momentum, axis, signed
+        offset = 0 if signed else 1 << (bits - 1)
+        self.minimum, self.maximum = offset - (1 << (bits - 1)), offset + (1 << (bits - 1)) - 1
+        self.kind = scale if isinstance(scale, str) and scale in KINDS else "fixed"
+        self._number: float | None = None
+        if axis is not None:
+            if self.kind != "fixed":
+                raise LutcError(f"a scale for every channel (`axis`) is given as numbers; a {self.kind} one is of all")
+            scales, zeros = channels.scales_and_zeros(scale, zero_point, axis)
+            self.zero_point = zeros
+            self.register_buffer("channel_scales", torch.tensor(scales, dtype=torch.float64).view(torch.int64))
+            self.register_buffer("channel_zero_points", torch.tensor(zeros, dtype=torch.int32))
+        elif self.kind == "fixed":
+            otherwise = f"or {', '.join(KINDS)}; one for each channel goes with `axis`"
+            self._number = positive_number("scale", scale, otherwise)
+        channels.check_zero_points(self.zero_point, self.minimum, self.maximum)
         if self.kind != "fixed" and zero_point:
             raise LutcError(f"a {self.kind} scale is symmetric, with zero point 0; given {zero_point}")
-        self._number = positive_number("scale", scale, f"or {', '.join(KINDS)}") if self.kind == "fixed" else None
         # NaN until the first batch: a checkpoint carries that too. One element and not 0-d, which FSDP does not take.
         if self.kind == "learned":
             self.log2_scale = torch.nn.Parameter(torch.full((1,), math.nan))
@@ -68,13 +93,26 @@ class FakeQuantize(torch.nn.Module):
         """Smallest code, largest code, zero point."""
         return self.minimum, self.maximum, self.zero_point
 
+    @property
+    def channel_values(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scales (float64) and zero points (int32) of the channels, where there is an axis."""
+        return self.channel_scales.view(torch.float64), self.channel_zero_points
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.axis is not None:
+            scales, zeros = self.channel_values
+            axis = channels.dimension(_checked(x), self.axis, len(zeros))
+            return channels.look_up(x, scales, zeros, None, None, axis, (self.minimum, self.maximum))
         scale, rate = self.scale_for(x)
         return quantise_and_return(x, scale, self.limits, rate)
 
     @property
-    def scale(self) -> float | None:
-        """The scale as a number, read on the host; None where every call has its own or none was seen yet."""
+    def scale(self) -> Any:
+        """The scale as a number, read on the host, of channels a tuple of them; None where every call has its own or
+        none was seen yet.
+        """
+        if self.axis is not None:
+            return tuple(self.channel_values[0].tolist())
         if self.kind == "fixed":
             return self._number
         power = math.nan if self.kind == "dynamic" else self.log2_scale.item()
@@ -82,11 +120,7 @@ class FakeQuantize(torch.nn.Module):
 
     def scale_for(self, x: torch.Tensor) -> tuple[torch.Tensor, float]:
         """The scale for x (0-d, on its device) and the rate by which its gradient is to be multiplied."""
-        if not (isinstance(x, torch.Tensor) and x.is_floating_point()):
-            raise LutcError(
-                "FakeQuantize takes float tensors; given "
-                f"{x.dtype if isinstance(x, torch.Tensor) else type(x).__name__}"
-            )
+        _checked(x)
         if self.kind == "fixed":
             return torch.full((), self._number, dtype=torch.float64, device=x.device), 1.0
         if self.kind == "dynamic":
@@ -131,26 +165,40 @@ class FakeQuantize(torch.nn.Module):
             self._started = not bool(self.log2_scale.isnan())
 
     def get_extra_state(self) -> torch.Tensor:
-        """Bits, zero point and the fixed scale (NaN for others), float64: a checkpoint carries them."""
-        return torch.tensor(
-            [self.bits, self.zero_point, math.nan if self._number is None else self._number], dtype=torch.float64
-        )
+        """Bits, zero point, the fixed scale (NaN for others, infinite for channels, which are buffers) and whether
+        codes are signed, float64: a checkpoint carries them.
+        """
+        number = math.inf if self.axis is not None else math.nan if self._number is None else self._number
+        zero_point = 0 if self.axis is not None else self.zero_point
+        return torch.tensor([self.bits, zero_point, number, self.signed], dtype=torch.float64)
 
     def set_extra_state(self, state: torch.Tensor) -> None:
-        bits, zero_point, number = state.tolist()
-        if (bits, math.isnan(number)) != (self.bits, self._number is None):
-            given = "a scale that is no number" if math.isnan(number) else "a fixed scale"
+        bits, zero_point, number, *signed = state.tolist()
+        kinds = {True: "a scale that is no number", False: "a fixed scale"}
+        given = "scales of channels" if math.isinf(number) else kinds[math.isnan(number)]
+        own = "scales of channels" if self.axis is not None else kinds[self._number is None]
+        if (bits, given, signed or [True]) != (self.bits, own, [self.signed]):
+            codes = "" if all(signed) else " unsigned"
             raise LutcError(
-                f"the checkpoint's FakeQuantize has {bits:g} bits and {given}; this one is '{self.extra_repr()}': make "
-                "it alike"
+                f"the checkpoint's FakeQuantize has {bits:g}{codes} bits and {given}; this one is "
+                f"'{self.extra_repr()}': make it alike"
             )
-        self.zero_point, self._number = int(zero_point), None if math.isnan(number) else number
+        if self.axis is None:
+            self.zero_point, self._number = int(zero_point), None if math.isnan(number) else number
 
     def extra_repr(self) -> str:
-        return (
-            f"{self.kind if self._number is None else f'scale={self._number:g}'}, bits={self.bits}, "
-            f"zero_point={self.zero_point}"
-        )
+        scale = self.kind if self._number is None else f"scale={self._number:g}"
+        zero_point = f", zero_point={self.zero_point}"
+        if self.axis is not None:
+            scale, zero_point = f"scales of {len(self.channel_zero_points)} channels, axis={self.axis}", ""
+        return f"{scale}, bits={self.bits}{zero_point}{'' if self.signed else ', signed=False'}"
+
+
+def _checked(x: torch.Tensor) -> torch.Tensor:
+    if not (isinstance(x, torch.Tensor) and x.is_floating_point()):
+        given = x.dtype if isinstance(x, torch.Tensor) else type(x).__name__
+        raise LutcError(f"FakeQuantize takes float tensors; given {given}")
+    return x
 
 
 class QuantActivation(torch.nn.Module):
@@ -187,9 +235,9 @@ class QuantActivation(torch.nn.Module):
 
     def _serves_codes(self, x) -> bool:
         """Whether the function is evaluated at all codes at once and looked up: elementwise ones, that nobody watches,
-        of float32 and 16 bits. `torch.func` may want more derivatives than slopes give.
+        of float32 and 16 bits, with one scale. `torch.func` may want more derivatives than slopes give.
         """
-        elementwise = isinstance(self.function, str) or type(self.function) is LUT
+        elementwise = self.quantise.axis is None and (isinstance(self.function, str) or type(self.function) is LUT)
         watched = any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in self.children())
         known = isinstance(x, torch.Tensor) and x.dtype in (torch.float32, torch.float16, torch.bfloat16)
         return elementwise and known and not (watched or portable.wanted() or transforms.active())
@@ -208,11 +256,21 @@ class QuantActivation(torch.nn.Module):
         return repr(self.function) if isinstance(self.function, str) else ""
 
 
-def as_quantiser(source) -> FakeQuantize:
-    """A FakeQuantize itself, or a new one from its scale: a kind, a number, or `lutc.samples.Inputs`."""
+def as_quantiser(source: Any, axis: int = -1, signed: bool = True) -> FakeQuantize:
+    """A FakeQuantize itself, or a new one from its scale: a kind, a number, `lutc.formats.Inputs`, or a list of these,
+    one for every channel of `axis`. signed: False counts the codes of `Inputs` from 0 on.
+    """
     if isinstance(source, Inputs):
-        return FakeQuantize(source.scale, bits=source.bits, zero_point=source.zero_point)
-    return source if isinstance(source, FakeQuantize) else FakeQuantize(source)
+        moved = 0 if signed else -source.minimum
+        return FakeQuantize(source.scale, bits=source.bits, zero_point=source.zero_point + moved, signed=signed)
+    if isinstance(source, Sequence) and source and all(isinstance(inputs, Inputs) for inputs in source):
+        if len({inputs.bits for inputs in source}) > 1:
+            raise LutcError(f"channels have one width; given {', '.join(str(inputs.bits) for inputs in source):.60}")
+        moved = 0 if signed else -source[0].minimum
+        zeros = [inputs.zero_point + moved for inputs in source]
+        scales, bits = [inputs.scale for inputs in source], source[0].bits
+        return FakeQuantize(scales, bits=bits, zero_point=zeros, axis=axis, signed=signed)
+    return source if isinstance(source, FakeQuantize) else FakeQuantize(source, signed=signed)
 
 
 def positive_number(name: str, value, otherwise: str = "") -> float:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from lutc.errors import LutcError
 from lutc.formats.codes import Inputs, Outputs, check_rounding
 from lutc.formats.requantise import INT32_MAX, requantiser
 from lutc.functions import in_torch
-from lutc.nn import code_ops, portable
+from lutc.nn import channels, code_ops, portable, quant_channels
 from lutc.nn.fake_quant import KINDS, FakeQuantize, positive_number
 from lutc.nn.integer_lines import requantise
 from lutc.nn.nearest import wide_dtype
@@ -42,8 +43,10 @@ class QuantLUT(Refilled):
     = out_scale * (code - out_zero_point); without it float32 values acc * scale * 2**-F. bits: width of the codes,
     2 to 16; the dtype is int8 up to 8 bits, else int16. rounding: of halves between output codes, one of
     `lutc.formats.ROUNDINGS`; None is what the table's file says of its output, else `half_up`. signed: False takes and
-    gives torch.uint8 codes of up to 8 bits, from 0 on, with zero points among them; the scale is then a number, a
-    parameter or given with every call. Tensors of torch.qint8 and torch.quint8 are refused: give their `int_repr()`.
+    gives torch.uint8 codes of up to 8 bits, from 0 on, with zero points among them. Tensors of torch.qint8 and
+    torch.quint8 are refused: give their `int_repr()`. axis: a scale for every index of this dimension of the input
+    (`scale` a vector of numbers, or a FakeQuantize with an axis) and one zero point or a vector of them; outputs are
+    codes of one scale. Derivatives, and values of float64 inputs, are then float32 ones.
 
     forward(x, scale=None): codes in give codes (or float32) out. Floats in are quantised (half to even, clamped),
     evaluated by the same integers and given back as real values in their own dtype, with straight-through gradients:
@@ -68,34 +71,36 @@ class QuantLUT(Refilled):
         strict: bool = False,
         rounding: str | None = None,
         signed: bool = True,
+        axis: int | None = None,
     ):
         super().__init__()
-        offset = 0 if signed else self._unsigned(bits, scale, zero_point, out_zero_point)
         self.tables = as_table_set(table)
         if not self.tables.inputs:
             raise LutcError(
                 f"QuantLUT takes tables over codes; '{self.tables.name}' holds float tables ({', '.join(self.tables)})"
             )
-        if isinstance(scale, FakeQuantize) or isinstance(scale, str) and scale in KINDS:
-            self.quantise = (
-                scale if isinstance(scale, FakeQuantize) else FakeQuantize(scale, bits=bits, zero_point=zero_point)
-            )
-            if (bits, zero_point) not in ((8, 0), (self.quantise.bits, self.quantise.zero_point)):
+        kind = isinstance(scale, str) and scale in KINDS
+        self.quantise = scale if isinstance(scale, FakeQuantize) else None
+        if kind:
+            self.quantise = FakeQuantize(scale, bits=bits, zero_point=zero_point, axis=axis, signed=signed)
+        if self.quantise is not None:
+            given = (bits, zero_point, signed, axis)
+            own = (self.quantise.bits, self.quantise.zero_point, self.quantise.signed, self.quantise.axis)
+            if any(g != default and g != o for g, o, default in zip(given, own, (8, 0, True, None), strict=True)):
                 raise LutcError(
-                    f"bits and zero_point are those of the FakeQuantize, {self.quantise.extra_repr()}; given {bits} "
-                    f"and {zero_point}"
+                    f"bits, zero_point, signed and axis are those of the FakeQuantize, {self.quantise.extra_repr()}; "
+                    f"given {', '.join(map(str, given))}"
                 )
-            bits, zero_point, scale = self.quantise.bits, self.quantise.zero_point, None
-        else:
-            self.quantise = None
-            scale = (
-                scale
-                if isinstance(scale, torch.nn.Parameter) or scale is None
-                else positive_number("scale", scale, f"or {', '.join(KINDS)}")
-            )
-        if isinstance(scale, float):
-            self.tables.chosen_key(scale, strict)  # says so where there is no table of that scale
-        self.bits, self.scale, self._zero_point, self._offset = bits, scale, zero_point, offset
+            (bits, zero_point, signed, axis), scale = own, None
+        elif axis is not None:
+            scale, zero_point = channels.scales_and_zeros(scale, zero_point, axis)
+        elif not (isinstance(scale, torch.nn.Parameter) or scale is None):
+            scale = positive_number("scale", scale, f"or {', '.join(KINDS)}; one for each channel goes with `axis`")
+        offset = 0 if signed else self._unsigned(bits, out_zero_point)
+        self.bits, self.scale, self._zero_point, self._offset, self.axis = bits, scale, zero_point, offset, axis
+        scales = self._channel_scales if axis is not None else (scale,) if isinstance(scale, float) else ()
+        for number in {self.tables.key_for_scale(number): number for number in scales}.values():
+            self.tables.chosen_key(number, strict)  # says so where there is no table of that scale, of each key once
         if rounding is not None and out_scale is None:
             raise LutcError("`rounding` is of output codes; give `out_scale` too, or leave it out")
         rounding = self.tables.rounding if rounding is None else check_rounding(rounding)
@@ -105,29 +110,28 @@ class QuantLUT(Refilled):
             else Outputs(bits, positive_number("out_scale", out_scale), out_zero_point - offset, rounding)
         )
         self.dtype = _DTYPES[8 if bits <= 8 else 16] if signed else torch.uint8
-        limits = Inputs(bits, 1.0, zero_point - offset)  # refuses bits and zero points that are out of range
+        limits = Inputs(bits)  # refuses bits that are out of range
         self.minimum, self.maximum = limits.minimum + offset, limits.maximum + offset
+        channels.check_zero_points(zero_point, self.minimum, self.maximum)
+        if self.quantise is not None and axis is not None:
+            self.register_load_state_dict_post_hook(_made_again)
         self._hold()
 
     @staticmethod
-    def _unsigned(bits: int, scale, zero_point: int, out_zero_point: int) -> int:
+    def _unsigned(bits: int, out_zero_point: int) -> int:
         """What is taken from unsigned codes, so that the integer rule sees signed ones; LutcError where it cannot."""
         if isinstance(bits, bool) or not isinstance(bits, int) or not 2 <= bits <= 8:
             raise LutcError(f"unsigned codes (`signed`=False) have 2 to 8 bits; given {bits!r}")
-        if isinstance(scale, (str, FakeQuantize)):
-            raise LutcError(
-                f"a scale that is {scale if isinstance(scale, str) else 'of a FakeQuantize'} goes with signed codes; "
-                "for unsigned ones give a number, a parameter, or a scale with every call"
-            )
-        for name, given in (("zero_point", zero_point), ("out_zero_point", out_zero_point)):
-            if isinstance(given, bool) or not isinstance(given, int) or not 0 <= given < 1 << bits:
-                raise LutcError(
-                    f"`{name}` of unsigned {bits}-bit codes lies in 0..{(1 << bits) - 1}; given {given!r:.40}"
-                )
+        channels.check_zero_points(out_zero_point, 0, (1 << bits) - 1)
         return 1 << (bits - 1)
 
     @property
-    def zero_point(self) -> int:
+    def _channel_scales(self) -> tuple[float, ...]:
+        return self.scale if self.quantise is None else self.quantise.scale
+
+    @property
+    def zero_point(self) -> Any:
+        """Of all codes, or with an axis a tuple of one for each channel."""
         return self._zero_point if self.quantise is None else self.quantise.zero_point
 
     @property
@@ -135,9 +139,9 @@ class QuantLUT(Refilled):
         """Smallest code, largest code, zero point."""
         return self.minimum, self.maximum, self.zero_point
 
-    def inputs(self, scale: float) -> Inputs:
+    def inputs(self, scale: float, zero_point: int | None = None) -> Inputs:
         """The codes at `scale` as the integer rule sees them: signed."""
-        return Inputs(self.bits, scale, self.zero_point - self._offset)
+        return Inputs(self.bits, scale, (self.zero_point if zero_point is None else zero_point) - self._offset)
 
     def _hold(self) -> None:
         """The tables of all keys side by side, and with a fixed scale the responses: bit patterns, for .half() must not
@@ -151,6 +155,14 @@ class QuantLUT(Refilled):
     def _fill(self, device: torch.device) -> None:
         for name, values in _side_by_side(self.tables).items():
             self.register_buffer(f"key_{name}", torch.from_numpy(values).view(torch.int64).to(device), persistent=False)
+        if self.axis is not None:
+            zeros = self.zero_point if self.quantise is None else self.quantise.channel_values[1].tolist()
+            for pair in dict.fromkeys(zip(self._channel_scales, zeros, strict=True)):
+                self._checked(pair[0], device, pair[1])
+            given = self._channel_scales, zeros, self.minimum, self.dtype, device
+            for name, buffer in quant_channels.buffers_of(self._responses, *given).items():
+                self.register_buffer(name, buffer, persistent=False)
+            return
         responses = (
             self._responses(self._checked(self.scale, device)) if isinstance(self.scale, float) else (None, None, None)
         )
@@ -176,23 +188,24 @@ class QuantLUT(Refilled):
         row = power.to(torch.int64) - LOWEST
         return self.power_values.index_select(0, row)[0], self.power_slopes.index_select(0, row)[0]
 
-    def _checked(self, number: float, device) -> torch.Tensor:
+    def _checked(self, number: float, device, zero_point: int | None = None) -> torch.Tensor:
         """The scale as a tensor (float64, 0-d); LutcError where the integers could leave int32 or the output scale is
         out of reach.
         """
         table = self.tables[self.tables.key_for_scale(number)]
-        unit = integer_lines(table, self.inputs(number)).unit
+        unit = integer_lines(table, self.inputs(number, zero_point)).unit
         if self.out is not None:
             requantiser(unit / self.out.scale)
         return torch.full((), number, dtype=torch.float64, device=device)
 
-    def _responses(self, scale: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Of all codes, ascending, at `scale` (float64, 0-d): outputs (codes of `self.dtype` with an output scale, else
-        float32), and, with one more element for NaN, their real values and the derivatives (float64).
-        `lutc.table.integer` in tensors; its integers are exact in float64.
+    def _responses(self, scale: torch.Tensor, zero_point=None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Of all codes, ascending, at `scale` (float64, 0-d) and a zero point, the module's unless given: outputs
+        (codes of `self.dtype` with an output scale, else float32), and, with one more element for NaN, their real
+        values and the derivatives (float64). `lutc.table.integer` in tensors; its integers are exact in float64.
         """
         scales, steps, cuts, slopes, intercepts = (getattr(self, f"key_{name}").view(torch.float64) for name in _SIDES)
-        lowest, highest, zero_point = self.limits
+        lowest, highest = self.minimum, self.maximum
+        zero_point = self.zero_point if zero_point is None else zero_point
         key = (
             (scales - torch.log2(scale)).abs().argmin(0, keepdim=True)
         )  # an index of one element, for a 0-d one would be read on the host
@@ -200,7 +213,7 @@ class QuantLUT(Refilled):
             values.index_select(0, key)[0] for values in (steps, cuts, slopes, intercepts)
         )
         intercepts = torch.floor(intercepts / scale + 0.5)
-        centred = torch.arange(lowest - zero_point, highest - zero_point + 1, dtype=torch.float64, device=scale.device)
+        centred = torch.arange(lowest, highest + 1, dtype=torch.float64, device=scale.device) - zero_point
         x = centred * scale
         segment = (cuts < x[:, None]).sum(-1)
         acc, unit = slopes[segment] * centred + intercepts[segment], scale * step
@@ -232,6 +245,8 @@ class QuantLUT(Refilled):
             if isinstance(x, torch.Tensor) and x.is_quantized:
                 given += ": give its codes, x.int_repr(), to a module of its q_scale() and q_zero_point()"
             raise LutcError(f"QuantLUT with {self.bits} bits takes {self.dtype} codes or floats; given {given}")
+        if self.axis is not None:
+            return self._by_channel(x, scale, codes)
         if codes and scale is None and isinstance(self.scale, float) and not portable.wanted():
             self._check_width(x)
             return torch.ops.lutc.codes(x, self.all_outputs if self.out else self.all_outputs.view(torch.float32))
@@ -251,6 +266,15 @@ class QuantLUT(Refilled):
             table = outputs if fixed else code_ops.by_bits(outputs, self.minimum, self.dtype)
             return torch.ops.lutc.codes(x, table)
         return look_up(x, scale, values.view(torch.float64), slopes.view(torch.float64), self.limits, rate)
+
+    def _by_channel(self, x: torch.Tensor, scale, codes: bool) -> torch.Tensor:
+        if scale is not None:
+            raise LutcError("the scales of channels are those that the module was made with; a call takes none")
+        if codes and portable.wanted():
+            raise LutcError("a QuantLUT with an axis exports with floats, not with codes; export one without an axis")
+        if codes:
+            self._check_width(x)
+        return quant_channels.look_up(self, x, self.axis, (self.minimum, self.maximum))
 
     def _portable(self, x: torch.Tensor, codes: bool) -> torch.Tensor:
         """The forward with a fixed scale in operators that ONNX has: a Gather from the answers to all codes."""
@@ -311,16 +335,21 @@ class QuantLUT(Refilled):
         self._hold()
 
     def extra_repr(self) -> str:
-        scale = (
-            "learned"
-            if isinstance(self.scale, torch.Tensor)
-            else "of quantise"
-            if self.quantise is not None
-            else self.scale
-        )
+        if self.quantise is not None:
+            scale = "of quantise"
+        elif self.axis is not None:
+            scale = f"of {len(self.scale)} channels, axis={self.axis}"
+        else:
+            scale = "learned" if isinstance(self.scale, torch.Tensor) else self.scale
         kind = "" if self.dtype.is_signed else ", signed=False"
-        said = f"'{self.tables.name}', scale={scale}, zero_point={self.zero_point}, out={self.out}, bits={self.bits}"
+        zero_point = "" if self.axis is not None else f", zero_point={self.zero_point}"
+        said = f"'{self.tables.name}', scale={scale}{zero_point}, out={self.out}, bits={self.bits}"
         return said + kind
+
+
+def _made_again(module: QuantLUT, _) -> None:
+    """After a checkpoint, which may bring other scales of channels."""
+    module._hold()
 
 
 def _side_by_side(tables: TableSet) -> dict[str, np.ndarray]:

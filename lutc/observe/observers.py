@@ -30,12 +30,14 @@ EXACT = {name: functools.partial(value, name) for forms in _CALLS for name, _ in
 @dataclass
 class Watch:
     """What the observers of one model share. mask: bool (batch, length), the tokens of the batch that count; None for
-    all. observers: by name; running: those that were reached, in order.
+    all. observers: by name; running: those that were reached, in order. channel_axis: the dimension of an activation's
+    input whose ranges are kept.
     """
 
     mask: torch.Tensor | None = None
     observers: dict[str, Observer] = field(default_factory=dict)
     running: dict[str, Observer] = field(default_factory=dict)
+    channel_axis: int = -1
 
 
 class Observer(nn.Module):
@@ -86,7 +88,9 @@ class Observer(nn.Module):
 
 
 class ActivationObserver(Observer):
-    """x itself, and the range of each channel of its last dimension."""
+    """x itself, and the range of each channel: of each index of its last dimension, or of another that the watch names,
+    where no mask leaves tokens out.
+    """
 
     operator, quantity = "activation", "x"
 
@@ -101,6 +105,11 @@ class ActivationObserver(Observer):
         if not rows.numel():
             return
         self.values.add(rows)
+        axis = self._held[0].channel_axis
+        if axis not in (-1, x.ndim - 1):
+            if keep is not None or not -x.ndim <= axis < x.ndim:
+                return
+            rows = x.movedim(axis, -1).reshape(-1, x.shape[axis])
         low, high = (end.float().nan_to_num(0.0, 0.0, 0.0) for end in rows.aminmax(dim=0))
         if self.channels is not None and self.channels[0].shape == low.shape:
             low, high = torch.minimum(low, self.channels[0]), torch.maximum(high, self.channels[1])

@@ -40,6 +40,7 @@ def calibrate(
     skip: str | Sequence[str] | None = None,
     places: str | Sequence[str] | None = None,
     progress: Callable[[int], object] | None = None,
+    channel_axis: int = -1,
 ) -> Calibration:
     """Run `model` over `batches` and count what its activations, softmaxes and norms are fed with.
 
@@ -48,8 +49,9 @@ def calibrate(
     length, ...), (batch * length, ...) or, in a softmax, (batch, ..., queries, keys). Layers are found as `lutc.patch`
     finds them, by what they compute; only, skip: as there. places: paths of modules that are observed whatever they
     compute, as `patch(activation={path: table})` takes them; "auto" for every elementwise function, known or not, as
-    `patch(activation="auto")` has it. name: of the model, for the file. progress: called with the
-    number of tokens after each batch.
+    `patch(activation="auto")` has it. name: of the model, for the file. progress: called with the number of tokens
+    after each batch. channel_axis: the dimension of an activation's input along which the ranges of channels are kept
+    (1 for images); inputs that lack it, or padded ones where it is not the last, have none.
 
     Memory does not grow with the data: about 1 MiB a layer. The model runs in eval mode without gradients, with
     attention computed step by step so that scores can be seen, and is left as it was. Raises LutcError where nothing is
@@ -57,7 +59,7 @@ def calibrate(
     """
     refuse_patched(model, "calibrate")
     digest = model_digest(model)
-    watch = Watch()
+    watch = Watch(channel_axis=channel_axis)
     activations = {function: Observing(watch, function) for function in EXACT}
     wanted = Wanted(
         activations,

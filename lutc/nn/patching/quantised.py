@@ -11,8 +11,8 @@ from typing import Any
 from torch import nn
 
 from lutc import functions
-from lutc.calibration.file import read
-from lutc.calibration.scales import for_layer
+from lutc.calibration.file import Calibration, read
+from lutc.calibration.scales import LayerScales
 from lutc.errors import LutcError
 from lutc.functions import in_torch
 from lutc.nn.fake_quant import KINDS, FakeQuantize, QuantActivation, as_quantiser
@@ -26,7 +26,7 @@ from lutc.table.table_set import TableSet
 class Scales:
     """A quantiser of its own for every site. source: what FakeQuantize takes as scale, a FakeQuantize to copy, {path:
     one of these}, or a calibration (`lutc.calibration.Calibration`, or the path of its file), from which every site
-    gets the power of two of least squared error.
+    gets the power of two of least squared error, or `lutc.calibration.scales.LayerScales` of one.
     """
 
     def __init__(self, source: Any):
@@ -37,37 +37,36 @@ class Scales:
                     f"{str(source)!r}"
                 )
             source = read(source)
-        self.layers: Mapping | None = getattr(source, "layers", None)
+        choice = LayerScales(source) if isinstance(source, Calibration) else source
+        self.choice = choice if isinstance(choice, LayerScales) else None
         self.each: Mapping = dict(source) if isinstance(source, Mapping) else {}
-        self.all = None if self.layers is not None or isinstance(source, Mapping) else as_quantiser(source)
+        self.all = None if self.choice is not None or isinstance(source, Mapping) else as_quantiser(source)
 
     def at(self, path: str) -> FakeQuantize:
         if self.all is not None:
             return copy.deepcopy(self.all)
-        known = self.each if self.layers is None else self.layers
+        known = self.each if self.choice is None else self.choice.calibration.layers
         if path not in known:
             raise LutcError(
                 f"quantise= says nothing of '{path}'; it has {', '.join(list(known)[:4]) or 'nothing'}: add it, or "
                 "leave it out by skip="
             )
-        if self.layers is None:
+        if self.choice is None:
             return copy.deepcopy(as_quantiser(known[path]))
-
         if not known[path].histogram.count:
             raise LutcError(
                 f"the calibration never reached '{path}', so it has no scale for it; calibrate on other data, or leave "
                 "it out by skip="
             )
-        return as_quantiser(for_layer(known[path]))
+        return as_quantiser(self.choice.of(path), self.choice.axis, self.choice.signed)
 
     def __str__(self) -> str:
         if self.all is None:
             return "scales per layer"
-        return (
-            f"{self.all.bits} bits, {self.all.kind} scale"
-            if self.all.scale is None
-            else f"{self.all.bits} bits, scale {self.all.scale:g}"
-        )
+        bits = f"{self.all.bits} {'' if self.all.signed else 'unsigned '}bits"
+        if self.all.axis is not None:
+            return f"{bits}, scales of {len(self.all.zero_point)} channels"
+        return f"{bits}, {self.all.kind} scale" if self.all.scale is None else f"{bits}, scale {self.all.scale:g}"
 
 
 def behind(quantise: FakeQuantize, source: TableSet | str) -> nn.Module:
