@@ -64,11 +64,15 @@ def scales_and_zeros(scale: Any, zero_point: Any, axis: Any) -> tuple[tuple[floa
     return tuple(map(float, scales)), zeros
 
 
-def check_zero_points(zero_point: Any, minimum: int, maximum: int) -> None:
-    """LutcError where one, or one of several, is no code."""
+def check_zero_points(zero_point: Any, bits: int, minimum: int) -> None:
+    """LutcError where one, or one of several, is none of the codes of `bits` bits from `minimum` up."""
+    maximum = minimum + (1 << bits) - 1
     for given in zero_point if isinstance(zero_point, tuple) else (zero_point,):
         if isinstance(given, bool) or not isinstance(given, int) or not minimum <= given <= maximum:
-            raise LutcError(f"a zero point of these codes lies in {minimum}..{maximum}; given {given!r:.40}")
+            kind = "" if minimum else "unsigned "
+            raise LutcError(
+                f"the zero point of {kind}{bits}-bit codes lies in {minimum}..{maximum}; given {given!r:.40}"
+            )
 
 
 def dimension(x: torch.Tensor, axis: int, channels: int) -> int:

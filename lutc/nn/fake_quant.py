@@ -20,6 +20,7 @@ from lutc.nn.power_ops import HIGHEST, LOWEST, least_squares, power_of_two
 from lutc.nn.straight_through import look_up, quantise_and_return, real_values
 
 KINDS = ("learned", "observed", "dynamic")
+AXIS = "; one for each channel goes with `axis`"
 _SAMPLE = 1 << 14  # elements on which powers are tried
 
 
@@ -73,9 +74,8 @@ class FakeQuantize(torch.nn.Module):
             self.register_buffer("channel_scales", torch.tensor(scales, dtype=torch.float64).view(torch.int64))
             self.register_buffer("channel_zero_points", torch.tensor(zeros, dtype=torch.int32))
         elif self.kind == "fixed":
-            otherwise = f"or {', '.join(KINDS)}; one for each channel goes with `axis`"
-            self._number = positive_number("scale", scale, otherwise)
-        channels.check_zero_points(self.zero_point, self.minimum, self.maximum)
+            self._number = positive_number("scale", scale, f"or {', '.join(KINDS)}", AXIS)
+        channels.check_zero_points(self.zero_point, bits, self.minimum)
         if self.kind != "fixed" and zero_point:
             raise LutcError(f"a {self.kind} scale is symmetric, with zero point 0; given {zero_point}")
         # NaN until the first batch: a checkpoint carries that too. One element and not 0-d, which FSDP does not take.
@@ -273,11 +273,15 @@ def as_quantiser(source: Any, axis: int = -1, signed: bool = True) -> FakeQuanti
     return source if isinstance(source, FakeQuantize) else FakeQuantize(source, signed=signed)
 
 
-def positive_number(name: str, value, otherwise: str = "") -> float:
-    """One positive finite number from a number or a tensor with one element, read on the host."""
+def positive_number(name: str, value, otherwise: str = "", if_several: str = "") -> float:
+    """One positive finite number from a number or a tensor with one element, read on the host; else LutcError, which
+    says `otherwise` what is allowed, and `if_several` numbers are given what to do.
+    """
     if isinstance(value, torch.Tensor) and value.numel() == 1 and not value.is_complex():
         value = value.detach().item()
     if not isinstance(value, numbers.Real) or isinstance(value, bool) or not (math.isfinite(value) and value > 0):
         given = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else repr(value)
+        if isinstance(value, (torch.Tensor, Sequence)) and not isinstance(value, str):
+            given += if_several
         raise LutcError(f"{name} is one positive finite number{otherwise and f', {otherwise}'}; given {given}")
     return float(value)

@@ -16,7 +16,7 @@ from lutc.formats.codes import Inputs, Outputs, check_rounding
 from lutc.formats.requantise import INT32_MAX, requantiser
 from lutc.functions import in_torch
 from lutc.nn import channels, code_ops, portable, quant_channels
-from lutc.nn.fake_quant import KINDS, FakeQuantize, positive_number
+from lutc.nn.fake_quant import AXIS, KINDS, FakeQuantize, positive_number
 from lutc.nn.integer_lines import requantise
 from lutc.nn.nearest import wide_dtype
 from lutc.nn.power_ops import HIGHEST, LOWEST
@@ -95,7 +95,7 @@ class QuantLUT(Refilled):
         elif axis is not None:
             scale, zero_point = channels.scales_and_zeros(scale, zero_point, axis)
         elif not (isinstance(scale, torch.nn.Parameter) or scale is None):
-            scale = positive_number("scale", scale, f"or {', '.join(KINDS)}; one for each channel goes with `axis`")
+            scale = positive_number("scale", scale, f"or {', '.join(KINDS)}", AXIS)
         offset = 0 if signed else self._unsigned(bits, out_zero_point)
         self.bits, self.scale, self._zero_point, self._offset, self.axis = bits, scale, zero_point, offset, axis
         scales = self._channel_scales if axis is not None else (scale,) if isinstance(scale, float) else ()
@@ -112,7 +112,7 @@ class QuantLUT(Refilled):
         self.dtype = _DTYPES[8 if bits <= 8 else 16] if signed else torch.uint8
         limits = Inputs(bits)  # refuses bits that are out of range
         self.minimum, self.maximum = limits.minimum + offset, limits.maximum + offset
-        channels.check_zero_points(zero_point, self.minimum, self.maximum)
+        channels.check_zero_points(zero_point, bits, self.minimum)
         if self.quantise is not None and axis is not None:
             self.register_load_state_dict_post_hook(_made_again)
         self._hold()
@@ -122,7 +122,7 @@ class QuantLUT(Refilled):
         """What is taken from unsigned codes, so that the integer rule sees signed ones; LutcError where it cannot."""
         if isinstance(bits, bool) or not isinstance(bits, int) or not 2 <= bits <= 8:
             raise LutcError(f"unsigned codes (`signed`=False) have 2 to 8 bits; given {bits!r}")
-        channels.check_zero_points(out_zero_point, 0, (1 << bits) - 1)
+        channels.check_zero_points(out_zero_point, bits, 0)
         return 1 << (bits - 1)
 
     @property

@@ -500,7 +500,7 @@ def test_bad_input():
         QuantLUT(GELU, "dynamic")(torch.zeros(3, dtype=torch.int8))
     with pytest.raises(
         LutcError,
-        match="bits and zero_point are those of the FakeQuantize, dynamic, bits=4, zero_point=0; given 6 and 0",
+        match="axis are those of the FakeQuantize, dynamic, bits=4, zero_point=0; given 6, 0, True, None",
     ):
         QuantLUT(GELU, FakeQuantize("dynamic", bits=4), bits=6)
     with pytest.raises(LutcError, match="takes 2 to 8 bits; given 12"):

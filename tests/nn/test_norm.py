@@ -205,3 +205,17 @@ def test_half_copies_pickles_and_checkpoints_keep_the_table():
 def test_bad_input(make, message):
     with pytest.raises(LutcError, match=message):
         make()
+
+
+@pytest.mark.parametrize("n", [3, 300, 1000])
+def test_squares_whose_sum_exceeds_float32(n):
+    """Each square is within float32, their sum is not: the mean still is."""
+    x = torch.full((2, n), 1e19)
+    x[:, ::2] *= -1
+    for module in (LUTRMSNorm(n), LUTLayerNorm(n)):
+        want = (
+            torch.nn.functional.rms_norm(x.double(), (n,))
+            if isinstance(module, LUTRMSNorm)
+            else torch.nn.functional.layer_norm(x.double(), (n,))
+        )
+        assert torch.allclose(module(x).double(), want, rtol=1e-4)

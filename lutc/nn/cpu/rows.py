@@ -62,11 +62,27 @@ def _sum(x):
 
 
 @compiled(reorder=True)
-def _spread(x, middle):
-    """Sum of the squared distances from the middle, each rounded to float32, in float64."""
-    total = 0.0
+def _spread_of_few(x, middle):
+    total = np.float32(0.0)
     for i in range(x.size):
-        total += np.float64((x[i] - middle) * (x[i] - middle))
+        total += (x[i] - middle) * (x[i] - middle)
+    return total
+
+
+@compiled
+def _spread(x, middle):
+    """Sum of the squared distances from the middle, each rounded to float32: of BLOCK in float32 unless that overflows,
+    of these in float64.
+    """
+    total = 0.0
+    for block in range(0, x.size, BLOCK):
+        few = x[block : block + BLOCK]
+        part = np.float64(_spread_of_few(few, middle))
+        if not part < np.inf:
+            part = 0.0
+            for i in range(few.size):
+                part += np.float64((few[i] - middle) * (few[i] - middle))
+        total += part
     return total
 
 

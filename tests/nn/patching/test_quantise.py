@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 import lutc
 from lutc.calibration import calibrate
+from lutc.calibration.scales import LayerScales
 from lutc.errors import LutcError
 from lutc.nn import LUT, FakeQuantize, QuantActivation, QuantLUT
 from tests.helpers.handmade import float_tables, int_tables
@@ -154,6 +155,78 @@ def test_scales_per_layer_and_of_a_calibration(tmp_path):
     learned(seen[0])
     quantise = model.first.module.quantise
     assert quantise.kind == "fixed" and quantise.scale in (learned.scale / 2, learned.scale, learned.scale * 2)
+
+
+@pytest.mark.parametrize("signed", [True, False], ids=["int8", "uint8"])
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_layer_scales_of_a_calibration(per_channel, symmetric, signed):
+    """Each site gets what the calibration says of it; unsigned codes compute the same, and learn the same gradients."""
+    model, x = Whole(), torch.randn(64, 6) * 3
+    calibration, exact = calibrate(model, [x]), copy.deepcopy(model)
+    choice = LayerScales(calibration, "min-max", 8, symmetric, signed, per_channel)
+    report = lutc.patch(model, activation=[GELU, SILU], quantise=choice)
+    found = {name.replace(".lutc_gelu", " (gelu)"): m for name, m in places(model).items()}
+    assert set(found) == set(PATHS) and len(report.replaced) == len(PATHS)
+    for path, module in found.items():
+        inputs, quantise = choice.of(path), module.quantise
+        assert quantise.signed is signed and module.dtype == (torch.int8 if signed else torch.uint8)
+        moved = 0 if signed else 128
+        if per_channel:
+            assert quantise.scale == tuple(i.scale for i in inputs) and quantise.axis == -1 and len(inputs) == 6
+            assert quantise.zero_point == tuple(i.zero_point + moved for i in inputs)
+        else:
+            assert (quantise.scale, quantise.zero_point) == (inputs.scale, inputs.zero_point + moved)
+    y = model(x)
+    assert (y - exact(x)).abs().max() < 0.5 and not torch.equal(y, exact(x))
+    other = copy.deepcopy(exact)
+    lutc.patch(
+        other, activation=[GELU, SILU], quantise=LayerScales(calibration, "min-max", 8, symmetric, True, per_channel)
+    )
+    assert torch.equal(other(x), y)
+    for each in (model, other):
+        each(x).square().mean().backward()
+    assert all(torch.equal(a.grad, b.grad) for a, b in zip(model.parameters(), other.parameters()))
+    # functions first, tables behind their quantisers then
+    lutc.unpatch(model)
+    lutc.patch(model, quantise=choice)
+    assert all(isinstance(m, QuantActivation) and m.quantise.signed is signed for m in places(model).values())
+    lutc.patch(model, activation=[GELU, SILU])
+    assert torch.equal(model(x), y)
+
+
+def test_channels_of_another_axis():
+    class Image(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.act = nn.Conv2d(2, 3, 1), nn.GELU()
+
+        def forward(self, x):
+            return self.act(self.conv(x))
+
+    torch.manual_seed(0)
+    model, x = Image(), torch.randn(4, 2, 5, 6)
+    calibration = calibrate(model, [x[:2], x[2:]], channel_axis=1)
+    seen = model.conv(x)
+    assert torch.equal(torch.from_numpy(calibration.layers["act"].channel_low), seen.amin((0, 2, 3)).detach())
+    lutc.patch(model, activation=GELU, quantise=LayerScales(calibration, "min-max", per_channel=True, axis=1))
+    want = torch.stack([QuantLUT(GELU, s)(seen[:, c]) for c, s in enumerate(model.act.quantise.scale)], 1)
+    assert torch.equal(model(x), want)
+    lutc.unpatch(model)
+    lutc.patch(model, activation=GELU, quantise=LayerScales(calibration, "min-max", per_channel=True))
+    with pytest.raises(LutcError, match="3 channels along axis -1 take tensors with that many there; given shape"):
+        model(x)
+
+
+def test_layer_scales_that_are_not_there():
+    model = nn.Sequential(nn.GELU())
+    calibration = calibrate(model, [torch.randn(4, 3, 2)], channel_axis=5)
+    with pytest.raises(LutcError, match="no ranges of the channels of '0'"):
+        lutc.patch(model, activation=GELU, quantise=LayerScales(calibration, per_channel=True))
+    with pytest.raises(LutcError, match="choose min-max or power-of-two, not 'percentile'"):
+        choice = LayerScales(calibrate(model, [torch.randn(4, 3)]), "percentile", per_channel=True)
+        lutc.patch(model, activation=GELU, quantise=choice)
+    assert type(model[0]) is nn.GELU
 
 
 def test_bad_input_leaves_the_model_alone():
