@@ -20,6 +20,7 @@ _EXPORTS = {
     "TaylorMLP": "lutc.taylor.module",
     "gqa_lut_pwl": "lutc.nn.gqa_lut",
     "audit": "lutc.nn.patching",
+    "patch_graph": "lutc.nn.patching.graphs",
     "patch": "lutc.nn.patching",
     "unpatch": "lutc.nn.patching",
 }

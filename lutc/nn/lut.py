@@ -16,6 +16,7 @@ from lutc.nn import ops as _ops  # noqa: F401  (registers torch.ops.lutc)
 from lutc.nn import portable, transforms
 from lutc.nn.lowered import DTYPES, digest, lowered
 from lutc.nn.refilled import Refilled
+from lutc.nn.traced import is_traced, leaf
 from lutc.table import library, table_set
 from lutc.table.library import TableSource
 from lutc.table.reach import reach
@@ -176,6 +177,8 @@ class LUT(Refilled):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """table(x), elementwise: shape, strides, dtype and device of x."""
+        if is_traced(x):
+            return leaf(self, x)
         words, meta = self._plan(x)
         if portable.wanted():
             y = portable.table(next(iter(self.tables.values())), x)

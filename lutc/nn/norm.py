@@ -12,6 +12,7 @@ from lutc.certify.coverage import RSQRT
 from lutc.errors import LutcError
 from lutc.nn import portable, rows, transforms
 from lutc.nn.row_tables import RowOperator, check_device, check_float
+from lutc.nn.traced import is_traced, leaf
 from lutc.table.library import TableSource
 
 
@@ -77,6 +78,8 @@ class _LUTNorm(RowOperator):
         return (transforms.norm(*given) if transforms.active() else rows.norm(*given)[0]).view(x.shape)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if is_traced(x):
+            return leaf(self, x)
         return self.normalise(x, self.normalized_shape, self.weight, self.bias, self.eps)
 
     def extra_repr(self) -> str:
@@ -139,6 +142,8 @@ class LUTRMSNorm(_LUTNorm):
         return super().normalise(input, normalized_shape, weight, None, eps)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if is_traced(x):
+            return leaf(self, x)
         weight = (
             self.weight
             if not self.offset

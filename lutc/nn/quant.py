@@ -22,6 +22,7 @@ from lutc.nn.nearest import wide_dtype
 from lutc.nn.power_ops import HIGHEST, LOWEST
 from lutc.nn.refilled import Refilled
 from lutc.nn.straight_through import look_up
+from lutc.nn.traced import is_traced, leaf
 from lutc.table.integer import evaluate, integer_lines, unfold
 from lutc.table.library import as_table_set
 from lutc.table.table import Table
@@ -239,6 +240,8 @@ class QuantLUT(Refilled):
         return outputs, F.pad(values, (0, 1), value=math.nan), F.pad(derivative, (0, 1))
 
     def forward(self, x: torch.Tensor, scale=None) -> torch.Tensor:
+        if is_traced(x):
+            return leaf(self, x) if scale is None else leaf(self, x, scale)
         codes = isinstance(x, torch.Tensor) and x.dtype == self.dtype
         if not codes and not (isinstance(x, torch.Tensor) and x.is_floating_point()):
             given = f"a tensor of {x.dtype}" if isinstance(x, torch.Tensor) else type(x).__name__

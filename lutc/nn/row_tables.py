@@ -150,7 +150,8 @@ def check_float(x: torch.Tensor, who: str) -> None:
     """LutcError for anything but a tensor of a float dtype that the operators take."""
     if not isinstance(x, torch.Tensor) or x.dtype not in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
         given = str(x.dtype).removeprefix("torch.") if isinstance(x, torch.Tensor) else type(x).__name__
-        raise LutcError(f"{who} takes float32, float16, bfloat16 and float64 tensors; given {given}")
+        hint = ": torch.fx cannot follow a call in a forward, torch.export.export can" if given == "Proxy" else ""
+        raise LutcError(f"{who} takes float32, float16, bfloat16 and float64 tensors; given {given}{hint}")
 
 
 def check_device(x: torch.Tensor, others: Iterable[torch.Tensor | None]) -> None:

@@ -8,6 +8,7 @@ from lutc.certify.coverage import EXP, RECIPROCAL
 from lutc.errors import LutcError
 from lutc.nn import portable, rows, transforms
 from lutc.nn.row_tables import RowOperator, check_device, check_float
+from lutc.nn.traced import is_traced, leaf
 from lutc.table.library import TableSource
 
 
@@ -50,6 +51,8 @@ class LUTSoftmax(RowOperator):
         return softmax(flat, self.words, self.meta, period).view(moved.shape).transpose(dim, -1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if is_traced(x):
+            return leaf(self, x)
         if self.dim is None:
             raise LutcError("LUTSoftmax has no dim; give it one")
         return self.along(x, self.dim)

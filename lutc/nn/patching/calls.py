@@ -332,6 +332,11 @@ class Answered:
         self.module, self.answers, self.forward = module, answers, forward
         self.__signature__ = inspect.signature(type(module).forward.__get__(module))
 
+    @property
+    def __code__(self) -> types.CodeType:
+        """torch.export names arguments by it."""
+        return inspect.unwrap(type(self.module).forward).__code__
+
     def __call__(self, *args, **kwargs):
         _RUNNING.append(self.answers)
         try:
