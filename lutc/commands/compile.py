@@ -93,7 +93,10 @@ class CompileCommand(GroupedCommand):
 )
 @click.option("--zero-point", type=int, default=0, show_default=True, help="Zero point of input codes.")
 @click.option(
-    "--coefficients", metavar="FORMAT", help="Format of slopes and intercepts: q1.6, fp16, bf16, fp8_e4m3, fp32, ..."
+    "--coefficients",
+    metavar="FORMAT",
+    help="Format of slopes and intercepts: q1.6, fp16, bf16, "
+    "fp8_e4m3, fp32, ...  [default: one that holds the function]",
 )
 @click.option("--slopes", metavar="NUMBERS", help="Of slopes alone: pot, apot:2 (sums of powers of two), q1.4, uq0.8.")
 @click.option("--intercepts", metavar="NUMBERS", help="Of intercepts alone, likewise.")

@@ -10,7 +10,7 @@ from lutc.costs.points import Points
 from lutc.costs.segments import DENSE_LIMIT, real_costs
 from lutc.formats.format import get as format_of
 from lutc.functions import Function
-from lutc.samples.samples import code_samples
+from lutc.samples.samples import code_samples, grid_samples
 from lutc.search.exact import exact
 from lutc.table.bodies import Lines
 from lutc.table.table_set import TableSet
@@ -24,9 +24,12 @@ def misfit(tables: TableSet, fn: Function, entries: int = 1) -> str | None:
     mean squared error over the codes in the range is at most 1 % of the function's standard deviation there (10 % where
     it is below the format's step), or at most ten times that of as many lines with real coefficients. Only tables of
     fixed-point lines over codes are judged, by the scale with the most codes in the range. entries: that were asked
-    for, of which the table may use fewer.
+    for, of which the table may use fewer. Tables of float inputs are judged by what their record says that rounding
+    costs, under the squared objective.
     """
     lo, hi = tables.range or fn.range
+    if not tables.inputs:
+        return _misfit_of_floats(tables, fn, lo, hi)
     if tables.meta.get("search", {}).get("name") == "classic":  # which may miss what the format can do
         return None
     judged = {
@@ -57,3 +60,18 @@ def misfit(tables: TableSet, fn: Function, entries: int = 1) -> str | None:
         f"mean square), where as many lines with real coefficients reach {math.sqrt(best.cost):.3g}; take {wanted} "
         "(`coefficients`)"
     )
+
+
+def _misfit_of_floats(tables: TableSet, fn: Function, lo: float, hi: float) -> str | None:
+    search = tables.meta.get("search", {})
+    for key, rounding in search.get("rounding", {}).items():
+        error = math.sqrt(search["cost"][key])
+        spread = float(np.std(grid_samples(fn, lo, hi).y))
+        if tables.meta.get("objective") != "squared" or error <= _SHARE * spread or 1.0 + rounding <= _TIMES**2:
+            continue
+        return (
+            f"{tables[key].coefficients} cannot hold {fn.name} over [{lo:g}, {hi:g}]: the error is {error:.3g} (root "
+            f"mean square), where as many lines with real coefficients reach {error / math.sqrt(1.0 + rounding):.3g}; "
+            "take fp32 (`coefficients`)"
+        )
+    return None

@@ -12,6 +12,7 @@ from lutc import formats, functions
 from lutc.calibration.layer_error import LayerError, LayerErrors
 from lutc.calibration.weights import Measured, is_calibration, measured
 from lutc.compiler.build import Lattice, rounded_tail
+from lutc.compiler.chosen import chosen_format
 from lutc.compiler.prologue import make_prologue
 from lutc.compiler.request import FLOAT_INPUTS, INT8, Request
 from lutc.costs.lines import Ordinals
@@ -142,8 +143,7 @@ def _layer_errors(request: Request) -> LayerErrors | None:
 
 def _problem(request: Request) -> Problem:
     fn = functions.load(request.function.function, request.function.range)
-    default = FLOAT_INPUTS[request.inputs.inputs] if not request.inputs.coded else fn.coefficients
-    fmt, chosen = _numbers(request, formats.get(request.storage.coefficients or default))
+    fmt, chosen = _numbers(request, formats.get(request.storage.coefficients or _default_format(request, fn)))
     f, (lo, hi), left, right, prologue = fn, fn.range, fn.left, fn.right, None
     if request.function.symmetry:
         if fn.symmetry is None:
@@ -163,6 +163,20 @@ def _problem(request: Request) -> Problem:
     if chosen is not None:
         left, right = (_chosen_tail(tail, chosen, fn.name) for tail in (left, right))
     return replace(problem, left=left, right=right)
+
+
+def _default_format(request: Request, fn: Function) -> str:
+    """Of coefficients that the request leaves open: for floats that of the inputs, for codes one that holds the
+    function where the search can take any.
+    """
+    inputs, storage = request.inputs.inputs, request.storage
+    if isinstance(inputs, str):
+        return FLOAT_INPUTS[inputs]
+    free = storage.slopes is None and storage.intercepts is None and not request.function.symmetry
+    if not free or request.error.objective not in (*SQUARED, "maximum") or request.search.search == "classic":
+        return fn.coefficients
+    known = functions.known(fn.name)
+    return chosen_format(fn, inputs, storage.out, known and fn.range != functions.get(fn.name).range)
 
 
 def _numbers(request: Request, fmt: Format) -> tuple[Format, tuple[Numbers, Numbers] | None]:

@@ -44,6 +44,7 @@ def test_shipped_tables_fit():
 
 def test_the_command_refuses_and_goes_on_when_forced(tmp_path):
     arguments = ["compile", "exp", "--range", "-4", "4", "--scale", "2^-4", "-o", str(tmp_path / "exp.json")]
+    arguments += ["--coefficients", "q1.6"]
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code != 0 and "q1.6 cannot hold exp over [-4, 4]" in result.output and "--force" in result.output
     assert not list(tmp_path.iterdir()) and "Traceback" not in result.output
@@ -53,6 +54,6 @@ def test_the_command_refuses_and_goes_on_when_forced(tmp_path):
 
 def test_a_function_below_the_formats_step_is_refused():
     tiny = functions.user.from_callable(lambda x: 1e-6 * np.tanh(x), (-4.0, 4.0))
-    tables = lutc.compile(tiny, 8, inputs=FINE, search="exact")
+    tables = lutc.compile(tiny, 8, inputs=FINE, search="exact", coefficients="q1.6")
     why = misfit(tables, tiny, 8)
     assert why is not None and "q1.6 cannot hold" in why and "floating-point" in why
