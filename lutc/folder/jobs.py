@@ -24,6 +24,7 @@ from lutc.errors import LutcError
 from lutc.folder.manifest import TABLES
 from lutc.formats.codes import Inputs
 from lutc.fplut.pipeline import compile_fplut
+from lutc.functions.spelling import file_name
 from lutc.table.library import load, names
 from lutc.table.table_set import TableSet
 from lutc.table.table_set import read as read_tables
@@ -104,7 +105,7 @@ def jobs_of(calibration: Calibration, choice: Choice) -> dict[str, Job]:
             own = inputs.bits, inputs.scale, inputs.zero_point
             found[path] = Job(file, layer.function, kind, entries, path, *own)
         else:
-            found[path] = Job(f"{TABLES}/{layer.function}_{kind}.json", layer.function, kind, 0, None)
+            found[path] = Job(f"{TABLES}/{file_name(layer.function)}_{kind}.json", layer.function, kind, 0, None)
     if not found:
         raise LutcError(
             "the model has nothing of the kinds that are to have tables; it has "

@@ -237,3 +237,15 @@ def test_bad_requests(made, tmp_path):
     with pytest.raises(LutcError, match="no activation, softmax or norm"):
         lutc.compile_model(torch.nn.Sequential(torch.nn.Linear(2, 2)), [torch.ones(1, 2)], tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+def test_functions_with_parameters_have_files_of_their_own(tmp_path):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ELU(0.5), torch.nn.LeakyReLU(0.2))
+    x = torch.randn(16, 4) * 2
+    want = model(x)
+    lutc.compile_model(model, [x], tmp_path / "folder", activations="fplut", workers=1, measure=False)
+    files = {path.name for path in (tmp_path / "folder" / "tables").iterdir()}
+    assert files == {"elu_alpha_0.5_fplut.json", "leaky_relu_negative_slope_0.2_fplut.json"}
+    lutc.apply(model, tmp_path / "folder")
+    torch.testing.assert_close(model(x), want, atol=2e-3, rtol=2e-3)

@@ -23,7 +23,7 @@ from lutc.functions.shape import line_far_out
 from lutc.functions.spelling import spelled
 from lutc.nn.channel_tables import ChannelLUT
 from lutc.nn.patching.operators import Operator, table_operator
-from lutc.nn.patching.quantised import Quantised, Scales
+from lutc.nn.patching.quantised import Quantised, Scales, quantised_function
 from lutc.nn.patching.report import Refused
 from lutc.table.library import load, names
 from lutc.table.reach import reach
@@ -66,7 +66,8 @@ class Automatic:
         except LutcError as error:
             return Refused(str(error), silent=True)
         try:
-            tables, said, serves = self._made(fn, known=bool(found))
+            behind = self.scales is not None or quantised_function(exact) is not None
+            tables, said, serves = self._made(fn, known=bool(found), codes=behind)
         except LutcError as error:
             return Refused(str(error))
         if not serves:
@@ -76,14 +77,16 @@ class Automatic:
             return Quantised(tables, self.scales, label, said)
         return table_operator(tables, label, self.outside, said)
 
-    def _made(self, fn: Function, known: bool) -> tuple[TableSet, str, bool]:
-        """A table set, its error in words, and whether that is within the bound; kept by function and request."""
+    def _made(self, fn: Function, known: bool, codes: bool = False) -> tuple[TableSet, str, bool]:
+        """A table set, its error in words, and whether that is within the bound; kept by function and request. codes:
+        whether it stands behind a quantiser, whose scale may be any.
+        """
         own = "" if known else _digest(fn)
-        key = (fn.name, own, self.kind, self.entries, self.scales is None)
+        key = (fn.name, own, self.kind, self.entries, codes)
         if key not in _MADE:
             while len(_MADE) >= _LARGEST:
                 del _MADE[next(iter(_MADE))]
-            tables = self._fplut(fn) if self.kind == "auto-fplut" else self._lines(fn)
+            tables = self._fplut(fn) if self.kind == "auto-fplut" else self._lines(fn, codes)
             _MADE[key] = (tables, *judged(tables, fn))
         return _MADE[key]
 
@@ -96,9 +99,9 @@ class Automatic:
             interval = tuple(_REACH * end for end in fn.range)  # beyond, the exact function runs
         return compile_fplut(fn, formats=("fp32",), range=interval)
 
-    def _lines(self, fn: Function) -> TableSet:
+    def _lines(self, fn: Function, codes: bool) -> TableSet:
         """Over int8 codes, as `lutc compile` has it; floats look up the finest scale that covers the range."""
-        inputs = INT8 if self.scales is not None else (_covering(fn.range),)
+        inputs = INT8 if codes else (_covering(fn.range),)
         try:
             return compile(fn, self.entries, inputs=inputs, search="exact")
         except LutcError:  # 8 bits cannot hold its slopes or tails
@@ -112,8 +115,9 @@ class Automatic:
         rounded, lines = np.round(weights * _STEPS) / _STEPS, replace(self, kind="auto", entries=2)
         slopes = {value: functions.get(spelled("prelu", {"weight": value})) for value in rounded.tolist()}
         made = {value: lines._made(fn, True)[0] for value, fn in slopes.items()}
-        worst = float(np.abs(rounded - weights).max())
-        channels = ChannelLUT([made[value] for value in rounded.tolist()], 1)
+        tables = [made[value] for value in rounded.tolist()]
+        stored = np.array([one[one.default_key](-1.0) for one in tables])
+        worst, channels = float(np.abs(-stored - weights).max()), ChannelLUT(tables, 1)
         return Operator(channels, "auto (2 entries a channel)", error=f"slopes off by at most {worst:.2g}")
 
 

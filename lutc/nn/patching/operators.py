@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from lutc.errors import LutcError
 from lutc.functions import in_torch
 from lutc.nn.lut import LUT
 from lutc.nn.patching.quantised import behind, quantised_function
@@ -56,6 +57,11 @@ class Operator:
         if self.tables is not None and quantised_function(exact) is not None:
             return behind(exact.quantise, self.tables)
         if self.exact_outside and self.tables is not None and not in_torch.known(self.tables.function):
+            if exact is None:
+                raise LutcError(
+                    f"outside='exact' runs the function itself, which torch does not know of {self.tables.function!r}, "
+                    f"and at {path} there is only a call: give a module that computes it"
+                )
             return LUT(self.tables, outside=exact)
         return copy.deepcopy(self.module)
 

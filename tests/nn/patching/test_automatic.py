@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 import lutc
 from lutc.errors import LutcError
-from lutc.nn import LUT, ChannelLUT
+from lutc.nn import LUT, ChannelLUT, QuantLUT
 from lutc.nn.patching import automatic
 
 X = torch.linspace(-6.0, 6.0, 480).reshape(-1, 4)
@@ -138,6 +138,14 @@ def test_given_tables_go_first_and_quantisers_before_automatic_ones():
     assert all("on 8 bits, scale 0.03125" in one.by for one in report.replaced)
     codes = (X / 2**-5).round().clamp(-128, 127) * 2**-5
     assert (model[0](X) - F.elu(codes, 0.5)).abs().max() < 0.02
+
+
+def test_automatic_tables_go_behind_quantisers_that_are_there():
+    model = nn.Sequential(nn.ELU(0.5))
+    lutc.patch(model, activation="elu(alpha=0.5)", quantise=2**-3)
+    lutc.patch(model, activation="auto")
+    codes = (X / 2**-3).round().clamp(-128, 127) * 2**-3
+    assert isinstance(model[0], QuantLUT) and (model[0](X) - F.elu(codes, 0.5)).abs().max() < 0.02
 
 
 def test_exact_functions_with_parameters_go_behind_quantisers():
