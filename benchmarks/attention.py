@@ -222,11 +222,11 @@ def instructions() -> None:
 
 _PEAK = """
 import resource, sys, time, torch
-from lutc.nn import LUTSoftmax
+from lutc.nn import IntegerAttention, LUTSoftmax
 from lutc.nn.attention import attention
 from lutc.nn.patching.attention import attend
 form, n = sys.argv[1], int(sys.argv[2])
-softmax = LUTSoftmax("exp_fplut")
+softmax, integer = LUTSoftmax("exp_fplut"), IntegerAttention("exp_fplut")
 def call(n):
     q, k, v = torch.randn(1, 9, n, 64), torch.randn(1, 3, n, 64), torch.randn(1, 3, n, 64)
     start = time.perf_counter()
@@ -235,6 +235,8 @@ def call(n):
             torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
         elif form == "materialised":
             attend(softmax, q, k, v, is_causal=True, enable_gqa=True)
+        elif form == "integer":
+            integer(q, k, v, causal=True)
         else:
             attention(softmax, q, k, v, causal=True, rescale=form)
     return time.perf_counter() - start
@@ -245,12 +247,21 @@ print(seconds, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1
 """
 
 
+_NAMES = {
+    "torch": "torch's, exact",
+    "none": "table, two passes",
+    "exact": "table, one pass",
+    "table": "table, one pass, rescaled by it",
+    "integer": "in integers, one pass",
+}
+
+
 def cpu() -> None:
     print("SmolLM2-135M's attention of one layer (9 heads, 3 of keys, size 64), causal, float32; a process for each")
     print("| tokens | form | time, of torch's | MiB more at the peak |\n|---|---|---|---|")
     for n in LENGTHS:
         torch_seconds = None
-        for form in ("torch", "exact", "table", "none", "materialised"):
+        for form in ("torch", "exact", "table", "none", "integer", "materialised"):
             if form == "materialised" and 2 * 9 * n * n * 4 > 16 << 30:
                 print(f"| {n} | materialised | - | more than {2 * 9 * n * n * 4 >> 20} (not run) |", flush=True)
                 continue
@@ -259,8 +270,7 @@ def cpu() -> None:
             )
             seconds, peak = map(float, run.stdout.split())
             torch_seconds = torch_seconds or seconds
-            name = {"torch": "torch's, exact", "none": "table, two passes", "exact": "table, one pass",
-                    "table": "table, one pass, rescaled by it"}.get(form, form)  # fmt: skip
+            name = _NAMES.get(form, form)
             print(f"| {n} | {name} | {seconds / torch_seconds:.1f} | {peak:.0f} |", flush=True)
 
 
