@@ -31,11 +31,13 @@ class _FixedScale(torch.autograd.Function):
     def setup_context(ctx, inputs, output):
         _, codes, within = output
         ctx.mark_non_differentiable(codes, within)
+        ctx.set_materialize_grads(False)  # or codes and bits would get gradients of zeros
         ctx.save_for_backward(codes, within, inputs[3])
 
     @staticmethod
     def backward(ctx, gradient, *_):
-        return _Backward.apply(gradient, *ctx.saved_tensors), None, None, None, None
+        to_x = None if gradient is None else _Backward.apply(gradient, *ctx.saved_tensors)
+        return to_x, None, None, None, None
 
 
 class _Backward(torch.autograd.Function):
