@@ -2,12 +2,13 @@
 all 65,536, row units on 10,000 rows, times, and cells by Yosys.
 
     python benchmarks/hardware_figures.py                 all parts
-    python benchmarks/hardware_figures.py simulate|floats|rows|times|cells
+    python benchmarks/hardware_figures.py simulate|languages|floats|rows|times|cells
 
-Needs apt-get install iverilog verilator yosys. Cells are of combinational units (latency 0), with output codes at 2^-4,
-of gelu tables; those for wider inputs are compiled here by the exact search.
+Needs apt-get install iverilog verilator yosys ghdl g++. Cells are of combinational units (latency 0), with output codes
+at 2^-4, of gelu tables; those for wider inputs are compiled here by the exact search.
 """
 
+import os
 import sys
 import tempfile
 import time
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from lutc.compiler import pipeline
 from lutc.formats.codes import Inputs
+from lutc.fplut.pipeline import compile_fplut
 from lutc.hardware import handover
 from lutc.hardware.handover import Options
 from lutc.hardware.row_units import RowOptions
@@ -42,6 +44,24 @@ def simulated() -> None:
             print(f"{name}: {verdict['wrong']} wrong")
     seconds = time.perf_counter() - start
     print(f"{tables} tables, {total} codes, {wrong} wrong, by Icarus, {seconds / tables:.2f} s a table\n")
+
+
+def languages() -> None:
+    """The same tables in VHDL and C++, and float tables in C++ in both arithmetics."""
+    coded = [name for name in names() if load(name).inputs]
+    floating = [name for name in names() if name.endswith("_fplut") or "_nnlut_" in name]
+    runs = [("vhdl", "VHDL by GHDL", coded, [Options(out=OUT, latency=2)]), ("hls", "C++", coded, [Options(out=OUT)])]
+    runs.append(("hls", "C++, floats", floating, [Options(arithmetic=arithmetic) for arithmetic in ARITHMETICS]))
+    for language, what, tables, choices in runs:
+        total = wrong = 0
+        for name in tables:
+            for options in choices:
+                with tempfile.TemporaryDirectory() as folder:
+                    handover.write(Path(folder) / "unit", language, name, load(name), options)
+                    verdict = simulate(Path(folder) / "unit")
+                total, wrong = total + verdict["words"], wrong + verdict["wrong"] + (not verdict["passed"])
+        print(f"{what}: {len(tables)} tables, {total} codes, {wrong} wrong", flush=True)
+    print()
 
 
 def floats() -> None:
@@ -76,16 +96,17 @@ def rows() -> None:
 
 
 def times() -> None:
-    """Of `lutc simulate` with one table, by Verilator, building and running; the least of three."""
+    """Of `lutc simulate` with one table, by Verilator, building and running; the least of three, and processor time."""
     for name, options in (("gelu_8", Options(("4",), OUT, latency=2)), ("silu_fplut", Options(("fp16",), latency=2))):
         with tempfile.TemporaryDirectory() as folder:
             path, seconds = Path(folder) / "rtl", []
             handover.write(path, "sv", name, load(name), options)
             for _ in range(3):
-                start = time.perf_counter()
+                start, before = time.perf_counter(), os.times()
                 words = simulate(path, "verilator")["words"]
                 seconds.append(time.perf_counter() - start)
-        print(f"{name}: {words} codes in {min(seconds):.1f} s by Verilator")
+            used = sum(os.times()[:4]) - sum(before[:4])
+        print(f"{name}: {words} codes in {min(seconds):.1f} s by Verilator, {used:.1f} s of processor time")
     print()
 
 
@@ -96,10 +117,19 @@ def designs():
         loadable = Options(("4",), OUT, latency=0, loadable=True)
         yield f"{entries} entries, loadable", load(f"gelu_{entries}"), loadable
     yield "256 codes, direct", load("gelu_8"), Options(("4",), OUT, "direct", latency=0)
+    for what, settings, spared in (
+        ("8 entries, slopes by shifts", {"slopes": "pot"}, {"multiplier": False}),
+        ("8 entries, cuts at every 8th code", {"cut_step": 8}, {"comparators": False}),
+        ("8 entries, both", {"slopes": "pot", "cut_step": 8}, {"comparators": False, "multiplier": False}),
+    ):
+        tables = pipeline.compile("gelu", 8, search="exact", inputs=(Inputs(8, 2.0**-4),), **settings)
+        yield what, tables, Options((), OUT, latency=0, **spared)
     yield "8 entries, seven scales in one unit", load("gelu_8"), Options((), OUT, latency=0, together=True)
     for arithmetic in ARITHMETICS:
         options = Options(("fp16",), latency=0, arithmetic=arithmetic)
         yield f"FPLUT of silu, 259 values, {arithmetic}", load("silu_fplut"), options
+    addressed = compile_fplut("silu", addressing="exponent", budget=257, formats=("fp16",))
+    yield "silu by exponent, 257 values, fp16_trunc", addressed, Options((), latency=0, arithmetic="fp16_trunc")
     for bits, scale in ((10, 2.0**-6), (12, 2.0**-8)):
         tables = pipeline.compile("gelu", 8, search="exact", inputs=(Inputs(bits, scale),))
         wide = Inputs(bits, 2.0 ** -(bits - 4))
@@ -120,9 +150,11 @@ def cells() -> None:
 
 
 if __name__ == "__main__":
-    parts = sys.argv[1:] or ["simulate", "floats", "rows", "times", "cells"]
+    parts = sys.argv[1:] or ["simulate", "languages", "floats", "rows", "times", "cells"]
     if "simulate" in parts:
         simulated()
+    if "languages" in parts:
+        languages()
     if "floats" in parts:
         floats()
     if "rows" in parts:

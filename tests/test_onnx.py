@@ -85,6 +85,8 @@ QUANTISED = [
     (lambda: nn.QuantLUT("gelu_8", scale=2**-4, out_scale=2**-4), INT8),
     (lambda: nn.QuantLUT("gelu_8", scale=0.07, zero_point=5, out_scale=0.03, out_zero_point=-9), INT8),
     (lambda: nn.QuantLUT("exp_8", scale=0.05), INT8),
+    (lambda: nn.QuantLUT("silu_8", scale=2**-4, out_scale=2**-3, rounding="half_away"), INT8),
+    (lambda: nn.QuantLUT("silu_8", scale=2**-4, out_scale=2**-3, out_zero_point=5, rounding="half_even"), INT8),
     (lambda: nn.QuantLUT("gelu_8", scale=0.07, out_scale=0.03), floats()),
     (lambda: nn.FakeQuantize(0.07), floats()),
     (lambda: nn.FakeQuantize("dynamic"), floats()),

@@ -13,6 +13,7 @@ from lutc.commands.options import NUMBER, echo_json, echo_table, figure, json_op
 from lutc.errors import LutcError
 from lutc.formats.codes import HALF_UP, Inputs, Outputs
 from lutc.hardware.bits import FIGURES
+from lutc.hardware.synth import TARGETS
 from lutc.plots.figure import save
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ if TYPE_CHECKING:
     default="bits",
     show_default=True,
     metavar="COSTS",
-    help="One or more of bits, comparators, multiplier, entries.",
+    help="One or more of bits, comparators, multiplier, entries, gates.",
 )
 @click.option(
     "--gain",
@@ -78,6 +79,12 @@ if TYPE_CHECKING:
 @click.option("--seed", type=int, default=42, show_default=True, help="Seed of the evolution.")
 @click.option("--population", type=int, default=64, show_default=True, help="Designs per generation, a multiple of 4.")
 @click.option("--generations", type=int, default=100, show_default=True, help="Most generations.")
+@click.option(
+    "--synth",
+    "target",
+    type=click.Choice(list(TARGETS)),
+    help="Have Yosys synthesise every unit, and print its cells: gates, or LUTs and DSPs.",
+)
 @click.option(
     "--plot",
     "picture",
@@ -95,6 +102,7 @@ if TYPE_CHECKING:
 @json_option
 def explore(
     function: str,
+    target: str | None,
     picture: Path | None,
     index: int | None,
     output: Path | None,
@@ -116,6 +124,7 @@ def explore(
     lutc explore gelu                              int8 codes at scale 2^-4, mean squared error against stored bits
     lutc explore gelu --out-scale 2^-4                         int8 in, int8 out: errors of output codes
     lutc explore gelu --minimise bits,comparators,multiplier --plot gelu.png
+    lutc explore gelu --out-scale 2^-4 --minimise gates --synth gates    shifts and steps of cuts too; measured cells
     lutc explore gelu --write 12 -o gelu.json                  the table of design 12
     """
     if output is not None and index is None:
@@ -125,15 +134,16 @@ def explore(
     settings = exploring.EvolutionSettings(population=population, generations=generations, gain=gain)
     with progress_bar(f"explore {function}", generations) as progress:
         found = exploring.explore(_space(function, **options), _names(minimise), seed, settings, progress)
+    cells = _cells(found, target) if target is not None else None
     written = _write(found, index, output) if index is not None else None
     if picture is not None:
         from lutc.plots.front import front_figure  # brings deap
 
         save(front_figure(found), picture)
     if as_json:
-        echo_json(as_dict(found) | ({"written": written} if written else {}))
+        echo_json(as_dict(found, cells) | ({"written": written} if written else {}))
         return
-    _report(found)
+    _report(found, cells)
     for what in filter(None, (written, picture and str(picture))):
         click.echo(f"wrote {what}")
 
@@ -177,17 +187,31 @@ def _write(found, index: int, output: Path | None) -> str:
     return str(output)
 
 
-def as_dict(found: Exploration) -> dict:
-    """An exploration as plain numbers and strings."""
+def _cells(found: Exploration, target: str) -> list:
+    """Cells of the front's designs, then of the baselines, None for those that are no unit."""
+    from lutc.explore.synthesis import measure  # brings deap
+
+    with progress_bar(f"synthesise for {target}", len(found.front) + len(found.baselines)) as progress:
+        front, others = measure(found, target, progress)
+    return [*front, *others]
+
+
+def as_dict(found: Exploration, cells: list | None = None) -> dict:
+    """An exploration as plain numbers and strings. cells: of its designs and baselines, in their order."""
     space = found.space
+    measured = [None if one is None else asdict(one) for one in cells or []]
+    front = [{**asdict(d.choice), "error": d.error, "proven": d.proven, **_cost(d.cost)} for d in found.front]
+    others = [_baseline(b) for b in found.baselines]
+    for row, one in zip([*front, *others], measured):
+        row["cells"] = one
     return {
         "function": space.function,
         "inputs": [asdict(inputs) for inputs in space.inputs],
         "output": asdict(space.out) if space.out else None,
         "objective": space.objective,
         "minimise": list(found.minimise),
-        "front": [{**asdict(d.choice), "error": d.error, "proven": d.proven, **_cost(d.cost)} for d in found.front],
-        "baselines": [_baseline(b) for b in found.baselines],
+        "front": front,
+        "baselines": others,
         "search": {**found.record, "evaluations": found.evaluations},
     }
 
@@ -204,10 +228,10 @@ def _baseline(b) -> dict:
 
 
 def _cost(cost) -> dict:
-    return {**asdict(cost), "multiplier": list(cost.multiplier)}
+    return {**asdict(cost), "multiplier": list(cost.multiplier), "gates": round(cost.gates)}
 
 
-def _report(found) -> None:
+def _report(found, cells: list | None) -> None:
     from lutc.explore.designs import OBJECTIVES  # brings deap
 
     space, record = found.space, found.record
@@ -226,11 +250,15 @@ def _report(found) -> None:
     several = len(space.inputs) > 1
     header = ["", "entries", "stored", "format", "error", "bits", "comparators", "multiplier", "adder"]
     rows = [
-        [n, *_row(d.choice.coefficients, _stored(d.choice.symmetry, d.choice.share, several), d)]
+        [n, *_row(_numbers(d.choice), _stored(d.choice.symmetry, d.choice.share, several), d)]
         for n, d in enumerate(found.front, 1)
     ]
     rows += [[b.kind, *_row(b.coefficients, _stored(b.half, b.share, several), b)] for b in found.baselines]
+    if cells is not None:
+        header, rows = [*header, "cells", "depth", "front"], _with_cells(found, cells, rows)
     echo_table(header, rows)
+    if cells is not None:
+        _report_ranks(found, cells)
     if not all(d.proven for d in found.front):
         click.echo(
             "\nFormats of more than 8 bits, or more than 512 places for breakpoints: best rounded lines, not proven "
@@ -238,8 +266,45 @@ def _report(found) -> None:
         )
 
 
+def _with_cells(found, cells: list, rows: list[list]) -> list[list]:
+    """Rows with measured cells; a star where no other row has less error and fewer cells."""
+    from lutc.explore.synthesis import size, undominated  # brings deap
+
+    errors = [point.error for point in (*found.front, *found.baselines)]
+    known = [i for i, one in enumerate(cells) if one is not None]
+    best = dict(zip(known, undominated([(errors[i], size(cells[i])) for i in known])))
+    more = [
+        ["-", "-", ""] if one is None else [_cell_text(one), one.depth, "*" * best[i]] for i, one in enumerate(cells)
+    ]
+    return [[*row, *added] for row, added in zip(rows, more)]
+
+
+def _cell_text(one) -> str:
+    if one.target == "gates":
+        return str(one.gates)
+    return f"{one.luts} LUTs" + (f" {one.dsps} DSP" if one.dsps else "")
+
+
+def _report_ranks(found, cells: list) -> None:
+    from lutc.explore.synthesis import rank_correlation, size  # brings deap
+
+    costs = [point.cost for point in (*found.front, *found.baselines)]
+    known = [(cost, size(one)) for cost, one in zip(costs, cells) if one is not None]
+    said = []
+    for name in ("bits", "gates"):
+        what, figure_of = FIGURES[name]
+        alike = rank_correlation([figure_of(cost) for cost, _ in known], [measured for _, measured in known])
+        said.append(f"{what} {alike:.2f}")
+    click.echo(f"\nrank correlation with the cells: {', '.join(said)}")
+
+
 def _stored(half: bool, share: str, several: bool) -> str:
     return ("half" if half else "whole") + (", shared" if share == "all" else ", per scale" if several else "")
+
+
+def _numbers(choice) -> str:
+    step = f", step {choice.cut_step}" if choice.cut_step > 1 else ""
+    return choice.coefficients + (f" {choice.slopes}" if choice.slopes else "") + step
 
 
 def _row(coefficients: str, stored: str, point) -> list:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -15,15 +16,15 @@ from lutc.table.table import Table
 from lutc.table.table_set import TableSet
 
 
-def table_bytes(table: Table, inputs: Inputs | None = None) -> int:
-    """Of one table: coefficients or values in their format, breakpoints as input codes or in that format, cut points in
-    fp16 where they fit, a byte for each number of pieces, 4 bits for each binade's mantissa bits, and two numbers for
-    each tail that is no entry.
+def table_bytes(table: Table, inputs: Inputs | None = None, meta: Mapping[str, Any] | None = None) -> int:
+    """Of one table, meta: of its set. Coefficients or values in their format, breakpoints as input codes or in that
+    format, cut points in fp16 where they fit, a byte for each number of pieces, 4 bits for each binade's mantissa bits,
+    and two numbers for each tail that is no entry.
     """
     width = formats.get(table.coefficients).bits
     if isinstance(table.body, Lines):
         if inputs is not None and formats.get(table.coefficients).is_fixed:
-            return math.ceil(hardware.cost(table, inputs).stored_bits / 8)
+            return math.ceil(hardware.cost(table, inputs, meta).stored_bits / 8)
         return math.ceil((2 * table.entries + table.body.breakpoints.size) * width / 8)
     bits = table.entries * width + 2 * width * sum(tail is not None for tail in (table.left, table.right))
     if isinstance(table.body, Cells):
@@ -45,7 +46,9 @@ def used_bytes(used: Iterable[tuple[TableSet, str]]) -> int:
         if "breakpoints" in tables.meta.get("search", {}).get("shared", {}):
             distinct[tables.dumps()] = _shared_bytes(tables)
         else:
-            distinct[TableSet("any", {"any": tables[key]}).dumps()] = table_bytes(tables[key], tables.inputs.get(key))
+            distinct[TableSet("any", {"any": tables[key]}).dumps()] = table_bytes(
+                tables[key], tables.inputs.get(key), tables.meta
+            )
     return sum(distinct.values())
 
 

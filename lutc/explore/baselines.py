@@ -171,7 +171,7 @@ def _by_shifts(bench: Workbench, kind: str) -> Iterator[Baseline]:
         if fmt.bits > 12:
             continue
         chosen = (numbers(kind, fmt), numbers(name, fmt))
-        request = Request.of(space.function, 2, **bench.options(Choice(2, name)), slopes=kind)
+        request = Request.of(space.function, 2, **bench.options(Choice(2, name, slopes=kind)))
         try:
             problem, tasks = prepare(request)
         except LutcError:  # no such slope is near enough to a tail's
@@ -182,7 +182,7 @@ def _by_shifts(bench: Workbench, kind: str) -> Iterator[Baseline]:
             found = [exact(cost, entries) for cost in costs]
             used = [int((np.diff(r.cuts) > 0).sum()) + sum(c.tails) for r, c in zip(found, costs)]
             cost = hardware.together(
-                hardware.lines_cost(max(2, n), fmt, i, numbers=chosen) for n, i in zip(used, space.inputs)
+                hardware.lines_cost(max(2, n), fmt, i, chosen=chosen) for n, i in zip(used, space.inputs)
             )
             yield Baseline(kind, name, False, bench.error([result.cost for result in found]), cost)
 

@@ -19,6 +19,7 @@ from lutc.costs.points import Points
 from lutc.costs.segments import SegmentCosts
 from lutc.errors import LutcError
 from lutc.formats.codes import Inputs
+from lutc.formats.numbers import numbers
 from lutc.hardware.bits import Cost, shared_breakpoint_bits
 from lutc.search.exact import exact
 
@@ -72,6 +73,8 @@ class Choice:
     coefficients: str
     symmetry: bool = False
     share: str = "none"
+    slopes: str = ""
+    cut_step: int = 1
 
 
 @dataclass(frozen=True)
@@ -92,10 +95,11 @@ class Workbench:
     """Designs of a space, each searched once: segment costs are kept per (format, half, sharing), designs per choice.
 
     formats: names to choose from, per half (False, and True where the function has a symmetry). sharing: "none", and
-    "all" with several scales.
+    "all" with several scales. spared: slopes by shifts and cuts at a step of codes are to choose from too.
     """
 
     space: Space
+    spared: bool = False
     designs: dict[Choice, Design] = field(default_factory=dict)
     _costs: dict[tuple, list[SegmentCosts]] = field(default_factory=dict)
     _thinned: set[tuple] = field(default_factory=set)  # keys of _costs with fewer places for breakpoints than there are
@@ -150,45 +154,60 @@ class Workbench:
             "coefficients": choice.coefficients,
             "symmetry": choice.symmetry,
             "share": choice.share,
+            "slopes": choice.slopes or None,
+            "cut_step": choice.cut_step,
             "search": "exact",
         }
 
-    def tasks(self, coefficients: str, half: bool) -> tuple[Problem, list[Task]]:
+    def tasks(self, coefficients: str, half: bool, slopes: str = "") -> tuple[Problem, list[Task]]:
         """What the compiler makes of a format: its problem and a task per scale."""
-        request = Request.of(self.space.function, self.space.entries[0], **self.options(Choice(0, coefficients, half)))
-        return prepare(request)
+        choice = Choice(0, coefficients, half, slopes=slopes)
+        return prepare(Request.of(self.space.function, self.space.entries[0], **self.options(choice)))
 
-    def costs(self, coefficients: str, half: bool, share: str) -> list[SegmentCosts]:
+    def costs(
+        self, coefficients: str, half: bool, share: str, slopes: str = "", cut_step: int = 1
+    ) -> list[SegmentCosts]:
         """Segment costs per scale, or one for all scales where they share a table."""
-        key = (coefficients, half, share)
+        key = (coefficients, half, share, slopes, cut_step)
         if key not in self._costs:
             self._costs[key] = self._segment_costs(*key)
         return self._costs[key]
 
-    def _segment_costs(self, coefficients: str, half: bool, share: str) -> list[SegmentCosts]:
-        problem, tasks = self.tasks(coefficients, half)
+    def _segment_costs(
+        self, coefficients: str, half: bool, share: str, slopes: str, cut_step: int
+    ) -> list[SegmentCosts]:
+        problem, tasks = self.tasks(coefficients, half, slopes)
         if share == "all":
             index = SharedCuts(tasks, *problem.range).index
             kept = np.linspace(0, index.shape[1] - 1, min(index.shape[1], POSITIONS + 1)).round().astype(np.int64)
             thinned = kept.size < index.shape[1]
             points = [Points.shared([task.samples for task in tasks], list(index[:, kept]))]
+        elif cut_step > 1:
+            thinned = False
+            step = cut_step.bit_length() - 1
+            points = [Points.of(task.samples, places(task.samples.x, task.inputs, step)) for task in tasks]
         elif self.space.objective in PAIR_OBJECTIVES:
             thinned, points = False, [Points.of(task.samples) for task in tasks]
         else:
             points = [Points.of(task.samples, places(task.samples.x, task.inputs)) for task in tasks]
             thinned = any(at.size < len(task.samples) for at, task in zip(points, tasks))
         if thinned:
-            self._thinned.add((coefficients, half, share))
+            self._thinned.add((coefficients, half, share, slopes, cut_step))
         return [segment_costs(problem, task, at) for task, at in zip(tasks, points)]
 
     def design(self, choice: Choice) -> Design:
         """The best table of a choice. Its own choice names the entries that it really uses."""
         if choice not in self.designs:
-            self.designs[choice] = self._search(choice)
+            try:
+                self.designs[choice] = self._search(choice)
+            except LutcError:  # no such slope is near enough to a tail's
+                if not choice.slopes:
+                    raise
+                self.designs[choice] = self._search(replace(choice, slopes=""))
         return self.designs[choice]
 
     def _search(self, choice: Choice) -> Design:
-        key = (choice.coefficients, choice.symmetry, choice.share)
+        key = (choice.coefficients, choice.symmetry, choice.share, choice.slopes, choice.cut_step)
         every = self.costs(*key)
         found = [exact(costs, choice.entries) for costs in every]
         entries = [int((np.diff(result.cuts) > 0).sum()) + sum(costs.tails) for result, costs in zip(found, every)]
@@ -198,17 +217,21 @@ class Workbench:
         return Design(
             choice,
             float(f"{error:.9g}"),
-            self.cost(entries, choice.coefficients, choice.symmetry, choice.share),
+            self.cost(entries, *key),
             proven,
         )
 
-    def cost(self, entries: list[int], coefficients: str, half: bool, share: str) -> Cost:
+    def cost(
+        self, entries: list[int], coefficients: str, half: bool, share: str, slopes: str = "", cut_step: int = 1
+    ) -> Cost:
         """Cost of a set: entries per scale, or of the one table that all share."""
         fmt, breakpoint_bits = formats.get(coefficients), None
+        chosen = (numbers(slopes, fmt), numbers(coefficients, fmt)) if slopes else None
         if share == "all":
             breakpoint_bits = shared_breakpoint_bits(self.function.range, self.space.inputs, half)
         return hardware.together(
-            hardware.lines_cost(n, fmt, i, half, breakpoint_bits) for n, i in zip(entries, self.space.inputs)
+            hardware.lines_cost(n, fmt, i, half, breakpoint_bits, chosen, cut_step == 1)
+            for n, i in zip(entries, self.space.inputs)
         )
 
     def error(self, costs: list[float]) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from deap import base, tools
@@ -21,6 +21,9 @@ from lutc.explore.designs import Choice, Design, Space, Workbench
 from lutc.hardware.bits import FIGURES
 from lutc.search.genetic import seeded
 from lutc.table.table_set import TableSet
+
+SLOPES = ("", "pot", "apot:2")  # of designs that are judged by their gates
+STEPS = (1, 2, 4, 8, 16)
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,13 @@ def explore(
             f"costs to minimise are one or more of {', '.join(FIGURES)}, each once; given "
             f"{', '.join(minimise) or 'none'}"
         )
-    bench = Workbench(space)
+    if "gates" in minimise:
+        if space.out is None or len(space.inputs) > 1:
+            raise LutcError(
+                "gates are estimated of a unit of one scale that gives output codes; give `out` and one scale"
+            )
+        space = replace(space, symmetry=False)  # a unit has a stored half written out whole
+    bench = Workbench(space, spared="gates" in minimise)
     with seeded(seed):
         front, generations = _evolve(bench, minimise, settings, progress)
     record = {"name": "nsga2", "seed": seed, "population": settings.population, "generations": generations}
@@ -132,7 +141,7 @@ def compile_design(space: Space, design: Design, name: str | None = None) -> Tab
 
 
 class _Genome(list):
-    """[entries, integer bits, fraction bits, half, shared] with a fitness of its own."""
+    """[entries, integer bits, fraction bits, half, shared, slopes, cut step] with a fitness of its own."""
 
     def __init__(self, genes, fitness: type[base.Fitness]):
         super().__init__(genes)
@@ -182,15 +191,17 @@ def _bounds(bench: Workbench) -> list[tuple[int, int]]:
     bits = [
         (min(values), max(values)) for values in ([f.integer_bits for f in every], [f.fraction_bits for f in every])
     ]
-    return [entries, *bits, (int(halves[0]), int(halves[-1])), (0, len(bench.sharing) - 1)]
+    spared = [(0, len(SLOPES) - 1), (0, len(STEPS) - 1)] if bench.spared else [(0, 0), (0, 0)]
+    return [entries, *bits, (int(halves[0]), int(halves[-1])), (0, len(bench.sharing) - 1), *spared]
 
 
 def _choice(bench: Workbench, genome: _Genome) -> Choice:
     """The choice a genome stands for: the nearest format that serves the half, no more entries than it has samples."""
-    entries, integer, fraction, half, shared = genome
+    entries, integer, fraction, half, shared, slopes, step = genome
     known = [formats.get(name) for name in bench.formats[bool(half)]]
     fmt = min(known, key=lambda f: (abs(f.fraction_bits - fraction), abs(f.integer_bits - integer)))
-    return Choice(min(entries, bench.most_entries[bool(half)]), fmt.name, bool(half), bench.sharing[shared])
+    entries, share = min(entries, bench.most_entries[bool(half)]), bench.sharing[shared]
+    return Choice(entries, fmt.name, bool(half), share, SLOPES[slopes], STEPS[step])
 
 
 def _mutate(genome: _Genome, bounds: list[tuple[int, int]], probability: float) -> None:

@@ -8,8 +8,9 @@ these.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from lutc import formats, hardware
 from lutc.errors import LutcError
 from lutc.formats.codes import Inputs
 from lutc.formats.format import Format
-from lutc.formats.numbers import Numbers
+from lutc.formats.numbers import Numbers, numbers
 from lutc.formats.requantise import scaled_intercepts
 from lutc.table.bodies import Direct, Lines
 from lutc.table.integer import integer_lines
@@ -42,6 +43,21 @@ class Cost:
     adder: int
 
     @property
+    def gate_figures(self) -> tuple[float, float, float]:
+        """What gates are estimated by: partial products, of which two entries, the tails, need next to none; bits of
+        slopes and intercepts; bits of the comparators.
+        """
+        compared = self.comparators * self.comparator_bits
+        return self.multiplier_bits * (1.0 - 2.0 / self.entries), self.stored_bits - compared, compared
+
+    @property
+    def gates(self) -> float:
+        """An estimate of the generic gates of a unit of constants; half of all are within 13 % of synthesis."""
+        if not self.adder:
+            return DIRECT_GATES * self.stored_bits
+        return sum(weight * figure for weight, figure in zip(GATES, self.gate_figures))
+
+    @property
     def multiplier_bits(self) -> int:
         """Partial products, one AND gate each: what a multiplier's area grows with."""
         return self.multiplier[0] * self.multiplier[1]
@@ -53,7 +69,12 @@ FIGURES = {
     "comparators": ("comparators", lambda cost: cost.comparators),
     "multiplier": ("partial products of the multiplier", lambda cost: cost.multiplier_bits),
     "entries": ("entries", lambda cost: cost.entries),
+    "gates": ("estimated gates", lambda cost: round(cost.gates)),
 }
+# Gates of a unit of constants with output codes, for each of `Cost.gate_figures`, and of a direct table for each bit:
+# by least squares over units that Yosys synthesised (`python benchmarks/gates.py`)
+GATES = (4.28, 0.525, 0.457)
+DIRECT_GATES = 0.0679
 
 
 def signed_bits(low: int, high: int) -> int:
@@ -67,27 +88,28 @@ def lines_cost(
     inputs: Inputs,
     half: bool = False,
     breakpoint_bits: int | None = None,
-    numbers: tuple[Numbers, Numbers] | None = None,
+    chosen: tuple[Numbers, Numbers] | None = None,
+    comparators: bool = True,
 ) -> Cost:
     """Cost of `entries` lines with fixed-point coefficients over codes.
 
     half: stored for |x|, an identity (one more addition) gives the other side. breakpoint_bits: by default those of a
     code, one less for |code|: a breakpoint between codes is stored as the code to its left. An intercept is stored in
-    the coefficients' format where the scale is a power of two (t' = t << b is wiring), else as the wider t'. numbers:
-    of slopes and intercepts, where they are narrower than the format that holds them; a slope by shifts has a row of
-    partial products for each of its powers of two.
+    the coefficients' format where the scale is a power of two (t' = t << b is wiring), else as the wider t'. chosen:
+    numbers of slopes and intercepts, where they are narrower than the format that holds them; a slope by shifts has a
+    row of partial products for each of its powers of two. comparators: off, the top bits of a code address the
+    segments, and no breakpoints are stored.
     """
     centred = signed_bits(inputs.minimum - inputs.zero_point, inputs.maximum - inputs.zero_point)
     if breakpoint_bits is None:
         breakpoint_bits = centred - 1 if half else inputs.bits
     shift = max(0, int(np.ceil(-np.log2(inputs.scale))))
     slope_bits, both, terms = fmt.bits, 2 * fmt.bits, 0
-    if numbers is not None:
-        slope_bits, both, terms = numbers[0].bits, numbers[0].bits + numbers[1].bits, numbers[0].terms
-    stored = entries * (both + (0 if inputs.power is not None else shift)) + (entries - 1) * breakpoint_bits
-    return Cost(
-        entries, stored, entries - 1, breakpoint_bits, (terms or slope_bits, centred), _adder(fmt, inputs, half)
-    )
+    if chosen is not None:
+        slope_bits, both, terms = chosen[0].bits, chosen[0].bits + chosen[1].bits, chosen[0].terms
+    compared, breakpoint_bits = (entries - 1, breakpoint_bits) if comparators else (0, 0)
+    stored = entries * (both + (0 if inputs.power is not None else shift)) + compared * breakpoint_bits
+    return Cost(entries, stored, compared, breakpoint_bits, (terms or slope_bits, centred), _adder(fmt, inputs, half))
 
 
 def _adder(fmt: Format, inputs: Inputs, half: bool) -> int:
@@ -124,10 +146,12 @@ def direct_cost(inputs: Inputs, value_bits: int) -> Cost:
     return Cost(1 << inputs.bits, value_bits << inputs.bits, 0, 0, (0, 0), 0)
 
 
-def cost(table: Table, inputs: Inputs) -> Cost:
-    """Cost of a table of lines, whole or stored by symmetry, or of a direct table, over codes of `inputs`. LutcError
-    for others.
+def cost(table: Table, inputs: Inputs, meta: Mapping[str, Any] | None = None) -> Cost:
+    """Cost of a table of lines, whole or stored by symmetry, or of a direct table, over codes of `inputs`. meta: of the
+    table's set, which names slopes and intercepts that are narrower than the format that holds both, and a step of
+    cuts. LutcError for other tables.
     """
+    meta = meta or {}
     fmt = formats.get(table.coefficients)
     if isinstance(table.body, Direct):
         return direct_cost(inputs, fmt.bits)
@@ -141,7 +165,11 @@ def cost(table: Table, inputs: Inputs) -> Cost:
         )
     if not fmt.is_fixed:
         raise LutcError(f"hardware figures are for fixed-point coefficients (q1.6, ...); given {fmt.name}")
-    return lines_cost(table.entries, fmt, inputs, half=table.prologue is not None)
+    chosen = None
+    if "slopes" in meta and "intercepts" in meta:
+        chosen = numbers(meta["slopes"], fmt), numbers(meta["intercepts"], fmt)
+    stepped = meta.get("cut_step", 1) > 1
+    return lines_cost(table.entries, fmt, inputs, table.prologue is not None, None, chosen, not stepped)
 
 
 def accumulator_bits(table: Table, inputs: Inputs) -> int:

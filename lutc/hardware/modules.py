@@ -19,6 +19,17 @@ def chosen(tables: TableSet, options: Options) -> list[str]:
     return list(dict.fromkeys(map(str, options.keys or tables)))
 
 
+def check_floats(tables: TableSet, options: Options) -> None:
+    """LutcError for options that a unit of a table of float inputs has no use for."""
+    if options.out is not None or options.unit != "lines" or options.together or options.loadable:
+        raise LutcError(
+            f"'{tables.name}' is a table of float inputs, whose unit takes floats to floats: leave `out_scale`, "
+            "`unit`, `together` and `loadable` out"
+        )
+    if not (options.comparators and options.multiplier):
+        raise LutcError("a unit of a table of float inputs has comparators and a multiplier")
+
+
 def coded(name: str, tables: TableSet, options: Options) -> list[tuple[str, list[Unit]]]:
     """(module, its units) of tables over input codes: one module for each key, or one for all."""
     if options.arithmetic or options.port != "fp16":

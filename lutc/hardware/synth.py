@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,13 +58,19 @@ def synthesise(folder: Path, targets: tuple[str, ...] = tuple(TARGETS)) -> list[
     if unknown:
         raise LutcError(f"unknown target {unknown[0]!r}; choose one of {', '.join(TARGETS)}")
     tools.need("yosys")
+    sources = {name: (folder / name).read_text(encoding="utf-8") for name in manifest["sources"]}
+    modules = dict.fromkeys(unit["module"] for unit in manifest["units"])
+    return [cells(sources, module, target) for module in modules for target in targets]
+
+
+def cells(sources: Mapping[str, str], module: str, target: str) -> Cells:
+    """What `module` takes; sources: texts by file name, of SystemVerilog and of the memories that it reads."""
+    tools.need("yosys")
     with tempfile.TemporaryDirectory(prefix="lutc-") as temporary:
-        work = Path(temporary)
-        for name in manifest["sources"]:
-            shutil.copy(folder / name, work / name)
-        sources = " ".join(name for name in manifest["sources"] if name.endswith(".sv"))
-        modules = dict.fromkeys(unit["module"] for unit in manifest["units"])
-        return [_cells(work, sources, module, target) for module in modules for target in targets]
+        for name, text in sources.items():
+            (Path(temporary) / name).write_text(text, encoding="utf-8")
+        read = " ".join(name for name in sources if name.endswith(".sv"))
+        return _cells(Path(temporary), read, module, target)
 
 
 def _cells(work: Path, sources: str, module: str, target: str) -> Cells:

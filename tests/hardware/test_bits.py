@@ -104,6 +104,18 @@ def test_cost_of_a_direct_table_counts_its_values():
     assert hardware.cost(table, Inputs(8, 2.0**-4)).stored_bits == 256 * 16
 
 
+def test_narrower_numbers_and_a_step_of_cuts_count():
+    inputs = Inputs(8, 2.0**-4)
+    tables = compile("gelu", 8, search="exact", inputs=inputs, slopes="q1.4", intercepts="q2.8", cut_step=8)
+    (table,) = tables.values()
+    assert table.coefficients == "q2.8" and table.entries == 8
+    plain, own = hardware.cost(table, inputs), hardware.cost(table, inputs, tables.meta)
+    assert plain.stored_bits == 8 * (11 + 11) + 7 * 8 and own.stored_bits == 8 * (6 + 11)
+    assert (plain.comparators, own.comparators) == (7, 0) and own.multiplier == (6, 8)
+    shifts = compile("gelu", 8, search="exact", inputs=inputs, slopes="pot")
+    assert hardware.cost(shifts["4"], inputs, shifts.meta).multiplier == (1, 8)
+
+
 def test_cost_refuses_what_it_cannot_count():
     lines = Lines([0.0], [0.0, 1.0], [0.0, 0.0])
     for table, what in (

@@ -2,6 +2,8 @@
 codes, a shipped one on all 65,536.
 """
 
+from importlib import resources
+
 import numpy as np
 import pytest
 
@@ -10,6 +12,8 @@ from lutc.formats.float16 import bits_of, float16_add, float16_mul, value_of
 from lutc.functions import Line
 from lutc.hardware import handover, tools
 from lutc.hardware.handover import Options
+from lutc.hardware.hls import bench as hls_bench
+from lutc.hardware.hls import floats
 from lutc.hardware.rtl import bench, float_arithmetic, floating
 from lutc.hardware.rtl.verilog import Ports
 from lutc.hardware.simulate import simulate
@@ -20,6 +24,7 @@ from lutc.table.library import load
 from lutc.table.prologues import AbsPrologue, ExponentPrologue, PeriodPrologue
 from lutc.table.table import Table
 
+compiler = pytest.mark.skipif(not tools.installed("g++"), reason="needs apt-get install g++")
 icarus = pytest.mark.skipif(not tools.installed("iverilog"), reason="needs apt-get install iverilog")
 verilator = pytest.mark.skipif(not tools.installed("verilator"), reason="needs apt-get install verilator")
 
@@ -97,6 +102,26 @@ def test_every_kind_of_table(arithmetic, tmp_path):
     for i, words in enumerate(wanted):
         written = [int(line, 16) for line in (tmp_path / f"t{i}_out.txt").read_text().split()]
         np.testing.assert_array_equal(written, words & 0xFFFF)
+
+
+@compiler
+@pytest.mark.parametrize("arithmetic", floating.ARITHMETICS)
+@pytest.mark.parametrize("port", floating.PORTS)
+def test_every_kind_of_table_in_cpp(arithmetic, port, tmp_path):
+    """All 65,536 codes of every kind of table, compiled without a warning."""
+    texts, streams = {}, []
+    for i, table in enumerate(TABLES.values()):
+        text, words = floats.function(f"t{i}", table, arithmetic, port)
+        np.testing.assert_array_equal(words, floating.Answers.of(table, arithmetic).at(port))
+        texts[f"t{i}.hpp"] = f'#include "lutc_units.hpp"\n{text}\n'
+        streams.append(Stream(f"t{i}", Ports(16, 16, 0), floating.CODES, words))
+        texts |= streams[-1].images()
+    texts["t_tb.cpp"] = hls_bench.program(streams, Options())
+    texts["lutc_units.hpp"] = resources.files("lutc.hardware.hls").joinpath("lutc_units.hpp").read_text()
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    tools.run(["g++", "-std=c++11", "-Wall", "-Wextra", "-Werror", "-O1", "-o", "t", "t_tb.cpp"], tmp_path)
+    assert f"PASS {len(TABLES) << 16} words" in tools.run([str(tmp_path / "t")], tmp_path)
 
 
 @verilator

@@ -7,9 +7,11 @@ from importlib import resources
 import lutc
 from lutc.errors import LutcError
 from lutc.hardware import modules, row_units
-from lutc.hardware.hls import bench, codes, rows
+from lutc.hardware.export.text import identifier
+from lutc.hardware.hls import bench, codes, floats, rows
 from lutc.hardware.options import Design, Options
 from lutc.hardware.rows import IntegerSoftmaxModel
+from lutc.hardware.rtl import floating
 from lutc.hardware.rtl.lines import line_unit
 from lutc.hardware.rtl.verilog import Ports
 from lutc.hardware.streams import Stream, of_units
@@ -24,7 +26,7 @@ def hls(name: str, tables: TableSet, options: Options) -> Design:
     if options.row is not None:
         texts, streams, said = _rows(name, tables, options)
     elif modules.is_float(tables, options):
-        raise LutcError("C++ is written of units over input codes and of rows; this is a table of float inputs")
+        texts, streams, said = _floats(name, tables, options)
     else:
         texts, streams, said = _codes(name, tables, options)
     sources = {HEADER: resources.files(__package__).joinpath(HEADER).read_text(encoding="utf-8")}
@@ -37,6 +39,18 @@ def hls(name: str, tables: TableSet, options: Options) -> Design:
     benches = {file: text for stream in streams for file, text in stream.images().items()}
     benches[f"{name}_tb.cpp"] = bench.program(streams, options)
     return Design(sources, benches, streams, f"{name}_tb", said)
+
+
+def _floats(name: str, tables: TableSet, options: Options) -> tuple[dict[str, str], list[Stream], list[dict]]:
+    modules.check_floats(tables, options)
+    arithmetic = options.arithmetic or floating.ARITHMETICS[0]
+    texts, streams, said = {}, [], []
+    for key in modules.chosen(tables, options):
+        module = f"{name}_{identifier(key)}"
+        texts[module], words = floats.function(module, tables[key], arithmetic, options.port)
+        streams.append(Stream(module, Ports(16, 16, 0), floating.CODES, words))
+        said.append({"module": module, "key": key, "arithmetic": arithmetic, "port": options.port})
+    return texts, streams, said
 
 
 def _codes(name: str, tables: TableSet, options: Options) -> tuple[dict[str, str], list[Stream], list[dict]]:

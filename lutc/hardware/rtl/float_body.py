@@ -27,7 +27,7 @@ def _at_least(key: int | None) -> str:
     return "1'b0" if key is None else f"r_key >= 16'h{key:04x}"
 
 
-def _scale(factors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def split_scale(factors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(bits of powers of two, bits of the rest) of positive factors, as `lutc.certify.arithmetic` splits them."""
     power = np.clip(np.floor(np.log2(factors)), -14, 15)
     return bits_of(np.exp2(power)), bits_of(factors * np.exp2(-power))
@@ -91,7 +91,7 @@ def _cells(flow: Flow, body: Cells) -> None:
         raise LutcError(
             f"a floating-point unit cuts an interval into at most {LARGEST_PIECES} pieces; given {pieces.max()}"
         )
-    count, power_rest = int(pieces.max() - 1).bit_length(), _scale(pieces / np.diff(cuts))
+    count, power_rest = int(pieces.max() - 1).bit_length(), split_scale(pieces / np.diff(cuts))
     width = max(1, int(pieces.sum() - 1).bit_length())
     fields = [
         ("below", 16, bits_of(-cuts[:-1])),
@@ -154,7 +154,7 @@ def _binades(flow: Flow, body: Exponents) -> None:
     flow.wire("piece", width, f"negative ? nearest - {grown} : nearest + {grown}")
     if width < 10:
         flow.wire("unused_top", 1, f"&{{1'b0, top[9:{width}]}}")
-    power, rest = _scale(1.0 / np.diff(body.edges))
+    power, rest = split_scale(1.0 / np.diff(body.edges))
     stored = [("below", 16, bits_of(-body.edges[:-1])), ("power", 16, power)]
     stored += [("rest", 16, rest)] if (rest != _ONE).any() else []
     flow.table(stored, "piece", width, range(pieces))

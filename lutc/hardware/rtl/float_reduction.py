@@ -46,7 +46,7 @@ def restore(flow: Flow, table: Table) -> None:
     flow.wire("restored", 16, result)
 
 
-def _powers(exponents: np.ndarray) -> list[Field]:
+def powers_of_two(exponents: np.ndarray) -> list[Field]:
     """2^exponent in two factors, as `lutc.certify.arithmetic` shifts; those that are always 1 are left out."""
     near = np.clip(exponents, -14, 15)
     both = {"near_power": near, "far_power": np.clip(exponents - near, -24, 15)}
@@ -72,7 +72,7 @@ def _exponent(flow: Flow, prologue: ExponentPrologue) -> list[str]:
     if prologue.odd:
         flow.wire("odd_sign", 1, "x[15]")
     e = np.arange(40 // prologue.step) - 24 // prologue.step
-    fields = _powers(prologue.growth * e)
+    fields = powers_of_two(prologue.growth * e)
     if prologue.offset:
         addend = float16_mul(np.full(e.size, bits_of(prologue.offset)), bits_of(e), flow.rounding)
         fields.append(("addend", 16, addend))
@@ -86,7 +86,7 @@ def _period(flow: Flow, prologue: PeriodPrologue) -> list[str]:
     value = value_of(_CODES)
     codes = _CODES[np.isfinite(value)]
     n = np.floor(value[codes] / prologue.period).astype(np.int64)
-    factor, places = _reciprocal(codes, n, prologue.period)
+    factor, places = reciprocal(codes, n, prologue.period)
     bits = max(factor.bit_length() + 12, 2)
     width = signed_bits(int(n.min()), int(n.max()))
     flow.declare("magnified", bits)
@@ -119,12 +119,12 @@ def _period(flow: Flow, prologue: PeriodPrologue) -> list[str]:
     if not prologue.growth:
         return []
     counts = np.arange(-min(LARGEST_COUNT, 1 << (used - 1)), min(LARGEST_COUNT, (1 << (used - 1)) - 1) + 1)
-    fields = _powers(prologue.growth * counts)
+    fields = powers_of_two(prologue.growth * counts)
     flow.table(fields, "clipped", used, counts)
     return [name for name, _, _ in fields]
 
 
-def _reciprocal(codes: np.ndarray, n: np.ndarray, period: float) -> tuple[int, int]:
+def reciprocal(codes: np.ndarray, n: np.ndarray, period: float) -> tuple[int, int]:
     """(factor, places): floor(x / period) = significand * factor >> (places + 25 - exponent) for every code."""
     field = np.maximum((codes >> 10) & 31, 1)
     significand = (codes & 0x3FF) | np.where((codes >> 10) & 31, 1024, 0)

@@ -98,15 +98,26 @@ def key_of(flow: Flow, name: str, source: str) -> None:
 
 
 def _forced(flow: Flow, table: Table, answers: Answers) -> None:
-    """Inputs whose answer is a constant: NaN, and what lies beyond the domain or cannot be reduced."""
+    conditions, _, words = zip(*forced(table, answers))
+    if table.domain is not None:
+        key_of(flow, "x_key", "x")
+    flow.chosen(
+        [("forced", 1, [0] + [1] * len(words)), ("forced_word", 16, [0x7E00, *words])],
+        [f"({c})" for c in conditions],
+    )
+
+
+def forced(table: Table, answers: Answers) -> list[tuple[str, np.ndarray, int]]:
+    """Inputs whose answer is a constant: NaN, and what lies beyond the domain or cannot be reduced. (Verilog's
+    condition on x and x_key, codes, word); of several that hold the last one counts.
+    """
     keys, value = ordered(CODES), value_of(CODES)
-    conditions, words = [], []
+    made: list[tuple[str, np.ndarray, int]] = []
 
     def force(condition: str, codes: np.ndarray) -> None:
         found = np.unique(answers.words[codes])
         assert found.size == 1, "inputs answered by one constant"
-        conditions.append(condition)
-        words.append(int(found[0]))
+        made.append((condition, codes, int(found[0])))
 
     def exactly(code: int) -> None:
         force(f"x == 16'h{code:04x}", np.array([code]))
@@ -120,7 +131,6 @@ def _forced(flow: Flow, table: Table, answers: Answers) -> None:
         exactly(0x7C00)
         exactly(0xFC00)
     if table.domain is not None:
-        key_of(flow, "x_key", "x")
         for bound, pole, inside in (
             (table.domain.low, table.domain.low_pole, value >= (table.domain.low or 0.0)),
             (table.domain.high, table.domain.high_pole, value <= (table.domain.high or 0.0)),
@@ -137,7 +147,4 @@ def _forced(flow: Flow, table: Table, answers: Answers) -> None:
                 for code in CODES[value == bound]:
                     exactly(int(code))
     force("x[14:0] > 15'h7c00", CODES[np.isnan(value)])
-    flow.chosen(
-        [("forced", 1, [0] + [1] * len(words)), ("forced_word", 16, [0x7E00, *words])],
-        [f"({c})" for c in conditions],
-    )
+    return made

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import lutc
-from lutc.errors import LutcError
 from lutc.hardware import modules, row_units
 from lutc.hardware.export.memory import memh
 from lutc.hardware.export.text import identifier
@@ -33,13 +32,7 @@ def system_verilog(name: str, tables: TableSet, options: Options) -> Design:
 
 
 def _floats(name: str, tables: TableSet, keys: Sequence[str], options: Options) -> Design:
-    if options.out is not None or options.unit != "lines" or options.together or options.loadable:
-        raise LutcError(
-            f"'{tables.name}' is a table of float inputs, whose unit takes floats to floats: leave `out_scale`, "
-            "`unit`, `together` and `loadable` out"
-        )
-    if not (options.comparators and options.multiplier):
-        raise LutcError("a unit of a table of float inputs has comparators and a multiplier")
+    modules.check_floats(tables, options)
     arithmetic = options.arithmetic or floating.ARITHMETICS[0]
     sources = {float_arithmetic.FILE: float_arithmetic.modules(arithmetic.removeprefix("fp16_"))}
     if options.port == "bf16":
