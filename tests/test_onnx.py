@@ -193,6 +193,23 @@ def test_trace():
     torch.testing.assert_close(traced(x), module(x), rtol=0, atol=0, equal_nan=True)
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: nn.LUT("gelu_8"),
+        lambda: torch.nn.Sequential(torch.nn.Linear(4, 4), nn.QuantLUT("gelu_8", scale=2**-4)),
+        lambda: nn.LUTSoftmax(),
+        lambda: nn.IntegerSoftmax(),
+        lambda: nn.LUTLayerNorm(4),
+        lambda: nn.FakeQuantize(0.1),
+    ],
+)
+def test_script_is_one_clear_error(make):
+    with pytest.raises(LutcError, match="trace the model"):
+        torch.jit.script(make())
+
+
 def test_bad_input(tmp_path):
     module, x = nn.LUT("gelu_8"), torch.randn(4)
     with pytest.raises(LutcError, match="18 to 21"):

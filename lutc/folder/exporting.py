@@ -11,13 +11,14 @@ from pathlib import Path
 from lutc.errors import LutcError
 from lutc.files import atomic_write
 from lutc.folder.manifest import Folder
-from lutc.formats.codes import Inputs
+from lutc.formats.codes import Inputs, Outputs
 from lutc.hardware import handover
 from lutc.hardware.export import FORMATS, TABLE_FORMATS, render, unit_name, units
+from lutc.hardware.export.text import identifier
 from lutc.table.table_set import TableSet
 
 INDEX = "index.json"
-KINDS = (*handover.LANGUAGES, *FORMATS, *TABLE_FORMATS)
+KINDS = (*handover.LANGUAGES, *FORMATS, *TABLE_FORMATS, "onnx")
 
 
 def export(folder: Folder, kinds: Sequence[str], output: Path, out: Inputs | None = None) -> dict:
@@ -65,6 +66,8 @@ def _written(output: Path, kind: str, name: str, tables: TableSet, out: Inputs |
     if kind in handover.LANGUAGES:
         made = handover.write(output / name, kind, name, tables, handover.Options(out=out))
         return [f"{name}/{file}" for file in (*made.files, handover.MANIFEST)]
+    if kind == "onnx":
+        return _onnx(output, name, tables, out)
     if kind in TABLE_FORMATS:
         texts = TABLE_FORMATS[kind][1](name, tables, list(tables))
     else:
@@ -73,3 +76,28 @@ def _written(output: Path, kind: str, name: str, tables: TableSet, out: Inputs |
     for file, text in texts.items():
         atomic_write(output / file, text)
     return list(texts)
+
+
+def _onnx(output: Path, name: str, tables: TableSet, out: Inputs | None) -> list[str]:
+    """NAME_KEY.onnx of each table over codes, or NAME.onnx of float tables, compared with torch in onnxruntime."""
+    import torch  # an optional package, as onnx is
+
+    from lutc import onnx
+    from lutc.nn import LUT, QuantLUT
+
+    if out is None and "output" in tables.meta:
+        out = Outputs(**tables.meta["output"])
+    models: dict[str, tuple[torch.nn.Module, torch.Tensor]] = {}
+    for key, inputs in tables.inputs.items():
+        if out is not None and out.bits != inputs.bits:
+            raise LutcError(f"an ONNX model gives codes as wide as it takes; given {inputs.bits} and {out.bits} bits")
+        given = {} if out is None else {"out_scale": out.scale, "out_zero_point": out.zero_point}
+        rounding = None if out is None else out.rounding
+        module = QuantLUT(tables, inputs.scale, inputs.zero_point, bits=inputs.bits, rounding=rounding, **given)
+        models[f"{name}_{identifier(key)}.onnx"] = module, torch.from_numpy(inputs.codes()).to(module.dtype)
+    if not tables.inputs:
+        models[f"{name}.onnx"] = LUT(tables), torch.linspace(-8.0, 8.0, 1001)
+    output.mkdir(parents=True, exist_ok=True)
+    for file, (module, x) in models.items():
+        onnx.export(module, (x,), output / file, dynamic_shapes=({0: torch.export.Dim("n", min=2)},))
+    return list(models)

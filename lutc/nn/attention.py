@@ -14,6 +14,7 @@ from lutc.measures import EXP_FLOOR
 from lutc.nn import attention_ops
 from lutc.nn.attention_arguments import one_of, operands, positive
 from lutc.nn.row_tables import RowOperator
+from lutc.nn.scripting import Unscripted
 from lutc.nn.softmax import LUTSoftmax
 from lutc.table.prologues import PeriodPrologue
 from lutc.table.table import Table
@@ -31,7 +32,7 @@ class Cap(RowOperator):
         self.hold("tanh", tanh, TANH)
 
 
-class LUTAttention(torch.nn.Module):
+class LUTAttention(Unscripted):
     """softmax(q k^T scale) v with a table's exponential, in blocks: memory grows with the tokens, not their square.
 
     exp, reciprocal: as LUTSoftmax takes them; tanh: a table for `softcap`, None for the exact function. rescale: what

@@ -10,16 +10,16 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
 
 from lutc.errors import LutcError
 from lutc.formats.codes import Inputs
 from lutc.nn.norm import LUTLayerNorm, LUTRMSNorm
 from lutc.nn.row_tables import check_float
+from lutc.nn.scripting import Unscripted
 from lutc.table.table_set import TableSet
 
 
-class CodeTable(nn.Module):
+class CodeTable(Unscripted):
     """Values of a table at the codes of a float input: float32 (2^bits,), of the set's only table over codes.
 
     forward(x): x of any shape, float32 or float64, quantised (half to even, clamped); the same shape and dtype. NaN
@@ -52,7 +52,7 @@ class CodeTable(nn.Module):
         return torch.where(x.isnan(), x, self.values[codes.long()].to(x.dtype))
 
 
-class CodeSoftmax(nn.Module):
+class CodeSoftmax(Unscripted):
     """softmax(x) = w / sum(w), w the exp table at the code of x - max(x); the division is exact.
 
     exp: a TableSet with one table over codes. x: any float dtype and shape, along `dim`; elements of -inf or finfo.min

@@ -17,6 +17,7 @@ from lutc.functions import in_torch
 from lutc.nn import channels, portable, transforms
 from lutc.nn.lut import LUT
 from lutc.nn.power_ops import HIGHEST, LOWEST, least_squares, power_of_two
+from lutc.nn.scripting import Unscripted
 from lutc.nn.straight_through import look_up, quantise_and_return, real_values
 
 KINDS = ("learned", "observed", "dynamic")
@@ -24,7 +25,7 @@ AXIS = "; one for each channel goes with `axis`"
 _SAMPLE = 1 << 14  # elements on which powers are tried
 
 
-class FakeQuantize(torch.nn.Module):
+class FakeQuantize(Unscripted):
     """Rounds a float tensor to the codes of `bits` bits and gives the real values scale * (q - zero_point) back, in the
     input's dtype.
 
@@ -201,7 +202,7 @@ def _checked(x: torch.Tensor) -> torch.Tensor:
     return x
 
 
-class QuantActivation(torch.nn.Module):
+class QuantActivation(Unscripted):
     """A function on quantised inputs: x is fake-quantised, then `function` computes: a registry name (exact, as torch
     computes it) or any module.
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import torch
 
+from lutc.nn.scripting import Unscripted
 
-class Refilled(torch.nn.Module):
+
+class Refilled(Unscripted):
     """`.to_empty()`, which leads from the meta device to memory without content, fills the buffers of such a module
     again.
     """

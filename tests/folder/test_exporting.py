@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from click.testing import CliRunner
@@ -10,7 +11,9 @@ from click.testing import CliRunner
 import lutc
 from lutc.cli import main
 from lutc.folder import manifest
+from lutc.formats.codes import Inputs
 from lutc.hardware.export import units
+from lutc.table.integer import evaluate
 from tests.helpers import tiny_models
 
 
@@ -44,6 +47,21 @@ def test_every_place_has_its_files(folder, tmp_path):
         lines = (tmp_path / image).read_text().splitlines()
         words = np.array([int(line, 16) for line in lines if not line.startswith("//")])
         assert np.array_equal(words[unit.inputs.codes() % 256], unit.acc % (1 << unit.acc_bits))
+
+
+@pytest.mark.slow
+def test_onnx_of_every_table(folder, tmp_path):
+    out = run(folder, "--format", "onnx", "--out-scale", "2^-4", "-o", tmp_path)
+    assert "for 6 of 6 places" in out
+    index, tables = json.loads((tmp_path / "index.json").read_text()), manifest.read(folder).tables
+    for place in index["places"]:
+        (file,) = place["files"]["onnx"]
+        session = onnxruntime.InferenceSession(str(tmp_path / file), providers=["CPUExecutionProvider"])
+        held = tables[place["table"]]
+        for key, inputs in held.inputs.items():
+            q = inputs.codes()
+            (found,) = session.run(None, {session.get_inputs()[0].name: q.astype(np.int8)})
+            np.testing.assert_array_equal(found, evaluate(held[key], q, inputs, Inputs(8, 2.0**-4)))
 
 
 def test_bad_formats(folder, tmp_path):
