@@ -185,6 +185,15 @@ def test_torch_export_keeps_the_operator(strict):
     torch.testing.assert_close(program.module()(x), nn.LUT("gelu_8")(x), rtol=0, atol=0, equal_nan=True)
 
 
+@pytest.mark.slow
+def test_aot_inductor(tmp_path):
+    module, x = nn.LUT("gelu_8").eval(), floats(100)
+    program = torch.export.export(module, (x,))
+    package = torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "m.pt2"))
+    found = torch._inductor.aoti_load_package(package)(x)
+    torch.testing.assert_close(found, module(x), rtol=0, atol=0, equal_nan=True)
+
+
 def test_trace():
     x, module = floats(100), nn.LUT("gelu_8").eval()
     with warnings.catch_warnings():

@@ -241,7 +241,7 @@ def test_bad_spaces_are_one_clear_error(change, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("minimise", [(), ("bits", "bits"), ("gates",)])
+@pytest.mark.parametrize("minimise", [(), ("bits", "bits"), ("joules",)])
 def test_unknown_costs_are_refused(minimise):
     with pytest.raises(LutcError, match="one or more of bits, comparators, multiplier, entries"):
         explore(SMALL, minimise)
@@ -309,7 +309,7 @@ def test_command_prints_json_and_writes_a_table_and_a_picture(tmp_path):
         (["--write", 0], "there is no design 0: the front has designs 1 to "),
         (["--write", 99], "there is no design 99"),
         (["-o", "x.json"], "add --write N"),
-        (["--minimise", "gates"], "given gates"),
+        (["--minimise", "joules"], "given joules"),
         (["--plot", "front.bmp"], ".png, .svg or .pdf"),
         (["--population", 7], "a multiple of 4"),
     ],
