@@ -80,10 +80,10 @@ def _written(output: Path, kind: str, name: str, tables: TableSet, out: Inputs |
 
 def _onnx(output: Path, name: str, tables: TableSet, out: Inputs | None) -> list[str]:
     """NAME_KEY.onnx of each table over codes, or NAME.onnx of float tables, compared with torch in onnxruntime."""
-    import torch  # an optional package, as onnx is
+    import torch  # an optional package
 
-    from lutc import onnx
-    from lutc.nn import LUT, QuantLUT
+    from lutc import onnx  # brings torch
+    from lutc.nn import LUT, QuantLUT  # brings torch
 
     if out is None and "output" in tables.meta:
         out = Outputs(**tables.meta["output"])
