@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -60,8 +61,10 @@ def main() -> None:
     x = next(images(glyphs, arguments.images, FIT))[0]
     for k in arguments.k:
         table = fitted(head, x, k, arguments.work / f"head-{k}")
-        for format in ("fp32", "fp16", "int8") if k == max(arguments.k) else ("fp32",):
-            stored = table.stored(format)
+        stores = {format: table.stored(format) for format in ("fp32", "fp16", "int8")} | {
+            "int8 by rows": by_rows(table)
+        }
+        for format, stored in stores.items():
             report(f"k = {k}, {format}, {stored.storage_bytes / 1e6:.1f} MB", TaylorMLP(stored), head, glyphs, truth)
         if others:
             print(
@@ -166,6 +169,15 @@ def fitted(head: nn.Module, x: Tensor, k: int, path: Path) -> taylor.TaylorTable
     )
     table.save(path)
     return table
+
+
+def by_rows(table: taylor.TaylorTable) -> taylor.TaylorTable:
+    """`table` in int8 with a scale per row alone, for comparison."""
+    stored = table.stored("int8")
+    scales = table.slopes.abs().amax(2).clamp_min(1e-30) / 127
+    return replace(
+        stored, slopes=(table.slopes / scales[..., None]).round().to(torch.int8), scales=scales, columns=None
+    )
 
 
 @torch.inference_mode()
