@@ -76,7 +76,7 @@ def collect(
 
     torchrun --nproc-per-node N -m lutc taylor collect ... shares the batches among N processes.
     """
-    from lutc.folder.ranks import Ranks  # brings torch
+    from lutc.observe.ranks import Ranks  # brings torch
     from lutc.taylor.collector import collect as run  # brings torch
     from lutc.taylor.inputs import BlockInputs  # brings torch
 

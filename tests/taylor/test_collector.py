@@ -245,7 +245,7 @@ def test_an_interrupted_part_resumes(model, batches, tmp_path):
 
 SCRIPT = """
 import sys, torch
-from lutc.folder.ranks import Ranks
+from lutc.observe.ranks import Ranks
 from lutc.taylor import BlockInputs, OnlineKMeans, collect
 from tests.helpers.taylor_model import PATTERN, Model
 ranks = Ranks.here()
