@@ -79,7 +79,7 @@ def collect(
                 break
             found = caught.run(model, batch, mask, number, document)
             if writer is None:
-                header = {
+                header: dict[str, object] = {
                     "blocks": {block.name: found[block.name].shape[1] for block in blocks},
                     "dtype": dtype,
                     "mask": mask,

@@ -69,8 +69,8 @@ class Bound:
             self.neurons = weights.detach().numpy(), offsets.detach().numpy(), activation
         kernels = _kernels()
         self.kernel, self.fused = kernels.WHOLE[slopes.dtype], None
-        if neurons is not None and neurons[2] in kernels.ACTIVATIONS:
-            self.fused = kernels.whole_with_neurons(slopes.dtype, neurons[2])
+        if self.neurons is not None and self.neurons[2] in kernels.ACTIVATIONS:
+            self.fused = kernels.whole_with_neurons(slopes.dtype, self.neurons[2])
             self.before = (*self.neurons[:2], np.empty(0, np.float32) if self.columns is None else self.columns)
         use_huge_pages(slopes)
 
