@@ -1,4 +1,5 @@
-"""Tables of float inputs held against what is proven: the optimum of real lines, the table's error, the gap, seconds.
+"""Tables of float inputs held against what is proven: the optimum, the table's error, the gap, seconds; with coarser
+coefficients than fp32 also what those cost beside the best real lines.
 
     python benchmarks/proof.py [--inputs fp16 bf16] [--coefficients fp32] [--entries 8 16 ...] [FUNCTION ...]
 
@@ -45,13 +46,16 @@ def main() -> None:
     parser.add_argument("--search", default="genetic", choices=("genetic", "exact"))
     args = parser.parse_args()
     row("gelu", 8, inputs="fp16", coefficients=args.coefficients, search=args.search)
-    print("| | inputs | entries | proven optimum | table | gap | seconds |\n|---|---|---|---|---|---|---|")
+    coarse = args.coefficients != "fp32"
+    print("| | inputs | entries | proven optimum | table | gap |" + " rounding costs |" * coarse + " seconds |")
+    print("|---" * (7 + coarse) + "|")
     for name in args.functions:
         for inputs in args.inputs:
             for entries in args.entries:
                 facts, seconds = row(name, entries, inputs=inputs, coefficients=args.coefficients, search=args.search)
                 bound = facts.get("optimum", facts.get("lower_bound"))
                 figures = f"{bound:.5g} | {facts['cost']:.5g} | {100 * facts['gap']:.4f} %"
+                figures += f" | {100 * facts['rounding']:.3g} %" if coarse else ""
                 print(f"| {name} | {inputs} | {entries} | {figures} | {seconds:.1f} |", flush=True)
     print(f"\npeak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
 
