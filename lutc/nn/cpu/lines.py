@@ -34,6 +34,7 @@ from lutc.nn.cpu.base import (
     single,
 )
 from lutc.nn.cpu.half import FORMATS, FP16, FP32, from_bf16, from_fp16, to_bf16, to_fp16
+from lutc.nn.cpu.permuted import LANES, lines, permutes
 
 _AHEAD = 1 << 10  # bytes
 _BLOCK = 1 << 12  # elements between a table and a multiplication
@@ -185,10 +186,43 @@ def _direct(x_at, out_at, n, words_at, numbers_at):
         out[i] = table[x[i]]
 
 
+_lines8, _slopes8, _lines16, _slopes16 = (lines(size, slope_only) for size in (8, 16) for slope_only in (False, True))
+
+
+@compiled
+def _behind(x, out, done, plan, size, slope_only, low, high):
+    """The elements from `done` on, one by one."""
+    for i in range(done, x.size):
+        v, place = _finite(x[i], low, high), 0
+        for j in range(size - 1):
+            place += v >= plan[j]
+        out[i] = _line(plan[size + 2 * place], plan[size + 2 * place + 1], v, slope_only)
+
+
+@native(TABLE_KERNEL)
+def _permuted8(x_at, out_at, n, words_at, numbers_at):
+    slope_only, low, high = _common(integers(numbers_at))
+    if slope_only:
+        _slopes8(x_at, out_at, n // LANES, words_at, low, high)
+    else:
+        _lines8(x_at, out_at, n // LANES, words_at, low, high)
+    _behind(floats(x_at, n), floats(out_at, n), n // LANES * LANES, floats(words_at, 24), 8, slope_only, low, high)
+
+
+@native(TABLE_KERNEL)
+def _permuted16(x_at, out_at, n, words_at, numbers_at):
+    slope_only, low, high = _common(integers(numbers_at))
+    if slope_only:
+        _slopes16(x_at, out_at, n // LANES, words_at, low, high)
+    else:
+        _lines16(x_at, out_at, n // LANES, words_at, low, high)
+    _behind(floats(x_at, n), floats(out_at, n), n // LANES * LANES, floats(words_at, 48), 16, slope_only, low, high)
+
+
 _CHAINS = {
-    8: _chain8,
-    16: _chain16,
-}  # comparing with every threshold beats searching as long as they fit vector registers
+    8: _permuted8 if permutes() else _chain8,
+    16: _permuted16 if permutes() else _chain16,
+}  # where lanes do not permute, comparing with every threshold beats searching while they fit vector registers
 
 
 @functools.lru_cache(maxsize=1024)
