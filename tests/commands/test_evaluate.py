@@ -91,7 +91,7 @@ def test_python_file(tmp_path):
 
 
 def test_errors_are_one_line(folders, llama, tmp_path):
-    nothing = tiny_models.save(tiny_models.llama(hidden_act="relu2"), tmp_path / "relu2")
+    nothing = tiny_models.save(tiny_models.llama(hidden_act="gelu_10"), tmp_path / "clipped")
     bare = tiny_models.save(tiny_models.bert(), tmp_path / "bare", with_tokenizer=False)
     for arguments, words in [
         (llama, "no tables to try"),

@@ -13,7 +13,6 @@ pytest.importorskip("transformers")
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "benchmarks"))
 from families import TABLES, tried  # noqa: E402
 
-LEFT = {"Nemotron": {"ReLUSquaredActivation"}}  # x^2 for x > 0: its tail is no line
 QUICK = {"Mamba2", "FalconMamba", "Gemma3n", "ConvNeXt"}  # what only these have: gates, helpers, powers, super()
 
 
@@ -25,7 +24,7 @@ def test_every_function_is_served(name):
     error, same, report = tried(name)
     assert error <= 1e-3 and same
     assert error > 1e-7  # tables did run
-    assert {one.what for one in report.left} == LEFT.get(name, set())
+    assert not report.left
 
 
 @pytest.mark.slow
