@@ -26,7 +26,7 @@ from lutc import taylor
 from lutc.taylor.module import TaylorMLP
 
 # Batch size -> calls in a turn.
-WARM = {1: 100, 32: 30, 1024: 4, 8192: 1}
+WARM = {1: 100, 8: 50, 32: 30, 1024: 4, 8192: 1}
 COLD = {1: 5, 32: 5}
 WANTED = {1: 5, 32: 2, 8192: 5}
 TURNS = 5
@@ -38,6 +38,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--k", type=int, nargs="*", default=[16, 100])
     parser.add_argument("--neurons", type=int, default=0, help="kept neurons of each table")
+    parser.add_argument("--batches", type=int, nargs="*", default=list(WARM), choices=list(WARM))
+    parser.add_argument("--warm", action="store_true", help="leave cold caches out")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
@@ -50,7 +52,9 @@ def main() -> None:
             designs[f"k={k} {format}"] = TaylorMLP(table.stored(format))
             if arguments.neurons:
                 designs[f"k={k} {format} apart"] = apart(TaylorMLP(table.stored(format)), rows[:1])
-    for kind, batches in (("warm", WARM), ("cold", COLD)):
+    kinds = {"warm": WARM} | ({} if arguments.warm else {"cold": COLD})
+    for kind, calls in kinds.items():
+        batches = {batch: repeats for batch, repeats in calls.items() if batch in arguments.batches}
         print(
             f"{kind:20}" + "".join(f"{f'batch {batch}':>20}" for batch in batches) + f"   {arguments.threads} thread(s)"
         )

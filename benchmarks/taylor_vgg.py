@@ -105,7 +105,7 @@ def images(glyphs: Tensor, count: int, seed: int) -> Iterator[tuple[Tensor, Tens
     height, width = glyphs.shape[2:]
     while True:
         face = torch.randint(len(glyphs), (count,), generator=generator)
-        label = torch.randint(len(CHARACTERS), (count,), generator=generator)
+        label = torch.randint(glyphs.shape[1], (count,), generator=generator)
         turn, scale, right, down, polarity = (2 * torch.rand(count, 5, generator=generator) - 1).unbind(1)
         scale, turn = 1 + SCALE * scale, torch.deg2rad(TURN * turn)
         c, s = scale * turn.cos(), scale * turn.sin()
