@@ -61,6 +61,8 @@ def test_a_sentence_transformer(made):
 def test_a_pipeline(made, tmp_path):
     folder = tiny_models.save(tiny_models.llama(), tmp_path / "llama")
     pipe = transformers.pipeline("text-generation", model=str(folder), device="cpu")
+    with pytest.raises(LutcError, match="given a TextGenerationPipeline: give its .model"):
+        lutc.patch(pipe, "silu_fplut")
     assert len(lutc.apply(pipe, made / "llama").replaced) == 13
     assert pipe("w1 w2 w3", max_new_tokens=3, do_sample=False)[0]["generated_text"].startswith("w1 w2 w3")
     assert pipe.model.model.layers[0].mlp.act_fn.__class__.__module__.startswith("lutc")

@@ -485,6 +485,9 @@ def patch(
     """
     if activation is None and softmax is None and norm is None and quantise is None and not mlp:
         raise LutcError("nothing to patch: give activation=, softmax=, norm=, mlp= or quantise=")
+    if not isinstance(model, nn.Module):
+        held = ": give its .model" if isinstance(getattr(model, "model", None), nn.Module) else ""
+        raise LutcError(f"patch takes a torch.nn.Module; given a {type(model).__name__}{held}")
     patcher = Patcher(
         model, wanted(activation, softmax, norm, quantise, attention, entries, outside), Selection(only, skip)
     )
