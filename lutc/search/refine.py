@@ -2,7 +2,7 @@
 
 Segment costs over N positions need N^2 numbers. Beyond `DENSE_LIMIT` samples a search runs over a few hundred candidate
 positions, then over windows around the cuts it found, a quarter as wide each time. The result is not proven optimal;
-`lower_bound` says how far it can be.
+`lower_bound` says how far it can be. Squared errors have a proof of their own (`lutc.search.segmentation`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from lutc.samples.samples import Samples
 from lutc.search.result import SearchResult
 
 CANDIDATES = 512
-BOUND_CELLS = 2048  # of the lower bound: the narrower its cells, the less it loses at each cut
 _ROUNDS = 24
 _PROGRESS = 1e-9  # relative; less is the noise of float64
 
