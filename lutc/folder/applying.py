@@ -20,8 +20,9 @@ from lutc.folder.manifest import Entry, Folder, read
 from lutc.nn.coded_rows import CodeLayerNorm, CodeRMSNorm, CodeSoftmax, CodeTable
 from lutc.nn.lut import LUT
 from lutc.nn.norm import LUTLayerNorm, LUTRMSNorm
-from lutc.nn.patching.apply import Patcher, keep, refuse_patched
+from lutc.nn.patching.apply import keep, refuse_patched
 from lutc.nn.patching.choose import Selection, Wanted
+from lutc.nn.patching.patcher import Patcher
 from lutc.nn.patching.report import Report
 from lutc.nn.quant import QuantLUT
 from lutc.nn.softmax import LUTSoftmax

@@ -19,8 +19,9 @@ from lutc.calibration.scales import for_layer
 from lutc.errors import LutcError
 from lutc.formats.codes import Inputs
 from lutc.models.modes import evaluation_mode
-from lutc.nn.patching.apply import Patcher, refuse_patched
+from lutc.nn.patching.apply import refuse_patched
 from lutc.nn.patching.choose import Selection, Wanted
+from lutc.nn.patching.patcher import Patcher
 from lutc.nn.patching.recognise import Norm, is_norm, norm_of
 from lutc.observe.following import Follow, Marking, Site, Tracer
 from lutc.observe.observers import EXACT

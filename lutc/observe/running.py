@@ -16,8 +16,9 @@ from lutc.calibration.file import Calibration
 from lutc.errors import LutcError
 from lutc.models.modes import evaluation_mode
 from lutc.models.texts import to_device
-from lutc.nn.patching.apply import Patcher, refuse_patched
+from lutc.nn.patching.apply import refuse_patched
 from lutc.nn.patching.choose import Selection, Wanted
+from lutc.nn.patching.patcher import Patcher
 from lutc.observe.observers import EXACT, Observing, ObservingAny, Watch, refuse_nan
 
 _UNUSED = {"logits_to_keep": 1, "use_cache": False}  # what language models need not compute here
