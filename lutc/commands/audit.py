@@ -22,7 +22,19 @@ from lutc.folder.manifest import read
 )
 @json_option
 def audit(
-    model, text, max_tokens, seqlen, batch, dtype, device, device_map, tokenizer, task, spec, folder, as_json
+    model: str,
+    text: str,
+    max_tokens: int | None,
+    seqlen: int,
+    batch: int,
+    dtype: str | None,
+    device: str,
+    device_map: str | None,
+    tokenizer: str | None,
+    task: str | None,
+    spec: str | None,
+    folder: Path | None,
+    as_json: bool,
 ) -> None:
     """List every transcendental operation that MODEL runs on the first batch of a text: what it is, the module and
     the line that call it, how often, and whether a table runs there.

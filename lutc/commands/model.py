@@ -75,9 +75,28 @@ def model() -> None:
 @click.option("--force", is_flag=True, help="Replace a folder that is there.")
 @json_option
 def compile_folder(
-    model, text, folder, max_tokens, seqlen, batch, dtype, device, device_map, tokenizer, task, activations, softmax,
-    norms, entries, max_kl, bits, workers, no_measure, force, as_json,
-) -> None:  # fmt: skip
+    model: str,
+    text: str,
+    folder: Path,
+    max_tokens: int | None,
+    seqlen: int,
+    batch: int,
+    dtype: str | None,
+    device: str,
+    device_map: str | None,
+    tokenizer: str | None,
+    task: str | None,
+    activations: str,
+    softmax: str,
+    norms: str,
+    entries: int,
+    max_kl: float | None,
+    bits: int,
+    workers: int | None,
+    no_measure: bool,
+    force: bool,
+    as_json: bool,
+) -> None:
     """Calibrate MODEL on a text, compile a table for every activation, softmax and norm, and write them to a folder.
 
     The folder has a manifest, the tables, the calibration and report.html, a page to look at. An interrupted run goes
@@ -120,7 +139,7 @@ def compile_folder(
 @model.command()
 @FOLDER
 @json_option
-def show(folder, as_json) -> None:
+def show(folder: Path, as_json: bool) -> None:
     """Check FOLDER whole and print what is in it."""
     found = read(folder)
     if as_json:
@@ -144,9 +163,22 @@ def show(folder, as_json) -> None:
 @click.option("--no-layers", is_flag=True, help="Leave the errors of the layers out; twice as fast.")
 @json_option
 def evaluate(
-    folder, model, text, max_tokens, seqlen, batch, dtype, device, device_map, tokenizer, task, each_layer, specs,
-    no_layers, as_json,
-) -> None:  # fmt: skip
+    folder: Path,
+    model: str,
+    text: str,
+    max_tokens: int | None,
+    seqlen: int,
+    batch: int,
+    dtype: str | None,
+    device: str,
+    device_map: str | None,
+    tokenizer: str | None,
+    task: str | None,
+    each_layer: bool,
+    specs: tuple[str, ...],
+    no_layers: bool,
+    as_json: bool,
+) -> None:
     """Run a model exactly and with FOLDER's tables, and say what they cost; beside it what its int8 codes cost by
     themselves, with the exact functions on them.
     """
@@ -186,7 +218,7 @@ def evaluate(
 @click.option("--out-scale", type=NUMBER, help="Scale of output codes.  [default: accumulators alone]")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder, made if need be.")
 @json_option
-def export(folder, kinds, out_scale, output, as_json) -> None:
+def export(folder: Path, kinds: tuple[str, ...], out_scale: float | None, output: Path, as_json: bool) -> None:
     """Write all tables of FOLDER for hardware flows and other runtimes, each once, and index.json: which place takes
     which files.
     """

@@ -10,8 +10,10 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 SELU_ALPHA = 1.6732632423543772848170429916717
 SELU_SCALE = 1.0507009873554804934193349852946
@@ -32,18 +34,18 @@ def silent(f: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
     return evaluate
 
 
-def special():
+def special() -> Any:
     from scipy import special  # a sixth of a second, so only for the functions that need it
 
     return special
 
 
-def where(condition, yes, no, x):
+def where(condition: np.ndarray, yes: ArrayLike, no: ArrayLike, x: np.ndarray) -> np.ndarray:
     """np.where that keeps a NaN of x."""
     return np.where(np.isnan(x), np.nan, np.where(condition, yes, no))
 
 
-def gauss(u, factor):
+def gauss(u: np.ndarray, factor: float) -> np.ndarray:
     """exp(-factor * u^2) for factor 1/2 or 1, u >= 0. Rounding u^2 costs up to 700 ulp, so u is split: u = m + d with
     m^2 exact.
     """
@@ -60,7 +62,7 @@ def _upper(u):
     return 0.5 * np.where(u < 1.0, special().erfc(z), special().erfcx(z) * gauss(u, 0.5))
 
 
-def two_product(a, b):
+def two_product(a: np.ndarray, b: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
     """a * b as a sum of two doubles (Dekker 1971, Veltkamp's splitting)."""
 
     def split(v):
@@ -115,7 +117,7 @@ def _mirror(x, below):
     return np.where(x < 0, value, 1.0 - value)
 
 
-def logistic_slope(x, upper, rate=1.0):
+def logistic_slope(x: np.ndarray, upper: Callable[[np.ndarray], np.ndarray], rate: float = 1.0) -> np.ndarray:
     """Derivative of `_gate(x, upper)` with upper(u) = sigmoid(-rate u)."""
 
     def below(u):

@@ -20,6 +20,7 @@ from lutc.errors import LutcError
 from lutc.formats.requantise import INT32_MAX
 from lutc.hardware.rows import RECIPROCAL_INPUTS, ROOT_BITS, leading_one, root_codes, root_lines, shift_to
 from lutc.table.integer import IntegerLines
+from lutc.table.library import TableSource
 from lutc.table.table import Table
 from lutc.table.table_set import TableSet
 
@@ -108,7 +109,9 @@ class IntegerAttentionModel:
     one_pass: bool
 
     @classmethod
-    def build(cls, exp, reciprocal, block: int, one_pass: bool) -> IntegerAttentionModel:
+    def build(
+        cls, exp: TableSource, reciprocal: TableSource | None, block: int, one_pass: bool
+    ) -> IntegerAttentionModel:
         if block not in BLOCKS:
             raise LutcError(f"block is one of {', '.join(map(str, BLOCKS))}; given {block}")
         lines = None if reciprocal is None else root_lines(reciprocal, RECIPROCAL, RECIPROCAL_INPUTS)

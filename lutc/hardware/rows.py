@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from lutc.certify.coverage import EXP, RECIPROCAL, RSQRT, serving_key
+from lutc.certify.coverage import EXP, RECIPROCAL, RSQRT, Interval, serving_key
 from lutc.errors import LutcError
 from lutc.formats.codes import Inputs
 from lutc.formats.requantise import INT32_MAX, requantise, requantiser
@@ -70,7 +70,7 @@ def root_codes(lines: IntegerLines, mantissa: np.ndarray) -> np.ndarray:
     return requantise(lines.accumulate(mantissa), *requantiser(lines.unit * 2.0**ROOT_BITS))
 
 
-def root_lines(source, interval, inputs: Inputs) -> IntegerLines:
+def root_lines(source: TableSource, interval: Interval, inputs: Inputs) -> IntegerLines:
     """The best table over codes of the set, checked over every mantissa code: positive and small enough for a 16 x 17
     bit product.
     """

@@ -16,6 +16,7 @@ from lutc.nn.attention_arguments import one_of, operands, positive
 from lutc.nn.row_tables import RowOperator
 from lutc.nn.scripting import Unscripted
 from lutc.nn.softmax import LUTSoftmax
+from lutc.table.library import TableSource
 from lutc.table.prologues import PeriodPrologue
 from lutc.table.table import Table
 from lutc.table.table_set import TableSet
@@ -27,7 +28,7 @@ RESCALE = ("exact", "table", "none")
 class Cap(RowOperator):
     """Holds the tanh table of a soft cap: scores become softcap * T(scores / softcap)."""
 
-    def __init__(self, tanh):
+    def __init__(self, tanh: TableSource | None):
         super().__init__()
         self.hold("tanh", tanh, TANH)
 
@@ -41,7 +42,13 @@ class LUTAttention(Unscripted):
     see `deviation`.
     """
 
-    def __init__(self, exp="exp_fplut", reciprocal=None, tanh=None, rescale: str = "exact"):
+    def __init__(
+        self,
+        exp: TableSource = "exp_fplut",
+        reciprocal: TableSource | None = None,
+        tanh: TableSource | None = None,
+        rescale: str = "exact",
+    ):
         super().__init__()
         self.softmax = LUTSoftmax(exp, reciprocal)
         self.cap = None if tanh is None else Cap(tanh)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 
@@ -11,7 +12,16 @@ from lutc.nn.attention_blocks import Operands
 from lutc.nn.row_tables import check_float
 
 
-def operands(query, key, value, mask, sinks, alibi, lengths, dropout: float) -> Operands:
+def operands(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    sinks: torch.Tensor | None,
+    alibi: torch.Tensor | None,
+    lengths: torch.Tensor | None,
+    dropout: float,
+) -> Operands:
     """Checked, with four dimensions each."""
     _check(query, key, value, mask, alibi, sinks, lengths, dropout)
     lead = query.shape[:-3]
@@ -29,14 +39,14 @@ def _folded(x: torch.Tensor) -> torch.Tensor:
     return x if x.dim() == 4 else x.reshape(-1, *x.shape[-3:])
 
 
-def four(mask: torch.Tensor, lead, query, key) -> torch.Tensor:
+def four(mask: torch.Tensor, lead: Sequence[int], query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
     """The mask with four dimensions."""
     if mask.dim() <= 4 and len(lead) <= 1:
         return mask[(None,) * (4 - mask.dim())]
     return mask.expand(*lead, *mask.shape[-3:]).reshape(-1, *mask.shape[-3:])
 
 
-def positive(name: str, value):
+def positive(name: str, value: float) -> float:
     if not value > 0:
         raise LutcError(f"{name} is a positive number, or None for no {name}; given {value}")
     return value

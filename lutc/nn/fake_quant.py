@@ -274,7 +274,7 @@ def as_quantiser(source: Any, axis: int = -1, signed: bool = True) -> FakeQuanti
     return source if isinstance(source, FakeQuantize) else FakeQuantize(source, signed=signed)
 
 
-def positive_number(name: str, value, otherwise: str = "", if_several: str = "") -> float:
+def positive_number(name: str, value: Any, otherwise: str = "", if_several: str = "") -> float:
     """One positive finite number from a number or a tensor with one element, read on the host; else LutcError, which
     says `otherwise` what is allowed, and `if_several` numbers are given what to do.
     """

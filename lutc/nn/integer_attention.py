@@ -16,6 +16,7 @@ from lutc.nn import integer_attention_ops
 from lutc.nn.attention_arguments import one_of, operands, positive
 from lutc.nn.integer_lines import TorchIntegerLines
 from lutc.nn.refilled import Refilled
+from lutc.table.library import TableSource
 
 RESCALE = ("shift", "none")
 
@@ -39,7 +40,13 @@ class IntegerAttention(Refilled):
 
     weights: torch.Tensor
 
-    def __init__(self, exp="exp_fplut", reciprocal=None, rescale: str = "shift", block: int = 64):
+    def __init__(
+        self,
+        exp: TableSource = "exp_fplut",
+        reciprocal: TableSource | None = None,
+        rescale: str = "shift",
+        block: int = 64,
+    ):
         super().__init__()
         self.model = IntegerAttentionModel.build(exp, reciprocal, block, one_of(RESCALE, rescale) == "shift")
         lines = self.model.reciprocal

@@ -24,7 +24,7 @@ from lutc.nn.refilled import Refilled
 from lutc.nn.straight_through import look_up
 from lutc.nn.traced import is_traced, leaf
 from lutc.table.integer import evaluate, integer_lines, unfold
-from lutc.table.library import as_table_set
+from lutc.table.library import TableSource, as_table_set
 from lutc.table.table import Table
 from lutc.table.table_set import TableSet, loads
 
@@ -62,8 +62,8 @@ class QuantLUT(Refilled):
 
     def __init__(
         self,
-        table,
-        scale=None,
+        table: TableSource,
+        scale: Any = None,
         zero_point: int = 0,
         out_scale: float | None = None,
         out_zero_point: int = 0,
@@ -239,7 +239,7 @@ class QuantLUT(Refilled):
         values = torch.where(held, values, torch.nan)
         return outputs, F.pad(values, (0, 1), value=math.nan), F.pad(derivative, (0, 1))
 
-    def forward(self, x: torch.Tensor, scale=None) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, scale: torch.Tensor | None = None) -> torch.Tensor:
         if is_traced(x):
             return leaf(self, x) if scale is None else leaf(self, x, scale)
         codes = isinstance(x, torch.Tensor) and x.dtype == self.dtype

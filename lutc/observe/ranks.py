@@ -87,7 +87,7 @@ class Ranks:
             first = first + other
         return first
 
-    def gather(self, value) -> list:
+    def gather(self, value: Any) -> list:
         """Everybody's value, by rank."""
         if self.count == 1:
             return [value]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -274,7 +275,7 @@ WHOLE = {dtype: _whole(multiplied) for dtype, multiplied in PRODUCT.items()}
 
 
 @functools.cache
-def whole_with_neurons(dtype: torch.dtype, activation: str):
+def whole_with_neurons(dtype: torch.dtype, activation: str) -> Callable:
     """WHOLE of slopes of `dtype` with kept neurons of a function in ACTIVATIONS before it, in one call. `columns` is
     empty where columns have no scales.
     """

@@ -4,6 +4,8 @@ cache; rows are shared among the threads. Bit for bit `lutc.hardware.rows`: ever
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numba
 import numpy as np
 
@@ -191,7 +193,14 @@ def _softmax(first, last, job):
 
 
 def softmax(
-    x: int, keep: int, out: int, shape: tuple[int, int], widths: tuple[int, int], table: int, numbers, threads: int
+    x: int,
+    keep: int,
+    out: int,
+    shape: tuple[int, int],
+    widths: tuple[int, int],
+    table: int,
+    numbers: np.ndarray,
+    threads: int,
 ) -> bool:
     """Codes of rows without gaps, by address (keep: bytes of a mask, or 0). widths: bytes of a code and of an output.
     table: 16-bit weights, not negative, of the differences of two codes, ascending. numbers: what `_softmax` says from
@@ -311,7 +320,15 @@ def _norm(first, last, job):
         _norm_rows(first, last, _int16(x, end), _int16(out, end), numbers)
 
 
-def norm(x: int, out: int, shape: tuple[int, int], widths: tuple[int, int], affine, numbers, threads: int) -> None:
+def norm(
+    x: int,
+    out: int,
+    shape: tuple[int, int],
+    widths: tuple[int, int],
+    affine: Sequence[int],
+    numbers: np.ndarray,
+    threads: int,
+) -> None:
     """Codes of rows without gaps, by address. affine: addresses of weight and bias. numbers: what `_norm` says from the
     lines on.
     """

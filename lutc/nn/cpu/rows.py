@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -231,7 +232,13 @@ def _table(plan) -> tuple[ctypes.Array, tuple[int, int, int]]:
     return numbers, (kernel.address, words.data_ptr(), ctypes.addressof(numbers))
 
 
-def softmax(x: Tensor, out: Tensor, exp, reciprocal, period: float) -> None:
+def softmax(
+    x: Tensor,
+    out: Tensor,
+    exp: tuple[Tensor, Sequence[int]],
+    reciprocal: tuple[Tensor, Sequence[int]] | None,
+    period: float,
+) -> None:
     """out = softmax of the rows of x, (rows, n), 16 or 32 bits, both contiguous. exp, reciprocal: (words, meta); the
     latter None to divide.
     """
@@ -252,7 +259,7 @@ def norm(
     variance: Tensor,
     eps: float,
     centred: bool,
-    plan,
+    plan: tuple[Tensor, Sequence[int]],
 ) -> None:
     """out = LayerNorm (`centred`) or RMSNorm of the rows of x, (rows, n), 16 or 32 bits; mean, variance: float32 (rows,
     1); weight, bias (n,).

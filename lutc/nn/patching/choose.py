@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import fnmatch
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import nn
 
 from lutc import functions
@@ -65,7 +66,14 @@ class Wanted:
         return list(found)
 
     def norm_module(
-        self, kind: str, shape: tuple[int, ...], eps: float, weight, bias, path: str, exact=None
+        self,
+        kind: str,
+        shape: tuple[int, ...],
+        eps: float,
+        weight: torch.Tensor | None,
+        bias: torch.Tensor | None,
+        path: str,
+        exact: Any = None,
     ) -> nn.Module:
         """A table norm that shares `weight` and `bias` with the module it replaces."""
         module = self.norms[kind].fresh(path, exact)
@@ -83,10 +91,10 @@ class Wanted:
 
 
 def wanted(
-    activation,
-    softmax,
-    norm,
-    quantise=None,
+    activation: Any,
+    softmax: Any,
+    norm: Any,
+    quantise: Any = None,
     attention: str | None = None,
     entries: int | None = None,
     outside: str | None = None,
@@ -113,7 +121,7 @@ class Activations:
         self.places: dict[str, Operator | Quantised] = {}
         self.other: Other | None = None
 
-    def take(self, source) -> None:
+    def take(self, source: Any) -> None:
         """Sort what was given; LutcError for what serves nothing."""
         if source is None:
             if self.scales is not None:
@@ -199,7 +207,7 @@ class Selection:
     below it.
     """
 
-    def __init__(self, only, skip):
+    def __init__(self, only: str | Sequence[str] | None, skip: str | Sequence[str] | None):
         self.only, self.skip = (None if p is None else [p] if isinstance(p, str) else list(p) for p in (only, skip))
 
     def __contains__(self, name: str) -> bool:
@@ -207,7 +215,7 @@ class Selection:
             return False
         return self.only is None or any(_matches(name, pattern) for pattern in self.only)
 
-    def check(self, names) -> None:
+    def check(self, names: Iterable[str]) -> None:
         """LutcError for a pattern that matches no module."""
         for pattern in [*(self.only or []), *(self.skip or [])]:
             if not any(_matches(name, pattern) for name in names):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -50,7 +51,7 @@ class Operator:
         beyond = f"beyond {' and '.join(f'{end:g}' for end in ends if math.isfinite(end))} {goes_on}"
         return f"{self.error}; {beyond}" if self.error else beyond
 
-    def fresh(self, path: str, exact=None) -> nn.Module:
+    def fresh(self, path: str, exact: Any = None) -> nn.Module:
         """A module for the site at `path`, where `exact` (a module or function; None for calls in a forward) stands. A
         table goes behind the quantiser that stands there.
         """
