@@ -222,12 +222,15 @@ def mlp() -> Iterator[Times]:
                     yield f"T-MLP k={k}, {dtype}, {rows_} rows", launched(module, x), "the MLP", theirs
 
 
-def tests() -> Iterator[Times]:
-    """The tests of kernels on the card; one row, with what pytest says in the end."""
+def tests(end: float | None = None) -> Iterator[Times]:
+    """The tests of kernels on the card; one row, with what pytest says in the end. They are stopped at `end`, a time of
+    `time.perf_counter`, and are then still to do.
+    """
     start = time.perf_counter()
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", "-m", "gpu and not slow", "tests"],
         capture_output=True, text=True, check=False, cwd=Path(__file__).resolve().parents[1],
+        timeout=None if end is None else max(1.0, end - start),
     )  # fmt: skip
     last = (run.stdout.strip().splitlines() or [run.stderr.strip()[-200:]])[-1]
     if run.returncode:
@@ -312,6 +315,8 @@ def main() -> None:
     machine = Machine.here()
     path = arguments.csv or Path(f"gpu_{re.sub('[^A-Za-z0-9]+', '_', machine.card)}.csv")
     wanted = {name: SECTIONS[name] for name in arguments.sections or SECTIONS}
+    if "tests" in wanted:
+        wanted["tests"] = partial(tests, time.perf_counter() + 60 * arguments.minutes)
     found, left = run(wanted, path, machine, 60 * arguments.minutes)
     text = markdown(found, machine)
     print(f"\n{text}\n\nrows are in {path}" + (f"; still to do (run again): {', '.join(left)}" if left else ""))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 
 import numpy as np
@@ -12,7 +11,7 @@ from lutc.certify.coverage import EXP, Interval, serving_key
 from lutc.errors import LutcError
 from lutc.measures import EXP_FLOOR
 from lutc.nn import attention_ops
-from lutc.nn.attention_arguments import one_of, operands, positive
+from lutc.nn.attention_arguments import INTEGERS, number, one_of, operands, positive, scale_of, switch, whole, window_of
 from lutc.nn.row_tables import RowOperator
 from lutc.nn.scripting import Unscripted
 from lutc.nn.softmax import LUTSoftmax
@@ -114,11 +113,11 @@ def attention(
         [number for table in tables for number in table.meta],
         softmax.tables["exp"][1],
         "reciprocal" in softmax.tables,
-        1.0 / math.sqrt(query.shape[-1]) if scale is None else float(scale),
-        causal,
-        key.shape[-2] - query.shape[-2] if offset is None else offset,
-        0 if window is None else positive("window", window),
-        0.0 if softcap is None else float(positive("softcap", softcap)),
+        scale_of(scale, query.shape[-1]),
+        switch("causal", causal),
+        key.shape[-2] - query.shape[-2] if offset is None else whole("offset", offset),
+        window_of(window),
+        0.0 if softcap is None else positive("softcap", number("softcap", softcap)),
         one_of(RESCALE, rescale),
     )
     return out.reshape(*query.shape[:-1], value.shape[-1]) if query.dim() != 4 else out
@@ -139,6 +138,9 @@ def packed_attention(
     query_starts, key_starts: integers (sequences + 1,), where each begins, and the end of the last; one serves both.
     options: as of `attention`, without mask and lengths.
     """
+    for name in ("mask", "lengths"):
+        if options.get(name) is not None:
+            raise LutcError(f"packed attention takes no {name}; leave it out, or call `attention` for each sequence")
     if key_starts is None:
         key_starts = query_starts
     ranges = [_ranges(*pair) for pair in (("query_starts", query_starts, query), ("key_starts", key_starts, key))]
@@ -154,8 +156,16 @@ def packed_attention(
 
 
 def _ranges(name: str, starts: torch.Tensor, x: torch.Tensor) -> list[int]:
+    starts = torch.as_tensor(starts)
     ends = starts.tolist()
-    if starts.dim() != 1 or not ends or ends[0] != 0 or ends[-1] != x.shape[0] or sorted(ends) != ends:
+    if (
+        starts.dim() != 1
+        or starts.dtype not in INTEGERS
+        or not ends
+        or ends[0] != 0
+        or ends[-1] != x.shape[0]
+        or sorted(ends) != ends
+    ):
         raise LutcError(
             f"{name} are integers that go up from 0 to the number of tokens, {x.shape[0]}; given {ends[:8]}"
         )
@@ -180,6 +190,8 @@ def deviation(
     error e, |w' - w| <= e (1 + (r + 1) (1 + e)^r), and the sum of w is 1 - e at least. Either way the sum of |p' - p|
     is at most twice that of |w' - w| over the sum of w. Weights below exp(-87) are 0 and left out of the count.
     """
+    if rises < 0 or (keys is not None and keys < 1):
+        raise LutcError(f"rises are at least 0 and keys at least 1; given {rises} and {keys}")
     if one_of(RESCALE, rescale) == "none":
         return 0.0
     tables, key = serving_key(exp, EXP)

@@ -48,7 +48,8 @@ class Form:
             end = min(end, last + self.offset)
         elif self.window:
             end = min(end, last + self.offset + self.window - 1)
-        return start, max(start, end)
+        end = max(0, end)
+        return min(start, end), end
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +115,7 @@ class _Blocks:
         self.keys = max(_KEYS, _SCORES // many) if self.queries == 1 else _KEYS
         self.step = max(16, min(256, _SCORES // (many * self.keys)))
         self.end = self.count
-        if inputs.lengths is not None:
+        if inputs.lengths is not None and self.batch:
             self.end = min(self.end, int(inputs.lengths.max()))
 
     def query_blocks(self) -> Iterator[tuple[int, int]]:

@@ -12,7 +12,7 @@ from lutc.nn import attention_blocks as blocks
 from lutc.nn import rows
 from lutc.nn.batched import one_by_one
 from lutc.nn.lowered import has_triton
-from lutc.nn.row_tables import Plans, check_device, plans_of
+from lutc.nn.row_tables import Plans, check_device, no_autocast, plans_of
 
 LARGEST_HEAD = 256
 
@@ -52,7 +52,8 @@ def attention(
         from lutc.kernels import attention as kernels  # brings triton
 
         return kernels.forward(inputs, plans_of(words, meta), form)
-    return blocks.forward(inputs, plans_of(words, meta), form)
+    with no_autocast(q):
+        return blocks.forward(inputs, plans_of(words, meta), form)
 
 
 @attention.register_fake
@@ -115,10 +116,11 @@ def attention_backward(
     """Gradients of q, k, v, the mask (if `to_mask`) and the sinks; those of what is not there are empty."""
     inputs = blocks.Operands(q, k, v, mask, sinks, alibi, lengths)
     form = blocks.Form(period, reciprocal, scale, causal, offset, window, softcap, rescale)
-    if _fused(q, v) and not to_mask:
-        found = fused_backward(gradient, inputs, out, tops, totals, plans_of(words, meta), form)
-    else:
-        found = blocks.backward(gradient, inputs, out, tops, totals, plans_of(words, meta), form, to_mask)
+    with no_autocast(q):
+        if _fused(q, v) and not to_mask:
+            found = fused_backward(gradient, inputs, out, tops, totals, plans_of(words, meta), form)
+        else:
+            found = blocks.backward(gradient, inputs, out, tops, totals, plans_of(words, meta), form, to_mask)
     rest = (q.new_empty(0) if one is None else one for one in (found.mask, found.sinks))
     return found.q, found.k, found.v, *rest
 
@@ -148,11 +150,11 @@ def _save(ctx, inputs, output):
 def _backward(ctx, gradient, *_):
     if gradient is None:
         return (None,) * 17
-    *given, out, tops, totals = ctx.saved_tensors[:10]
-    words = list(ctx.saved_tensors[10:])
+    q, k, v, mask, sinks, alibi, lengths, out, tops, totals, *words = ctx.saved_tensors  # once: see torch's checkpoints
+    given = q, k, v, mask, sinks, alibi, lengths
     found = attention_backward(gradient, *given, out, tops, totals, words, *ctx.rest, ctx.needs_input_grad[3])
     to_mask = found[3] if ctx.needs_input_grad[3] else None
-    to_sinks = None if given[4] is None else found[4]
+    to_sinks = None if sinks is None else found[4]
     return *found[:3], to_mask, to_sinks, None, None, [None] * len(words), *[None] * 9
 
 

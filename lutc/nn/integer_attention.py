@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ from lutc.formats.requantise import requantiser
 from lutc.hardware.attention import IntegerAttentionModel
 from lutc.hardware.rows import ROOT_BITS
 from lutc.nn import integer_attention_ops
-from lutc.nn.attention_arguments import one_of, operands, positive
+from lutc.nn.attention_arguments import one_of, operands, scale_of, switch, whole, window_of
 from lutc.nn.integer_lines import TorchIntegerLines
 from lutc.nn.refilled import Refilled
 from lutc.table.library import TableSource
@@ -98,10 +97,10 @@ class IntegerAttention(Refilled):
             self.weights,
             [] if lines is None else [lines.cuts, lines.slopes, lines.intercepts],
             [0, 0] if lines is None else [*requantiser(lines.unit * 2.0**ROOT_BITS)],
-            1.0 / math.sqrt(query.shape[-1]) if scale is None else float(scale),
-            causal,
-            key.shape[-2] - query.shape[-2] if offset is None else offset,
-            0 if window is None else positive("window", window),
+            scale_of(scale, query.shape[-1]),
+            switch("causal", causal),
+            key.shape[-2] - query.shape[-2] if offset is None else whole("offset", offset),
+            window_of(window),
             "shift" if self.model.one_pass else "none",
             self.model.block,
         )

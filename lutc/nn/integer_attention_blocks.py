@@ -112,6 +112,7 @@ def in_codes(inputs: Operands, scale: float, block: int) -> tuple[Codes, torch.T
         wrong = wrong | sinks.isnan()[:, None, None]
         sinks = torch.round(sinks.float() * (1 / STEP)).nan_to_num().clamp(-FARTHEST, FARTHEST).int()
     if alibi is not None:
+        wrong = wrong | alibi.isnan()[..., None, None]
         alibi = torch.round(alibi * (2.0**ALIBI_BITS / STEP)).nan_to_num().clamp(-(2.0**30), 2.0**30).int()
     codes = Codes(q, k, v, multipliers(of_query, scale / STEP), multipliers(of_key), mask, sinks, alibi, inputs.lengths)
     return codes, of_value.repeat_interleave(groups, 1)[..., None, :], wrong

@@ -15,7 +15,7 @@ from lutc.nn.attention_blocks import Form, Operands
 from lutc.nn.attention_ops import LARGEST_HEAD
 from lutc.nn.batched import one_by_one
 from lutc.nn.lowered import has_triton
-from lutc.nn.row_tables import check_device
+from lutc.nn.row_tables import check_device, no_autocast
 
 
 @torch.library.custom_op("lutc::integer_attention", mutates_args=())
@@ -50,7 +50,8 @@ def integer_attention(
 
         out = kernels.forward(codes, tables, form, block)
     else:
-        out = blocks.forward(codes, tables, form, block)
+        with no_autocast(q):
+            out = blocks.forward(codes, tables, form, block)
     return (out * (scales * 2.0**-VALUE_BITS)).masked_fill_(wrong, float("nan")).to(q.dtype)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -152,6 +153,12 @@ def check_float(x: torch.Tensor, who: str) -> None:
         given = str(x.dtype).removeprefix("torch.") if isinstance(x, torch.Tensor) else type(x).__name__
         hint = ": torch.fx cannot follow a call in a forward, torch.export.export can" if given == "Proxy" else ""
         raise LutcError(f"{who} takes float32, float16, bfloat16 and float64 tensors; given {given}{hint}")
+
+
+def no_autocast(x: torch.Tensor) -> AbstractContextManager:
+    """Products within an operator keep the dtypes that they are given."""
+    kind = x.device.type
+    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
 
 
 def check_device(x: torch.Tensor, others: Iterable[torch.Tensor | None]) -> None:

@@ -1,6 +1,9 @@
 """What benchmarks/gpu.py does around its measurements: rows in a CSV file by section, resumed, within a time."""
 
 import csv
+import subprocess
+import time
+from functools import partial
 
 import pytest
 
@@ -53,3 +56,16 @@ def test_nothing_begins_when_the_time_is_up(tmp_path):
 def test_every_section_is_named_in_the_help():
     for name, section in gpu.SECTIONS.items():
         assert name in gpu.__doc__ and section.__doc__
+
+
+def test_the_tests_end_with_the_time_and_are_still_to_do(tmp_path, monkeypatch, capsys):
+    given = {}
+
+    def hang(command, timeout, **_):
+        given["timeout"] = timeout
+        raise subprocess.TimeoutExpired(command, timeout)
+
+    monkeypatch.setattr(gpu.subprocess, "run", hang)
+    found, left = gpu.run({"tests": partial(gpu.tests, time.perf_counter() + 30)}, tmp_path / "gpu.csv", HERE, 30)
+    assert not found and left == ["tests"] and 20 < given["timeout"] <= 30
+    assert "tests: TimeoutExpired" in capsys.readouterr().out

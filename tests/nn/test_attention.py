@@ -111,6 +111,8 @@ def test_bound_follows_the_tables_errors():
     assert deviation(coarse, keys=3) == pytest.approx(2 * 3 * 2 * worst / (1 - worst), rel=1e-2)
     assert deviation(coarse) == 2.0  # no bound: its tail is flat, so relative errors are not bounded
     assert deviation(FPLUT, "none") == 0.0
+    with pytest.raises(LutcError, match="rises are at least 0 and keys at least 1; given -1 and None"):
+        deviation(FPLUT, "table", rises=-1)
     with pytest.raises(LutcError, match="rescale is one of exact, table, none; given 'half'"):
         deviation(FPLUT, "half")
 
@@ -169,6 +171,10 @@ def test_packed_sequences(causal):
         first, j = first + n, j + keys
     with pytest.raises(LutcError, match="query_starts are integers that go up from 0 to the number of tokens, 46"):
         packed_attention(softmax, q, k, v, torch.tensor([0, 30]))
+    with pytest.raises(LutcError, match=r"query_starts are integers .* given \[0.0, 2.5, 46.0\]"):
+        packed_attention(LUTSoftmax(), q, k, v, torch.tensor([0, 2.5, 46]))
+    with pytest.raises(LutcError, match="packed attention takes no lengths"):
+        packed_attention(LUTSoftmax(), q, k, v, starts, lengths=torch.tensor([3]))
     with pytest.raises(LutcError, match="query_starts has 4 sequences and key_starts 1"):
         packed_attention(softmax, q, k, v, starts, torch.tensor([0, 59]))
 
@@ -243,12 +249,57 @@ Q, K = torch.zeros(2, 4, 5, 16), torch.zeros(2, 2, 7, 16)
         ((Q, K, K), {"window": 0}, "window is a positive number, or None"),
         ((Q, K, K), {"softcap": -1.0}, "softcap is a positive number"),
         ((Q, K, K), {"rescale": "half"}, "rescale is one of"),
+        ((Q, K, K), {"window": 2.5}, "window is an integer; given 2.5"),
+        ((Q, K, K), {"offset": True}, "offset is an integer; given True"),
+        ((Q, K, K), {"offset": 1 << 40}, r"offset lies within -2\^30 and 2\^30; given 1099511627776"),
+        ((Q, K, K), {"scale": float("nan")}, "scale is a finite number; given nan"),
+        ((Q, K, K), {"scale": "1"}, "scale is a number; given '1'"),
+        ((Q, K, K), {"softcap": float("inf")}, "softcap is a finite number; given inf"),
+        ((Q, K, K), {"softcap": "much"}, "softcap is a number; given 'much'"),
+        ((Q, K, K), {"causal": "no"}, "causal is True or False; given 'no'"),
+        ((Q, K, K), {"lengths": [3, 4]}, "lengths is a tensor or None; given list"),
+        ((Q, K, K), {"lengths": torch.ones(2).bool()}, "lengths are integers; given torch.bool"),
+        ((Q, K, K), {"lengths": torch.ones(2, device="meta").int()}, "the input is on cpu, .* on meta"),
+        ((Q, K.to("meta"), K), {}, "the input is on cpu, .* on meta"),
+        ((Q, K, K), {"alibi": torch.ones(4).bool()}, "alibi are real numbers; given torch.bool"),
+        ((Q, K, K, torch.ones(5, 7).to(torch.float8_e5m2)), {}, "a mask is bool .* given torch.float8_e5m2"),
+        ((Q.to_sparse(), K, K), {}, "query is sparse or nested"),
+        ((Q[..., :0], K[..., :0], K), {}, r"heads of at least size 1; given \(2, 4, 5, 0\)"),
+        ((Q[:, :0], K[:, :0], K[:, :0]), {}, "a multiple of those of key; given 0 and 0"),
     ],
 )
 def test_bad_input_is_said_in_one_line(arguments, options, message):
     with pytest.raises(LutcError, match=message) as caught:
         attention(LUTSoftmax(), *arguments, **options)
     assert "\n" not in str(caught.value)
+
+
+def test_numbers_that_do_not_fit_32_bits():
+    q, k = torch.randn(2, 1, 9, 16), torch.randn(2, 1, 9, 16)
+    want, module = attention(LUTSoftmax(), q, k, k), LUTAttention()
+    assert torch.equal(module(q, k, k, lengths=torch.tensor([1 << 33, 1 << 40])), want)
+    assert torch.equal(module(q, k, k, lengths=torch.tensor([-(1 << 33), 9]))[0], torch.zeros_like(want[0]))
+    assert torch.equal(module(q, k, k, window=1 << 40), want)
+    many = torch.randn(2, 1, 300, 16)
+    few = torch.tensor([3, 200])
+    assert torch.equal(module(q, many, many, lengths=few.to(torch.uint8)), module(q, many, many, lengths=few))
+
+
+def test_a_mask_of_two_dimensions_over_several_batch_dimensions():
+    q, mask = torch.randn(2, 3, 4, 5, 16), torch.rand(5, 5) < 0.5
+    want = attention(LUTSoftmax(), q.flatten(0, 1), q.flatten(0, 1), q.flatten(0, 1), mask)
+    assert torch.equal(attention(LUTSoftmax(), q, q, q, mask), want.view_as(q))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_autocast_leaves_the_sums_alone(dtype):
+    q = torch.randn(1, 2, 40, 16).to(dtype).requires_grad_()
+    module, upstream = LUTAttention(), torch.ones(1, 2, 40, 16).to(dtype)
+    want = module(q, q, q, causal=True)
+    (gradient,) = torch.autograd.grad(want, q, upstream)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = module(q, q, q, causal=True)
+        assert torch.equal(got, want) and torch.equal(torch.autograd.grad(got, q, upstream)[0], gradient)
 
 
 def test_a_table_that_does_not_serve():

@@ -305,6 +305,25 @@ def test_bad_input_is_said_in_one_line(arguments, options, message):
     assert "\n" not in str(caught.value)
 
 
+def test_autocast_leaves_the_integers_alone():
+    q = torch.randn(1, 2, 90, 64)
+    want = IntegerAttention()(q, q, q, causal=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(IntegerAttention()(q, q, q, causal=True), want)
+
+
+@pytest.mark.parametrize("block", [32, 64])
+def test_windows_behind_all_keys_give_0(block):
+    q, mask = torch.randn(1, 2, 9, 16), torch.ones(9, 9).bool()
+    assert not IntegerAttention(block=block)(q, q, q, mask, offset=500, window=3).any()
+
+
+def test_nan_among_slopes_makes_nan_of_their_heads():
+    q = torch.randn(1, 2, 9, 16)
+    got = IntegerAttention()(q, q, q, alibi=torch.tensor([0.5, float("nan")]))
+    assert got[:, 0].isfinite().all() and got[:, 1].isnan().all()
+
+
 def test_what_does_not_serve():
     with pytest.raises(LutcError, match="rescale is one of shift, none; given 'exact'"):
         IntegerAttention(rescale="exact")

@@ -47,7 +47,17 @@ def in_blocks(operator: Any) -> bool:
     return getattr(getattr(operator, "module", None), "rescale", None) is not None
 
 
+def _autocast(*tensors: torch.Tensor) -> list[torch.Tensor]:
+    """In autocast's dtype where it is on, as torch's own attention takes them; float64 stays."""
+    kind = tensors[0].device.type
+    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
+        return [*tensors]
+    dtype = torch.get_autocast_dtype(kind)
+    return [x.to(dtype) if x.is_floating_point() and x.dtype != torch.float64 else x for x in tensors]
+
+
 def _attend_in_blocks(softmax, query, key, value, mask, **options) -> torch.Tensor:
+    query, key, value = _autocast(query, key, value)
     integer = getattr(softmax, "integer", None)
     if integer is not None:
         return integer(query, key, value, mask, **options)

@@ -151,6 +151,33 @@ class Calls(nn.Module):
         return F.scaled_dot_product_attention(q, k, v, **options)
 
 
+@pytest.mark.parametrize("form", ["fused", "integer"])
+def test_autocast(form):
+    """Rotary positions leave queries and keys in float32 there, values in bfloat16."""
+    inputs = batch("left")
+    patched = made("llama")
+    lutc.patch(patched, softmax="exp_fplut", attention=form)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        want, got = made("llama")(**inputs).logits, patched(**inputs).logits
+    assert got.dtype == want.dtype
+    assert (got - want)[inputs["attention_mask"].bool()].abs().max() < (
+        0.05 if form == "fused" else 0.2
+    ) * want.abs().max()
+
+
+def test_gradient_checkpointing():
+    inputs = batch("left")
+    gradients = []
+    for checkpoints in (False, True):
+        model = made("llama").train()
+        lutc.patch(model, softmax="exp_fplut", attention="fused")
+        if checkpoints:
+            model.gradient_checkpointing_enable()
+        model(**inputs).logits.square().mean().backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    assert all(torch.equal(*pair) for pair in zip(*gradients))
+
+
 def test_functional_calls_and_multi_head_attention():
     model = nn.ModuleDict({"calls": Calls(), "heads": nn.MultiheadAttention(16, 4, batch_first=True)})
     lutc.patch(model, softmax=EXP, attention="fused")
