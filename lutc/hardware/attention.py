@@ -96,6 +96,25 @@ def weight_table(exp: str | os.PathLike | TableSet | Table) -> np.ndarray:
     return weights
 
 
+def _check(query: np.ndarray, key: np.ndarray, value: np.ndarray, scale: float) -> None:
+    arrays = {"query": query, "key": key, "value": value}
+    for name, x in arrays.items():
+        if not isinstance(x, np.ndarray) or x.dtype.kind != "f" or x.ndim < 3:
+            raise LutcError(f"{name} is an array of floats (..., heads, rows, size); given {type(x).__name__}")
+        if not np.isfinite(x).all():
+            raise LutcError(f"{name} holds NaN or infinities, which codes do not; replace them")
+    heads, key_heads = query.shape[-3], key.shape[-3]
+    fits = query.shape[:-3] == key.shape[:-3] and key.shape[:-1] == value.shape[:-1]
+    if not fits or query.shape[-1] != key.shape[-1] or not key_heads or heads % key_heads:
+        shapes = ", ".join(str(x.shape) for x in arrays.values())
+        raise LutcError(
+            "integer attention takes query (..., heads, queries, size), key and value (..., key heads, keys, size), "
+            f"heads a multiple of key heads; given {shapes}"
+        )
+    if not np.isfinite(scale):
+        raise LutcError(f"scale is a finite number; given {scale}")
+
+
 @dataclass(frozen=True, eq=False)
 class IntegerAttentionModel:
     """Attention of int8 codes. weights: `weight_table`; reciprocal: lines of 1/x over mantissas of 15 bits, None to
@@ -137,10 +156,11 @@ class IntegerAttentionModel:
     ) -> tuple[np.ndarray, np.ndarray]:
         """(codes, scales) of float arrays query (..., heads, queries, size), key and value (..., key heads, keys, size
         of each): int64 codes (..., heads, queries, value size) within int16, for scales (..., heads, 1, value size):
-        the result is codes * scales * 2**-8.
+        the result is codes * scales * 2**-8. Codes hold no NaN: what is not finite is an error here.
 
         seen: bool, broadcast to (..., heads, queries, keys); bias, sinks (heads,): codes added to scores, of a sink.
         """
+        _check(query, key, value, scale)
         groups = query.shape[-3] // key.shape[-3]
         key, value = np.repeat(key, groups, -3), np.repeat(value, groups, -3)
         rows, keys = query.shape[-2], key.shape[-2]

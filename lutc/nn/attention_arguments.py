@@ -14,7 +14,7 @@ from lutc.errors import LutcError
 from lutc.nn.attention_blocks import Operands
 from lutc.nn.row_tables import check_device, check_float
 
-FARTHEST = 1 << 30  # of an offset or a window, either way
+FARTHEST = 1 << 29  # of an offset or a window, either way: kernels add both to positions, in 32 bits
 MASKS = (torch.bool, torch.float16, torch.bfloat16, torch.float32, torch.float64)
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
@@ -59,12 +59,12 @@ def whole(name: str, value: Any) -> int | torch.SymInt:
     if isinstance(value, bool) or not isinstance(value, (int, np.integer, torch.SymInt)):
         raise LutcError(f"{name} is an integer; given {value!r}")
     if not -FARTHEST <= value <= FARTHEST:
-        raise LutcError(f"{name} lies within -2^30 and 2^30; given {value}")
+        raise LutcError(f"{name} lies within -2^29 and 2^29; given {value}")
     return int(value) if isinstance(value, np.integer) else value
 
 
 def window_of(window: int | None) -> int | torch.SymInt:
-    """0 for none; a window behind all positions is as good as one of 2^30."""
+    """0 for none; a window behind all positions is as good as one of 2^29."""
     if window is None:
         return 0
     if isinstance(window, int) and window > FARTHEST:

@@ -251,7 +251,7 @@ Q, K = torch.zeros(2, 4, 5, 16), torch.zeros(2, 2, 7, 16)
         ((Q, K, K), {"rescale": "half"}, "rescale is one of"),
         ((Q, K, K), {"window": 2.5}, "window is an integer; given 2.5"),
         ((Q, K, K), {"offset": True}, "offset is an integer; given True"),
-        ((Q, K, K), {"offset": 1 << 40}, r"offset lies within -2\^30 and 2\^30; given 1099511627776"),
+        ((Q, K, K), {"offset": 1 << 40}, r"offset lies within -2\^29 and 2\^29; given 1099511627776"),
         ((Q, K, K), {"scale": float("nan")}, "scale is a finite number; given nan"),
         ((Q, K, K), {"scale": "1"}, "scale is a number; given '1'"),
         ((Q, K, K), {"softcap": float("inf")}, "softcap is a finite number; given inf"),

@@ -21,6 +21,7 @@ from tests.helpers import attention_oracle as oracle
 from tests.helpers.handmade import cell_tables, float_tables, int_tables
 
 EXP, RECI = float_tables("exp", -30, 0, 3000), int_tables("reciprocal", 8, range(3, 7))
+X = np.ones((1, 2, 9, 16))
 CASES = [name for name in oracle.CASES if not oracle.CASES[name][1].get("softcap")]
 
 
@@ -322,6 +323,20 @@ def test_nan_among_slopes_makes_nan_of_their_heads():
     q = torch.randn(1, 2, 9, 16)
     got = IntegerAttention()(q, q, q, alibi=torch.tensor([0.5, float("nan")]))
     assert got[:, 0].isfinite().all() and got[:, 1].isnan().all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"query": X * np.nan}, "query holds NaN or infinities"),
+        ({"value": [[1.0]]}, "value is an array of floats .* given list"),
+        ({"key": X[..., :8]}, r"given \(1, 2, 9, 16\), \(1, 2, 9, 8\), \(1, 2, 9, 16\)"),
+        ({"scale": float("nan")}, "scale is a finite number; given nan"),
+    ],
+)
+def test_the_model_refuses_what_codes_cannot_hold(change, message):
+    with pytest.raises(LutcError, match=message):
+        IntegerAttention(EXP).model(**{"query": X, "key": X, "value": X, "scale": 0.25, **change})
 
 
 def test_what_does_not_serve():

@@ -68,18 +68,23 @@ def _fused(softmax, query, key, value, weights: bool = False) -> bool:
     """Whether attention runs in blocks. Where blocks were asked for and do not serve, that is said once."""
     if getattr(softmax, "rescale", None) is None:
         return False
+    said = functools.partial(_said, integer=getattr(softmax, "integer", None) is not None)
     if weights:
-        return _said("the weights of attention are asked for")
+        return said("the weights of attention are asked for")
     if transforms.active():
-        return _said("torch.func and forward-mode differentiation go through no custom operator")
+        return said("torch.func and forward-mode differentiation go through no custom operator")
     if not query.dim() == key.dim() == value.dim() >= 3 or not query.shape[:-3] == key.shape[:-3] == value.shape[:-3]:
-        return _said("query, key and value differ in their batch dimensions")
+        return said("query, key and value differ in their batch dimensions, or have none for heads")
+    heads, key_heads, value_heads = (x.shape[-3] for x in (query, key, value))
+    if key_heads != value_heads or not key_heads or heads % key_heads:
+        return said(f"{heads} heads of query, {key_heads} of key and {value_heads} of value are no groups")
     return True
 
 
 @functools.cache
-def _said(why: str) -> bool:
-    warnings.warn(f"attention by tables materialises its scores here: {why}", stacklevel=4)
+def _said(why: str, integer: bool) -> bool:
+    how = "runs in floats and materialises" if integer else "materialises"
+    warnings.warn(f"attention by tables {how} its scores here: {why}", stacklevel=4)
     return False
 
 
@@ -105,6 +110,8 @@ def attend(
     """
     if is_causal and attn_mask is not None:
         raise LutcError("attention takes either a mask or is_causal=True; given both")
+    if attn_mask is not None and not (attn_mask.dtype == torch.bool or attn_mask.is_floating_point()):
+        raise LutcError(f"a mask is bool (True: seen) or of a float dtype (added); given {attn_mask.dtype}")
     if _fused(softmax, query, key, value, weights):
         options: dict[str, Any] = {
             "causal": is_causal,

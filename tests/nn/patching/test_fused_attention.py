@@ -208,6 +208,24 @@ def test_what_is_not_served_materialises_and_says_so_once():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model["calls"](x, x, x)
+    q, k = torch.randn(2, 1, 9, 16), torch.randn(2, 4, 9, 16)
+    with pytest.warns(UserWarning, match="1 heads of query, 4 of key and 4 of value are no groups"):
+        got = model["calls"](q, k, k)
+    assert torch.allclose(got, F.scaled_dot_product_attention(q, k, k), atol=1e-4)
+    lutc.unpatch(model)
+    lutc.patch(model, softmax=EXP, attention="integer")
+    with pytest.warns(
+        UserWarning, match="runs in floats and materialises its scores here: query, key and value differ"
+    ):
+        model["calls"](x, x, x)
+
+
+@pytest.mark.parametrize("form", ["materialised", "fused"])
+def test_masks_of_integers_are_refused_as_by_torch(form):
+    model, x = nn.ModuleDict({"calls": Calls()}), torch.randn(1, 2, 9, 16)
+    lutc.patch(model, softmax=EXP, attention=form)
+    with pytest.raises(LutcError, match="a mask is bool .* given torch.int64"):
+        model["calls"](x, x, x, attn_mask=torch.ones(9, 9).long())
 
 
 def test_attention_weights_are_given_where_asked_for():
