@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from lutc.errors import LutcError
+from lutc.nn import transforms
 from lutc.nn.attention_blocks import Operands
 from lutc.nn.row_tables import check_device, check_float
 
@@ -125,6 +126,13 @@ def _check(query, key, value, mask, alibi, sinks, lengths, dropout) -> None:
             f"attention by tables has no dropout; given {dropout}: set the model's attention_dropout to 0, or use the "
             "materialising path (attention='materialised')"
         )
+    if transforms.differentiates():
+        raise LutcError(
+            "attention in blocks has no derivative under torch.func or in forward mode; use torch.autograd.grad, or "
+            "lutc.patch with attention='materialised'"
+        )
+    if alibi is not None and alibi.requires_grad and torch.is_grad_enabled():
+        raise LutcError("alibi has no gradient; detach() the slopes, or give slopes * distances as an added mask")
     if not (query.dtype == key.dtype == value.dtype):
         raise LutcError(f"query, key and value have one dtype; given {query.dtype}, {key.dtype}, {value.dtype}")
     fits = query.dim() == key.dim() == value.dim() >= 3

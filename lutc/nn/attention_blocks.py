@@ -114,9 +114,9 @@ class _Blocks:
         many = max(1, self.batch * self.heads)
         self.keys = max(_KEYS, _SCORES // many) if self.queries == 1 else _KEYS
         self.step = max(16, min(256, _SCORES // (many * self.keys)))
-        self.end = self.count
+        self.shortest = self.end = self.count
         if inputs.lengths is not None and self.batch:
-            self.end = min(self.end, int(inputs.lengths.max()))
+            self.shortest, self.end = (min(self.count, int(one)) for one in inputs.lengths.aminmax())
 
     def query_blocks(self) -> Iterator[tuple[int, int]]:
         queries = self.queries if self.batch * self.heads else 0
@@ -135,8 +135,12 @@ class _Blocks:
         return x.view(self.batch, self.heads, n, -1)
 
     def part(self, x: torch.Tensor, j: int, end: int) -> torch.Tensor:
-        """Keys or values j ... end - 1."""
-        return x[:, j:end].to(self.inputs.wide)
+        """Keys or values j ... end - 1; 0 behind the lengths, where anything may lie."""
+        x, lengths = x[:, j:end].to(self.inputs.wide), self.inputs.lengths
+        if lengths is None or end <= self.shortest:
+            return x
+        behind = torch.arange(j, end, device=x.device) >= lengths.repeat_interleave(self.key_heads)[:, None]
+        return x.masked_fill(behind[..., None], 0.0)
 
     def scores(
         self, q: torch.Tensor, k: torch.Tensor, first: int, last: int, j: int, end: int

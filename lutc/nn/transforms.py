@@ -26,6 +26,16 @@ def active() -> bool:
     return (_are_functorch_transforms_active() or forward_ad._current_level >= 0) and not torch.compiler.is_compiling()
 
 
+def differentiates() -> bool:
+    """Whether `torch.func` differentiates (`vmap` alone does not), or forward mode does."""
+    if not active():
+        return False
+    kinds = {one.key() for one in torch._C._functorch.get_interpreter_stack() or ()}
+    return forward_ad._current_level >= 0 or bool(
+        kinds & {torch._C._functorch.TransformType.Grad, torch._C._functorch.TransformType.Jvp}
+    )
+
+
 @dataclass(frozen=True)
 class _Plain:
     """Arguments that are no tensors, in one: transforms would take tuples and lists of numbers apart."""

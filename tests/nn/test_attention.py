@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from lutc.errors import LutcError
-from lutc.nn import LUTAttention, LUTSoftmax, attention_blocks
+from lutc.nn import IntegerAttention, LUTAttention, LUTSoftmax, attention_blocks
 from lutc.nn.attention import Cap, attention, deviation, packed_attention
 from lutc.table import library
 from tests.helpers import attention_oracle as oracle
@@ -283,6 +283,31 @@ def test_numbers_that_do_not_fit_32_bits():
     many = torch.randn(2, 1, 300, 16)
     few = torch.tensor([3, 200])
     assert torch.equal(module(q, many, many, lengths=few.to(torch.uint8)), module(q, many, many, lengths=few))
+
+
+def test_what_lies_behind_the_lengths_is_not_read():
+    q, k, lengths = torch.randn(2, 4, 9, 16), torch.randn(2, 2, 40, 16), torch.tensor([40, 7])
+    poisoned = k.clone()
+    poisoned[1, :, 7:] = float("nan")
+    results = []
+    for keys in (k, poisoned):
+        leaves = q.clone().requires_grad_(), keys.clone().requires_grad_()
+        out = attention(LUTSoftmax(), leaves[0], leaves[1], leaves[1], lengths=lengths)
+        results.append((out, *torch.autograd.grad(out.square().sum(), leaves)))
+    assert all(torch.equal(*pair) for pair in zip(*results)) and not results[1][2][1, :, 7:].any()
+
+
+def test_derivatives_that_there_are_not():
+    q, module = torch.randn(1, 2, 5, 16), LUTAttention()
+    for call in (
+        lambda: torch.func.jvp(lambda x: module(x, x, x), (q,), (q,)),
+        lambda: torch.func.grad(lambda x: module(x, x, x).sum())(q),
+        lambda: torch.func.jvp(lambda x: IntegerAttention()(x, x, x), (q,), (q,)),
+    ):
+        with pytest.raises(LutcError, match="no derivative under torch.func or in forward mode"):
+            call()
+    with pytest.raises(LutcError, match="alibi has no gradient"):
+        module(q, q, q, alibi=torch.ones(2, requires_grad=True))
 
 
 def test_a_mask_of_two_dimensions_over_several_batch_dimensions():
