@@ -17,7 +17,6 @@ import numpy as np
 
 from lutc.costs.points import Points
 from lutc.formats.format import Format
-from lutc.search.segmentation_kernels import layered, lines_between, penalised
 
 _COARSE = 2048  # cells over which a first penalty is found
 _SWEEPS = 40
@@ -101,10 +100,14 @@ class Cells:
 
     def penalised(self, penalty: float, slack: float, segments: int) -> tuple[np.ndarray, ...]:
         """`lutc.search.segmentation_kernels.penalised` over these cells."""
+        from lutc.search.segmentation_kernels import penalised  # brings numba
+
         return penalised(self.moments, self.left, self.numbers, penalty, slack, self.span(segments))
 
     def cost(self, cuts: np.ndarray) -> float:
         """Of the best lines between cuts."""
+        from lutc.search.segmentation_kernels import lines_between  # brings numba
+
         errors = lines_between(self.moments, cuts, self.numbers)[2]
         return float(self.left[cuts[0]] + errors.sum() + self.right[cuts[-1]])
 
@@ -193,6 +196,8 @@ def _equal(cells: Cells, cost: float, bound: float) -> bool:
 
 
 def _result(cells: Cells, cuts: np.ndarray, cost: float, bound: float, segments: int) -> Segmentation:
+    from lutc.search.segmentation_kernels import lines_between  # brings numba
+
     cuts = np.concatenate([cuts, np.full(segments + 1 - cuts.size, cuts[-1])])
     slopes, intercepts, _ = lines_between(cells.moments, cuts, cells.numbers)
     return Segmentation(cuts, cost, cost if _equal(cells, cost, bound) else bound, (slopes, intercepts))
@@ -312,6 +317,8 @@ class _Left:
 
 def _by_layers(cells: Cells, left: _Left, use: np.ndarray, known: float) -> tuple[np.ndarray, float]:
     """The best cuts at positions that `use` (size + 1,) allows and their cost, if that is no more than `known`."""
+    from lutc.search.segmentation_kernels import layered  # brings numba
+
     limit = known * (1.0 + _ROUNDING)
     fewest, most = left.counts(limit)
     use = use & (fewest <= most)

@@ -14,7 +14,6 @@ from lutc.errors import LutcError
 from lutc.formats.format import Format
 from lutc.functions import Line
 from lutc.search.segmentation import numbers_of
-from lutc.search.strip_kernels import strips
 
 _EXACT = 1e-7  # relative, to which the least error is found
 _NOTHING = 1e-16  # of the largest |y|; less is the noise of float64
@@ -44,6 +43,8 @@ def longest(
     """The fewest segments between low and high, each (n,), at every x (n,), up to `most` of them and one more. Where a
     sample has no line, the last cut is that sample's index and not the right tail's.
     """
+    from lutc.search.strip_kernels import strips  # brings numba
+
     start, stop = tails_within(x, low, high, left, right)
     most = x.size if most is None else min(most, x.size)
     cuts, slopes, intercepts, sure = strips(x, low, high, numbers_of(fmt), start, stop, most)

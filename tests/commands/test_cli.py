@@ -101,8 +101,9 @@ def test_what_compile_writes_is_what_certify_finds(tmp_path, options):
 def test_a_gap_is_said_to_be_what_it_is(tmp_path):
     """To the proven optimum; to that of rounded lines; or, where only a bound is known, at most so much."""
     wide = run(
-        "compile", "gelu", "--bits", 16, "--scale", "2^-10", "--generations", 2, "-o", tmp_path / "t.json"
-    ).output
+        "compile", "gelu", "--bits", 16, "--scale", "2^-10", "--through-zero", "--generations", 2, "-o",
+        tmp_path / "t.json",
+    ).output  # fmt: skip
     assert " at most " in wide and "rounded" not in wide
     fine = run("compile", "gelu", "--coefficients", "q1.10", "--scale", "2^-4", "-o", tmp_path / "t.json").output
     assert " at most " not in fine and "the optimum is that of such lines" in fine
@@ -182,7 +183,7 @@ def test_functions_lists_every_function():
         (["gelu", "--entries", 300], "256 samples"),
         (["gelu", "--coefficients", "q9.99"], "q9.99"),
         (["gelu", "--coefficients", "q0.7"], "cannot hold"),
-        (["square", "--range", -100, 100], "cannot hold"),
+        (["square", "--range", -100, 100, "--coefficients", "q1.6"], "cannot hold"),
         (["gelu", "--max-error", "1e-9"], "no line"),
         (["gelu", "--max-error", "-1lsb"], "positive"),
         (["gelu", "--search", "greedy"], "--max-error"),

@@ -80,7 +80,7 @@ def test_pairs_of_the_sets(objective):
 def test_cost_without_a_multiplier():
     grid = formats.get("q1.6")
     whole = hardware.lines_cost(8, grid, INT6)
-    shifts = hardware.lines_cost(8, grid, INT6, numbers=(numbers("pot", grid), numbers("q1.6", grid)))
+    shifts = hardware.lines_cost(8, grid, INT6, chosen=(numbers("pot", grid), numbers("q1.6", grid)))
     assert shifts.multiplier == (1, 6) and whole.multiplier == (8, 6)
     assert whole.stored_bits - shifts.stored_bits == 8 * (8 - 4)
 

@@ -85,6 +85,7 @@ class SmallBlock(nn.Module):
         return x + self.mlp(self.norm(x))
 
 
+@pytest.mark.slow
 def test_vgg_from_a_folder_to_a_plot_and_on_again(recipes, folder, tmp_path, monkeypatch, capsys):
     _, vgg, _ = recipes
     monkeypatch.setattr(vgg, "network", lambda classes, size, weights: vgg.folded(SmallVGG(classes)))

@@ -205,9 +205,8 @@ build(softmax.softmax_rows, 1024, capability, "*bf16", {**exp, "E_KIND": 3, "R_K
 """
 
 
-@pytest.mark.parametrize(
-    "capability", [pytest.param(80, marks=pytest.mark.slow), 90, pytest.param(100, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("capability", [80, 90, 100])
 def test_compiles_ahead_of_time(capability):
     """16-byte loads and stores and no spills, in a process of its own, since the interpreter is chosen at import."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}

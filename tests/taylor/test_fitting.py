@@ -114,7 +114,8 @@ def test_certificate_is_measured_on_the_stored_table(block, x):
         assert certificate["multiply_adds"] == round(4 * 6 + 6 * 5 + certificate["fallback"] * (6 * 24 + 24 * 5))
         assert certificate["exact_multiply_adds"] == 6 * 24 + 24 * 5
         assert sum(certificate["centres"]["held_out"]) == 400
-    bytes_int8 = 4 * (6 * 5 + 2 * 6 + 2 * 5 + 4 * 5 + 4)  # slopes, centres, values, scales, radii
+    bytes_int8 = 4 * (6 * 5 + 2 * 6 + 2 * 5 + 4 * 5 + 4)  # slopes, centres, values, scales of rows, radii
+    bytes_int8 += 4 * 6  # scales of columns
     assert certificate["storage_bytes"] == bytes_int8
 
 

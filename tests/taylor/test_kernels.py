@@ -100,6 +100,7 @@ def test_kernels_in_the_interpreter():
     assert "interpreted ok" in run(INTERPRETED, TRITON_INTERPRET="1")
 
 
+@pytest.mark.slow
 def test_kernels_compile_for_sm_80_and_sm_90(tmp_path):
     lines = run(COMPILED, TRITON_INTERPRET="0", TRITON_CACHE_DIR=str(tmp_path)).splitlines()
     assert len(lines) == 10
