@@ -103,7 +103,8 @@ def named_models(tmp_path_factory) -> Path:
         (root / name).write_text(tiny_models.text())
     (root / "mypackage").mkdir()
     (root / "mypackage" / "activations.py").write_text(
-        "import numpy as np\n\n\ndef snake(x):\n    return x + np.sin(x) ** 2\n\n\ndef wave(x):\n    return x * np.cos(x)\n"
+        "import numpy as np\n\n\ndef snake(x):\n    return x + np.sin(x) ** 2\n"
+        "\n\ndef wave(x):\n    return x * np.cos(x)\n"
     )
     return root
 

@@ -2,7 +2,9 @@
 used.
 """
 
+import ast
 import re
+from collections import Counter
 
 from tests.helpers import imports
 
@@ -46,3 +48,14 @@ def test_imports_inside_functions_say_what_they_keep_away():
             if not reason or not set(reason[1].split(", ")) <= HEAVY:
                 silent.append(f"{one.path}:{one.line}: {line.strip()}")
     assert silent == []
+
+
+def test_a_name_of_a_class_means_one_thing():
+    public = Counter(
+        node.name
+        for package in ("lutc", "kernels")
+        for path in (imports.ROOT / package).rglob("*.py")
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    )
+    assert [name for name, count in public.items() if count > 1] == []

@@ -32,7 +32,7 @@ class Predicted:
 
 
 @dataclass
-class Outputs:
+class ModelOutputs:
     """Of one batch. tokens: that were predicted, or lie in documents. windows: of causal models, without those that
     predict nothing. largest: index of the largest output, of every predicted token, or of every document of a
     classifier. vectors: mean output of every document (documents, width), float32, None for causal models. logits: as
@@ -52,9 +52,9 @@ def outputs_of(
     batch: Mapping,
     kind: str,
     mask: Tensor | None,
-    exact: Outputs | None = None,
+    exact: ModelOutputs | None = None,
     head: nn.Module | None = None,
-) -> Outputs:
+) -> ModelOutputs:
     """From a model's output on a batch. mask: bool (batch, length), tokens that count. exact: of the exact model on the
     same batch; None if this is it. head: the output is what enters this layer, which gives the logits.
     """
@@ -66,7 +66,7 @@ def outputs_of(
         return _next_tokens(Logits(y, head), ids, mask, None if exact is None else exact.logits)
     vectors = pooled(y, mask)
     tokens = int(mask.sum()) if mask is not None else int(y.shape[0] * (y.shape[1] if y.ndim > 2 else 1))
-    return Outputs(
+    return ModelOutputs(
         tokens,
         bool(vectors.isfinite().all()),
         largest=vectors.argmax(-1) if kind == "classifier" else None,
@@ -74,7 +74,7 @@ def outputs_of(
     )
 
 
-def _next_tokens(logits: Logits, ids: Tensor, mask: Tensor | None, exact: Logits | None) -> Outputs:
+def _next_tokens(logits: Logits, ids: Tensor, mask: Tensor | None, exact: Logits | None) -> ModelOutputs:
     windows, largest, device = [], [], logits.values.device
     ids = ids.to(device)
     for row in range(len(ids)):
@@ -90,7 +90,7 @@ def _next_tokens(logits: Logits, ids: Tensor, mask: Tensor | None, exact: Logits
             windows.append(Predicted(len(places), loss / len(places), kl / len(places)))
     finite = all(math.isfinite(window.loss) and math.isfinite(window.kl) for window in windows)
     tokens = torch.cat(largest) if largest else ids.new_empty(0)
-    return Outputs(sum(window.tokens for window in windows), finite, windows, tokens, logits=logits)
+    return ModelOutputs(sum(window.tokens for window in windows), finite, windows, tokens, logits=logits)
 
 
 def _divergence(p: Tensor, q: Tensor) -> Tensor:
@@ -112,7 +112,7 @@ class Compared:
     compared: int = 0
     cosines: list[float] = field(default_factory=list)
 
-    def add(self, found: Outputs, exact: Outputs) -> None:
+    def add(self, found: ModelOutputs, exact: ModelOutputs) -> None:
         self.tokens += found.tokens
         self.windows += found.windows
         if found.largest is not None and exact.largest is not None:

@@ -14,7 +14,7 @@ from lutc.errors import LutcError
 from lutc.evaluation.estimates import relative
 from lutc.evaluation.layers import Means, NotFinite, Recorder, find_layers
 from lutc.evaluation.logits import Head
-from lutc.evaluation.outputs import Compared, Outputs, outputs_of
+from lutc.evaluation.outputs import Compared, ModelOutputs, outputs_of
 from lutc.evaluation.placing import operators
 from lutc.evaluation.results import Evaluation, LayerResult, Result
 from lutc.evaluation.storage import used_bytes
@@ -152,7 +152,7 @@ class _Run:
                 except NotFinite as error:
                     result.failed = f"NaN or infinities, first in {error.layer}"
 
-    def _variant(self, index: int, variant: Variant, result: Result, batch, exact: Outputs) -> None:
+    def _variant(self, index: int, variant: Variant, result: Result, batch, exact: ModelOutputs) -> None:
         with self._patched(variant):
             with (
                 self.recorder.compare(self.errors[index]),
@@ -175,7 +175,7 @@ class _Run:
                 del self.single[index][name]
                 self.progress(1)
 
-    def _forward(self, batch, exact: Outputs | None = None) -> tuple[Outputs, float]:
+    def _forward(self, batch, exact: ModelOutputs | None = None) -> tuple[ModelOutputs, float]:
         """What a forward gives, and its seconds without those of the hooks."""
         _wait(self.loaded.device)
         start, hooks = time.perf_counter(), self.recorder.seconds

@@ -19,13 +19,13 @@ from lutc.hardware import handover, tools
 from lutc.hardware.export.memory import memh
 from lutc.hardware.options import Options
 from lutc.hardware.rtl import direct
-from lutc.hardware.synth import TARGETS, Cells, cells
+from lutc.hardware.synth import TARGETS, CellCounts, cells
 from lutc.table.table_set import TableSet
 
 
 def measure(
     found: Exploration, target: str, progress: Callable[[int], object] | None = None
-) -> tuple[list[Cells], list[Cells | None]]:
+) -> tuple[list[CellCounts], list[CellCounts | None]]:
     """Cells of each design of the front and of each baseline, combinational units with output codes; None for baselines
     that are no unit (equal segments without a table, sets for other scales). progress(1) after each.
 
@@ -39,7 +39,7 @@ def measure(
     made: list[dict[str, str] | None] = [_design(found.space, design) for design in found.front]
     made += [_baseline(found.space, baseline) for baseline in found.baselines]
 
-    def measured(sources: dict[str, str] | None) -> Cells | None:
+    def measured(sources: dict[str, str] | None) -> CellCounts | None:
         result = None if sources is None else cells(sources, "t", target)
         if progress is not None:
             progress(1)
@@ -51,7 +51,7 @@ def measure(
     return [one for one in every[:n] if one is not None], every[n:]
 
 
-def size(measured: Cells) -> int:
+def size(measured: CellCounts) -> int:
     """Gates of the generic target; elsewhere LUTs, with what a DSP stands for where there are some (100 LUTs)."""
     return measured.gates if measured.target == "gates" else measured.luts + 100 * measured.dsps
 

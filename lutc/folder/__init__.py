@@ -8,7 +8,7 @@ anywhere.
 from lutc.lazy import lazy
 
 _EXPORTS = {
-    "Choice": "lutc.folder.jobs",
+    "TableChoice": "lutc.folder.jobs",
     "Entry": "lutc.folder.manifest",
     "Folder": "lutc.folder.manifest",
     "apply": "lutc.folder.applying",

@@ -25,7 +25,7 @@ from lutc.files import atomic_write
 from lutc.folder.applying import FolderVariant
 from lutc.folder.entries import entries_of, short
 from lutc.folder.identity import digest, identity
-from lutc.folder.jobs import Choice, Job, jobs_of
+from lutc.folder.jobs import Job, TableChoice, jobs_of
 from lutc.folder.manifest import CALIBRATION, TABLES, Folder, read, write
 from lutc.folder.page import REPORT, page
 from lutc.folder.spending import TRIES, Ladder, Spent, spend
@@ -78,7 +78,7 @@ def compile_model(
     loaded = model if isinstance(model, Loaded) else None
     exact = model.model if isinstance(model, Loaded) else model
     refuse_patched(exact, "compile a folder for")
-    choice = Choice(activations, softmax, norms, entries, bits, dict(own or {}), max_kl)
+    choice = TableChoice(activations, softmax, norms, entries, bits, dict(own or {}), max_kl)
     folder, batches, ranks = Path(folder), list(batches), Ranks.here()
     told = progress or (lambda stage, number: None)
     if not batches:

@@ -40,7 +40,7 @@ _REACH = 8.0  # exp(-8) = 3e-4: codes of x - max(x) go at least so far, for rows
 
 
 @dataclass(frozen=True)
-class Choice:
+class TableChoice:
     """How tables are made. activations, softmax, norms: one of KINDS. entries: of a table over codes, at most; per
     layer where a path stands in `own`. bits: of codes of activations. max_kl: `own` is chosen by this budget.
     """
@@ -89,7 +89,7 @@ class Job:
         return None if self.scale is None else Inputs(self.bits or 8, self.scale, self.zero_point or 0)
 
 
-def jobs_of(calibration: Calibration, choice: Choice) -> dict[str, Job]:
+def jobs_of(calibration: Calibration, choice: TableChoice) -> dict[str, Job]:
     """The job of every place, by path; places whose function is to stay exact have none. A float table stands for every
     input, so its job is shared.
     """

@@ -22,7 +22,7 @@ from lutc.errors import LutcError
 from lutc.evaluation.running import evaluate
 from lutc.folder.applying import FolderVariant, exact_on_codes
 from lutc.folder.entries import entries_of
-from lutc.folder.jobs import Choice, Job, jobs_of
+from lutc.folder.jobs import Job, TableChoice, jobs_of
 from lutc.folder.manifest import Entry, Folder
 from lutc.models.loading import Loaded
 from lutc.table.table_set import read as read_tables
@@ -38,14 +38,14 @@ class Ladder:
     """Tables of every rung for a model, made by `jobs`. fixed: jobs of places whose tables serve every input."""
 
     calibration: Calibration
-    choice: Choice
+    choice: TableChoice
     folder: Path
     rungs: Mapping[int, Mapping[str, Job]]
     fixed: Mapping[str, Job]
     _entries: dict[int, dict[str, Entry]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, calibration: Calibration, choice: Choice, folder: Path) -> Ladder:
+    def of(cls, calibration: Calibration, choice: TableChoice, folder: Path) -> Ladder:
         """LutcError where no table is over codes."""
         rungs, fixed = {}, {}
         for entries in LADDER:
@@ -90,7 +90,7 @@ class Ladder:
     def _has(self, path: str) -> bool:
         return path in self.fixed or path in self.rungs[LADDER[0]]
 
-    def keep(self, own: Mapping[str, int]) -> Choice:
+    def keep(self, own: Mapping[str, int]) -> TableChoice:
         """The choice with these entries; their tables go to where its jobs expect them, the others are removed."""
         choice = replace(self.choice, own=dict(own))
         for path, job in jobs_of(self.calibration, choice).items():

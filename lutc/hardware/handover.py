@@ -13,7 +13,7 @@ from lutc.errors import LutcError
 from lutc.files import atomic_write
 from lutc.hardware import export
 from lutc.hardware.hls.design import hls
-from lutc.hardware.options import Design, Options
+from lutc.hardware.options import HandOver, Options
 from lutc.hardware.rtl.system_verilog import system_verilog
 from lutc.hardware.vhdl.design import vhdl
 from lutc.table import table_set
@@ -21,19 +21,19 @@ from lutc.table.table_set import TableSet
 
 MANIFEST = "manifest.json"
 # name -> (what it is, how a design is made)
-LANGUAGES: dict[str, tuple[str, Callable[[str, TableSet, Options], Design]]] = {
+LANGUAGES: dict[str, tuple[str, Callable[[str, TableSet, Options], HandOver]]] = {
     "sv": ("SystemVerilog with a test bench", system_verilog),
     "vhdl": ("VHDL-2008 of lines over codes, the same", vhdl),
     "hls": ("C++ for high-level synthesis, the same", hls),
 }
 
 
-def design(language: str, name: str, tables: TableSet, options: Options) -> Design:
+def design(language: str, name: str, tables: TableSet, options: Options) -> HandOver:
     """The texts of a hand-over in one of LANGUAGES, and what it has to answer."""
     return LANGUAGES[language][1](export.unit_name(name), tables, options)
 
 
-def write(folder: Path, language: str, name: str, tables: TableSet, options: Options) -> Design:
+def write(folder: Path, language: str, name: str, tables: TableSet, options: Options) -> HandOver:
     """Write a hand-over into a new or empty folder, or over an earlier one. LutcError where the folder has other files;
     nothing is written then.
     """
@@ -66,7 +66,7 @@ def write(folder: Path, language: str, name: str, tables: TableSet, options: Opt
     return made
 
 
-def _compiled(made: Design) -> list[str]:
+def _compiled(made: HandOver) -> list[str]:
     return [name for name in made.files if name.endswith((".sv", ".vhd", ".cpp"))]
 
 
@@ -108,7 +108,7 @@ def read(folder: Path) -> dict:
     return data
 
 
-def again(folder: Path, manifest: dict) -> Design:
+def again(folder: Path, manifest: dict) -> HandOver:
     """The design that the folder's table and options give now, which holds what its units have to answer."""
     tables = table_set.read(folder / manifest["table"])
     return design(manifest["format"], manifest["name"], tables, Options.of(manifest["options"]))

@@ -62,7 +62,7 @@ class Options:
 
 
 @dataclass(frozen=True, eq=False)
-class Design:
+class HandOver:
     """files: text by name, `sources` among them the units themselves, in the order of compilation. streams: what they
     have to answer, one for each module. top: the bench's. units: what the manifest says of each module.
     """

@@ -15,7 +15,7 @@ import numpy as np
 
 from lutc.errors import LutcError
 from lutc.hardware import handover, tools
-from lutc.hardware.handover import Design
+from lutc.hardware.handover import HandOver
 
 SIMULATORS = {"sv": ("verilator", "iverilog"), "vhdl": ("ghdl",), "hls": ("g++", "clang++")}
 
@@ -98,7 +98,7 @@ _RUNNERS: dict[str, Callable[[Path, dict], str]] = {
 }
 
 
-def _verdict(folder: Path, manifest: dict, design: Design, program: str, said: str, work: Path) -> dict:
+def _verdict(folder: Path, manifest: dict, design: HandOver, program: str, said: str, work: Path) -> dict:
     results = [line for line in said.splitlines() if line.startswith(("PASS", "FAIL"))]
     if len(results) != 1:
         raise LutcError(

@@ -33,7 +33,7 @@ _KINDS = {
 
 
 @dataclass(frozen=True)
-class Cells:
+class CellCounts:
     """Cells of one module for one target. depth: cells on the longest path between registers or ports."""
 
     module: str
@@ -47,7 +47,7 @@ class Cells:
     depth: int
 
 
-def synthesise(folder: Path, targets: tuple[str, ...] = tuple(TARGETS)) -> list[Cells]:
+def synthesise(folder: Path, targets: tuple[str, ...] = tuple(TARGETS)) -> list[CellCounts]:
     """Every module of the folder for every target. LutcError where Yosys is missing or fails, or the folder holds no
     SystemVerilog.
     """
@@ -63,7 +63,7 @@ def synthesise(folder: Path, targets: tuple[str, ...] = tuple(TARGETS)) -> list[
     return [cells(sources, module, target) for module in modules for target in targets]
 
 
-def cells(sources: Mapping[str, str], module: str, target: str) -> Cells:
+def cells(sources: Mapping[str, str], module: str, target: str) -> CellCounts:
     """What `module` takes; sources: texts by file name, of SystemVerilog and of the memories that it reads."""
     tools.need("yosys")
     with tempfile.TemporaryDirectory(prefix="lutc-") as temporary:
@@ -73,7 +73,7 @@ def cells(sources: Mapping[str, str], module: str, target: str) -> Cells:
         return _cells(Path(temporary), read, module, target)
 
 
-def _cells(work: Path, sources: str, module: str, target: str) -> Cells:
+def _cells(work: Path, sources: str, module: str, target: str) -> CellCounts:
     script = f"read_verilog -sv {sources}; {TARGETS[target].format(top=module)}; tee -o stat.json stat -json; ltp -noff"
     said = tools.run(["yosys", "-p", script], work)
     data = json.loads((work / "stat.json").read_text())
@@ -85,4 +85,4 @@ def _cells(work: Path, sources: str, module: str, target: str) -> Cells:
                 counts[kind] += int(number)
                 break
     depth = re.findall(r"Longest topological path in \S+ \(length=(\d+)\)", said)
-    return Cells(module, target, **counts, depth=int(depth[-1]) if depth else 0)
+    return CellCounts(module, target, **counts, depth=int(depth[-1]) if depth else 0)

@@ -48,7 +48,7 @@ class Segmentation:
 
 
 @dataclass(frozen=True, eq=False)
-class Cells:
+class SampleCells:
     """moments: (6, size) weight, mean x, mean y, squares of x about its mean, and the slope and squared error of the
     best line, for each cell. left, right: (size + 1,) what the tails cost before and after each position. numbers: that
     lines are stored in, as of `stored_line`; empty for real ones.
@@ -60,7 +60,7 @@ class Cells:
     numbers: np.ndarray
 
     @classmethod
-    def of(cls, points: Points, left: np.ndarray, right: np.ndarray, fmt: Format | None = None) -> Cells:
+    def of(cls, points: Points, left: np.ndarray, right: np.ndarray, fmt: Format | None = None) -> SampleCells:
         order = np.argsort(points.cell, kind="stable")
         w, x, y = (values[order] for values in (points.weight, points.x, points.y))
         none = np.zeros(w.size)
@@ -89,12 +89,12 @@ class Cells:
         """Positions that share a frame: half of those of a segment, if that is not too few or too many."""
         return min(max(self.size // (2 * segments), 4), 128)
 
-    def merged(self, positions: np.ndarray) -> Cells:
+    def merged(self, positions: np.ndarray) -> SampleCells:
         """Cells between `positions` (ascending, from 0 to size)."""
         joined = _joined(self.moments, positions[:-1])
         return replace(self, moments=joined, left=self.left[positions], right=self.right[positions])
 
-    def reversed(self) -> Cells:
+    def reversed(self) -> SampleCells:
         moments = np.ascontiguousarray(self.moments[:, ::-1])
         return replace(self, moments=moments, left=self.right[::-1].copy(), right=self.left[::-1].copy())
 
@@ -172,7 +172,7 @@ def segmentation(
     least. left, right: (size + 1,) costs of the tails over cells [0, i) and [i, size), as of
     `lutc.costs.segments.tail_costs`. real: the best real lines, whose cuts will do where the format is fine.
     """
-    cells = Cells.of(points, left, right, fmt)
+    cells = SampleCells.of(points, left, right, fmt)
     if real is not None:
         cost = cells.cost(real.cuts)
         if cost <= real.bound * (1.0 + _FINE) + cells.nothing:
@@ -191,11 +191,11 @@ def segmentation(
     return _finished(cells, few, many, highest, segments)
 
 
-def _equal(cells: Cells, cost: float, bound: float) -> bool:
+def _equal(cells: SampleCells, cost: float, bound: float) -> bool:
     return cost <= bound * (1.0 + _ROUNDING) + cells.nothing
 
 
-def _result(cells: Cells, cuts: np.ndarray, cost: float, bound: float, segments: int) -> Segmentation:
+def _result(cells: SampleCells, cuts: np.ndarray, cost: float, bound: float, segments: int) -> Segmentation:
     from lutc.search.segmentation_kernels import lines_between  # brings numba
 
     cuts = np.concatenate([cuts, np.full(segments + 1 - cuts.size, cuts[-1])])
@@ -203,7 +203,7 @@ def _result(cells: Cells, cuts: np.ndarray, cost: float, bound: float, segments:
     return Segmentation(cuts, cost, cost if _equal(cells, cost, bound) else bound, (slopes, intercepts))
 
 
-def _even(cells: Cells, count: int) -> np.ndarray:
+def _even(cells: SampleCells, count: int) -> np.ndarray:
     """Positions, half of them equally spaced in number, half in x."""
     x = cells.moments[1]
     by_number = np.linspace(0, cells.size, count // 2 + 1).round().astype(np.int64)
@@ -211,7 +211,7 @@ def _even(cells: Cells, count: int) -> np.ndarray:
     return np.unique(np.concatenate([by_number, by_x]))
 
 
-def _best(cells: Cells, penalty: float, segments: int) -> _Way:
+def _best(cells: SampleCells, penalty: float, segments: int) -> _Way:
     cost, origin, count, _ = cells.penalised(penalty, 0.0, segments)
     end = int(np.argmin(cost + cells.right))
     cuts = [end]
@@ -221,7 +221,7 @@ def _best(cells: Cells, penalty: float, segments: int) -> _Way:
     return _Way(penalty, found, int(count[end]), cells.cost(found), float(cost[end] + cells.right[end]))
 
 
-def _between(cells: Cells, segments: int, penalty: float | None) -> tuple[_Way, _Way | None, _Way]:
+def _between(cells: SampleCells, segments: int, penalty: float | None) -> tuple[_Way, _Way | None, _Way]:
     """(few, many, highest): the best tables of at most and of more than `segments` segments that some penalty gives,
     None where that is none; the one whose penalty gives the greatest bound below all tables of at most `segments`.
 
@@ -260,7 +260,7 @@ def _between(cells: Cells, segments: int, penalty: float | None) -> tuple[_Way, 
     return few, many, highest
 
 
-def _finished(cells: Cells, few: _Way, many: _Way, highest: _Way, segments: int) -> Segmentation:
+def _finished(cells: SampleCells, few: _Way, many: _Way, highest: _Way, segments: int) -> Segmentation:
     """The optimum between the tables of two penalties: first one near their cuts, then one over all that is left."""
     left = _Left.of(cells, highest.penalty, segments)
     known = np.concatenate([few.cuts, many.cuts])[:, None]
@@ -287,7 +287,7 @@ class _Left:
     segments: int
 
     @classmethod
-    def of(cls, cells: Cells, penalty: float, segments: int) -> _Left:
+    def of(cls, cells: SampleCells, penalty: float, segments: int) -> _Left:
         """`penalty` gives the best bound; two a little to both sides of it limit the segments behind a position."""
         apart, back = 1.0 + 8.0 / segments, cells.reversed()
         penalties = (penalty, penalty / apart, penalty * apart)
@@ -315,7 +315,7 @@ class _Left:
         return np.ceil(fewest - 1e-6), np.floor(most + 1e-6)
 
 
-def _by_layers(cells: Cells, left: _Left, use: np.ndarray, known: float) -> tuple[np.ndarray, float]:
+def _by_layers(cells: SampleCells, left: _Left, use: np.ndarray, known: float) -> tuple[np.ndarray, float]:
     """The best cuts at positions that `use` (size + 1,) allows and their cost, if that is no more than `known`."""
     from lutc.search.segmentation_kernels import layered  # brings numba
 

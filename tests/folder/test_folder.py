@@ -16,7 +16,7 @@ from lutc.calibration.file import Layer
 from lutc.calibration.histogram import Histogram
 from lutc.errors import LutcError
 from lutc.folder import manifest
-from lutc.folder.jobs import Choice, codes, jobs_of, seen
+from lutc.folder.jobs import TableChoice, codes, jobs_of, seen
 from lutc.formats.codes import Inputs
 from tests.helpers import tiny_models
 
@@ -156,12 +156,12 @@ def test_codes_of_every_kind():
 
 def test_kinds_share_tables_of_floats():
     calibration = calibrate(tiny_models.llama(), BATCHES)
-    jobs = jobs_of(calibration, Choice("exponent", "fplut", "exact"))
+    jobs = jobs_of(calibration, TableChoice("exponent", "fplut", "exact"))
     assert len(jobs) == 6 and len({job.file for job in jobs.values()}) == 2
     with pytest.raises(LutcError, match="everything is to stay exact"):
-        Choice("exact", "exact", "exact")
+        TableChoice("exact", "exact", "exact")
     with pytest.raises(LutcError, match="`activations` is one of int8, fplut, exponent, exact; given 'int4'"):
-        Choice("int4")
+        TableChoice("int4")
 
 
 @pytest.fixture

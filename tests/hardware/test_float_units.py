@@ -112,7 +112,7 @@ def test_every_kind_of_table_in_cpp(arithmetic, port, tmp_path):
     texts, streams = {}, []
     for i, table in enumerate(TABLES.values()):
         text, words = floats.function(f"t{i}", table, arithmetic, port)
-        np.testing.assert_array_equal(words, floating.Answers.of(table, arithmetic).at(port))
+        np.testing.assert_array_equal(words, floating.FloatWords.of(table, arithmetic).at(port))
         texts[f"t{i}.hpp"] = f'#include "lutc_units.hpp"\n{text}\n'
         streams.append(Stream(f"t{i}", Ports(16, 16, 0), floating.CODES, words))
         texts |= streams[-1].images()
@@ -196,7 +196,7 @@ def test_bf16_in_and_out(arithmetic, tmp_path):
     sources[float_arithmetic.BFLOAT16_FILE] = float_arithmetic.conversions()
     for i, kind in enumerate(("cells, tails", "logarithm", "lines")):
         text, ports, words = floating.module(f"t{i}", TABLES[kind], arithmetic, latency=2 * i, port="bf16")
-        answers = floating.Answers.of(TABLES[kind], arithmetic).words[half]
+        answers = floating.FloatWords.of(TABLES[kind], arithmetic).words[half]
         wanted = torch.from_numpy(answers.astype(np.uint16).view(np.int16)).view(torch.float16).to(torch.bfloat16)
         bits = wanted.view(torch.int16).numpy().astype(np.int64)
         np.testing.assert_array_equal(words, np.where(wanted.isnan().numpy(), 0x7FC0, bits))

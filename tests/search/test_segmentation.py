@@ -13,7 +13,7 @@ from lutc.costs.segments import real_costs, squared_costs, squared_tails
 from lutc.functions import Line
 from lutc.samples.samples import Samples, format_samples
 from lutc.search.exact import exact
-from lutc.search.segmentation import Cells, segmentation
+from lutc.search.segmentation import SampleCells, segmentation
 from lutc.search.segmentation_kernels import layered, penalised, stored_line
 
 SHAPES = {
@@ -76,7 +76,7 @@ def test_the_bound_is_never_above_the_optimum(x, y, weight, segments):
 def test_both_sweeps_are_bellmans_equation():
     """Costs so far, with a penalty and by layers, against the plain recursion."""
     c = case("noise", "random", 60, 5)
-    cells, matrix = Cells.of(c.points, c.costs.left, c.costs.right), c.costs.matrix
+    cells, matrix = SampleCells.of(c.points, c.costs.left, c.costs.right), c.costs.matrix
     for penalty in (1e-3, 0.03, 1.0):
         want = c.costs.left.copy()
         for j in range(1, want.size):
@@ -147,6 +147,6 @@ def test_halves_store_what_real_lines_suggest():
     tails = squared_tails(points, fn.left, fn.right)
     real = segmentation(points, *tails, 14)
     found = segmentation(points, *tails, 14, formats.get("fp16"), real)
-    rounded = Cells.of(points, *tails, formats.get("fp16")).cost(real.cuts)
+    rounded = SampleCells.of(points, *tails, formats.get("fp16")).cost(real.cuts)
     assert real.cost < found.bound <= found.cost <= 1.001 * found.bound and found.cost < rounded
     assert segmentation(points, *tails, 14, formats.get("fp32"), real).cost == pytest.approx(real.cost, rel=1e-5)

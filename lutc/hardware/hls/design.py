@@ -9,7 +9,7 @@ from lutc.errors import LutcError
 from lutc.hardware import modules, row_units
 from lutc.hardware.export.text import identifier
 from lutc.hardware.hls import bench, codes, floats, rows
-from lutc.hardware.options import Design, Options
+from lutc.hardware.options import HandOver, Options
 from lutc.hardware.rows import IntegerSoftmaxModel
 from lutc.hardware.rtl import floating
 from lutc.hardware.rtl.lines import line_unit
@@ -20,7 +20,7 @@ from lutc.table.table_set import TableSet
 HEADER = "lutc_units.hpp"
 
 
-def hls(name: str, tables: TableSet, options: Options) -> Design:
+def hls(name: str, tables: TableSet, options: Options) -> HandOver:
     if not (options.comparators and options.multiplier):
         raise LutcError("units without comparators or multiplier are written in SystemVerilog (--format sv)")
     if options.row is not None:
@@ -38,7 +38,7 @@ def hls(name: str, tables: TableSet, options: Options) -> Design:
         )
     benches = {file: text for stream in streams for file, text in stream.images().items()}
     benches[f"{name}_tb.cpp"] = bench.program(streams, options)
-    return Design(sources, benches, streams, f"{name}_tb", said)
+    return HandOver(sources, benches, streams, f"{name}_tb", said)
 
 
 def _floats(name: str, tables: TableSet, options: Options) -> tuple[dict[str, str], list[Stream], list[dict]]:

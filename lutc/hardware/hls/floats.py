@@ -9,7 +9,7 @@ from lutc.formats.float16 import bits_of, float16_add, float16_mul, value_of
 from lutc.hardware.hls.text import braced
 from lutc.hardware.rtl.float_body import LARGEST_PIECES, split_scale, threshold
 from lutc.hardware.rtl.float_reduction import LARGEST_COUNT, powers_of_two, reciprocal
-from lutc.hardware.rtl.floating import CODES, Answers, check, forced
+from lutc.hardware.rtl.floating import CODES, FloatWords, check, forced
 from lutc.table.bodies import Cells, Direct, Exponents, Lines
 from lutc.table.prologues import AbsPrologue, ExponentPrologue, PeriodPrologue
 from lutc.table.table import Table
@@ -21,7 +21,7 @@ _SIGN = np.uint16(0x8000)
 def function(module: str, table: Table, arithmetic: str, port: str) -> tuple[str, np.ndarray]:
     """uint16_t MODULE(uint16_t x) over the bits of floats, and its answers (65536,) as signed words."""
     check(table, arithmetic, 0, port)
-    answers = Answers.of(table, arithmetic)
+    answers = FloatWords.of(table, arithmetic)
     text = _Text(arithmetic.removeprefix("fp16_") == "trunc", arithmetic.removeprefix("fp16_"))
     text.forced(table, answers)
     restore = text.reduce(table)
@@ -58,7 +58,7 @@ class _Text:
         values = [int(value) for value in values]
         self.lines.append(f"  static const {kind} {name}[{len(values)}] = {braced(values)};")
 
-    def forced(self, table: Table, answers: Answers) -> None:
+    def forced(self, table: Table, answers: FloatWords) -> None:
         """Runs of codes that have one answer."""
         word = np.full(CODES.size, -1)
         for _, codes, answer in forced(table, answers):

@@ -28,13 +28,13 @@ CODES = np.arange(1 << 16)
 
 
 @dataclass(frozen=True, eq=False)
-class Answers:
+class FloatWords:
     """What a table in an arithmetic makes of fp16 codes. words: (65536,) bits by those of the input; NaN is 0x7E00."""
 
     words: np.ndarray
 
     @classmethod
-    def of(cls, table: Table, arithmetic: str) -> Answers:
+    def of(cls, table: Table, arithmetic: str) -> FloatWords:
         x = value_of(CODES)
         with np.errstate(all="ignore"):
             values = in_arithmetic(table, arithmetic)(x)
@@ -62,7 +62,7 @@ def module(name: str, table: Table, arithmetic: str, latency: int, port: str = "
     rounded to fp16 on the way in, and what the unit gives to bf16 on the way out.
     """
     check(table, arithmetic, latency, port)
-    answers = Answers.of(table, arithmetic)
+    answers = FloatWords.of(table, arithmetic)
     flow = Flow(name, latency, arithmetic.removeprefix("fp16_"))
     registers = {0: "", 1: "d", 2: "bd", 3: "bcd", 4: "abcd"}[latency]
     if port == "bf16":
@@ -97,7 +97,7 @@ def key_of(flow: Flow, name: str, source: str) -> None:
     flow.wire(name, 16, f"{source}[15] ? ~{source} : {{1'b1, {source}[14:0]}}")
 
 
-def _forced(flow: Flow, table: Table, answers: Answers) -> None:
+def _forced(flow: Flow, table: Table, answers: FloatWords) -> None:
     conditions, _, words = zip(*forced(table, answers))
     if table.domain is not None:
         key_of(flow, "x_key", "x")
@@ -107,7 +107,7 @@ def _forced(flow: Flow, table: Table, answers: Answers) -> None:
     )
 
 
-def forced(table: Table, answers: Answers) -> list[tuple[str, np.ndarray, int]]:
+def forced(table: Table, answers: FloatWords) -> list[tuple[str, np.ndarray, int]]:
     """Inputs whose answer is a constant: NaN, and what lies beyond the domain or cannot be reduced. (Verilog's
     condition on x and x_key, codes, word); of several that hold the last one counts.
     """

@@ -13,7 +13,7 @@ import numpy as np
 from lutc.errors import LutcError
 from lutc.hardware.export.units import Unit
 from lutc.hardware.rtl.requantiser import Requantiser
-from lutc.hardware.rtl.spared import Cells, Shifts
+from lutc.hardware.rtl.spared import EvenCells, Shifts
 from lutc.hardware.rtl.verilog import Pipeline, Ports, extended, literal, signal, width_of
 
 LATENCIES = range(5)
@@ -153,7 +153,7 @@ class LineUnit:
             words = [f"{{{self._slope(k)}, {literal(t, self.intercept_bits)}}}" for k, t in zip(slopes, intercepts)]
             if not self.comparators:
                 name = f"place_{i}" if len(self.units) > 1 else "place"
-                made, body = Cells.of(unit, cuts).text(name, self.q_bits, words, "{slope, intercept}")
+                made, body = EvenCells.of(unit, cuts).text(name, self.q_bits, words, "{slope, intercept}")
                 lines += made
                 bodies.append(body)
                 continue

@@ -17,7 +17,7 @@ MOST_TERMS = 4  # powers of two of a slope
 
 
 @dataclass(frozen=True)
-class Cells:
+class EvenCells:
     """The code less `offset`, without its lowest `step` bits, is the number of a cell; entries[i] is the entry of cell
     number first + i.
     """
@@ -28,7 +28,7 @@ class Cells:
     entries: np.ndarray
 
     @classmethod
-    def of(cls, unit: Unit, cuts: np.ndarray) -> Cells:
+    def of(cls, unit: Unit, cuts: np.ndarray) -> EvenCells:
         """The widest cells between whose borders all cuts (ascending, the last codes of their segments) lie."""
         inputs = unit.inputs
         starts = cuts + 1

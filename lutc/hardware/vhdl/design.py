@@ -5,7 +5,7 @@ from __future__ import annotations
 import lutc
 from lutc.errors import LutcError
 from lutc.hardware import modules
-from lutc.hardware.options import Design, Options
+from lutc.hardware.options import HandOver, Options
 from lutc.hardware.rtl.lines import line_unit
 from lutc.hardware.streams import of_units
 from lutc.hardware.vhdl import bench, lines
@@ -13,7 +13,7 @@ from lutc.hardware.vhdl.text import vhdl_name
 from lutc.table.table_set import TableSet
 
 
-def vhdl(name: str, tables: TableSet, options: Options) -> Design:
+def vhdl(name: str, tables: TableSet, options: Options) -> HandOver:
     if not (options.comparators and options.multiplier):
         raise LutcError("units without comparators or multiplier are written in SystemVerilog (--format sv)")
     if options.unit != "lines" or modules.is_float(tables, options):
@@ -35,4 +35,4 @@ def vhdl(name: str, tables: TableSet, options: Options) -> Design:
         benches |= stream.images() | {f"{stream.module}_bench.vhd": bench.bench(stream.module, stream)}
     top = vhdl_name(f"{name}_tb")
     benches[f"{top}.vhd"] = bench.top(top.removesuffix("_tb"), [stream.module for stream in streams], streams)
-    return Design(sources, benches, streams, top, modules.said_of(grouped, latency=options.latency))
+    return HandOver(sources, benches, streams, top, modules.said_of(grouped, latency=options.latency))
