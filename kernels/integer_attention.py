@@ -57,8 +57,8 @@ def _scores(
 ):  # fmt: skip
     """Codes of a block's scores, HIDDEN where a key is not seen."""
     product = tl.dot(q, tl.trans(k), out_dtype=tl.int32).to(tl.int64)
-    places = tl.minimum(tl.maximum(query_places - key_places, 1), 62).to(tl.int64)[:, None]
-    s = product * (of_query * of_key).to(tl.int64)[:, None] + (tl.full(places.shape, 1, tl.int64) << (places - 1))
+    places = tl.minimum(tl.maximum(query_places - key_places, 1), 62).to(tl.int64)  # one number for the block
+    s = product * (of_query * of_key).to(tl.int64) + (tl.full((), 1, tl.int64) << (places - 1))
     s = tl.minimum(tl.maximum(s >> places, -FARTHEST), FARTHEST).to(tl.int32)
     seen = (key[None, :] < limit) & (row[:, None] < queries)
     if ALIBI:
