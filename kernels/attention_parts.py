@@ -177,14 +177,20 @@ def seen_scores(s, at, key, row, limit, rows, mask_ptr, mask_row, mask_key, slop
             s += tl.load(places, mask=inside, other=0.0).to(tl.float32)
     if EDGE:
         seen = key[None, :] < limit
-        if CAUSAL:
-            seen = seen & (key[None, :] <= at[:, None])
-        if WINDOW:
-            seen = seen & (key[None, :] > at[:, None] - window)
-            if not CAUSAL:
-                seen = seen & (key[None, :] < at[:, None] + window)
-        s = tl.where(seen, s, -INFINITY)
+        s = tl.where(within_reach(seen, at, key, window, CAUSAL, WINDOW), s, -INFINITY)
     return s
+
+
+@triton.jit
+def within_reach(seen, at, key, window, CAUSAL: tl.constexpr, WINDOW: tl.constexpr):
+    """`seen` (queries, keys), less the keys that a causal mask or a window hides from queries at positions `at`."""
+    if CAUSAL:
+        seen = seen & (key[None, :] <= at[:, None])
+    if WINDOW:
+        seen = seen & (key[None, :] > at[:, None] - window)
+        if not CAUSAL:
+            seen = seen & (key[None, :] < at[:, None] + window)
+    return seen
 
 
 @triton.jit

@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 from lutc.kernels import pwl
 from lutc.kernels.attention import blocks_of
+from lutc.kernels.attention_parts import within_reach
 from lutc.kernels.integer_rows import divide, leading_one, requantised, roots, shift_to
 
 FARTHEST = tl.constexpr(1 << 20)
@@ -74,13 +75,7 @@ def _scores(
             s, seen = s + held, seen & (held != HIDDEN)
     if ALIBI or MASK == 2:
         s = tl.minimum(tl.maximum(s, -FARTHEST), FARTHEST).to(tl.int32)
-    if CAUSAL:
-        seen = seen & (key[None, :] <= at[:, None])
-    if WINDOW:
-        seen = seen & (key[None, :] > at[:, None] - window)
-        if not CAUSAL:
-            seen = seen & (key[None, :] < at[:, None] + window)
-    return tl.where(seen, s, HIDDEN)
+    return tl.where(within_reach(seen, at, key, window, CAUSAL, WINDOW), s, HIDDEN)
 
 
 @triton.jit

@@ -8,7 +8,7 @@ import click
 import numpy as np
 
 from lutc import litert
-from lutc.commands.options import NUMBER, echo_json, echo_table, json_option, rounding_option, typed
+from lutc.commands.options import NUMBER, echo_json, echo_table, folder_option, json_option, rounding_option, typed
 from lutc.errors import LutcError
 from lutc.files import atomic_write
 from lutc.formats.codes import HALF_UP, Inputs, Outputs
@@ -86,13 +86,7 @@ HAND_OVER = {"latency", "unit", "together", "arithmetic", "loadable", "no_compar
     show_default=True,
     help="sv of float tables: what comes in and goes out; the arithmetic is that of fp16.",
 )
-@click.option(
-    "-o",
-    "--output",
-    default=".",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Folder, made if need be.  [default: the current one]",
-)
+@folder_option
 @json_option
 @click.pass_context
 def export(

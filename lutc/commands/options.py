@@ -72,6 +72,13 @@ def save_or_print(text: str, output: Path, force: bool) -> str:
     return f"wrote {output}"
 
 
+folder_option = click.option(
+    "-o",
+    "--output",
+    default=".",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder, made if need be.  [default: the current one]",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for a program to read.")
 rounding_option = click.option(
     "--out-rounding",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from lutc.commands.options import folder_option
 from lutc.errors import LutcError
 
 if TYPE_CHECKING:
@@ -338,13 +339,7 @@ def show(tables: tuple[str, ...], centres: bool) -> None:
     type=click.Choice(["c", "onnx"]),
     help="c: C99 without a dependency, NAME.h and NAME.c; onnx: standard operators, NAME.onnx.",
 )
-@click.option(
-    "-o",
-    "--output",
-    default=".",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Folder, made if need be.  [default: the current one]",
-)
+@folder_option
 @click.option("--name", help="NAME of files and functions.  [default: the table's]")
 @click.option("--blob", is_flag=True, help="c: numbers in NAME.bin, handed to NAME_load, instead of in the source.")
 @click.option("--opset", default=18, show_default=True, type=click.IntRange(18, 21), help="onnx: operator set.")

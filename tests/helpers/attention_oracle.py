@@ -1,5 +1,6 @@
 """Attention in float64 with the whole matrix of scores: the oracle of every backend, and the calls that are tried."""
 
+import contextlib
 import math
 
 import numpy as np
@@ -8,6 +9,19 @@ import torch
 
 def _table(table, x: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(np.asarray(table(x.detach().numpy())))
+
+
+@contextlib.contextmanager
+def small_blocks(monkeypatch, blocks, keys: int):
+    """Several blocks of queries and of keys in small calls, which more threads would only wait for. blocks: the module
+    that divides calls.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    monkeypatch.setattr(blocks, "_SCORES", 1 << 12)
+    monkeypatch.setattr(blocks, "_KEYS", keys)
+    yield
+    torch.set_num_threads(threads)
 
 
 def attention(exp, q, k, v, mask=None, *, reciprocal=None, tanh=None, causal=False, offset=None, window=None,

@@ -33,13 +33,8 @@ def trained(*tensors):
 
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch):
-    """Several blocks of queries and of keys in small calls, which more threads would only wait for."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    monkeypatch.setattr(attention_blocks, "_SCORES", 1 << 12)
-    monkeypatch.setattr(attention_blocks, "_KEYS", 32)
-    yield
-    torch.set_num_threads(threads)
+    with oracle.small_blocks(monkeypatch, attention_blocks, keys=32):
+        yield
 
 
 @pytest.mark.parametrize("dtype", ROUNDING)

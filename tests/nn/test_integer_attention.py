@@ -27,13 +27,8 @@ CASES = [name for name in oracle.CASES if not oracle.CASES[name][1].get("softcap
 
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch):
-    """Several blocks of queries and of keys in small calls, which more threads would only wait for."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    monkeypatch.setattr(integer_attention_blocks, "_SCORES", 1 << 12)
-    monkeypatch.setattr(integer_attention_blocks, "_KEYS", 64)
-    yield
-    torch.set_num_threads(threads)
+    with oracle.small_blocks(monkeypatch, integer_attention_blocks, keys=64):
+        yield
 
 
 def by_the_model(module, q, k, v, mask=None, *, scale=None, alibi=None, sinks=None, lengths=None, offset=None, **rest):
