@@ -86,9 +86,10 @@ def run(contenders: Sequence[Contender], shape: str, device: torch.device, secon
     label = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu x{torch.get_num_threads()}"
     rows = []
     for one, samples in zip(contenders, found, strict=True):
-        p20, p50, p80 = (round(1e6 * v, 3) for v in _percentiles(samples))
+        p20, p50, p80 = _percentiles(samples)
         name = one.name, one.table, one.plan, lutc.__version__, label, one.dtype, shape
-        rows.append(Row(*name, p20, p50, p80, round(p50 / (1e6 * copy), 3)))
+        ratio = round(p50 / copy, 3)
+        rows.append(Row(*name, round(1e6 * p20, 3), round(1e6 * p50, 3), round(1e6 * p80, 3), ratio))
     return rows
 
 
