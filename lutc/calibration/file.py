@@ -45,8 +45,9 @@ class Layer:
     "rsqrt" of a norm). operator: "activation", "softmax", "layer_norm" or "rms_norm". quantity: what the histogram is
     of, the very number that a table sees: "x", "x - max(x)", "mean(x^2) + eps" or "variance(x) + eps". masked,
     infinite: inputs left out of the histogram (-inf or finfo.min from an attention mask; infinite). channel_low,
-    channel_high: float32 (channels,), range of each channel of the last dimension of an activation's input (or of that
-    which `calibrate` was given), else None.
+    channel_high: float32 (channels,), range of each channel of an activation's input, else None. channel_axis: the
+    dimension whose indices these channels are, as `calibrate` was given it (-1 is the last); None where there are none,
+    and in files that do not say.
     arrays: further sums over what was observed, any shape, so that merging adds them; facts: JSON values that say what
     they are, equal in all that merge.
     """
@@ -61,6 +62,24 @@ class Layer:
     channel_high: np.ndarray | None = None
     arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
     facts: Mapping = field(default_factory=dict)
+    channel_axis: int | None = None
+
+    def __post_init__(self) -> None:
+        low, high, axis = self.channel_low, self.channel_high, self.channel_axis
+        if isinstance(axis, bool) or not (axis is None or isinstance(axis, int)):
+            raise LutcError(f"the axis of channels is a whole number; given {axis!r:.40}")
+        if low is None and high is None:
+            return
+        ends = [np.asarray(end, np.float64) for end in (low, high) if end is not None]
+        if len(ends) < 2 or ends[0].ndim != 1 or ends[0].shape != ends[1].shape or not ends[0].size:
+            raise LutcError(
+                "the range of channels is two vectors of one length, `channel_low` and `channel_high`; given shapes "
+                + " and ".join(str(end.shape) for end in ends)
+            )
+        wrong = np.flatnonzero(~(np.isfinite(ends[0]) & np.isfinite(ends[1]) & (ends[0] <= ends[1])))
+        if wrong.size:
+            c = int(wrong[0])
+            raise LutcError(f"the range of channel {c} is {ends[0][c]:g} to {ends[1][c]:g}; it has two finite ends")
 
     def __add__(self, other: Layer) -> Layer:
         """Of both sets of inputs; LutcError where they are of different sites."""
@@ -73,15 +92,22 @@ class Layer:
                 f"calibrations of one site merge; given {kinds[0][:3]} and {kinds[1][:3]}, or arrays of different "
                 "settings"
             )
-        ends = ((self.channel_low, other.channel_low, np.minimum), (self.channel_high, other.channel_high, np.maximum))
-        low, high = (b if a is None else a if b is None else pick(a, b) for a, b, pick in ends)
+        parts = [
+            (low, high, layer.channel_axis)
+            for layer in (self, other)
+            if (low := layer.channel_low) is not None and (high := layer.channel_high) is not None
+        ]
+        if len({(axis, low.shape) for low, _, axis in parts}) > 1:
+            told = " and ".join(f"{low.size} of dimension {axis}" for low, _, axis in parts)
+            raise LutcError(f"calibrations of the same channels merge; given {told}")
         return replace(
             self,
             histogram=self.histogram + other.histogram,
             masked=self.masked + other.masked,
             infinite=self.infinite + other.infinite,
-            channel_low=low,
-            channel_high=high,
+            channel_low=np.minimum.reduce([low for low, _, _ in parts]) if parts else None,
+            channel_high=np.maximum.reduce([high for _, high, _ in parts]) if parts else None,
+            channel_axis=parts[0][2] if parts else None,
             arrays={key: value + other.arrays[key] for key, value in self.arrays.items()},
         )
 
@@ -167,6 +193,8 @@ class Calibration:
                 "arrays": sorted(layer.arrays),
                 "facts": dict(layer.facts),
             }
+            if layer.channel_axis is not None:
+                layers[name]["channel_axis"] = layer.channel_axis
         file = io.BytesIO()
         np.savez_compressed(file, **arrays)
         packed = file.getvalue()
@@ -259,5 +287,5 @@ def _layer(entry: dict, index: int, arrays) -> Layer:
     further = {key: arrays[f"{index}/{key}"] for key in entry["arrays"]}
     return Layer(
         entry["function"], entry["operator"], entry["quantity"], histogram, entry["masked"], entry["infinite"],
-        get.get("channel_low"), get.get("channel_high"), further, entry["facts"],
+        get.get("channel_low"), get.get("channel_high"), further, entry["facts"], entry.get("channel_axis"),
     )  # fmt: skip

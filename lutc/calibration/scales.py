@@ -157,9 +157,9 @@ class LayerScales:
     """How the inputs of every layer of a calibration become codes: `lutc.patch` takes it as `quantise=`, and a
     calibration alone for one with these defaults.
 
-    method, bits, symmetric: as of `for_layer`; per_channel: one `Inputs` for every index of `axis`, from its range
-    (min-max or power-of-two), where the calibration has seen the ranges along this axis. signed: False counts codes
-    from 0 on (uint8), so that a zero point z becomes z + 2^(bits - 1).
+    method, bits, symmetric: as of `for_layer`; per_channel: one `Inputs` for every channel, from its range (min-max or
+    power-of-two), along the axis that the calibration has seen; axis: the same, for files that do not say it. signed:
+    False counts codes from 0 on (uint8), so that a zero point z becomes z + 2^(bits - 1).
     """
 
     calibration: Calibration
@@ -168,7 +168,7 @@ class LayerScales:
     symmetric: bool = True
     signed: bool = True
     per_channel: bool = False
-    axis: int = -1
+    axis: int | None = None
 
     def of(self, path: str) -> Inputs | list[Inputs]:
         """Of the layer of a path, counted as signed codes."""
@@ -177,10 +177,22 @@ class LayerScales:
             return for_layer(layer, self.method, self.bits, self.symmetric)
         if layer.channel_low is None or layer.channel_high is None:
             raise LutcError(
-                f"the calibration has no ranges of the channels of '{path}', which are kept of activations alone; "
-                "leave per_channel out"
+                f"the calibration has no ranges of the channels of '{path}', which are kept of activations alone whose "
+                "number of channels stays; leave per_channel out, or calibrate with another channel_axis"
             )
         return per_channel(layer.channel_low, layer.channel_high, self.method, self.bits, self.symmetric)
+
+    def axis_of(self, path: str) -> int:
+        """The dimension of the channels of a layer's input; LutcError where another than the calibration's is asked
+        for.
+        """
+        seen = self.calibration.layers[path].channel_axis
+        if seen is not None and self.axis not in (None, seen):
+            raise LutcError(
+                f"the calibration has the ranges of channels of '{path}' along axis {seen}, not {self.axis}; leave "
+                f"axis= out, or calibrate with channel_axis={self.axis}"
+            )
+        return seen if seen is not None else -1 if self.axis is None else self.axis
 
 
 def _points(histogram: Histogram) -> tuple[np.ndarray, np.ndarray]:

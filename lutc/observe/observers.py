@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -89,7 +89,7 @@ class Observer(nn.Module):
 
 class ActivationObserver(Observer):
     """x itself, and the range of each channel: of each index of its last dimension, or of another that the watch names,
-    where no mask leaves tokens out.
+    where no mask leaves tokens out and every batch has as many of them.
     """
 
     operator, quantity = "activation", "x"
@@ -97,6 +97,7 @@ class ActivationObserver(Observer):
     def __init__(self, watch: Watch, path: str, function: str, exact: Callable | None = None):
         super().__init__(watch, path, function, exact or functools.partial(value, function))
         self.channels: tuple[torch.Tensor, torch.Tensor] | None = None
+        self.varying = False  # batches of other numbers of channels, whose ranges are of nothing
 
     @torch.no_grad()
     def observe(self, x: torch.Tensor) -> None:
@@ -111,7 +112,11 @@ class ActivationObserver(Observer):
                 return
             rows = x.movedim(axis, -1).reshape(-1, x.shape[axis])
         low, high = (end.float().nan_to_num(0.0, 0.0, 0.0) for end in rows.aminmax(dim=0))
-        if self.channels is not None and self.channels[0].shape == low.shape:
+        self.varying = self.varying or self.channels is not None and self.channels[0].shape != low.shape
+        if self.varying:
+            self.channels = None
+            return
+        if self.channels is not None:
             low, high = torch.minimum(low, self.channels[0]), torch.maximum(high, self.channels[1])
         self.channels = low, high
 
@@ -121,10 +126,10 @@ class ActivationObserver(Observer):
 
     def layer(self) -> Layer:
         layer = super().layer()
-        low, high = (None, None) if self.channels is None else (end.cpu().numpy() for end in self.channels)
-        return Layer(
-            layer.function, layer.operator, layer.quantity, layer.histogram, layer.masked, layer.infinite, low, high
-        )
+        if self.channels is None:
+            return layer
+        low, high = (end.cpu().numpy() for end in self.channels)
+        return replace(layer, channel_low=low, channel_high=high, channel_axis=self._held[0].channel_axis)
 
 
 class SoftmaxObserver(Observer):

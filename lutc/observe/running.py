@@ -52,13 +52,16 @@ def calibrate(
     compute, as `patch(activation={path: table})` takes them; "auto" for every elementwise function, known or not, as
     `patch(activation="auto")` has it. name: of the model, for the file. progress: called with the number of tokens
     after each batch. channel_axis: the dimension of an activation's input along which the ranges of channels are kept
-    (1 for images); inputs that lack it, or padded ones where it is not the last, have none.
+    (1 for images), which the file records; inputs that lack it or vary along it, and padded ones where it is not the
+    last, have none.
 
     Memory does not grow with the data: about 1 MiB a layer. The model runs in eval mode without gradients, with
     attention computed step by step so that scores can be seen, and is left as it was. Raises LutcError where nothing is
     found, where a layer is fed with NaN, and for a patched model.
     """
     refuse_patched(model, "calibrate")
+    if isinstance(channel_axis, bool) or not isinstance(channel_axis, int):
+        raise LutcError(f"channel_axis is the dimension of the channels, a whole number; given {channel_axis!r:.40}")
     digest = model_digest(model)
     watch = Watch(channel_axis=channel_axis)
     activations = {function: Observing(watch, function) for function in EXACT}

@@ -3,11 +3,13 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from lutc.calibration import Calibration, Histogram, Layer, read
+from lutc.calibration.file import _digest
 from lutc.calibration.statistics import statistics
 from lutc.errors import LutcError
 
@@ -25,6 +27,7 @@ def made(seed, model=MODEL, facts=None):
         channel_high=x.max(0),
         arrays={"layer_objective": np.full((4, 4), float(seed)), "tokens": np.array(64)},
         facts=facts or {"scale": 0.25},
+        channel_axis=1,
     )
     softmax = Layer("exp", "softmax", "x - max(x)", Histogram.of(-np.abs(x)), masked=3)
     return Calibration(
@@ -44,7 +47,10 @@ def same(a, b):
             y.masked,
         )
         assert (
-            np.array_equal(x.channel_low, y.channel_low) and x.arrays.keys() == y.arrays.keys() and x.facts == y.facts
+            np.array_equal(x.channel_low, y.channel_low)
+            and x.channel_axis == y.channel_axis
+            and x.arrays.keys() == y.arrays.keys()
+            and x.facts == y.facts
         )
         assert all(np.array_equal(x.arrays[key], y.arrays[key]) for key in x.arrays)
 
@@ -81,6 +87,46 @@ def test_merging_adds_everything():
         made(1) + made(1, {**MODEL, "digest": "cd" * 32})
     with pytest.raises(LutcError, match="different settings"):
         made(1) + made(1, facts={"scale": 0.5})
+
+
+def test_the_axis_of_channels():
+    layer = made(1).layer("act_fn")[1]
+    low, high = layer.channel_low, layer.channel_high
+    without = replace(layer, channel_low=None, channel_high=None, channel_axis=None)
+    for both in (layer + without, without + layer, layer + layer):
+        assert both.channel_axis == 1 and np.array_equal(both.channel_low, low)
+    assert (without + without).channel_axis is None
+    for other in ({"channel_axis": -1}, {"channel_low": low[:3], "channel_high": high[:3]}):
+        with pytest.raises(LutcError, match="of the same channels merge; given 5 of dimension 1 and"):
+            layer + replace(layer, **other)
+    for wrong, said in (
+        ({"channel_axis": 1.5}, "the axis of channels is a whole number; given 1.5"),
+        ({"channel_axis": True}, "a whole number; given True"),
+        ({"channel_low": low[:3]}, r"two vectors of one length, .*; given shapes \(3,\) and \(5,\)"),
+        ({"channel_low": None}, r"given shapes \(5,\)"),
+        ({"channel_low": high, "channel_high": low}, "the range of channel 0 is"),
+        ({"channel_high": high * np.nan}, "to nan; it has two finite ends"),
+    ):
+        with pytest.raises(LutcError, match=said):
+            replace(layer, **wrong)
+
+
+def test_a_file_is_asked_for_the_axis(tmp_path):
+    made(1).save(tmp_path / "c.json")
+    data = json.loads((tmp_path / "c.json").read_text())
+    entry = data["layers"]["model.layers.0.mlp.act_fn"]
+    assert entry["channel_axis"] == 1 and "channel_axis" not in data["layers"]["model.layers.0.self_attn"]
+    for given, said in (("one", "a whole number; given 'one'"), (None, None)):
+        entry["channel_axis"] = given
+        if given is None:
+            del entry["channel_axis"]
+        data["sha256"] = _digest(data)
+        (tmp_path / "c.json").write_text(json.dumps(data))
+        if said is None:
+            assert read(tmp_path / "c.json").layer("act_fn")[1].channel_axis is None
+            continue
+        with pytest.raises(LutcError, match=said):
+            read(tmp_path / "c.json")
 
 
 def test_layers_are_found_by_the_end_of_their_name():

@@ -58,7 +58,8 @@ class Scales:
                 f"the calibration never reached '{path}', so it has no scale for it; calibrate on other data, or leave "
                 "it out by skip="
             )
-        return as_quantiser(self.choice.of(path), self.choice.axis, self.choice.signed)
+        axis = self.choice.axis_of(path) if self.choice.per_channel else -1
+        return as_quantiser(self.choice.of(path), axis, self.choice.signed)
 
     def __str__(self) -> str:
         if self.all is None:

@@ -3,6 +3,7 @@ every shape.
 """
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import lutc
-from lutc.calibration import calibrate
+from lutc.calibration import calibrate, read
 from lutc.calibration.scales import LayerScales
 from lutc.errors import LutcError
 from lutc.nn import LUT, FakeQuantize, QuantActivation, QuantLUT
@@ -195,7 +196,7 @@ def test_layer_scales_of_a_calibration(per_channel, symmetric, signed):
     assert torch.equal(model(x), y)
 
 
-def test_channels_of_another_axis():
+def test_channels_of_another_axis(tmp_path):
     class Image(nn.Module):
         def __init__(self):
             super().__init__()
@@ -209,13 +210,32 @@ def test_channels_of_another_axis():
     calibration = calibrate(model, [x[:2], x[2:]], channel_axis=1)
     seen = model.conv(x)
     assert torch.equal(torch.from_numpy(calibration.layers["act"].channel_low), seen.amin((0, 2, 3)).detach())
-    lutc.patch(model, activation=GELU, quantise=LayerScales(calibration, "min-max", per_channel=True, axis=1))
+    calibration.save(tmp_path / "c.json")
+    calibration = read(tmp_path / "c.json")  # whose file knows the axis
+    lutc.patch(model, activation=GELU, quantise=LayerScales(calibration, "min-max", per_channel=True))
+    assert model.act.quantise.axis == 1
     want = torch.stack([QuantLUT(GELU, s)(seen[:, c]) for c, s in enumerate(model.act.quantise.scale)], 1)
     assert torch.equal(model(x), want)
     lutc.unpatch(model)
+    with pytest.raises(LutcError, match="has the ranges of channels of 'act' along axis 1, not -1"):
+        lutc.patch(model, activation=GELU, quantise=LayerScales(calibration, "min-max", per_channel=True, axis=-1))
+    unsaid = replace(calibration.layers["act"], channel_axis=None)  # as files of before
+    calibration = replace(calibration, layers={"act": unsaid})
     lutc.patch(model, activation=GELU, quantise=LayerScales(calibration, "min-max", per_channel=True))
     with pytest.raises(LutcError, match="3 channels along axis -1 take tensors with that many there; given shape"):
         model(x)
+    lutc.unpatch(model)
+    lutc.patch(model, activation=GELU, quantise=LayerScales(calibration, "min-max", per_channel=True, axis=1))
+    assert torch.equal(model(x), want)
+
+
+def test_channels_that_vary_have_no_ranges():
+    """Of batches with other numbers of channels, in whatever order, there is none that ranges would be of."""
+    batches = [torch.randn(4, n, 2) for n in (3, 5, 3)]
+    layer = calibrate(nn.Sequential(nn.GELU()), batches, channel_axis=1).layers["0"]
+    assert layer.channel_low is None and layer.channel_axis is None and layer.histogram.count == 4 * 11 * 2
+    with pytest.raises(LutcError, match="a whole number; given 1.5"):
+        calibrate(nn.Sequential(nn.GELU()), batches, channel_axis=1.5)
 
 
 def test_layer_scales_that_are_not_there():
