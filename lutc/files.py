@@ -1,4 +1,4 @@
-"""Writing files so that a reader never sees half of one."""
+"""Writing files so that a reader never sees half of one, and the folder of what may be made again."""
 
 from __future__ import annotations
 
@@ -40,6 +40,13 @@ def atomic_write(path: str | os.PathLike, data: str | bytes) -> None:
     finally:
         if temporary is not None and os.path.exists(temporary):
             os.unlink(temporary)
+
+
+def cache_folder() -> Path:
+    """$LUTC_CACHE, else $XDG_CACHE_HOME/lutc, else ~/.cache/lutc; it may be missing, and deleted at any time."""
+    if own := os.environ.get("LUTC_CACHE"):
+        return Path(own).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "lutc"
 
 
 def _umask() -> int:

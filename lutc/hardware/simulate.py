@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from lutc.errors import LutcError
-from lutc.hardware import handover, tools
+from lutc.hardware import handover, tools, verilator
 from lutc.hardware.handover import HandOver
 
 SIMULATORS = {"sv": ("verilator", "iverilog"), "vhdl": ("ghdl",), "hls": ("g++", "clang++")}
@@ -52,20 +52,6 @@ def simulate(folder: Path, simulator: str | None = None) -> dict:
     return verdict
 
 
-def _verilator(work: Path, manifest: dict) -> str:
-    sources = [name for name in [*manifest["sources"], *manifest["bench"]] if name.endswith(".sv")]
-    own = [name for name in manifest["sources"] if name.endswith(".sv")]
-    for unit in dict.fromkeys(unit["module"] for unit in manifest["units"]):
-        tools.run(["verilator", "--lint-only", "-Wall", "-Wno-DECLFILENAME", "--top", unit, *own], work)
-    quick = ["-CFLAGS", "-O0", "-MAKEFLAGS", "OPT_FAST=-O1 OPT_GLOBAL=-O0 OPT_SLOW=-O0", "-j", "2"]
-    tools.run(
-        ["verilator", "--binary", "--timing", "-Wno-fatal", "-Wno-lint", *quick, "--top", manifest["top"], *sources]
-        + ["-o", "simulation"],
-        work,
-    )
-    return tools.run([str(work / "obj_dir" / "simulation")], work)
-
-
 def _icarus(work: Path, manifest: dict) -> str:
     sources = [name for name in [*manifest["sources"], *manifest["bench"]] if name.endswith(".sv")]
     tools.need("vvp")
@@ -90,7 +76,7 @@ def _compiled(compiler: str, work: Path, manifest: dict) -> str:
 
 
 _RUNNERS: dict[str, Callable[[Path, dict], str]] = {
-    "verilator": _verilator,
+    "verilator": verilator.run,
     "iverilog": _icarus,
     "ghdl": _ghdl,
     "g++": partial(_compiled, "g++"),

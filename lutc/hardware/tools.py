@@ -18,6 +18,7 @@ PACKAGES = {
     "ghdl": "ghdl",
     "g++": "g++",
     "clang++": "clang",
+    "make": "make",
     "nextpnr-ice40": "nextpnr-ice40",
 }
 
@@ -63,7 +64,9 @@ def _complaint(text: str) -> str:
 
 
 def version(program: str) -> str:
-    """Name and version as the program says them."""
+    """Name and version as the program says them; the name alone where it is missing or says nothing."""
+    if not installed(program):
+        return program
     flag = {"iverilog": "-V", "vvp": "-V", "yosys": "-V"}.get(program, "--version")
     text = subprocess.run([program, flag], capture_output=True, text=True, errors="replace").stdout
     return text.splitlines()[0].strip() if text.strip() else program

@@ -1,13 +1,10 @@
 """GGUF files: transformers takes a minute to unpack one, so its weights are kept as safetensors in the user's cache
-folder.
-
-The folder is $LUTC_CACHE, else $XDG_CACHE_HOME/lutc, else ~/.cache/lutc; it may be deleted at any time.
+folder (`lutc.files.cache_folder`).
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import sys
 import tempfile
@@ -16,6 +13,7 @@ from pathlib import Path
 import torch
 
 from lutc.errors import LutcError
+from lutc.files import cache_folder
 from lutc.models.hugging_face import auto_class, load_tokenizer, quiet
 
 _HEAD = 1 << 20  # bytes at the start of a file that go into its key; they hold its metadata
@@ -34,13 +32,6 @@ def find(source: Path) -> Path | None:
             f"{', '.join(file.name for file in files[:4])}"
         )
     return files[0] if files else None
-
-
-def cache_folder() -> Path:
-    """Where unpacked models lie."""
-    if own := os.environ.get("LUTC_CACHE"):
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "lutc"
 
 
 def key(file: Path, dtype: torch.dtype | None) -> str:
