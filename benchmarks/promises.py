@@ -48,7 +48,8 @@ def optimum(name: str, entries: int, promises: tuple[str, ...], **options) -> fl
 def shipped() -> None:
     """Print what each promise costs the shipped int8 tables, what they promise and what that costs."""
     print("| | entries | through-zero | bounded | monotone | promised | cost |\n|---|---|---|---|---|---|---|")
-    for name, entries in (stem.rsplit("_", 1) for stem in library.names() if re.fullmatch(r".*(?<!nnlut)_\d+", stem)):
+    stems = [stem.rsplit("_", 1) for stem in library.names() if re.fullmatch(r".*(?<!nnlut)_\d+", stem)]
+    for name, entries in sorted(stems, key=lambda stem: (stem[0], int(stem[1]))):
         tables = lutc.load(f"{name}_{entries}")
         first = next(iter(tables.values()))
         options = {"inputs": tuple(tables.inputs.values()), "coefficients": first.coefficients, "range": tables.range}
@@ -58,6 +59,7 @@ def shipped() -> None:
             has = kept(FUNCTIONS[tables.function].name, promises)
             price = optimum(name, int(entries), has, **options) / plain - 1 if has else None
             row.append("-" if price is None else f"{100 * max(price, 0.0):.1f} %")
+        row[-1] = row[-1] if promised else "0.0 %"
         row.insert(3, ", ".join(promised) or "nothing")
         print(f"| {name} | {entries} |", " | ".join(row), "|", flush=True)
 

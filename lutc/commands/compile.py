@@ -23,7 +23,7 @@ from lutc.commands.options import (
     save_or_print,
     typed,
 )
-from lutc.compiler.fit import misfit
+from lutc.compiler.fit import coarse
 from lutc.compiler.pipeline import compile
 from lutc.compiler.request import FLOAT_INPUTS, INT8, PROLOGUES, SHARING, TAILS
 from lutc.costs.objectives import OBJECTIVES
@@ -173,7 +173,11 @@ class CompileCommand(GroupedCommand):
     type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
     help="File to write, - for standard output.  [default: NAME_ENTRIES.json here, never over another table]",
 )
-@click.option("--force", is_flag=True, help="Replace a file of the default name that holds another table.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Replace a file of the default name that holds another table; go on where a format cannot hold the function.",
+)
 @json_option
 @click.pass_context
 def compile_command(
@@ -221,12 +225,9 @@ def compile_command(
         request = _request(typed(context), inputs, **options)
         with progress_bar(f"compile {name}") as progress:
             request["promises"] = promises
-            tables = compile(function, entries, name=name, range=interval, progress=progress, **request)
+            tables = compile(function, entries, name=name, range=interval, force=force, progress=progress, **request)
     if default and tables.meta["search"].get("name") == "greedy":  # which chooses the entries
         output = Path(f"{file_name(name)}_{max(table.entries for table in tables.values())}.json")
-    judged = not force and "weights" not in tables.meta
-    if judged and (why := misfit(tables, functions.load(function, interval), entries)):
-        raise LutcError(f"{why}, or go on with --force")
     said = save_or_print(tables.dumps(), output, force or not default)
     if not said:
         return
@@ -248,11 +249,16 @@ def compile_command(
                 request["objective"] = "squared"
             request.pop("settings", None)
             even = compile(
-                function, entries, **{**request, "inputs": tuple(tables.inputs.values()) or request["inputs"]}
+                function,
+                entries,
+                force=True,
+                **{**request, "inputs": tuple(tables.inputs.values()) or request["inputs"]},
             )
             report_seen(tables, even, measured(options["weights"], function))
         if "layer_error" in tables.meta:
             report_felt(tables)
+        if line := coarse(tables):
+            click.echo(line)
         click.echo(said)
 
 

@@ -19,17 +19,16 @@ def chosen_format(fn: Function, inputs: tuple[Inputs, ...], out: Inputs | None, 
     """Name of the first of the function's own format, fixed point of 8 bits, of 16 bits, and fp32 that holds slopes and
     intercepts and, as near as 16 bits get, with more than 8 bits of output one step of the output.
 
-    inputs: codes, of which those with most of them in the function's range are judged. ranged: whether the range is not
-    the function's own, so that its own format may not hold it.
+    inputs: codes; the format holds lines through neighbouring codes in the function's range at every scale. ranged:
+    whether the range is not the function's own, so that its own format may not hold it.
     """
-    own = format_of(fn.coefficients)
-    samples = _most(fn, inputs)
-    if not own.is_fixed or samples is None or len(samples) < 3:
+    own, judged = format_of(fn.coefficients), _judged(fn, inputs)
+    most = max(judged, key=len, default=None)
+    if not own.is_fixed or most is None or len(most) < 3:
         return own.name
-    slopes = np.diff(samples.y) / np.diff(samples.x)
     tails = [value for line in (fn.left, fn.right) if line is not None for value in (line.slope, line.intercept)]
-    largest = max(float(np.abs(part).max()) for part in (slopes, samples.y[1:] - slopes * samples.x[1:], [0.0, *tails]))
-    spread = float(np.std(samples.y))
+    largest = float(np.abs(np.concatenate([tails, *map(_lines, judged)])).max())
+    spread = float(np.std(most.y))
     needed = out.scale if out is not None and out.bits > 8 else math.inf
     small = 0.0 < spread < own.step
     if not (ranged and largest > own.max + own.step) and not small and own.step <= needed:
@@ -42,12 +41,18 @@ def chosen_format(fn: Function, inputs: tuple[Inputs, ...], out: Inputs | None, 
     return "fp32"
 
 
-def _most(fn: Function, inputs: tuple[Inputs, ...]) -> Samples | None:
-    """Of the codes in the range, those that are most."""
+def _judged(fn: Function, inputs: tuple[Inputs, ...]) -> list[Samples]:
+    """The codes in the range, of every scale that has some."""
     found = []
     for codes in inputs:
         try:
             found.append(code_samples(fn, codes, *fn.range))
         except LutcError:  # no code lies in the range, which is said elsewhere
             continue
-    return max(found, key=len, default=None)
+    return found
+
+
+def _lines(samples: Samples) -> np.ndarray:
+    """Slopes and intercepts of the secants between neighbouring samples."""
+    slopes = np.diff(samples.y) / np.diff(samples.x)
+    return np.concatenate([slopes, samples.y[1:] - slopes * samples.x[1:]])

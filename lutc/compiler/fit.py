@@ -10,9 +10,10 @@ from lutc.costs.points import Points
 from lutc.costs.segments import DENSE_LIMIT, real_costs
 from lutc.formats.format import get as format_of
 from lutc.functions import Function
-from lutc.samples.samples import code_samples, grid_samples
+from lutc.samples.samples import Samples, code_samples, grid_samples
 from lutc.search.exact import exact
 from lutc.table.bodies import Lines
+from lutc.table.table import Table
 from lutc.table.table_set import TableSet
 
 _SHARE = 0.01  # of the function's own spread, beyond which an error is looked into
@@ -23,32 +24,41 @@ def misfit(tables: TableSet, fn: Function, entries: int = 1) -> str | None:
     """Why the coefficients' format cannot hold `fn`, and one of 16 bits that can; None where it does: where the root
     mean squared error over the codes in the range is at most 1 % of the function's standard deviation there (10 % where
     it is below the format's step), or at most ten times that of as many lines with real coefficients. Only tables of
-    fixed-point lines over codes are judged, by the scale with the most codes in the range. entries: that were asked
-    for, of which the table may use fewer. Tables of float inputs are judged by what their record says that rounding
-    costs, under the squared objective.
+    fixed-point lines over codes are judged, at every scale. entries: that were asked for, of which the table may use
+    fewer. Tables of float inputs are judged by what their record says that rounding costs, under the squared objective.
     """
     lo, hi = tables.range or fn.range
     if not tables.inputs:
         return _misfit_of_floats(tables, fn, lo, hi)
-    if tables.meta.get("search", {}).get("name") == "classic":  # which may miss what the format can do
+    if tables.meta.get("search", {}).get("name") in ("classic", "greedy"):  # may miss what it can do; keeps a bound
         return None
-    judged = {
-        key: code_samples(fn, inputs, lo, hi)
-        for key, inputs in tables.inputs.items()
-        if isinstance(tables[key].body, Lines)
-        and tables[key].coefficients.startswith("q")
-        and tables[key].prologue is None
-    }
-    key = max(judged, key=lambda key: len(judged[key]), default=None)  # over few codes any format may look bad
-    if key is None or not 2 < len(judged[key]) <= DENSE_LIMIT:
-        return None
-    table, samples = tables[key], judged[key]
-    error, spread = float(np.sqrt(np.mean((table(samples.x) - samples.y) ** 2))), float(np.std(samples.y))
-    step = 2.0 ** -format_of(table.coefficients).fraction_bits
-    if error <= max(_SHARE * spread, min(step, 10 * _SHARE * spread)):
-        return None
+    fixed = {key: table for key, table in tables.items() if _of_fixed_lines(table)}
+    judged = {key: code_samples(fn, tables.inputs[key], lo, hi) for key in fixed}
+    excess = {}
+    for key, samples in judged.items():
+        if 2 < len(samples) <= DENSE_LIMIT:
+            error, spread = _error(fixed[key], samples), float(np.std(samples.y))
+            step = format_of(fixed[key].coefficients).step
+            excess[key] = error / max(_SHARE * spread, min(step, 10 * _SHARE * spread), 1e-300)
+    for key in sorted((key for key in excess if excess[key] > 1.0), key=lambda key: -excess[key]):
+        if why := _blamed(fixed[key], judged[key], fn, entries, f"over [{lo:g}, {hi:g}]: at '{key}'"):
+            return why
+    return None
+
+
+def _of_fixed_lines(table: Table) -> bool:
+    return isinstance(table.body, Lines) and table.coefficients.startswith("q") and table.prologue is None
+
+
+def _error(table: Table, samples: Samples) -> float:
+    return float(np.sqrt(np.mean((table(samples.x) - samples.y) ** 2)))
+
+
+def _blamed(table: Table, samples: Samples, fn: Function, entries: int, where: str) -> str | None:
+    """The line on a table whose error is far beyond that of real lines."""
     costs = real_costs(Points.of(samples), table.left, table.right)
     best = exact(costs, min(max(entries, table.entries), len(samples)))  # empty segments are merged
+    error, spread = _error(table, samples), float(np.std(samples.y))
     if error <= _TIMES * math.sqrt(best.cost):
         return None
     slopes, intercepts = costs.line(best.cuts[:-1], best.cuts[1:])
@@ -56,9 +66,8 @@ def misfit(tables: TableSet, fn: Function, entries: int = 1) -> str | None:
     whole = max(0, math.floor(math.log2(largest)) + 1) if largest > 0 else 0
     wanted = f"q{whole}.{15 - whole}" if whole <= 15 and 2.0 ** (whole - 15) <= spread else "a floating-point one"
     return (
-        f"{table.coefficients} cannot hold {fn.name} over [{lo:g}, {hi:g}]: at '{key}' the error is {error:.3g} (root "
-        f"mean square), where as many lines with real coefficients reach {math.sqrt(best.cost):.3g}; take {wanted} "
-        "(`coefficients`)"
+        f"{table.coefficients} cannot hold {fn.name} {where} the error is {error:.3g} (root mean square), where as "
+        f"many lines with real coefficients reach {math.sqrt(best.cost):.3g}; take {wanted} (`coefficients`)"
     )
 
 
@@ -75,3 +84,21 @@ def _misfit_of_floats(tables: TableSet, fn: Function, lo: float, hi: float) -> s
             "take fp32 (`coefficients`)"
         )
     return None
+
+
+def coarse(tables: TableSet) -> str | None:
+    """A line on fixed-point coefficients whose step is coarser than one of the output's, with a format of 16 bits that
+    holds it where there is one; None where they hold it, or outputs have at most 8 bits.
+    """
+    out, table = tables.meta.get("output"), next(iter(tables.values()))
+    if out is None or out["bits"] <= 8 or not table.coefficients.startswith("q"):
+        return None
+    fmt = format_of(table.coefficients)
+    if fmt.step <= out["scale"]:
+        return None
+    fraction = math.ceil(-math.log2(out["scale"]))
+    finer = f"q{fmt.integer_bits}.{fraction}" if fmt.integer_bits + fraction < 16 else "fp32"
+    return (
+        f"one step of {fmt.name} is {fmt.step / out['scale']:g} steps of the output, most codes will be wrong; take "
+        f"{finer} (--coefficients)"
+    )

@@ -15,6 +15,7 @@ from lutc.calibration.weights import Measured
 from lutc.certify.certificate import certify
 from lutc.certify.promises import broken
 from lutc.compiler.build import build
+from lutc.compiler.fit import misfit
 from lutc.compiler.problem import Problem, Task, prepare
 from lutc.compiler.promises import over_promises
 from lutc.compiler.request import INT8, Request
@@ -53,6 +54,7 @@ def compile(
     seed: int = 42,
     settings: Any = None,
     name: str | None = None,
+    force: bool = False,
     progress: Callable[[int], object] | None = None,
     **mistyped: object,
 ) -> TableSet:
@@ -62,7 +64,9 @@ def compile(
     (a partial, a module), which needs a `range`. entries: segments of a table at most, tails included. inputs: codes
     (`lutc.formats.Inputs`, one table for each), "fp16" or "bf16" (every value), or "grid". search: a name of
     `lutc.search.registry.SEARCHES`, with its own settings. name: top key of the file, by default the function as typed.
-    The other options stand with the parts of `lutc.compiler.request.Request`.
+    The other options stand with the parts of `lutc.compiler.request.Request`. force: whether a table goes on whose
+    coefficients' format cannot hold the function (`lutc.compiler.fit`), which is an error otherwise; with `weights`
+    none is judged so.
 
     LutcError for whatever cannot be compiled. The same request gives the same bytes.
     """
@@ -89,7 +93,12 @@ def compile(
         settings=settings,
         **mistyped,
     )
-    return compile_request(request, name=name, progress=progress)
+    compiled = compile_request(request, name=name, progress=progress)
+    if not force and "weights" not in compiled.meta:
+        fn = functions.load(request.function.function, request.function.range)
+        if why := misfit(compiled, fn, request.storage.entries):
+            raise LutcError(f"{why}, or go on with `force`")
+    return compiled
 
 
 def compile_request(

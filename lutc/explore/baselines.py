@@ -203,6 +203,7 @@ def _shared(bench: Workbench) -> Iterator[Baseline]:
                 range=space.range,
                 tails=space.tails,
                 out=space.out,
+                force=True,
             )
         except (
             LutcError

@@ -137,7 +137,9 @@ def compile_design(space: Space, design: Design, name: str | None = None) -> Tab
     write.
     """
     bench = Workbench(space)
-    return pipeline.compile(space.function, design.choice.entries, name=name, **bench.options(design.choice))
+    return pipeline.compile(
+        space.function, design.choice.entries, name=name, force=True, **bench.options(design.choice)
+    )
 
 
 class _Genome(list):

@@ -107,6 +107,7 @@ def _baseline(space: Space, baseline: Baseline) -> dict[str, str] | None:
         coefficients=baseline.coefficients,
         slopes=baseline.kind,
         name="t",
+        force=True,
     )
     return _unit(tables, space, baseline.kind)
 

@@ -47,14 +47,19 @@ def test_sixteen_bits_of_output_take_sixteen_bits_of_coefficients():
 def test_a_tiny_function_takes_floats_and_a_format_that_is_given_stays():
     tiny = functions.user.from_callable(lambda x: 1e-6 * np.tanh(x), (-4.0, 4.0))
     assert lutc.compile(tiny, 8, inputs=FINE)["4"].coefficients == "fp32"
-    assert lutc.compile("exp", 8, range=(-4.0, 4.0), inputs=FINE, coefficients="q3.4")["4"].coefficients == "q3.4"
-    coded = lutc.compile("exp", 8, range=(-4.0, 4.0), inputs=FINE, objective="absolute", search="exact")
+    assert (
+        lutc.compile("exp", 8, range=(-4.0, 4.0), inputs=FINE, coefficients="q3.4", force=True)["4"].coefficients
+        == "q3.4"
+    )
+    coded = lutc.compile("exp", 8, range=(-4.0, 4.0), inputs=FINE, objective="absolute", search="exact", force=True)
     assert coded["4"].coefficients == "q1.6"  # whose costs know 8 bits alone
 
 
 def test_float_inputs_are_judged_too():
     fn = functions.load("square", (-8.0, 8.0))
     for coefficients, holds in (("fp32", True), ("q1.6", False)):
-        tables = lutc.compile("square", 16, range=fn.range, inputs="grid", coefficients=coefficients, search="exact")
+        tables = lutc.compile(
+            "square", 16, range=fn.range, inputs="grid", coefficients=coefficients, search="exact", force=True
+        )
         why = misfit(tables, fn, 16)
         assert (why is None) == holds and (holds or "q1.6 cannot hold square over [-8, 8]" in why)

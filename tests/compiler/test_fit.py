@@ -7,8 +7,9 @@ from click.testing import CliRunner
 import lutc
 from lutc import functions
 from lutc.cli import main
-from lutc.compiler.fit import misfit
-from lutc.formats.codes import Inputs
+from lutc.compiler.fit import coarse, misfit
+from lutc.errors import LutcError
+from lutc.formats.codes import Inputs, Outputs
 from lutc.table.library import names
 
 FINE = (Inputs(8, 2.0**-4),)
@@ -16,7 +17,7 @@ FINE = (Inputs(8, 2.0**-4),)
 
 @pytest.mark.parametrize("function, interval", [("exp", (-4, 4)), ("square", (-4, 4)), ("reciprocal", (0.0625, 4))])
 def test_the_format_that_is_named_holds(function, interval):
-    tables = lutc.compile(function, 8, range=interval, inputs=FINE, coefficients="q1.6", search="exact")
+    tables = lutc.compile(function, 8, range=interval, inputs=FINE, coefficients="q1.6", search="exact", force=True)
     why = misfit(tables, functions.get(function))
     assert why is not None and "q1.6 cannot hold" in why
     wanted = why.partition("take ")[2].split()[0]
@@ -42,6 +43,32 @@ def test_shipped_tables_fit():
             assert misfit(tables, functions.get(tables.function)) is None, name
 
 
+def test_python_refuses_in_the_same_words_unless_forced():
+    given = {"range": (-4, 4), "inputs": FINE, "coefficients": "q1.6"}
+    with pytest.raises(LutcError, match=r"q1\.6 cannot hold exp over \[-4, 4\]: .* go on with `force`"):
+        lutc.compile("exp", 8, **given)
+    assert lutc.compile("exp", 8, force=True, **given)["4"].coefficients == "q1.6"
+
+
+def test_every_scale_is_judged():
+    """At 2^-6 the codes reach to 1/64, where 1/x is 64; the coarser scales fit."""
+    inputs = tuple(Inputs(8, 2.0**-b) for b in (2, 6))
+    with pytest.raises(LutcError, match=r"q4\.11 cannot hold reciprocal .* at '6'"):
+        lutc.compile("reciprocal", 8, range=(0.001, 32.0), inputs=inputs, coefficients="q4.11", search="exact")
+    tables = lutc.compile("reciprocal", 16, range=(0.001, 32.0), inputs=inputs, search="exact")
+    for key, table in tables.items():
+        x = tables.inputs[key].x()
+        x = x[x >= 0.001]
+        assert np.abs(table(x) - 1 / x).max() < 1.0, key
+
+
+def test_an_output_finer_than_the_coefficients_is_said():
+    out = Outputs(16, 2.0**-15)
+    tables = lutc.compile("sigmoid", 8, inputs=FINE, out=out, coefficients="q1.6", search="exact")
+    assert "one step of q1.6 is 512 steps of the output" in coarse(tables) and "q1.15" not in coarse(tables)
+    assert coarse(lutc.compile("sigmoid", 8, inputs=FINE, out=Outputs(8, 2.0**-4), search="exact")) is None
+
+
 def test_the_command_refuses_and_goes_on_when_forced(tmp_path):
     arguments = ["compile", "exp", "--range", "-4", "4", "--scale", "2^-4", "-o", str(tmp_path / "exp.json")]
     arguments += ["--coefficients", "q1.6"]
@@ -54,6 +81,6 @@ def test_the_command_refuses_and_goes_on_when_forced(tmp_path):
 
 def test_a_function_below_the_formats_step_is_refused():
     tiny = functions.user.from_callable(lambda x: 1e-6 * np.tanh(x), (-4.0, 4.0))
-    tables = lutc.compile(tiny, 8, inputs=FINE, search="exact", coefficients="q1.6")
+    tables = lutc.compile(tiny, 8, inputs=FINE, search="exact", coefficients="q1.6", force=True)
     why = misfit(tables, tiny, 8)
     assert why is not None and "q1.6 cannot hold" in why and "floating-point" in why
