@@ -44,8 +44,8 @@ class HalfCosts:
     def outside_right(self, position: np.ndarray) -> np.ndarray:
         return self.exact.outside_right(position)
 
-    def interval(self, start: np.ndarray, end: np.ndarray, pieces: int) -> np.ndarray:
-        """Costs of intervals [cuts[start], cuts[end]) of `pieces` pieces, as `IntervalCosts.interval`."""
+    def interval(self, start: np.ndarray, end: np.ndarray, pieces: int, limit: float = np.inf) -> np.ndarray:
+        """Costs of intervals [cuts[start], cuts[end]) of `pieces` pieces, as `IntervalCosts.interval`, limit unused."""
         start, end = np.broadcast_arrays(start, end)
         low, high = self.exact.cuts[start.ravel()], self.exact.cuts[end.ravel()]
         edges = edges_between(low, high, pieces)

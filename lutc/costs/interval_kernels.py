@@ -121,8 +121,8 @@ def _first_at_or_above(x, start, bound):
 
 
 @njit
-def interval_costs(x, y, w, region, sums, edges, values, norm, cap):
-    """Cost of each row of pieces: edges and values (rows, pieces + 1); inf where two edges coincide."""
+def interval_costs(x, y, w, region, sums, edges, values, norm, cap, limit):
+    """Cost of each row of pieces: edges and values (rows, pieces + 1); inf beyond `limit` and where edges coincide."""
     rows, columns = edges.shape
     result = np.zeros(rows)
     for row in range(rows):
@@ -138,6 +138,9 @@ def interval_costs(x, y, w, region, sums, edges, values, norm, cap):
                 slope = (values[row, p + 1] - values[row, p]) / (high - low)
                 cost = _piece(x, y, w, region, sums, i, j, low, values[row, p], slope, norm, cap)
                 total = max(total, cost) if norm == MAX else total + cost
+                if total > limit:
+                    total = np.inf
+                    break
             i = j
         result[row] = total
     return result

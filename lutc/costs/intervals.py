@@ -78,9 +78,9 @@ class IntervalCosts:
         weight, first, second = (_prefix(v) for v in (t.weight, t.weight * t.x, t.weight * t.y))
         return np.stack([*weight, *first, *second], axis=1)
 
-    def interval(self, start: np.ndarray, end: np.ndarray, pieces: int) -> np.ndarray:
-        """Costs of intervals [cuts[start], cuts[end]) of `pieces` pieces; start and end are integer arrays of one
-        shape, so is the result.
+    def interval(self, start: np.ndarray, end: np.ndarray, pieces: int, limit: float = np.inf) -> np.ndarray:
+        """Costs of intervals [cuts[start], cuts[end]) of `pieces` pieces, infinite where they exceed `limit`; start and
+        end are integer arrays of one shape, so is the result.
         """
         start, end = np.broadcast_arrays(start, end)
         edges = edges_between(self.cuts[start.ravel()], self.cuts[end.ravel()], pieces)
@@ -91,7 +91,7 @@ class IntervalCosts:
 
         region = np.arange(len(t)) if t.region is None else t.region
         costs = interval_kernels.interval_costs(
-            t.x, t.y, t.weight, region, self._sums, edges, values, NORMS.index(self.norm), t.cap
+            t.x, t.y, t.weight, region, self._sums, edges, values, NORMS.index(self.norm), t.cap, limit
         )
         return np.where(np.isnan(costs), np.inf, costs).reshape(start.shape)
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 # Candidates of each start; coarse: for costs that are slow.
 COARSE = {"quick": (256,), "best": (192, 256, 320, 400), "coarse": (64,)}
+_FIRST = 64  # candidates of a first solution, whose cost limits the intervals that are priced in full
 _REACH = 4  # neighbours tried to each side of a cut while refining
 _PIECES_GRID, _MOST_PIECES = 80, 128  # candidates, and pieces of one interval, where the pieces are searched too
 _REMEDY = "use more cut points, a wider range, a prologue or values of a wider format"
@@ -75,9 +76,13 @@ def search(
             "themselves"
         )
     anchors = np.asarray(anchors, np.int64)
-    grids = [np.union1d(np.linspace(0, costs.size - 1, count).astype(np.int64), anchors) for count in COARSE[quality]]
-    found = [refine(costs, _start(costs, pieces, grid), anchors) for grid in grids]
-    best = min(found, key=lambda result: result.cost)
+    grids = [_candidates(costs, count, anchors) for count in COARSE[quality]]
+    known = _start(costs, pieces, _candidates(costs, _FIRST, anchors))
+    found = []
+    for grid in grids:
+        found.append(refine(costs, _start(costs, pieces, grid, known), anchors))
+        known = min(found, key=lambda result: result.cost)
+    best = known
     if not np.isfinite(best.cost):
         raise LutcError(f"no {len(pieces) + 1} cut points keep the error finite; {_REMEDY}")
     return best
@@ -94,8 +99,7 @@ def search_pieces(
             f"{intervals} intervals take {intervals + 1} cut points and at least {intervals} pieces; given "
             f"{costs.size} and {budget}"
         )
-    grid = np.linspace(0, costs.size - 1, _PIECES_GRID).astype(np.int64)
-    candidates = np.union1d(grid, np.asarray(anchors, np.int64))
+    candidates = _candidates(costs, _PIECES_GRID, np.asarray(anchors, np.int64))
     counts = [1 << k for k in range(min(_MOST_PIECES, budget - intervals + 1).bit_length())]
     matrices = {count: _matrix(costs, candidates, candidates, count) for count in counts}
     value = np.full((budget + 1, candidates.size), np.inf)
@@ -129,11 +133,16 @@ def search_pieces(
     return refine(costs, _result(positions[::-1], pieces[::-1], 0.0), anchors)
 
 
-def _matrix(costs, rows, columns, pieces: int) -> np.ndarray:
-    """Costs of intervals from each of `rows` to each of `columns`, inf where they are not ascending."""
+def _candidates(costs, count: int, anchors: np.ndarray) -> np.ndarray:
+    """So many positions, evenly spaced, and the anchors."""
+    return np.union1d(np.linspace(0, costs.size - 1, count).astype(np.int64), anchors)
+
+
+def _matrix(costs, rows, columns, pieces: int, limit: float = np.inf) -> np.ndarray:
+    """Costs of intervals from each of `rows` to each of `columns`, inf beyond `limit` and where they do not ascend."""
     matrix = np.full((rows.size, columns.size), np.inf)
     a, b = np.nonzero(rows[:, None] < columns[None, :])
-    matrix[a, b] = costs.interval(rows[a], columns[b], pieces)
+    matrix[a, b] = costs.interval(rows[a], columns[b], pieces, limit)
     return matrix
 
 
@@ -152,10 +161,17 @@ def _chain(costs, pieces, options, matrices) -> SearchResult:
     return _result([int(o[p]) for o, p in zip(options, reversed(path))], pieces, cost)
 
 
-def _start(costs, pieces, candidates) -> SearchResult:
+def _start(costs, pieces, candidates, known: SearchResult | None = None) -> SearchResult:
+    """The best cuts at candidates. known: good cuts; no interval of the best ones costs more than what these do once
+    they are moved to the nearest candidates.
+    """
     if candidates.size <= len(pieces):
         candidates = np.arange(candidates[0], candidates[-1] + 1)
-    matrices = {count: _matrix(costs, candidates, candidates, count) for count in set(pieces)}
+    limit = np.inf
+    if known is not None and np.isfinite(known.cost):
+        between = (candidates[1:] + candidates[:-1]) / 2
+        limit = total(costs, candidates[np.searchsorted(between, known.cuts)], pieces) * (1.0 + 1e-9)
+    matrices = {count: _matrix(costs, candidates, candidates, count, limit) for count in set(pieces)}
     return _chain(costs, pieces, [candidates] * (len(pieces) + 1), [matrices[count] for count in pieces])
 
 
