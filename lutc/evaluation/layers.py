@@ -73,11 +73,12 @@ class Recorder:
         # by layer and how often it ran before in this forward (ALBERT runs one layer many times)
         self.inputs: dict[tuple[str, int], Tensor] = {}
         self.outputs: dict[tuple[str, int], Tensor] = {}
+        self.forms: list[tuple | None] = []  # what a layer gave besides, as `_besides` has it
 
     @contextlib.contextmanager
     def record(self) -> Iterator[None]:
         """Keep what a forward gives. Raises NotFinite."""
-        self.inputs, self.outputs, last, runs = {}, {}, [None, None], Counter()
+        self.inputs, self.outputs, self.forms, last, runs = {}, {}, [], [None, None], Counter()
 
         def before(name):
             def hook(module, args, kwargs):
@@ -94,6 +95,7 @@ class Recorder:
                     self._check(name, y)
                     last[:] = y, y.clone()  # a residual added in place must not reach it
                     self.outputs[name, runs[name]] = last[1]
+                    self.forms.append(_besides(output))
                 runs[name] += 1
 
             return hook
@@ -213,6 +215,16 @@ def _tensor(output) -> Tensor | None:
     if isinstance(output, tuple | list) and output:
         return _tensor(output[0])
     return None
+
+
+def _besides(output) -> tuple | None:
+    """The type of a layer's output and what it holds besides hidden states where that is nothing but None, else None;
+    () for a tensor.
+    """
+    if isinstance(output, Tensor):
+        return ()
+    plain = type(output) in (tuple, list) and all(value is None for value in output[1:])
+    return (type(output), *output[1:]) if plain and isinstance(output[0], Tensor) else None
 
 
 def _first(args, kwargs) -> Tensor | None:

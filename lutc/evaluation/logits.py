@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lutc.models.modes import other_forward
 from lutc.models.outputs import first_tensor
 
 LIMIT = 1 << 28  # bytes of logits up to which they are taken whole
@@ -61,15 +62,6 @@ class Head:
             self.module(hidden).to(whole.dtype), whole, rtol=1e-3, atol=1e-3
         )
 
-    @contextlib.contextmanager
-    def left_out(self) -> Iterator[None]:
+    def left_out(self) -> contextlib.AbstractContextManager[None]:
         """The model gives what enters the head in the place of logits."""
-        own = self.module.__dict__.get("forward")  # accelerate's hooks stand there
-        self.module.forward = lambda x: x
-        try:
-            yield
-        finally:
-            if own is None:
-                del self.module.forward
-            else:
-                self.module.forward = own
+        return other_forward(self.module, lambda x: x)

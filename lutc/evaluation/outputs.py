@@ -46,6 +46,13 @@ class ModelOutputs:
     vectors: Tensor | None = None
     logits: Logits | None = None
 
+    def same(self, output: object, mask: Tensor | None) -> bool:
+        """Whether the model has given this again, to the bit."""
+        y = first_tensor(output)
+        if self.logits is not None:
+            return torch.equal(self.logits.values, y)
+        return self.vectors is not None and torch.equal(self.vectors, pooled(y, mask))
+
 
 def outputs_of(
     output: object,

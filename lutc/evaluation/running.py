@@ -17,6 +17,7 @@ from lutc.evaluation.logits import Head
 from lutc.evaluation.outputs import Compared, ModelOutputs, outputs_of
 from lutc.evaluation.placing import operators
 from lutc.evaluation.results import Evaluation, LayerResult, Result
+from lutc.evaluation.resuming import Resuming
 from lutc.evaluation.storage import used_bytes
 from lutc.evaluation.variants import EXACT_ON_CODES, Variant
 from lutc.models.hugging_face import kind_of
@@ -36,7 +37,7 @@ def evaluate(
     variants: Iterable[Variant],
     *,
     layers: bool | int = True,
-    each_layer: bool = False,
+    each_layer: bool | Sequence[str] = False,
     progress: Callable[..., object] | None = None,
     ranks: Ranks | None = None,
 ) -> Evaluation:
@@ -45,8 +46,9 @@ def evaluate(
     loaded: of `lutc.models.loading.load`; or a model, whose class says what it is for. batches: dicts of keyword
     arguments, tuples or tensors, moved to the model's device one at a time. layers: also the error of every layer,
     which takes one more forward for each batch and variant, on the exact model's inputs; a number: on the first so many
-    batches. each_layer: also the whole model with one layer's tables at a time: as many forwards again as there are
-    layers. progress: called as progress(0, total=forwards there will be), then as progress(1) after each.
+    batches. each_layer: also the whole model with one layer's tables at a time, or, of these modules, one's: as many
+    forwards again as there are, begun at the layer where that changes nothing. progress: called as
+    progress(0, total=forwards there will be), then as progress(1) after each.
 
     Of causal models every row of a batch is a window; standard errors are of as many independent windows as there are.
     What is kept besides the figures: the outputs of every layer on one batch, and its logits, or, where those exceed
@@ -82,7 +84,7 @@ class _Run:
         loaded: Loaded,
         variants: list[Variant],
         layers: bool | int,
-        each_layer: bool,
+        each_layer: bool | Sequence[str],
         progress: Callable[..., object],
     ):
         self.loaded, self.model, self.variants, self.progress = loaded, loaded.model, variants, progress
@@ -100,11 +102,13 @@ class _Run:
                 used += [table for _, module in operators(self.model) for table in _tables_of(module)]
         found = find_layers(self.model, sites)
         self.found, self.layers = found, found if layers else []
-        self.alone = [*found, None] if each_layer else []  # None: what lies in no layer
+        # one at a time; None: what lies in no layer
+        self.alone = [*found, None] if each_layer is True else list(each_layer or [])
         self.left = len(self.layers) and (
             float("inf") if layers is True else int(layers)
         )  # batches on which layers are compared
         self.recorder = Recorder(self.model, self.layers)
+        self.resuming = Resuming(self.recorder, found if self.alone else [])
         self.exact, self.seconds, self.tokens = Compared(), 0.0, 0
         self.compared = [Compared() for _ in variants]
         self.single = [{name: Compared() for name in self.alone} for _ in variants]
@@ -128,7 +132,8 @@ class _Run:
         mask = batch.get("attention_mask") if isinstance(batch, Mapping) else None
         self.head.wanted(batch)  # tries the head, once, before anything is recorded
         self.recorder.mask = mask.bool() if isinstance(mask, torch.Tensor) and mask.ndim == 2 else None
-        self.recorder.layers = self.layers if self.left > 0 else []
+        compared = self.layers if self.left > 0 else []
+        self.recorder.layers = self.found if self.alone else compared
         self.left -= 1
         try:
             with self.recorder.record():
@@ -142,6 +147,8 @@ class _Run:
             raise LutcError(
                 f"the exact model computes NaN or infinities, first in {error.layer}; try `dtype` fp32 or bf16"
             ) from error
+        self.resuming.prepare(lambda: self._call(batch), exact)
+        self.recorder.layers = compared
         self.exact.add(exact, exact)
         self.seconds += seconds
         self.tokens += exact.tokens
@@ -169,8 +176,9 @@ class _Run:
                 self.progress(1)
         for name in list(self.single[index]):
             try:
-                with self._patched(variant, **({"skip": list(self.alone[:-1])} if name is None else {"only": name})):
-                    self.single[index][name].add(self._forward(batch, exact)[0], exact)
+                with self._patched(variant, **({"skip": self.found} if name is None else {"only": name})) as report:
+                    with self.resuming.at(report.replaced):
+                        self.single[index][name].add(self._forward(batch, exact)[0], exact)
             except LutcError:  # nothing to replace there
                 del self.single[index][name]
                 self.progress(1)
@@ -242,9 +250,8 @@ class _Run:
         )
 
     def _names(self, index: int) -> list[str]:
-        return list(self.layers or [name for name in self.alone if name is not None]) + ["the rest"] * (
-            None in self.single[index]
-        )
+        alone = [name for name in self.alone if name is not None]
+        return list(dict.fromkeys([*self.layers, *alone])) + ["the rest"] * (None in self.single[index])
 
     def _layer(self, index: int, name: str, exact: Result) -> LayerResult:
         single = self.single[index].get(None if name == "the rest" else name)

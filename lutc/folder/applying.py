@@ -154,14 +154,11 @@ def put(
 
 @dataclass(frozen=True)
 class FolderVariant:
-    """A folder as a way to run its model, for `lutc.evaluation.evaluate`. make: what stands at each place. at: the one
-    module that has its tables; None for all.
-    """
+    """A folder as a way to run its model, for `lutc.evaluation.evaluate`. make: what stands at each place."""
 
     name: str
     folder: Folder
     make: Callable[[Entry, Folder], nn.Module] = module_of
-    at: str | None = None
     codes: None = None
     activations: dict = field(default_factory=dict)
 
@@ -169,4 +166,4 @@ class FolderVariant:
         self, model: nn.Module, only: str | Sequence[str] | None = None, skip: str | Sequence[str] | None = None
     ) -> Report:
         """As `lutc.evaluation.Variant.patch`."""
-        return put(model, self.folder, self.at if only is None else only, skip, self.make)
+        return put(model, self.folder, only, skip, self.make)

@@ -180,12 +180,14 @@ def _prices(model, few, ladder: Ladder, places: list[str], told: Progress) -> di
     """
     folder = ladder.chosen({})
     modules = list(dict.fromkeys(module for path in places if (module := path.split(" ")[0])))
-    variants: list[Any] = [FolderVariant(name, folder, at=name) for name in modules]
-    found = evaluate(model, [few], variants, layers=False, progress=lambda n=1, total=None: told("measure", n))
+    variant: Any = FolderVariant("tables", folder)
+    report = lambda n=1, total=None: told("measure", n)  # noqa: E731
+    found = evaluate(model, [few], [variant], layers=False, each_layer=modules, progress=report)
+    measured = {layer.name: layer.kl for layer in found["tables"].layers}
     prices: dict[str, float] = {}
     for name in modules:
         here = [path for path in places if path.split(" ")[0] == name]
         error = sum(ladder.error(path, LADDER[0]) for path in here)
-        kl = found[name].kl
+        kl = measured.get(name)
         prices |= dict.fromkeys(here, kl / error if kl is not None and error > 0 else 0.0)
     return {path: prices.get(path, max(prices.values(), default=1.0)) for path in places}
