@@ -111,6 +111,8 @@ def collect(
     type=click.IntRange(0),
     help="Neurons to keep exactly, as further inputs of the maps.",
 )
+@click.option("--local", is_flag=True, help="Each centre keeps neurons of its own.")
+@click.option("--rank", default=0, show_default=True, type=click.IntRange(0), help="Of the Jacobians; 0: full.")
 @click.option(
     "--fit",
     default="ridge",
@@ -140,6 +142,8 @@ def fit(
     k: int,
     order: int,
     neurons: int,
+    local: bool,
+    rank: int,
     fit: str,
     format: str,
     fallback: float,
@@ -160,7 +164,8 @@ def fit(
     from lutc.taylor.inputs import BlockInputs  # brings torch
     from lutc.taylor.sequential import fit_sequential  # brings torch
 
-    settings = TaylorSettings(k, order, fit, format, fallback, post_norm, seed, int(memory * 2**30), neurons)
+    room = int(memory * 2**30)
+    settings = TaylorSettings(k, order, fit, format, fallback, post_norm, seed, room, neurons, local, rank)
     loaded = _loaded(model, task)
     network = loaded.model
     if sequential:
@@ -305,7 +310,10 @@ def show(tables: tuple[str, ...], centres: bool) -> None:
         header = read_header(path if path.suffix == ".json" else path.with_name(path.name + ".json"))
         widths = f"{header['in_features']} -> {header['out_features']}"
         kept = header.get("settings", {}).get("neurons")
-        kept = f", {kept} neurons ({header['activation']})" if kept else ""
+        own = " to each centre" if header.get("settings", {}).get("local") else ""
+        kept = f", {kept} neurons{own} ({header['activation']})" if kept else ""
+        rank = header.get("settings", {}).get("rank")
+        kept += f", rank {rank}" if rank else ""
         click.echo(
             f"{name}: {header.get('block')}, {widths}, k={header['k']}, order {header['order']}{kept}, "
             f"{header['format']}"

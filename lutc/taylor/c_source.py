@@ -16,7 +16,7 @@ from torch import Tensor
 from lutc.errors import LutcError
 from lutc.taylor import c_templates as templates
 from lutc.taylor.cluster import half_norms
-from lutc.taylor.integer import IntegerRouting, refuse_fallback
+from lutc.taylor.integer import IntegerRouting, refuse_fallback, refuse_local
 from lutc.taylor.table import TaylorTable
 
 # More numbers than this in a source take a compiler minutes and gigabytes.
@@ -42,6 +42,7 @@ def c_files(table: TaylorTable, name: str, *, blob: bool = False) -> dict[str, s
     a source.
     """
     refuse_fallback(table)
+    refuse_local(table)
     if table.activation is not None and table.activation not in templates.ACTIVATIONS:
         raise LutcError(
             f"kept neurons of {table.activation} have no C; exported are {', '.join(templates.ACTIVATIONS)}"

@@ -16,10 +16,11 @@ from lutc.taylor.certificate import certify
 from lutc.taylor.cluster import SAMPLES_LEAST, SAMPLES_PER_CENTRE, check_samples, find_centres, nearest
 from lutc.taylor.expansion import expand
 from lutc.taylor.inputs import HELD_OUT, BlockInputs
-from lutc.taylor.neurons import Neurons, choose_neurons
+from lutc.taylor.low_rank import reduced
+from lutc.taylor.neurons import HiddenLayer
 from lutc.taylor.radius import find_radii
 from lutc.taylor.ridge import RidgeSums, choose_strength
-from lutc.taylor.table import FORMATS, TaylorTable, hidden
+from lutc.taylor.table import FORMATS, TaylorTable
 
 CHUNK = 32768
 
@@ -29,9 +30,10 @@ class TaylorSettings:
     """How a block is fitted.
 
     k: number of centres. order: 1 or 2 (diagonal Hessian). neurons: how many neurons of a two-layer MLP are computed
-    exactly, as further inputs of every local map. fit: "ridge" (the expansion is the prior of a regression) or
-    "taylor". format: fp32, fp16, bf16 or int8. fallback: share of held-out inputs to run exactly, 0 for none.
-    post_norm: the block's output is added to its input and layer-normalised (BERT), so errors are weighted by 1 /
+    exactly, as further inputs of every local map; the others stand in it with their line of regression. local: each
+    centre keeps neurons of its own. rank: the Jacobians' (0: full). fit: "ridge" (the expansion is the prior of a
+    regression) or "taylor". format: fp32, fp16, bf16 or int8. fallback: share of held-out inputs to run exactly, 0 for
+    none. post_norm: the block's output is added to its input and layer-normalised (BERT), so errors are weighted by 1 /
     variance of that sum. memory: bytes for Jacobians and for sums.
     """
 
@@ -44,6 +46,8 @@ class TaylorSettings:
     seed: int = 0
     memory: int = 2 << 30
     neurons: int = 0
+    local: bool = False
+    rank: int = 0
 
     def __post_init__(self):
         if self.k < 1 or self.order not in (1, 2):
@@ -53,6 +57,13 @@ class TaylorSettings:
         if self.neurons < 0 or self.neurons and self.order == 2:
             raise LutcError(
                 f"neurons = {self.neurons} with order {self.order} is not possible; neurons >= 0, and they need order 1"
+            )
+        if self.local and not self.neurons:
+            raise LutcError("local needs kept neurons: say how many each centre has of its own (neurons)")
+        if self.rank < 0 or self.rank and (self.order == 2 or self.fit == "taylor"):
+            raise LutcError(
+                f"rank = {self.rank} with order {self.order} and fit {self.fit!r} is not possible; rank >= 0 (0: "
+                "full), and it needs order 1 and the regression"
             )
         if self.fit not in ("ridge", "taylor"):
             raise LutcError(
@@ -152,7 +163,9 @@ def fit(
     centres = find_centres(points, settings.k, settings.seed) if centres is None else centres.float()
     # The centres that will be stored are the ones to expand at and to route by.
     centres = centres.to(FORMATS[settings.format][1]).float()
-    table = _expanded(block, centres, points, settings)
+    if settings.rank > min(centres.shape[1], len(block(points[:1])[0])):
+        raise LutcError(f"rank = {settings.rank} is over the width of {block.name}; leave it out for full Jacobians")
+    table = _expanded(block, centres, samples, settings)
     table, strength = _regressed(table, samples, settings)
     table = changed(table, radii=find_radii(table, samples, settings.fallback) if settings.fallback else None).stored(
         settings.format
@@ -167,39 +180,40 @@ def fit(
     return changed(table, info={**info, **certify(table, block, samples)})
 
 
-def _expanded(block: Block, centres: Tensor, points: Tensor, settings: TaylorSettings) -> TaylorTable:
-    """The expansion of the block at the centres; kept neurons stay as they are, and the rest of the
-    block is expanded.
+def _expanded(block: Block, centres: Tensor, samples: BlockPairs, settings: TaylorSettings) -> TaylorTable:
+    """The expansion of the block at the centres, the prior of the regression; with kept neurons, these as they are and
+    for each other one its line of regression about each centre.
     """
     counts = torch.zeros(settings.k, dtype=torch.int64)
     with evaluation_mode(block):
         if not settings.neurons:
             expansion = expand(block, centres, settings.order, settings.memory)
-            slopes = (
-                expansion.jacobians
-                if expansion.hessians is None
-                else torch.cat([expansion.jacobians, expansion.hessians], 2)
-            )
-            return TaylorTable(centres, expansion.values, slopes, counts)
-        with torch.no_grad():
-            weight = _weights(points, block(points), settings)
-        kept = choose_neurons(block, points, weight, settings.neurons, FORMATS[settings.format][1])
-        expansion = expand(lambda x: block(x) - _share(kept, x), centres, 1, settings.memory)
-    slopes = torch.cat([expansion.jacobians, kept.columns.expand(settings.k, -1, -1)], 2)
+            parts = [part for part in (expansion.jacobians, expansion.hessians) if part is not None]
+            return TaylorTable(centres, expansion.values, torch.cat(parts, 2), counts)
+    layer = HiddenLayer(block, settings.k)
+    for x, y in samples.pairs(False):
+        layer.add(x, nearest(x, centres), _weights(x, y, settings))
+    chosen = layer.choose(settings.neurons, settings.local)
+    gains, mean_a, mean_h, _ = layer.lines()
+    rest = torch.ones_like(gains).scatter_(1, chosen.expand(settings.k, -1), 0)
+    with torch.no_grad():
+        last = layer.last.weight
+        lines = mean_h + gains * (layer.first(centres) - mean_a)
+        values = layer.last(rest * lines)
+        jacobians = torch.stack([(last * one) @ layer.weight for one in gains * rest])
+        columns = last.T[chosen].transpose(-1, -2).expand(settings.k, -1, -1)
+    pool = chosen.unique()
+    weights, offsets = (tensor[pool].to(FORMATS[settings.format][1]).float() for tensor in (layer.weight, layer.bias))
     return TaylorTable(
         centres,
-        expansion.values,
-        slopes,
+        values,
+        torch.cat([jacobians, columns], 2),
         counts,
-        weights=kept.weights,
-        offsets=kept.offsets,
-        activation=kept.activation,
+        weights=weights,
+        offsets=offsets,
+        activation=layer.function,
+        chosen=torch.searchsorted(pool, chosen).int() if settings.local else None,
     )
-
-
-def _share(kept: Neurons, x: Tensor) -> Tensor:
-    """What the kept neurons give to the block's output."""
-    return hidden(x, kept.weights, kept.offsets, kept.activation) @ kept.columns.T
 
 
 def _weights(x: Tensor, y: Tensor, settings: TaylorSettings) -> Tensor:
@@ -225,8 +239,13 @@ def _regressed(table: TaylorTable, samples: BlockPairs, settings: TaylorSettings
             moments[held_out].add(x, y, nearest(x, table.centres), _weights(x, y, settings), table)
     strength = choose_strength(moments[False], moments[True])
     correction = moments[False].solve(strength, torch.arange(k)).float()
-    slopes = table.slopes + correction[:, :-1].transpose(1, 2)
-    return changed(table, values=table.values + correction[:, -1], slopes=slopes, counts=moments[False].count), strength
+    table = changed(
+        table,
+        values=table.values + correction[:, -1],
+        slopes=table.slopes + correction[:, :-1].transpose(1, 2),
+        counts=moments[False].count,
+    )
+    return reduced(table, moments[False], settings.rank) if settings.rank else table, strength
 
 
 def _progress(items: Iterator, name: str) -> Iterator:

@@ -56,6 +56,7 @@ def evaluate(table: TaylorTable, x: Tensor) -> Tensor:
 
     Sums are taken in float64, which holds them exactly. Raises LutcError for a table of another format.
     """
+    refuse_local(table)
     if table.scales is None:
         raise LutcError(f"integer arithmetic needs int8 slopes, the table is {table.format}; store it as int8")
     finite = torch.isfinite(x).all(1)
@@ -82,6 +83,7 @@ class IntegerTaylorMLP(nn.Module):
     def __init__(self, table: TaylorTable):
         super().__init__()
         refuse_fallback(table)
+        refuse_local(table)
         self._table, self.radii = table, None
         self.in_features, self.out_features = table.in_features, table.out_features
 
@@ -99,4 +101,13 @@ def refuse_fallback(table: TaylorTable) -> None:
     if table.radii is not None:
         raise LutcError(
             "the table has a fallback to the exact MLP, which is not exported; fit it with --fallback 0 (the default)"
+        )
+
+
+def refuse_local(table: TaylorTable) -> None:
+    """LutcError for a table whose first product is each centre's own: neither C nor integer arithmetic has it."""
+    if table.chosen is not None or table.projections is not None:
+        raise LutcError(
+            "neurons of each centre's own and Jacobians of a rank run in torch and ONNX alone; for C and integers fit "
+            "without --local and --rank"
         )

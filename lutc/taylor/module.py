@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lutc.errors import LutcError
+from lutc.functions.in_torch import value
 from lutc.taylor import cpu, ops, reading
 from lutc.taylor.cluster import half_norms
 from lutc.taylor.table import FORMATS, TaylorTable, features, hidden
@@ -31,6 +32,7 @@ class TaylorMLP(nn.Module):
     radii: Tensor | None
     scales: Tensor | None
     columns: Tensor | None
+    chosen: Tensor | None
     counts: Tensor
 
     def __init__(self, table: TaylorTable, exact: nn.Module | None = None):
@@ -52,16 +54,18 @@ class TaylorMLP(nn.Module):
         self.register_buffer("radii", None if table.radii is None else table.radii.clone())
         self.register_buffer("scales", None if table.scales is None else table.scales.clone())
         self.register_buffer("columns", None if table.columns is None else table.columns.clone())
+        self.register_buffer("chosen", None if table.chosen is None else table.chosen.clone())
         self.register_buffer("counts", table.counts.clone())
         self.slopes = nn.Parameter(table.slopes.clone(), requires_grad=table.slopes.is_floating_point())
         bias = table.values.float()
         if self.order == 1:
             # values - slopes @ centres, in float64: rows then need no subtraction of their centre.
-            bias = (table.values.double() - _about(table.real_slopes(), centres)).float()
+            bias = (table.values.double() - _about(table.real_slopes(), centres, table.projections)).float()
         self.bias = nn.Parameter(bias)
         self.activation = table.activation
         self.weights = None if table.weights is None else nn.Parameter(table.weights.float().clone())
         self.offsets = None if table.offsets is None else nn.Parameter(table.offsets.float().clone())
+        self.projections = None if table.projections is None else nn.Parameter(table.projections.clone())
         self.exact = exact
         self._bound: cpu.Bound | None = None
 
@@ -91,16 +95,30 @@ class TaylorMLP(nn.Module):
         rows = x.reshape(-1, self.in_features).float()
         owner = ops.route(rows.detach(), self.centres, self.half_norms)
         z = rows if self.order == 1 else features(rows - self.centres[owner], 2)
+        own = rows.to(torch.get_autocast_dtype("cpu")) if x.is_cpu and torch.is_autocast_enabled("cpu") else rows
+        if self.projections is not None:
+            z = ops.grouped_linear(own, owner, self.projections, None, rows.new_zeros(self.k, self.rank)).float()
         if (neurons := self._neurons) is not None:
-            z = torch.cat([z, hidden(rows, *neurons).float()], 1)
+            z = torch.cat([z, self._kept(rows, own, owner, *neurons).float()], 1)
         if self.columns is not None:
             z = z * self.columns
-        if x.is_cpu and torch.is_autocast_enabled("cpu"):
-            z = z.to(torch.get_autocast_dtype("cpu"))
-        y = ops.grouped_linear(z, owner, self.slopes, self.scales, self.bias)
+        y = ops.grouped_linear(z.to(own.dtype), owner, self.slopes, self.scales, self.bias)
         if self.exact is not None:
             y = self._with_exact(self.exact, x, rows, owner, y)
         return y.to(x.dtype).reshape(*x.shape[:-1], self.out_features)
+
+    def _kept(
+        self, rows: Tensor, own: Tensor, owner: Tensor, weights: Tensor, offsets: Tensor, activation: str
+    ) -> Tensor:
+        """The kept neurons [n, neurons] of rows [n, d]; `own` are the rows in the dtype of products."""
+        if self.chosen is None:
+            return hidden(rows, weights, offsets, activation)
+        return value(activation, ops.chosen_linear(own, owner, weights, offsets, self.chosen))
+
+    @property
+    def rank(self) -> int:
+        """Of the Jacobians, where they are stored as products; else 0."""
+        return 0 if self.projections is None else self.projections.shape[1]
 
     @property
     def _neurons(self) -> tuple[Tensor, Tensor, str] | None:
@@ -114,6 +132,8 @@ class TaylorMLP(nn.Module):
         order, no fallback.
         """
         if x.numel() > cpu.SMALL_BATCH * self.in_features or self.order == 2 or self.fallback:
+            return False
+        if self.chosen is not None or self.projections is not None:
             return False
         if (
             x.dtype != torch.float32
@@ -172,7 +192,8 @@ class TaylorMLP(nn.Module):
         values = bias
         if self.order == 1:
             real = ops.real(slopes, self.scales)
-            values = bias + _about(real if self.columns is None else real * self.columns, self.centres)
+            real = real if self.columns is None else real * self.columns
+            values = bias + _about(real, self.centres, self.projections)
         return TaylorTable(
             self.centres.to(dtype).cpu(),
             values.to(dtype).cpu(),
@@ -185,19 +206,26 @@ class TaylorMLP(nn.Module):
             None if self.offsets is None else self.offsets.detach().to(dtype).cpu(),
             self.activation,
             None if self.columns is None else self.columns.cpu(),
+            None if self.chosen is None else self.chosen.cpu(),
+            None if self.projections is None else self.projections.detach().cpu().clone(),
             {**self.info, "certificate": None},
         )
 
     def extra_repr(self) -> str:
         fallback = "" if self.radii is None else ", fallback to the exact MLP"
-        kept = "" if self.weights is None else f", {len(self.weights)} neurons"
+        local = "" if self.chosen is None else f" of {self.chosen.shape[1]} to each centre"
+        kept = "" if self.weights is None else f", {len(self.weights)} neurons{local}"
+        kept += "" if self.projections is None else f", rank {self.rank}"
         return (
             f"{self.in_features} -> {self.out_features}, k={self.k}, order={self.order}{kept}, {self.format}{fallback}"
         )
 
 
-def _about(slopes: Tensor, centres: Tensor) -> Tensor:
-    """J c [k, o] in float64: slopes [k, o, p], of which the first d columns are the Jacobians J, and
-    centres c [k, d].
+def _about(slopes: Tensor, centres: Tensor, projections: Tensor | None) -> Tensor:
+    """J c [k, o] in float64: slopes [k, o, p], of which the first d columns are the Jacobians J, or the first r times
+    projections [k, r, d], and centres c [k, d].
     """
-    return torch.einsum("kod,kd->ko", slopes[..., : centres.shape[1]].double(), centres.double())
+    z = centres.double()
+    if projections is not None:
+        z = torch.einsum("krd,kd->kr", projections.detach().double(), z)
+    return torch.einsum("kod,kd->ko", slopes[..., : z.shape[1]].double(), z)

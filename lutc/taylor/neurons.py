@@ -1,10 +1,8 @@
-"""The neurons of a two-layer MLP W2 act(W1 x) that no linear map explains: kept exactly, they are further inputs of
-every local map.
+"""The neurons of a two-layer MLP W2 act(W1 x) that are far from a line: kept exactly, they are further inputs of every
+local map. The others are replaced by their lines of regression.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -14,20 +12,8 @@ from lutc.functions.in_torch import known
 from lutc.functions.recognise import functions_of
 from lutc.taylor.blocks import Block
 
-# Of the mean square of an input feature; only keeps the regression solvable.
-_RIDGE = 1e-6
-
-
-@dataclass(frozen=True)
-class Neurons:
-    """n neurons: activation(weights @ x + offsets), weights [n, d], offsets [n], and the columns [o, n] of W2 that they
-    are multiplied by.
-    """
-
-    weights: Tensor
-    offsets: Tensor
-    activation: str
-    columns: Tensor
+# Rows whose hidden layer is held at once.
+_ROWS = 4096
 
 
 def two_layers(block: Block) -> tuple[nn.Linear, nn.Module, nn.Linear] | None:
@@ -44,37 +30,62 @@ def two_layers(block: Block) -> tuple[nn.Linear, nn.Module, nn.Linear] | None:
     return None if any(True for _ in activation.parameters()) else (first, activation, last)
 
 
-def choose_neurons(block: Block, x: Tensor, weight: Tensor, n: int, dtype: torch.dtype = torch.float32) -> Neurons:
-    """The `n` neurons with the largest share of the output that no linear map of the inputs explains, rounded to
-    `dtype` (as float32).
+class HiddenLayer:
+    """How far each neuron is from a line about each centre, from one pass over samples.
 
-    A neuron's share is the mean square of its residual after regression on the samples x [m, d], weighted by `weight`
-    [m], times the square of its column in W2. Raises LutcError where the block is no W2 act(W1 x) of a known
-    elementwise function, or has fewer neurons.
+    For centre i and neuron j, the line of regression of h = act(a) on a = w_j . x + b_j: `gains` [k, h], `mean_a` and
+    `mean_h`; and `shares` [k, h], what is left of h times the square of the neuron's column in W2: the mean square
+    error of the output if the neuron were its line. (If x were Gaussian, no linear map of all of x would do better
+    than the line: Stein's lemma.) Raises LutcError where the block is no W2 act(W1 x) of a known elementwise function.
     """
-    layers = two_layers(block)
-    function = None if layers is None else activation_name(layers[1])
-    if layers is None or function is None:
-        raise LutcError(
-            f"{block.name} is not two linear layers about a function that `lutc functions` lists; use neurons = 0"
-        )
-    first, activation, last = layers
-    if n > first.out_features:
-        raise LutcError(f"{n} neurons cannot be kept, {block.name} has {first.out_features}; keep fewer")
-    with torch.no_grad():
-        h = activation(first(x))
-        f = torch.cat([x, torch.ones(len(x), 1)], 1)
-        fw = (f * weight[:, None]).T
-        a, c = (fw @ f).double(), (fw @ h).double()
-        # The mean keeps features that are always 0 (after relu, say) solvable. The constant is not penalised.
-        size = a.diagonal()[:-1]
-        a += torch.diag(torch.cat([_RIDGE * (size + 1e-3 * size.mean()), a.new_zeros(1)]))
-        residual = (h.square() * weight[:, None]).sum(0).double() - (c * torch.linalg.solve(a, c)).sum(0)
-        share = residual.clamp_min(0) * last.weight.double().square().sum(0)
-        chosen = share.topk(n).indices
-        offsets = torch.zeros(n) if first.bias is None else first.bias[chosen]
-        weights, offsets = (tensor.to(dtype).float() for tensor in (first.weight[chosen], offsets))
-        return Neurons(weights, offsets, function, last.weight[:, chosen].clone())
+
+    def __init__(self, block: Block, k: int):
+        layers = two_layers(block)
+        function = None if layers is None else activation_name(layers[1])
+        if layers is None or function is None:
+            raise LutcError(
+                f"{block.name} is not two linear layers about a function that `lutc functions` lists; use neurons = 0"
+            )
+        self.name, self.function = block.name, function
+        self.first, self.activation, self.last = layers
+        self.weight = self.first.weight.detach()
+        self.bias = torch.zeros(len(self.weight)) if self.first.bias is None else self.first.bias.detach()
+        self.sums = torch.zeros(5, k, len(self.weight), dtype=torch.float64)
+        self.n = torch.zeros(k, dtype=torch.float64)
+
+    @torch.no_grad()
+    def add(self, x: Tensor, owner: Tensor, weight: Tensor) -> None:
+        """Take in samples x [n, d] with their centres' numbers `owner` [n] and weights [n]."""
+        for rows in torch.arange(len(x)).split(_ROWS):
+            a = torch.nn.functional.linear(x[rows], self.weight, self.bias)
+            h = self.activation(a)
+            belongs = torch.zeros(len(self.n), len(rows))
+            belongs[owner[rows], torch.arange(len(rows))] = weight[rows]
+            self.n += belongs.sum(1)
+            for total, value in zip(self.sums, (a, h, a * a, a * h, h * h)):
+                total += belongs @ value
+
+    def lines(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """`gains`, `mean_a`, `mean_h` and `shares`, each [k, h] float32."""
+        # All samples count as one more of each centre, so that a centre with few has lines too.
+        sums = self.sums + self.sums.sum(1, keepdim=True) / self.n.sum().clamp_min(1e-300) * self.n.mean() * 1e-3
+        n = (self.n + self.n.mean() * 1e-3).clamp_min(1e-300)
+        a, h, aa, ah, hh = sums / n[:, None]
+        variance = (aa - a * a).clamp_min(1e-12)
+        gains = (ah - a * h) / variance
+        left = (hh - h * h - gains * (ah - a * h)).clamp_min(0)
+        shares = left * self.last.weight.detach().double().square().sum(0)
+        return gains.float(), a.float(), h.float(), shares.float()
+
+    def choose(self, n: int, local: bool) -> Tensor:
+        """The `n` neurons with the largest shares [n], over all centres, or, with `local`, about each centre [k, n],
+        ascending. LutcError where there are fewer.
+        """
+        if n > len(self.weight):
+            raise LutcError(f"{n} neurons cannot be kept, {self.name} has {len(self.weight)}; keep fewer")
+        shares = self.lines()[3]
+        shares = shares if local else (shares * self.n[:, None].float()).sum(0)
+        return shares.topk(n).indices.sort().values
 
 
 def activation_name(module: nn.Module) -> str | None:

@@ -62,22 +62,39 @@ def onnx_graph(table: TaylorTable, opset: int = 18) -> onnx.ModelProto:
     distances = graph.node("Sub", graph.constant("half_norms", half_norms(centres)), scores)
     owner = graph.node("ArgMin", distances, axis=1, keepdims=0)
 
-    def gathered(name: str, tensor: Tensor) -> str:
+    def gathered(name: str, tensor: Tensor, cast: bool = True) -> str:
         taken = graph.node("Gather", graph.constant(name, tensor), owner, axis=0)
-        return taken if tensor.dtype == torch.float32 else graph.node("Cast", taken, to=TensorProto.FLOAT)
+        return taken if tensor.dtype == torch.float32 or not cast else graph.node("Cast", taken, to=TensorProto.FLOAT)
 
     z = graph.node("Sub", "x", gathered("centres", table.centres))
+    last = graph.constant("last", torch.tensor([2]))
+
+    def times(matrices: str, vectors: str) -> str:
+        """[n, o, p] times [n, p]."""
+        return graph.node("Squeeze", graph.node("MatMul", matrices, graph.node("Unsqueeze", vectors, last)), last)
+
+    if table.projections is not None:
+        z = times(gathered("projections", table.projections), z)
     parts = [z]
     if table.order == 2:
         parts.append(graph.node("Mul", graph.node("Mul", z, z), graph.constant("half", torch.tensor(0.5))))
     if table.weights is not None and table.offsets is not None and table.activation is not None:
-        parts.append(_neurons(graph, table.weights.float(), table.offsets.float(), table.activation))
+        weights, offsets = table.weights.float(), table.offsets.float()
+        if table.chosen is None:
+            products = graph.node("MatMul", "x", graph.constant("weights_transposed", weights.T))
+            t = graph.node("Add", products, graph.constant("offsets", offsets))
+        else:
+            own = gathered("chosen", table.chosen.long(), cast=False)
+            rows = graph.node("Gather", graph.constant("weights", weights), own, axis=0)
+            t = graph.node(
+                "Add", times(rows, "x"), graph.node("Gather", graph.constant("offsets", offsets), own, axis=0)
+            )
+        parts.append(_activated(graph, t, table.activation))
     if len(parts) > 1:
         z = graph.node("Concat", *parts, axis=1)
     if table.columns is not None:
         z = graph.node("Mul", z, graph.constant("columns", table.columns))
-    column = graph.node("Unsqueeze", z, graph.constant("last", torch.tensor([2])))
-    products = graph.node("Squeeze", graph.node("MatMul", gathered("slopes", table.slopes), column), "last")
+    products = times(gathered("slopes", table.slopes), z)
     if table.scales is not None:
         products = graph.node("Mul", products, gathered("scales", table.scales))
     graph.node("Add", products, gathered("values", table.values), output="y")
@@ -118,14 +135,12 @@ class _Graph:
         return output
 
 
-def _neurons(graph: _Graph, weights: Tensor, offsets: Tensor, activation: str) -> str:
+def _activated(graph: _Graph, t: str, activation: str) -> str:
     if activation not in _ACTIVATIONS and activation not in _WRITTEN_OUT:
         raise LutcError(
             f"kept neurons of {activation} have no standard operator of ONNX; exported are "
             f"{', '.join([*_WRITTEN_OUT, *_ACTIVATIONS])}"
         )
-    products = graph.node("MatMul", "x", graph.constant("weights_transposed", weights.T))
-    t = graph.node("Add", products, graph.constant("offsets", offsets))
     if activation == "silu":
         return graph.node("Mul", t, graph.node("Sigmoid", t))
     if activation == "gelu":  # its own operator only comes with opset 20

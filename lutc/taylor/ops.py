@@ -139,6 +139,63 @@ def _(z, owner, gradient, k):
 grouped_linear.register_autograd(_backward, setup_context=_keep)
 
 
+@torch.library.custom_op("lutc::chosen_linear", mutates_args=())
+def chosen_linear(x: Tensor, owner: Tensor, weights: Tensor, offsets: Tensor, chosen: Tensor) -> Tensor:
+    """y[n] = weights[c] @ x[n] + offsets[c] with c = chosen[owner[n]]: x [n, d], owner int64 [n], weights [m, d],
+    offsets [m], chosen int32 [k, p] -> [n, p] in x's dtype; float32, or float16 and bfloat16 as under autocast.
+    """
+    if x.is_cuda:
+        return _grouped_linear(x, owner, weights[chosen.long()], None, offsets[chosen.long()])
+    y = x.new_empty(len(x), chosen.shape[1])
+    weights, offsets = weights.to(x.dtype), offsets.to(x.dtype)
+    for index, rows in _groups(owner, len(chosen)):
+        taken = chosen[index].long()
+        y[rows] = torch.addmm(offsets[taken], x[rows], weights[taken].T)
+    return y
+
+
+@chosen_linear.register_fake
+def _(x, owner, weights, offsets, chosen):
+    return x.new_empty(len(x), chosen.shape[1])
+
+
+@torch.library.custom_op("lutc::chosen_gradient", mutates_args=())
+def _chosen_gradient(
+    x: Tensor, owner: Tensor, weights: Tensor, chosen: Tensor, gradient: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of `chosen_linear` to x, weights and offsets (both float32)."""
+    to_x, to_weights = torch.empty_like(x), torch.zeros_like(weights, dtype=torch.float32)
+    to_offsets = to_weights.new_zeros(len(weights))
+    weights = weights.to(x.dtype)
+    for index, rows in _groups(owner, len(chosen)):
+        taken, part = chosen[index].long(), gradient[rows]
+        to_x[rows] = part @ weights[taken]
+        to_weights.index_add_(0, taken, (part.T @ x[rows]).float())
+        to_offsets.index_add_(0, taken, part.sum(0, dtype=torch.float32))
+    return to_x, to_weights, to_offsets
+
+
+@_chosen_gradient.register_fake
+def _(x, owner, weights, chosen, gradient):
+    wide = weights.new_empty(weights.shape, dtype=torch.float32)
+    return torch.empty_like(x), wide, wide.new_empty(len(weights))
+
+
+def _groups(owner: Tensor, k: int) -> list[tuple[int, Tensor]]:
+    """The centres that own rows, each with the numbers of its rows."""
+    parts = torch.argsort(owner, stable=True).split(torch.bincount(owner, minlength=k).tolist())
+    return [(index, rows) for index, rows in enumerate(parts) if len(rows)]
+
+
+def _chosen_backward(ctx, gradient: Tensor):
+    x, owner, weights, _, chosen = ctx.saved_tensors
+    to_x, to_weights, to_offsets = _chosen_gradient(x, owner, weights, chosen, gradient.contiguous())
+    return to_x, None, to_weights.to(weights.dtype), to_offsets.to(weights.dtype), None
+
+
+chosen_linear.register_autograd(_chosen_backward, setup_context=_keep)
+
+
 def check_device(x: Tensor, centres: Tensor) -> None:
     """LutcError where an input and a table are on different devices, or on one without kernels."""
     if x.device != centres.device:

@@ -31,10 +31,12 @@ class TaylorTable:
 
     centres [k, d]; values [k, o]; slopes [k, o, d] or, for order 2, [k, o, 2 d] (Jacobian, then diagonal Hessian), n
     columns more with kept neurons; weights [n, d] and offsets [n] or None; all in the dtypes of `format` (weights as
-    the centres). activation: a name in `lutc functions`. int8 only, fp32: scales [k, o] of rows and, in newer tables,
-    columns [width of slopes], slope = code * scale of its row * that of its column. radii [k] (fp32) or None: inputs
-    farther from their centre than its radius belong to the exact MLP. counts [k] (int64): training samples per centre.
-    `info` is what the artefact's JSON tells: block, modules, settings, data, certificate.
+    the centres). With chosen [k, n] (int32) each centre has n neurons of its own out of weights [m, d] and offsets [m].
+    With projections [k, r, d] (in the centres' dtype) the Jacobians are of rank r: z = projections[a] @ (x -
+    centres[a]), slopes [k, o, r + n]. activation: a name in `lutc functions`. int8 only, fp32: scales [k, o] of rows
+    and, in newer tables, columns [width of slopes], slope = code * scale of its row * that of its column. radii [k]
+    (fp32) or None: inputs farther from their centre than its radius belong to the exact MLP. counts [k] (int64):
+    training samples per centre. `info` is what the artefact's JSON tells: block, modules, settings, data, certificate.
     Raises LutcError where shapes, dtypes or values do not fit together.
     """
 
@@ -49,6 +51,8 @@ class TaylorTable:
     offsets: Tensor | None = None
     activation: str | None = None
     columns: Tensor | None = None
+    chosen: Tensor | None = None
+    projections: Tensor | None = None
     info: dict = field(default_factory=dict)
 
     def __post_init__(self):
@@ -60,7 +64,8 @@ class TaylorTable:
                 "kept neuron"
             )
         (k, d), o, n = self.centres.shape, self.values.shape[1], self.neurons
-        if self.slopes.shape not in ((k, o, d + n), (k, o, 2 * d + n)):
+        linear = (d, 2 * d) if self.projections is None else (self.rank,)
+        if self.slopes.shape not in [(k, o, width + n) for width in linear]:
             raise LutcError(
                 f"slopes of shape {list(self.slopes.shape)} do not fit {k} centres of width {d} with {o} outputs and "
                 f"{n} neurons"
@@ -69,26 +74,32 @@ class TaylorTable:
             raise LutcError("weights, offsets and activation of kept neurons belong together")
         if self.activation is not None:
             _check_activation(self.activation)
+        if self.chosen is not None:
+            _check_chosen(self.chosen, self.weights)
         expected = {
             "values": (k, o),
             "counts": (k,),
             "radii": (k,),
             "scales": (k, o),
             "columns": (self.slopes.shape[2],),
-            "weights": (n, d),
-            "offsets": (n,),
+            "weights": (n if self.weights is None or self.chosen is None else len(self.weights), d),
+            "offsets": (n if self.weights is None or self.chosen is None else len(self.weights),),
+            "chosen": (k, n),
+            "projections": (k, self.rank, d),
         }
         for name, shape in expected.items():
             tensor = getattr(self, name)
             if tensor is not None and tensor.shape != shape:
                 raise LutcError(f"{name} of shape {list(tensor.shape)} must be {list(shape)}")
         slope_dtype, dtype = FORMATS[self.format]
-        others = (self.centres, self.values, *(() if self.weights is None else (self.weights, self.offsets)))
-        if self.slopes.dtype != slope_dtype or any(tensor.dtype != dtype for tensor in others):
-            raise LutcError(f"format {self.format} wants {slope_dtype} slopes and {dtype} centres, values and neurons")
+        others = (self.centres, self.values, self.weights, self.offsets, self.projections)
+        if self.slopes.dtype != slope_dtype or any(x is not None and x.dtype != dtype for x in others):
+            raise LutcError(
+                f"format {self.format} wants {slope_dtype} slopes and {dtype} centres, values, neurons and projections"
+            )
         if (self.scales is None) == (self.format == "int8") or self.columns is not None and self.scales is None:
             raise LutcError("scales of rows and columns belong to the int8 format and to no other")
-        for name in ("centres", "values", "slopes", "scales", "columns", "radii", "weights", "offsets"):
+        for name in ("centres", "values", "slopes", "scales", "columns", "radii", "weights", "offsets", "projections"):
             tensor = getattr(self, name)
             if tensor is not None and tensor.is_floating_point() and not torch.isfinite(tensor).all():
                 raise LutcError(
@@ -109,27 +120,34 @@ class TaylorTable:
 
     @property
     def neurons(self) -> int:
-        """How many neurons are kept."""
-        return 0 if self.weights is None else len(self.weights)
+        """How many neurons are kept for an input."""
+        if self.weights is None:
+            return 0
+        return len(self.weights) if self.chosen is None or self.chosen.ndim != 2 else self.chosen.shape[1]
+
+    @property
+    def rank(self) -> int:
+        """Of the Jacobians, where they are stored as products; else 0."""
+        return 0 if self.projections is None or self.projections.ndim != 3 else self.projections.shape[1]
 
     @property
     def order(self) -> int:
-        return (self.slopes.shape[2] - self.neurons) // self.in_features
+        return 1 if self.projections is not None else (self.slopes.shape[2] - self.neurons) // self.in_features
 
     @property
     def storage_bytes(self) -> int:
-        """Bytes of what a runtime needs: centres, values, slopes, scales, radii, kept neurons."""
+        """Bytes of what a runtime needs: centres, values, slopes, scales, radii, kept neurons, projections."""
         tensors = (self.centres, self.values, self.slopes, self.scales, self.columns, self.radii)
-        return sum(tensor.nbytes for tensor in (*tensors, self.weights, self.offsets) if tensor is not None)
+        others = (self.weights, self.offsets, self.chosen, self.projections)
+        return sum(tensor.nbytes for tensor in (*tensors, *others) if tensor is not None)
 
     def multiply_adds(self, fallback: float = 0.0, exact: int = 0) -> float:
-        """Multiply-adds per input: routing, the kept neurons, one product with the slopes, and `exact` ones for the
-        share `fallback`.
+        """Multiply-adds per input: routing, the kept neurons and projections, one product with the slopes, and `exact`
+        ones for the share `fallback`.
         """
         routing = self.k * self.in_features if self.k > 1 or self.radii is not None else 0
-        return (
-            routing + self.neurons * self.in_features + self.slopes.shape[1] * self.slopes.shape[2] + fallback * exact
-        )
+        first = (self.neurons + self.rank) * self.in_features
+        return routing + first + self.slopes.shape[1] * self.slopes.shape[2] + fallback * exact
 
     def real_slopes(self) -> Tensor:
         """The slopes as float32 numbers, whatever the format."""
@@ -152,9 +170,12 @@ class TaylorTable:
     def features(self, x: Tensor, index: int) -> Tensor:
         """What the slopes of centre `index` multiply for x [n, d]: [n, p] in x's dtype."""
         z = features(x - self.centres[index].to(x), self.order)
+        if self.projections is not None:
+            z = z @ self.projections[index].to(x).T
         if self.weights is None or self.offsets is None or self.activation is None:
             return z
-        return torch.cat([z, hidden(x, self.weights, self.offsets, self.activation)], 1)
+        rows = slice(None) if self.chosen is None else self.chosen[index].long()
+        return torch.cat([z, hidden(x, self.weights[rows], self.offsets[rows], self.activation)], 1)
 
     def beyond(self, x: Tensor) -> Tensor:
         """Which rows of x [n, d] lie farther from their centre than its radius (bool [n]); none without radii."""
@@ -189,6 +210,7 @@ class TaylorTable:
             columns=columns,
             weights=None if self.weights is None else self.weights.to(dtype),
             offsets=None if self.offsets is None else self.offsets.to(dtype),
+            projections=None if self.projections is None else self.projections.to(dtype),
         )
 
     def save(self, name: str | os.PathLike) -> None:
@@ -218,6 +240,15 @@ def _check_activation(name: str) -> None:
         raise LutcError(f"activation {name!r} of the kept neurons is unknown; known: {', '.join(names())}")
 
 
+def _check_chosen(chosen: Tensor, weights: Tensor | None) -> None:
+    if weights is None or chosen.dtype != torch.int32 or chosen.ndim != 2:
+        raise LutcError(f"chosen must be int32 [k, n] beside weights; it is {chosen.dtype} {list(chosen.shape)}")
+    if chosen.numel() and not 0 <= int(chosen.min()) <= int(chosen.max()) < len(weights):
+        raise LutcError(
+            f"chosen must be rows of the {len(weights)} weights; it goes from {chosen.min()} to {chosen.max()}"
+        )
+
+
 def hidden(x: Tensor, weights: Tensor, offsets: Tensor, activation: str) -> Tensor:
     """The kept neurons: activation(x @ weights^T + offsets), x [..., d] -> [..., n] in x's dtype."""
     return value(activation, torch.nn.functional.linear(x, weights.to(x), offsets.to(x)))
@@ -230,7 +261,10 @@ def _moved(table: TaylorTable, centres: Tensor) -> tuple[Tensor, Tensor]:
     d = table.in_features
     slopes = table.real_slopes().double()
     step = centres - table.centres.double()
-    jacobians = slopes[..., :d]
+    if table.projections is not None:
+        # Exact up to the rounding of projections that comes after: it acts on x - centre, which is 0 on average.
+        step = torch.einsum("krd,kd->kr", table.projections.double(), step)
+    jacobians = slopes[..., : step.shape[1]]
     values = table.values.double() + torch.einsum("kod,kd->ko", jacobians, step)
     if table.order == 2:
         hessians = slopes[..., d : 2 * d]

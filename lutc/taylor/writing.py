@@ -14,7 +14,19 @@ if TYPE_CHECKING:
     from lutc.taylor.table import TaylorTable
 
 SCHEMA = 1
-TENSORS = ("centres", "values", "slopes", "counts", "scales", "columns", "radii", "weights", "offsets")
+TENSORS = (
+    "centres",
+    "values",
+    "slopes",
+    "counts",
+    "scales",
+    "columns",
+    "radii",
+    "weights",
+    "offsets",
+    "chosen",
+    "projections",
+)
 SHAPES = ("k", "order", "format", "in_features", "out_features")
 
 

@@ -13,7 +13,7 @@ from lutc.taylor.blocks import Block
 from lutc.taylor.cluster import nearest
 from lutc.taylor.fitting import TaylorSettings, fit
 from lutc.taylor.module import TaylorMLP
-from lutc.taylor.neurons import choose_neurons
+from lutc.taylor.neurons import HiddenLayer
 from lutc.taylor.table import TaylorTable
 from tests.helpers.taylor_model import PATTERN
 
@@ -42,9 +42,30 @@ def test_the_neurons_that_no_linear_map_explains_are_kept(x):
     module[0].bias[:] = 50.0
     module[0].bias[::2] = -50.0
     module[0].bias[[3, 8]] = 0.0
-    kept = choose_neurons(Block("mlp", ("",), (module,)), x, torch.ones(len(x)), 2)
-    assert {tuple(row.tolist()) for row in kept.weights} == {tuple(module[0].weight[row].tolist()) for row in (3, 8)}
-    assert kept.activation == "relu"
+    layer = HiddenLayer(Block("mlp", ("",), (module,)), 1)
+    layer.add(x, torch.zeros(len(x), dtype=torch.int64), torch.ones(len(x)))
+    assert layer.choose(2, False).tolist() == [3, 8] and layer.choose(2, True).tolist() == [[3, 8]]
+    assert layer.function == "relu"
+
+
+def test_lines_are_weighted_least_squares(block, x):
+    layer = HiddenLayer(block, 2)
+    owner, weight = (x[:, 0] > 0).long(), torch.rand(len(x), generator=torch.Generator().manual_seed(1))
+    layer.add(x, owner, weight)
+    gains, mean_a, mean_h, shares = layer.lines()
+    first, act, last = block.modules[0][0], block.modules[0][1], block.modules[0][2]
+    with torch.no_grad():
+        a, h = first(x).double().numpy(), act(first(x)).double().numpy()
+    for centre in (0, 1):
+        rows = owner.numpy() == centre
+        root = np.sqrt(weight[rows].double().numpy())
+        for j in (0, 7, 23):
+            f = np.stack([a[rows, j] * root, root], 1)
+            (gain, shift), left, *_ = np.linalg.lstsq(f, h[rows, j] * root, rcond=None)
+            assert gains[centre, j] == pytest.approx(gain, rel=1e-2, abs=1e-3)
+            assert mean_h[centre, j] - gains[centre, j] * mean_a[centre, j] == pytest.approx(shift, rel=1e-2, abs=1e-3)
+            column = float(last.weight[:, j].double().square().sum())
+            assert shares[centre, j] == pytest.approx(left[0] / (root**2).sum() * column, rel=2e-2)
 
 
 def test_fit_is_least_squares_on_inputs_and_neurons(block, x, table):
