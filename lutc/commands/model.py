@@ -265,8 +265,9 @@ def _echo(folder: Folder) -> None:
         )
     if cost.get("kl") is not None:
         click.echo(
-            f"on {cost['tokens']} of the text's tokens: perplexity {cost['perplexity']:.4f} "
+            f"on {cost['tokens']} of these tokens: perplexity {cost['perplexity']:.4f} "
             f"({100 * cost['change']:+.3f} %), KL {cost['kl']:.3g}"
         )
     elif cost.get("cosine") is not None:
-        click.echo(f"on {cost['tokens']} of the text's tokens: mean cosine {cost['cosine']:.6f}")
+        of = "tokens" if folder.data["tokens"] else "examples"
+        click.echo(f"on {cost['tokens']} of these {of}: mean cosine {cost['cosine']:.6f}")

@@ -16,7 +16,7 @@ from lutc import functions
 from lutc.errors import LutcError
 from lutc.evaluation.placing import place
 from lutc.folder.identity import find
-from lutc.folder.manifest import Entry, Folder, read
+from lutc.folder.manifest import FUNCTIONS, Entry, Folder, read
 from lutc.nn.coded_rows import CodeLayerNorm, CodeRMSNorm, CodeSoftmax, CodeTable
 from lutc.nn.lut import LUT
 from lutc.nn.norm import LUTLayerNorm, LUTRMSNorm
@@ -84,7 +84,7 @@ class ByPath:
     def fresh(self, path: str, exact: object = None) -> nn.Module:
         """The module at `path`; two functions called in one place have the function's name behind the path."""
         places = self.places
-        function = {"softmax": "exp", "layer_norm": "rsqrt", "rms_norm": "rsqrt"}.get(self.kind, self.kind)
+        function = FUNCTIONS.get(self.kind) or self.kind
         for at in (path, f"{path} {function}"):
             entry = places.entries.get(at)
             if entry is not None and at not in places.met and self.kind in (entry.operator, entry.function):

@@ -30,6 +30,7 @@ from lutc.folder.manifest import CALIBRATION, TABLES, Folder, read, write
 from lutc.folder.page import REPORT, page
 from lutc.folder.spending import TRIES, Ladder, Spent, spend
 from lutc.folder.worker import run_all
+from lutc.models.hugging_face import kind_of
 from lutc.models.loading import Loaded
 from lutc.nn.patching.apply import refuse_patched
 from lutc.observe.ranks import Ranks
@@ -84,6 +85,10 @@ def compile_model(
     if not batches:
         raise LutcError("there are no batches to calibrate on; give at least one")
     check_target(folder, force)
+    if max_kl is not None and (kind_of(exact) if loaded is None else loaded.kind) != "causal":
+        raise LutcError(
+            f"`max_kl` is of models that give next-token logits; {type(exact).__name__} gives none: choose `entries`"
+        )
     name = name or (Path(loaded.path).name if loaded is not None else type(exact).__name__)
     partial = folder.with_name(f"{folder.name}.partial")
     ranks.agree(digest(exact), "model")
@@ -141,15 +146,30 @@ def check_target(folder: Path, force: bool = False) -> None:
 
 
 def _begin(partial: Path, request: dict) -> None:
-    """The folder in which work goes on: what another request left there is removed."""
-    text = json.dumps({**request, "version": lutc.__version__}, indent=1, sort_keys=True)
-    file = partial / REQUEST
-    if partial.exists() and not (file.exists() and file.read_text(encoding="utf-8") == text):
-        if not file.exists() and any(partial.iterdir()):
+    """The folder in which work goes on: what another request left there is removed, all but the calibration where that
+    request chose other tables for the same model and batches.
+    """
+    request, file = {**request, "version": lutc.__version__}, partial / REQUEST
+    if partial.exists():
+        earlier = _earlier(file)
+        if earlier is None and any(partial.iterdir()):
             raise LutcError(f"{partial} is in the way and is not of this command; move it")
-        shutil.rmtree(partial)
+        if earlier is None or {**earlier, "choice": None} != {**request, "choice": None}:
+            shutil.rmtree(partial)
+        elif earlier["choice"] != request["choice"]:
+            for name in (TABLES, TRIES):
+                shutil.rmtree(partial / name, ignore_errors=True)
     (partial / TABLES).mkdir(parents=True, exist_ok=True)
-    atomic_write(file, text)
+    atomic_write(file, json.dumps(request, indent=1, sort_keys=True))
+
+
+def _earlier(file: Path) -> dict | None:
+    """The request that a folder was begun for."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) and "choice" in found else None
 
 
 def _finish(partial: Path, folder: Path) -> None:
@@ -186,7 +206,12 @@ def _calibrated(model: nn.Module, batches: list, partial: Path, name: str, ranks
     file = partial / CALIBRATION
     if ranks.same(file.exists()):
         return read_calibration(file)
-    found = ranks.sum(calibrate(model, ranks.share(batches), name=name, progress=lambda n: told("calibrate", n)))
+    try:
+        found = ranks.sum(calibrate(model, ranks.share(batches), name=name, progress=lambda n: told("calibrate", n)))
+    except BaseException:
+        if ranks.first:  # nothing is there yet to go on from
+            shutil.rmtree(partial, ignore_errors=True)
+        raise
     if ranks.first:
         found.save(file)
     ranks.wait()

@@ -7,10 +7,12 @@ error, never another table.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,12 +20,14 @@ from pathlib import Path
 import lutc
 from lutc.errors import LutcError
 from lutc.files import atomic_write
+from lutc.folder import checking
 from lutc.formats.codes import Inputs
 from lutc.table.table_set import TableSet
 from lutc.table.table_set import read as read_tables
 
 SCHEMA = 1
 MANIFEST, CALIBRATION, TABLES = "manifest.json", "calibration.json", "tables"
+FUNCTIONS = {"activation": None, "softmax": "exp", "layer_norm": "rsqrt", "rms_norm": "rsqrt"}  # by operator
 _FILE = re.compile(r"(?:tables/)?[A-Za-z0-9_][A-Za-z0-9_.\-]*")
 
 
@@ -123,13 +127,13 @@ def read(path: str | os.PathLike) -> Folder:
     path = Path(path)
     file = path / MANIFEST
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = checking.parsed(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise LutcError(
             f"{path} is no folder of a model's tables: cannot read {MANIFEST} ({error.strerror or error}); "
             "`lutc model compile MODEL --text FILE -o DIR` writes one"
         ) from error
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise LutcError(f"{file} is not valid JSON: it is broken or cut off; compile the folder again") from error
     if not isinstance(content, dict) or content.get("kind") != "model":
         raise LutcError(f"{file} is no manifest of a model's tables; `lutc model compile` writes one")
@@ -138,13 +142,18 @@ def read(path: str | os.PathLike) -> Folder:
     try:
         if content["sha256"] != _digest(content):
             raise LutcError(f"{file} was altered after it was written: its digest does not hold; compile again")
+        checking.check_content(content)
         for name, digest in content["files"].items():
             _check(path, name, digest)
+        for entry in content["entries"]:
+            checking.fields(entry, {field.name: str(field.type) for field in dataclasses.fields(Entry)}, "a place")
         entries = tuple(Entry(**entry) for entry in content["entries"])
+        if twice := [path for path, count in Counter(entry.path for entry in entries).items() if count > 1]:
+            raise LutcError(f"{file} has two tables for {twice[0]}; compile the folder again")
+        if unsigned := [entry.table for entry in entries if entry.table not in content["files"]]:
+            raise LutcError(f"{file}: {unsigned[0]} has no digest; compile the folder again")
         tables = {name: read_tables(path / name) for name in dict.fromkeys(entry.table for entry in entries)}
         for entry in entries:
-            if entry.table not in content["files"]:
-                raise LutcError(f"{file}: {entry.table} has no digest; compile the folder again")
             _check_place(entry, tables[entry.table])
         return Folder(
             path, content["model"], content["data"], content["choice"], entries, tables, content["cost"],
@@ -175,6 +184,8 @@ def _check(folder: Path, name: str, digest: str) -> None:
 
 def _check_place(entry: Entry, tables: TableSet) -> None:
     """The table is one of the entry's function and, where it was made for one layer, of this one."""
+    if entry.operator not in FUNCTIONS or FUNCTIONS[entry.operator] not in (None, entry.function):
+        raise LutcError(f"{entry.path} is to have a table of {entry.function} as {entry.operator!r}; compile again")
     if tables.function != entry.function or entry.key not in tables:
         raise LutcError(f"{entry.table} holds no table '{entry.key}' of {entry.function}, which {entry.path} needs")
     if tables.inputs.get(entry.key) != entry.inputs:

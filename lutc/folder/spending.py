@@ -9,6 +9,7 @@ corrected by what it was off, and the choice made again.
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -165,13 +166,8 @@ def _measured(model, batch, ladder: Ladder, own, told: Progress, codes: bool = F
     variants: list[Any] = [FolderVariant("tables", folder)]
     variants += [FolderVariant("codes", folder, exact_on_codes)] if codes else []
     found = evaluate(model, [batch], variants, layers=False, progress=lambda n=1, total=None: told("measure", n))
-    kls = [found[variant.name].kl for variant in variants]
-    failed = found["tables"].failed
-    if failed:
-        return float("inf"), float("inf"), found.tokens
-    if kls[0] is None:
-        raise LutcError("`max_kl` is of models that give next-token logits; this one gives none: choose `entries`")
-    return kls[0], kls[-1] if kls[-1] is not None else float("inf"), found.tokens
+    kls = [math.inf if (kl := found[variant.name].kl) is None else kl for variant in variants]  # None: NaN
+    return kls[0], kls[-1], found.tokens
 
 
 def _prices(model, few, ladder: Ladder, places: list[str], told: Progress) -> dict[str, float]:

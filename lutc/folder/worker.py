@@ -86,11 +86,14 @@ def _wait(started, folder: Path, waiting: list[Job], progress) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Compile a part; what goes wrong is one line on stderr."""
+    """Compile a part, as long as who started it lives; what goes wrong is one line on stderr."""
+    parent = os.getppid()
     folder, name, index, count = Path(arguments[0]), arguments[1], int(arguments[2]), int(arguments[3])
     try:
         jobs, calibration = loads((folder / name).read_text(encoding="utf-8")), read(folder / CALIBRATION)
         for job in jobs[index::count]:
+            if os.getppid() != parent:  # killed; who starts anew there may want other tables under the same names
+                return 1
             run(job, calibration, folder)
     except LutcError as error:
         print(error, file=sys.stderr)

@@ -12,11 +12,12 @@ import torch
 import lutc
 from lutc import functions
 from lutc.calibration import calibrate
+from lutc.calibration import file as calibration_file
 from lutc.calibration.file import Layer
 from lutc.calibration.histogram import Histogram
 from lutc.errors import LutcError
-from lutc.folder import manifest
-from lutc.folder.jobs import TableChoice, codes, jobs_of, seen
+from lutc.folder import manifest, worker
+from lutc.folder.jobs import TableChoice, codes, dumps, jobs_of, seen
 from lutc.formats.codes import Inputs
 from tests.helpers import tiny_models
 
@@ -121,6 +122,40 @@ def test_goes_on_after_an_interruption(tmp_path):
     lutc.compile_model(model, BATCHES, folder, **arguments, progress=lambda stage, n: stages.append(stage))
     assert "calibrate" not in stages and (folder / "calibration.json").stat().st_mtime_ns == before
     assert not partial.exists() and len(manifest.read(folder).entries) == 3
+
+
+def test_another_choice_takes_the_calibration_that_is_there(tmp_path):
+    """Other batches do not; tables of the earlier choice are none of this one."""
+    model, folder, stages = tiny_models.llama(), tmp_path / "tables", []
+
+    def stop(stage, number):
+        if stage == "measure":
+            raise KeyboardInterrupt
+
+    arguments = {"softmax": "exact", "norms": "exact", "workers": 1}
+    with pytest.raises(KeyboardInterrupt):
+        lutc.compile_model(model, BATCHES, folder, **arguments, entries=4, progress=stop)
+    arguments |= {"measure": False, "progress": lambda stage, n: stages.append(stage)}
+    found = lutc.compile_model(model, BATCHES, folder, **arguments, entries=8)
+    assert "calibrate" not in stages and max(entry.entries for entry in found.entries) == 8
+    with pytest.raises(KeyboardInterrupt):
+        lutc.compile_model(model, BATCHES, folder, **arguments | {"measure": True, "progress": stop}, force=True)
+    lutc.compile_model(model, BATCHES[:2], folder, **arguments, force=True)
+    assert "calibrate" in stages
+
+
+def test_what_another_process_wrote_is_no_part_of_a_folder(made, tmp_path, monkeypatch):
+    """A worker whose parent is gone stops before it writes."""
+    calls = iter([1, 1, 2])
+    monkeypatch.setattr(worker.os, "getppid", lambda: next(calls))
+    partial = shutil.copytree(made, tmp_path / "partial")
+    calibration = calibration_file.read(partial / "calibration.json")
+    jobs = list(jobs_of(calibration, TableChoice(softmax="exact", norms="exact")).values())
+    (partial / "jobs.json").write_text(dumps(jobs))
+    for job in jobs:
+        (partial / job.file).unlink(missing_ok=True)
+    assert worker.main([str(partial), "jobs.json", "0", "1"]) == 1
+    assert [(partial / job.file).exists() for job in jobs] == [True, False, False]
 
 
 def test_what_tables_cost_is_measured(tmp_path):
@@ -236,7 +271,9 @@ def test_bad_requests(made, tmp_path):
         lutc.compile_model(model, [], tmp_path / "new")
     with pytest.raises(LutcError, match="no activation, softmax or norm"):
         lutc.compile_model(torch.nn.Sequential(torch.nn.Linear(2, 2)), [torch.ones(1, 2)], tmp_path / "new")
-    assert not (tmp_path / "new").exists()
+    with pytest.raises(LutcError, match="`max_kl` is of models that give next-token logits; BertModel gives none"):
+        lutc.compile_model(tiny_models.bert(), BATCHES, tmp_path / "new", max_kl=1e-3)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_functions_with_parameters_have_files_of_their_own(tmp_path):
