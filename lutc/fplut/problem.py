@@ -47,16 +47,22 @@ class IntervalProblem:
 
     @property
     def anchors(self) -> np.ndarray:
-        """Places (positions) worth a cut: next to kinks, which show as jumps of the slope, inflections and 0."""
+        """Places (positions) worth a cut: on both sides of a jump, next to kinks, which show as jumps of the slope,
+        inflections and 0.
+        """
         x = self.places
         with np.errstate(all="ignore"):
             slope = np.diff(self.f(x)) / np.diff(x)
             jump = np.abs(np.diff(slope))
+            step = np.abs(np.diff(self.f(x)))
+        beside = np.maximum(np.append(0.0, step[:-1]), np.append(step[1:], 0.0))
+        gaps = np.flatnonzero((step > _KINK_RATIO * beside) & (step > _KINK))
         around = np.maximum(np.append(0.0, jump[:-1]), np.append(jump[1:], 0.0))
         kinks = np.flatnonzero(jump > np.maximum(_KINK_RATIO * around, _KINK)) + 1
         points = np.append(np.asarray(self.function.inflections or (), np.float64), 0.0)
         points = points[(points >= x[0]) & (points <= x[-1])]
-        return np.unique(np.concatenate([kinks, np.searchsorted(x, points)]))[:_MOST_ANCHORS]
+        worth = np.concatenate([gaps, gaps + 1, kinks, np.searchsorted(x, points)])
+        return np.unique(worth)[:_MOST_ANCHORS]
 
     @property
     def domain(self) -> Domain | None:

@@ -50,6 +50,18 @@ class LUTSoftmax(RowOperator):
         softmax = transforms.softmax if transforms.active() else rows.softmax
         return softmax(flat, self.words, self.meta, period).view(moved.shape).transpose(dim, -1)
 
+    def log_along(self, x: torch.Tensor, dim: int) -> torch.Tensor:
+        """The logarithm of the softmax along `dim`, x - max x - log(sum(w)): the logarithm is exact, one for each row,
+        so that what weighs nothing is as low as it should be.
+        """
+        if x.ndim == 0:
+            return self.log_along(x[None], dim)[0]
+        if not x.numel():
+            return x.clone()
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        largest, where = wide.max(dim, keepdim=True)
+        return (wide - largest + self.along(wide, dim).gather(dim, where).log()).to(x.dtype)
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if is_traced(x):
             return leaf(self, x)

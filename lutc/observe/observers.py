@@ -157,6 +157,13 @@ class SoftmaxObserver(Observer):
             self.observe(x.transpose(dim, -1))
         return self.compute(x, dim)
 
+    def log_along(self, x: torch.Tensor, dim: int) -> torch.Tensor:
+        """Its logarithm, as `LUTSoftmax` has it."""
+        if x.ndim:
+            self.observe(x.transpose(dim, -1))
+        with torch._C.DisableTorchFunction():
+            return torch.log_softmax(x, dim)
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.along(x, self.dim)
 

@@ -21,6 +21,7 @@ from lutc.functions import alike, find
 from lutc.functions.recognise import functions_of
 from lutc.functions.spelling import spelled
 from lutc.nn.patching.attention import attend, multi_head_attention
+from lutc.nn.patching.channel_norms import batch_norm, group_norm, instance_norm
 
 T = torch.Tensor
 
@@ -100,17 +101,24 @@ MATH_CALLS: dict[Callable, str] = {
 ACTIVATION_CALLS |= {call: [(name, _on_floats)] for call, name in MATH_CALLS.items()}
 MATH_CALLS[torch.pow] = "rsqrt"
 ACTIVATION_CALLS[torch.pow] = [("rsqrt", _inverse_root)]
-SOFTMAX_CALLS = {F.softmax, torch.softmax, T.softmax, torch.special.softmax}
+SOFTMAX_CALLS = {F.softmax, F.softmin, torch.softmax, T.softmax, torch.special.softmax}
 ATTENTION_CALLS = {F.scaled_dot_product_attention, F.multi_head_attention_forward}
+LOG_SOFTMAX_CALLS = {F.log_softmax, torch.log_softmax, T.log_softmax, torch.special.log_softmax}
+CHANNEL_NORM_CALLS: dict[Callable, tuple[str, Callable]] = {
+    F.group_norm: ("group_norm", group_norm),
+    F.instance_norm: ("instance_norm", instance_norm),
+    F.batch_norm: ("batch_norm", batch_norm),
+}
 NORM_CALLS = {
     F.layer_norm: "layer_norm",
     torch.layer_norm: "layer_norm",
     F.rms_norm: "rms_norm",
     torch.rms_norm: "rms_norm",
 }
-_METHODS = {"softmax": T.softmax, "sigmoid": T.sigmoid, "tanh": T.tanh, "relu": T.relu}
+_METHODS = {"softmax": T.softmax, "log_softmax": T.log_softmax, "sigmoid": T.sigmoid, "tanh": T.tanh, "relu": T.relu}
 _METHODS |= {name: getattr(T, name) for name in MATH_CALLS.values()}
 _METHODS |= {"arctan": T.arctan}
+_ANSWERED = (ACTIVATION_CALLS, SOFTMAX_CALLS, LOG_SOFTMAX_CALLS, ATTENTION_CALLS, NORM_CALLS, CHANNEL_NORM_CALLS)
 
 
 class Own(NamedTuple):
@@ -228,9 +236,7 @@ def _meanings(target, node: ast.Call) -> tuple[str, ...]:
 
 def _known(target) -> bool:
     try:
-        return (
-            target in ACTIVATION_CALLS or target in SOFTMAX_CALLS or target in ATTENTION_CALLS or target in NORM_CALLS
-        )
+        return any(target in calls for calls in _ANSWERED)
     except TypeError:  # unhashable
         return False
 
@@ -302,19 +308,26 @@ class Answers(TorchFunctionMode):
                     return lambda input, *_, **__: table(input)
         elif func in NORM_CALLS:
             return self.norms.get(NORM_CALLS[func])
+        elif func in CHANNEL_NORM_CALLS:
+            normalise = self.norms.get("layer_norm")
+            return None if normalise is None else functools.partial(CHANNEL_NORM_CALLS[func][1], normalise)
         elif self.softmax is not None:
             if func in SOFTMAX_CALLS:
-                return self._softmax
+                return functools.partial(self._softmax, negated=func is F.softmin)
+            if func in LOG_SOFTMAX_CALLS and hasattr(self.softmax, "log_along"):
+                return functools.partial(self._softmax, logarithm=True)
             if func is F.scaled_dot_product_attention:
                 return functools.partial(attend, self.softmax)
             if func is F.multi_head_attention_forward:
                 return functools.partial(multi_head_attention, self.softmax)
         return None
 
-    def _softmax(self, input, dim=None, _stacklevel=3, dtype=None):
+    def _softmax(self, input, dim=None, _stacklevel=3, dtype=None, *, negated=False, logarithm=False):
         x = input if dtype is None else input.to(dtype)
         dim = F._get_softmax_dim("softmax", x.ndim, _stacklevel) if dim is None else dim
-        return self.softmax.along(x, dim)
+        if logarithm:
+            return self.softmax.log_along(x, dim)
+        return self.softmax.along(-x if negated else x, dim)
 
 
 _RUNNING: list[Answers] = []

@@ -19,6 +19,7 @@ from lutc.nn.lut import LUT, OUTSIDE
 from lutc.nn.norm import LUTLayerNorm, LUTRMSNorm
 from lutc.nn.patching.attention import in_form
 from lutc.nn.patching.automatic import ENTRIES, KINDS, Automatic
+from lutc.nn.patching.calls import CHANNEL_NORM_CALLS
 from lutc.nn.patching.operators import Operator, table_operator
 from lutc.nn.patching.quantised import AnyExact, Quantised, Scales, all_functions, named_function
 from lutc.nn.patching.report import Refused, Report
@@ -83,9 +84,10 @@ class Wanted:
     def without_place(self, report: Report) -> list[tuple[str, str]]:
         """(function, name) of what was given and stands nowhere."""
         placed = {one.what for one in report.replaced}
+        placed |= {"softmax"} if "log_softmax" in placed else set()
         given = dict(self.activations) | ({} if self.softmax is None else {"softmax": self.softmax})
         unused = [(what, operator.name) for what, operator in given.items() if what not in placed]
-        if self.norms and not placed & {*self.norms, *self.written}:
+        if self.norms and not placed & {*self.norms, *self.written, *(what for what, _ in CHANNEL_NORM_CALLS.values())}:
             unused.append(("rsqrt", next(iter(self.norms.values())).name))
         return unused
 

@@ -21,6 +21,8 @@ from lutc.nn.patching import attention as attentions
 from lutc.nn.patching.calls import (
     ACTIVATION_CALLS,
     ATTENTION_CALLS,
+    CHANNEL_NORM_CALLS,
+    LOG_SOFTMAX_CALLS,
     MATH_CALLS,
     NORM_CALLS,
     SOFTMAX_CALLS,
@@ -30,12 +32,16 @@ from lutc.nn.patching.calls import (
     uses_registry,
 )
 from lutc.nn.patching.changes import ATTENTION, MISSING, Attribute, Child
+from lutc.nn.patching.channel_norms import of_batch
 from lutc.nn.patching.choose import Selection, Wanted
 from lutc.nn.patching.offload import bring_as
 from lutc.nn.patching.operators import Operator
 from lutc.nn.patching.quantised import Quantised, quantised_function
 from lutc.nn.patching.recognise import could_be_activation, is_activation, is_norm, norm_of
 from lutc.nn.patching.report import Left, Refused, Replaced, Report
+
+_SOFTMAXES = SOFTMAX_CALLS | LOG_SOFTMAX_CALLS | ATTENTION_CALLS
+_NORMS = {*NORM_CALLS, *CHANNEL_NORM_CALLS}
 
 
 class Patcher:
@@ -48,7 +54,7 @@ class Patcher:
         self.answered: set[str] = set()
         self.ending: dict[str, str] = {}  # tables by name that go on as lines beyond their range, and where
         self.placed: set[str] = set()  # of the paths that were asked for
-        self.gone: set[int] = set()  # ids of modules that stand in the model no more
+        self.gone: set[int] = set()  # ids of modules that stand in the model no more, or were looked into before
 
     # --- changes ---
 
@@ -155,13 +161,16 @@ class Patcher:
             self.put(parent, parent_name, name, softmax)
             self.report.replaced.append(Replaced(path, "softmax", self.wanted.softmax.name))
         elif isinstance(child, (nn.LogSoftmax, nn.Softmin, nn.Softmax2d)) and self.wanted.softmax is not None:
-            self.report.left.append(Left(path, type(child).__name__, "not a softmax over one dimension"))
+            self._calls(path, child)
         elif is_norm(child) and self.wanted.norms and not name.startswith("lutc_"):
             self._norm(parent, parent_name, name, child, path)
 
     def _activation(self, module: nn.Module) -> bool:
         """A candidate for an activation; where any function is to have a table, a leaf that could be one."""
-        return is_activation(module) or getattr(self.wanted.other, "leaves", False) and could_be_activation(module)
+        if is_activation(module):
+            return True
+        whole = getattr(self.wanted.other, "leaves", False) and could_be_activation(module)
+        return whole and not any(_known_function(value) for value in vars(module).values())  # which is served by itself
 
     def _operator(self, names: Sequence[str], path: str, what: str, exact: Any = None) -> Operator | Quantised | None:
         """The operator wanted for one of `names` (of the same function), and the report of it. exact: the module or
@@ -189,6 +198,7 @@ class Patcher:
     def _norm(self, parent, parent_name, name, child, path) -> None:
         known = norm_of(child)
         if known is None:  # one written out of other calls, with a gate or another gain: those are answered
+            self.gone.add(id(child))
             if not self._calls(path, child):
                 why = "computes neither LayerNorm nor RMSNorm over its last dimension"
                 self.report.left.append(Left(path, type(child).__name__, why))
@@ -205,10 +215,12 @@ class Patcher:
         if not self.wanted.elementwise:
             return
         for attribute, value in list(vars(module).items()):
-            function = value.func if isinstance(value, functools.partial) else value
-            if callable(function) and getattr(function, "__hash__", None) is not None and function in ACTIVATION_CALLS:
+            if _known_function(value):
                 path = f"{name}.{attribute}" if name else attribute
-                operator = self._operator(functions_of(value), path, attribute, value)
+                names = functions_of(value)  # () for log, which is not finite everywhere
+                if not names and value in MATH_CALLS and value is not torch.pow:
+                    names = (MATH_CALLS[value],)
+                operator = self._operator(names, path, attribute, value)
                 if operator is not None:
                     self._put_for_attribute(module, name, attribute, operator.fresh(path, value))
 
@@ -278,14 +290,19 @@ class Patcher:
                         activations[function] = self._added(
                             module, name, own, operator.fresh(path, module._modules.get(own))
                         )
-            elif (call in SOFTMAX_CALLS or call in ATTENTION_CALLS) and self.wanted.softmax is not None:
+            elif call in _SOFTMAXES and self.wanted.softmax is not None:
+                what = "log_softmax" if call in LOG_SOFTMAX_CALLS else "softmax"
                 softmax = softmax or self._added(module, name, "lutc_softmax", self.wanted.softmax.fresh(path))
-                self.report.replaced.append(Replaced(path, "softmax", self.wanted.softmax.name))
-            elif call in NORM_CALLS and self.wanted.norms:
-                kind = NORM_CALLS[call]
+                if what == "log_softmax" and not hasattr(softmax, "log_along"):
+                    self.report.left.append(Left(path, what, "this softmax has no logarithm; give an exp table"))
+                    continue
+                self.report.replaced.append(Replaced(path, what, self.wanted.softmax.name))
+            elif call in _NORMS and self.wanted.norms and not _is_line(module):
+                what = NORM_CALLS[call] if call in NORM_CALLS else CHANNEL_NORM_CALLS[call][0]
+                kind = NORM_CALLS.get(call, "layer_norm")
                 norm = self.wanted.norm_module(kind, (1,), 1e-5, None, None, path)
                 norms[kind] = self._added(module, name, f"lutc_{kind}", norm).normalise
-                self.report.replaced.append(Replaced(path, kind, self.wanted.norms[kind].name))
+                self.report.replaced.append(Replaced(path, what, self.wanted.norms[kind].name))
         if activations or softmax or norms:
             self._answer(name, module, Answers(activations, softmax, norms))
         return bool(activations or softmax or norms)
@@ -354,6 +371,17 @@ class Patcher:
                 self.assign(module, "activation_relu_or_gelu", 0)
             elif below and isinstance(module, nn.TransformerEncoder):
                 self.assign(module, "use_nested_tensor", False)
+
+
+def _known_function(value: object) -> bool:
+    """Whether this is an activation of torch's, perhaps with options."""
+    function = value.func if isinstance(value, functools.partial) else value
+    return callable(function) and getattr(function, "__hash__", None) is not None and function in ACTIVATION_CALLS
+
+
+def _is_line(module: nn.Module) -> bool:
+    """Whether this is a batch norm that takes its running statistics."""
+    return isinstance(module, nn.modules.batchnorm._BatchNorm) and not of_batch(module)
 
 
 def _child_name(function: str) -> str:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from lutc.functions.recognise import _TOLERANCE
 from lutc.nn.norm import LUTLayerNorm, LUTRMSNorm
+from lutc.nn.patching.channel_norms import of_batch
 from lutc.nn.patching.offload import present
 
 _NAMED = re.compile(
@@ -50,10 +51,10 @@ def could_be_activation(module: nn.Module) -> bool:
 
 
 def is_norm(module: nn.Module) -> bool:
-    """A candidate for a norm: of torch's norm classes, or a leaf named so. A batch norm is none in eval mode, where it
-    is a line; neither is what torch puts before a weight.
+    """A candidate for a norm: of torch's norm classes, or a leaf named so. A batch norm is none where it takes its
+    running statistics, as in eval mode: then it is a line; neither is what torch puts before a weight.
     """
-    if isinstance(module, nn.modules.batchnorm._BatchNorm) and not module.training:
+    if isinstance(module, nn.modules.batchnorm._BatchNorm) and not of_batch(module):
         return False
     if type(module).__module__.startswith("torch.nn.utils."):
         return False
