@@ -14,7 +14,7 @@ IMAGES, SIGNALS, ROWS = torch.randn(3, 8, 5, 4) * 3 + 1, torch.randn(3, 8, 11) -
 CASES = [
     (nn.GroupNorm(2, 8), IMAGES),
     (nn.GroupNorm(1, 8, affine=False), SIGNALS),
-    (nn.GroupNorm(4, 8), ROWS),
+    (nn.GroupNorm(2, 8), ROWS),
     (nn.InstanceNorm2d(8, affine=True), IMAGES),
     (nn.InstanceNorm1d(8, track_running_stats=True), SIGNALS),
     (nn.BatchNorm2d(8), IMAGES),
@@ -38,15 +38,15 @@ def test_forward_backward_and_running_statistics(norm, x, dtype):
     model = copy.deepcopy(exact)
     report = lutc.patch(model, norm="rsqrt_fplut")
     assert len(report.replaced) == 1 and not report.left and not report.unused
-    found, wanted = x.to(dtype).requires_grad_(), x.to(dtype).requires_grad_()
+    found, wanted = x.to(dtype).clone().requires_grad_(), x.to(dtype).clone().requires_grad_()
     got, want = model(found), exact(wanted)
-    assert (
-        got.dtype == want.dtype and 0 < (got - want).norm() <= (1e-2 if dtype == torch.bfloat16 else 1e-4) * want.norm()
-    )
+    assert got.dtype == want.dtype
+    assert (got - want).norm() <= (1e-2 if dtype == torch.bfloat16 else 1e-4) * want.norm()
+    assert dtype == torch.bfloat16 or not torch.equal(got, want)  # a table did run
     weight = torch.randn(want.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
     (got * weight).sum().backward()
     (want * weight).sum().backward()
-    torch.testing.assert_close(found.grad, wanted.grad, rtol=3e-2, atol=3e-2 if dtype == torch.bfloat16 else 1e-3)
+    assert (found.grad - wanted.grad).norm() <= (0.1 if dtype == torch.bfloat16 else 1e-3) * wanted.grad.norm()
     lutc.unpatch(model)
     for name, value in exact.state_dict().items():
         assert torch.equal(model.state_dict()[name], value), name

@@ -1,4 +1,4 @@
-"""ONNX's node tests of activations, softmax and norms, answered by floating-point tables within ONNX's own tolerance."""
+"""ONNX's node tests of activations, softmax and norms, answered by floating-point tables within ONNX's tolerance."""
 
 import warnings
 
