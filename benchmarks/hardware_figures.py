@@ -112,7 +112,7 @@ def times() -> None:
                 seconds.append(time.perf_counter() - start)
             spent = sum(os.times()[:4]) - sum(used[:4])
         first, later = seconds[0], statistics.median(seconds[1:])
-        print(f"{name}: {words} codes, {first:.1f} s the first time, {later:.1f} s later; {spent:.1f} s of processor time")
+        print(f"{name}: {words} codes, first {first:.1f} s, then {later:.1f} s, of which the processors {spent:.1f} s")
     os.environ.pop("LUTC_CACHE") if before is None else os.environ.update(LUTC_CACHE=before)
     print()
 
