@@ -19,6 +19,9 @@ import numpy as np
 import torch
 
 from lutc.errors import LutcError
+from lutc.nn import FakeQuantize, QuantLUT
+from lutc.nn.fake_quant import positive_number
+from lutc.nn.portable import present_scales
 
 OPSETS = range(18, 22)
 
@@ -48,9 +51,10 @@ def export(
 ) -> list[Comparison]:
     """Write `model`, in eval mode, as an ONNX file, and compare it in onnxruntime with torch on `args`.
 
-    args, kwargs: as the model is called. opset: 18 to 21. dynamic_shapes: as `torch.export` takes them: dimensions
-    that may vary. Raises LutcError where onnx or onnxruntime are missing, a module has no ONNX form, or the model does
-    not load in onnxruntime; the file is then not written.
+    args, kwargs: as the model is called. Scales that are learned or observed are exported as they are now, a dynamic
+    one is computed in the graph. opset: 18 to 21. dynamic_shapes: as `torch.export` takes them: dimensions that may
+    vary. Raises LutcError where onnx or onnxruntime are missing, a module has no ONNX form, or the model does not load
+    in onnxruntime; the file is then not written.
     """
     for package in ("onnx", "onnxscript", "onnxruntime"):
         if importlib.util.find_spec(package) is None:
@@ -63,7 +67,8 @@ def export(
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
-        program = _traced(model, tuple(args), kwargs, opset, dynamic_shapes, input_names, output_names)
+        with present_scales(_scales_of(model)):
+            program = _traced(model, tuple(args), kwargs, opset, dynamic_shapes, input_names, output_names)
         _drop_unused(program)
         with torch.no_grad():
             wanted = model(*args, **(kwargs or {}))
@@ -77,6 +82,22 @@ def export(
         found = compare(written, (*args, *(kwargs or {}).values()), wanted)
         for file in Path(folder).iterdir():  # a large model's weights lie in a second file
             os.replace(file, path.resolve().parent / file.name)
+    return found
+
+
+def _scales_of(model: torch.nn.Module) -> list[tuple[torch.nn.Module, float]]:
+    """Modules whose scale is learned or observed, and its value now."""
+    found: list[tuple[torch.nn.Module, float]] = []
+    for name, module in model.named_modules():
+        if isinstance(module, FakeQuantize) and module.kind in ("learned", "observed"):
+            if module.scale is None:
+                raise LutcError(
+                    f"the {module.kind} scale of {name or 'this FakeQuantize'} has seen no batch yet; run one in "
+                    "training mode, or load a checkpoint"
+                )
+            found.append((module, module.scale))
+        elif isinstance(module, QuantLUT) and isinstance(module.scale, torch.Tensor):
+            found.append((module, positive_number("scale", module.scale)))
     return found
 
 

@@ -93,11 +93,92 @@ QUANTISED = [
 ]
 
 
-@pytest.mark.parametrize("opset", [18, 21])
-def test_quantised_to_the_bit(opset, tmp_path):
-    inputs = [x for _, x in QUANTISED]
-    found = run([make() for make, _ in QUANTISED], *inputs, path=tmp_path, opset=opset)
+def seen(module):
+    """The module behind a batch in training mode, in eval mode."""
+    module.train()(torch.randn(1000, generator=torch.Generator().manual_seed(7)))
+    return module.eval()
+
+
+class AtScale(torch.nn.Module):
+    """A QuantLUT whose scale comes with every call."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = nn.QuantLUT("silu_8", out_scale=0.02)
+
+    def forward(self, x):
+        return self.table(x, x.abs().amax(0) / 127)
+
+
+HALVES = torch.arange(-300, 300) + 0.5  # between two codes
+SCALED = [
+    (lambda: nn.QuantLUT("gelu_8", scale=0.07, zero_point=5, out_scale=0.03, out_zero_point=-9), HALVES * 0.07),
+    (
+        lambda: nn.QuantLUT("gelu_8", scale=0.07, zero_point=128, out_scale=0.03, out_zero_point=7, signed=False),
+        floats(),
+    ),
+    (lambda: nn.QuantLUT("gelu_8", scale=0.5, bits=4, out_scale=0.5), floats()),
+    (lambda: nn.QuantLUT("gelu_8", scale=0.07, out_scale=0.03), floats().half()),
+    (lambda: nn.QuantLUT("gelu_8", scale=0.07, out_scale=0.03), floats().double()),
+    (lambda: nn.QuantLUT("gelu_8", scale=2**-9, bits=16, out_scale=2**-9), torch.arange(-32768, 32768).short()),
+    (lambda: nn.FakeQuantize(0.03, bits=6, zero_point=7, signed=False), floats()),
+    (lambda: seen(nn.FakeQuantize("learned")), floats()),
+    (lambda: seen(nn.QuantLUT("gelu_8", scale="learned", out_scale=0.03)), floats()),
+    (lambda: seen(nn.QuantLUT("gelu_8", scale="learned", out_scale=0.03)), INT8),
+    (lambda: seen(nn.QuantLUT("gelu_8", scale="observed")), floats()),
+    (lambda: nn.QuantLUT("gelu_8", scale=torch.nn.Parameter(torch.tensor([0.07])), out_scale=0.03), floats()),
+    *(
+        (lambda rounding=rounding: nn.QuantLUT("silu_8", scale="dynamic", out_scale=0.03, rounding=rounding), floats())
+        for rounding in ("half_up", "half_away", "half_even")
+    ),
+    (lambda: nn.QuantLUT("exp_8", scale="dynamic"), floats()),
+    (AtScale, floats()[:4000]),
+]
+
+
+def same_bits(cases, path, opset=18):
+    inputs = [x for _, x in cases]
+    found = run([make() for make, _ in cases], *inputs, path=path, opset=opset)
     assert [(one.values, one.different) for one in found] == [(x.numel(), 0) for x in inputs]
+
+
+def test_quantised_to_the_bit(tmp_path):
+    same_bits(QUANTISED, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("opset", [18, 21])
+def test_any_scale_and_width_to_the_bit(opset, tmp_path):
+    same_bits([*QUANTISED, *SCALED], tmp_path, opset)
+
+
+def test_codes_are_a_gather_between_quantize_and_dequantize(tmp_path):
+    module = nn.QuantLUT("gelu_8", scale=0.07, zero_point=5, out_scale=0.03, out_zero_point=-9)
+    lutc_onnx.export(module, (floats(100),), tmp_path / "m.onnx")
+    graph = onnx.load(tmp_path / "m.onnx").graph
+    kinds = [node.op_type for node in graph.node]
+    assert sorted(kinds) == sorted(["QuantizeLinear", "Cast", "Sub", "Gather", "DequantizeLinear", "IsNaN", "Where"])
+    values = {value.name: onnx.numpy_helper.to_array(value) for value in graph.initializer}
+    for kind, scale, zero_point in (("QuantizeLinear", 0.07, 5), ("DequantizeLinear", 0.03, -9)):
+        (node,) = (node for node in graph.node if node.op_type == kind)
+        assert values[node.input[1]] == np.float32(scale)
+        assert values[node.input[2]] == zero_point and values[node.input[2]].dtype == np.int8
+    (table,) = (values[node.input[0]] for node in graph.node if node.op_type == "Gather")
+    want = torch.arange(-128, 128, dtype=torch.int8)
+    np.testing.assert_array_equal(table, module(want).numpy())
+
+
+def test_scales_that_are_not_there(tmp_path):
+    x = floats(100)
+    with pytest.raises(LutcError, match="0 has seen no batch yet"):
+        lutc_onnx.export(
+            torch.nn.Sequential(nn.QuantLUT("gelu_8", scale="learned").quantise), (x,), tmp_path / "m.onnx"
+        )
+    with pytest.raises(LutcError, match="no scale of its own"):
+        lutc_onnx.export(nn.QuantLUT("gelu_8"), (x,), tmp_path / "m.onnx")
+    with pytest.raises(LutcError, match="a dynamic scale is that of floats"):
+        lutc_onnx.export(nn.QuantLUT("gelu_8", scale="dynamic"), (INT8,), tmp_path / "m.onnx")
+    assert list(tmp_path.iterdir()) == []
 
 
 def rows(n=64, count=300):

@@ -124,6 +124,8 @@ class FakeQuantize(Unscripted):
         _checked(x)
         if self.kind == "fixed":
             return torch.full((), self._number, dtype=torch.float64, device=x.device), 1.0
+        if (number := portable.present(self)) is not None:
+            return torch.full((), number, dtype=torch.float64, device=x.device), 1.0
         if self.kind == "dynamic":
             return power_of_two(self._least_squares(x.detach())), 1.0
         if self.training:

@@ -8,7 +8,7 @@ both are exact. Integers are int64, divided by powers of two with the floor that
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 from numpy.typing import ArrayLike
 
 from lutc.errors import LutcError
+from lutc.formats.codes import HALF_AWAY, HALF_EVEN
 from lutc.formats.requantise import requantiser
 from lutc.hardware.rows import DEVIATION_BITS, EXP_BITS, RECIPROCAL_INPUTS, ROOT_BITS, RSQRT_INPUTS
 from lutc.lower.lowering import lower
@@ -48,6 +49,26 @@ def standard_operators() -> Iterator[None]:
 def wanted() -> bool:
     """Whether an export to standard operators is tracing."""
     return _asked or torch.onnx.is_in_onnx_export()
+
+
+_present: dict[int, float] = {}
+
+
+@contextmanager
+def present_scales(scales: Iterable[tuple[torch.nn.Module, float]]) -> Iterator[None]:
+    """Modules whose scale is learned or observed, and its value now: meanwhile they trace with that number."""
+    before = dict(_present)
+    _present.update((id(module), number) for module, number in scales)
+    try:
+        yield
+    finally:
+        _present.clear()
+        _present.update(before)
+
+
+def present(module: torch.nn.Module) -> float | None:
+    """The number that `present_scales` gave for the module."""
+    return _present.get(id(module))
 
 
 def constant(values: ArrayLike, like: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
@@ -326,6 +347,20 @@ def _requantise(acc, multiplier: int, shift) -> torch.Tensor:
     if shift > 62:
         return torch.zeros_like(product)
     return _floor_divide(product + (1 << (shift - 1)), 1 << shift) if shift > 0 else product * (1 << -shift)
+
+
+def requantised(acc: torch.Tensor, ratio: torch.Tensor, rounding: str) -> torch.Tensor:
+    """round(acc * ratio), int64, of a ratio that is a tensor: float64, 0-d, 0 < ratio < 2**31."""
+    exponent = _exponent(ratio) + 1
+    multiplier = torch.round(ratio * _power(-exponent, ratio.dtype) * 2.0**31).to(torch.int64)
+    shift = 31 - exponent
+    product, divisor = acc.to(torch.int64) * multiplier, _two_to(shift.clamp(1, 62))
+    half = _floor_divide(divisor, 2)
+    if rounding == HALF_AWAY:
+        half = half - torch.where(product < 0, 1, 0)
+    elif rounding == HALF_EVEN:
+        half = half - 1 + _modulo(_floor_divide(product, divisor), 2)
+    return torch.where(shift > 62, 0, _floor_divide(product + half, divisor))
 
 
 def _accumulated(lines: IntegerLines, centred: torch.Tensor) -> torch.Tensor:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,15 +16,14 @@ from lutc.errors import LutcError
 from lutc.formats.codes import Inputs, Outputs, check_rounding
 from lutc.formats.requantise import INT32_MAX, requantiser
 from lutc.functions import in_torch
-from lutc.nn import channels, code_ops, portable, quant_channels
+from lutc.nn import channels, code_ops, exported_quant, portable, quant_channels
 from lutc.nn.fake_quant import AXIS, KINDS, FakeQuantize, positive_number
 from lutc.nn.integer_lines import requantise
-from lutc.nn.nearest import wide_dtype
 from lutc.nn.power_ops import HIGHEST, LOWEST
 from lutc.nn.refilled import Refilled
 from lutc.nn.straight_through import look_up
 from lutc.nn.traced import is_traced, leaf
-from lutc.table.integer import evaluate, integer_lines, unfold
+from lutc.table.integer import integer_lines, unfold
 from lutc.table.library import TableSource, as_table_set
 from lutc.table.table import Table
 from lutc.table.table_set import TableSet, loads
@@ -150,11 +150,20 @@ class QuantLUT(Refilled):
         """
         self._fill(next((buffer.device for buffer in self.buffers()), torch.device("cpu")))
 
+    @property
+    def zero_point_offset(self) -> int:
+        """What unsigned codes have more than those that the integer rule sees."""
+        return self._offset
+
+    def sides(self) -> dict[str, np.ndarray]:
+        """Numbers of the tables of all keys, as `answers` takes them."""
+        return _side_by_side(self.tables)
+
     def _lost(self) -> bool:
         return True  # no telling but by making them
 
     def _fill(self, device: torch.device) -> None:
-        for name, values in _side_by_side(self.tables).items():
+        for name, values in self.sides().items():
             self.register_buffer(f"key_{name}", torch.from_numpy(values).view(torch.int64).to(device), persistent=False)
         if self.axis is not None:
             zeros = self.zero_point if self.quantise is None else self.quantise.channel_values[1].tolist()
@@ -164,6 +173,12 @@ class QuantLUT(Refilled):
             for name, buffer in quant_channels.buffers_of(self._responses, *given).items():
                 self.register_buffer(name, buffer, persistent=False)
             return
+        if self.quantise is not None and self.quantise.kind != "fixed":
+            powers = (2.0 ** torch.arange(LOWEST, HIGHEST + 1, dtype=torch.float64, device=device)).unbind()
+            _, values, slopes = zip(*map(self._responses, powers), strict=True)
+            self.register_buffer("power_values", torch.stack(values).view(torch.int64), persistent=False)
+            self.register_buffer("power_slopes", torch.stack(slopes).view(torch.int64), persistent=False)
+        # Last, for torch.export miscounts buffers behind those that are None.
         responses = (
             self._responses(self._checked(self.scale, device)) if isinstance(self.scale, float) else (None, None, None)
         )
@@ -177,11 +192,6 @@ class QuantLUT(Refilled):
                 else None
             )
             self.register_buffer(f"all_{name}", values if values is None else values.view(bits), persistent=False)
-        if self.quantise is not None and self.quantise.kind != "fixed":
-            powers = (2.0 ** torch.arange(LOWEST, HIGHEST + 1, dtype=torch.float64, device=device)).unbind()
-            _, values, slopes = zip(*map(self._responses, powers), strict=True)
-            self.register_buffer("power_values", torch.stack(values).view(torch.int64), persistent=False)
-            self.register_buffer("power_slopes", torch.stack(slopes).view(torch.int64), persistent=False)
 
     def _at_power(self, scale: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Values and slopes, as `_responses` has them, of a scale that the quantiser gave: a power of two, or NaN."""
@@ -202,11 +212,27 @@ class QuantLUT(Refilled):
     def _responses(self, scale: torch.Tensor, zero_point=None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Of all codes, ascending, at `scale` (float64, 0-d) and a zero point, the module's unless given: outputs
         (codes of `self.dtype` with an output scale, else float32), and, with one more element for NaN, their real
-        values and the derivatives (float64). `lutc.table.integer` in tensors; its integers are exact in float64.
+        values and the derivatives (float64).
         """
-        scales, steps, cuts, slopes, intercepts = (getattr(self, f"key_{name}").view(torch.float64) for name in _SIDES)
-        lowest, highest = self.minimum, self.maximum
+        sides = [getattr(self, f"key_{name}").view(torch.float64) for name in _SIDES]
         zero_point = self.zero_point if zero_point is None else zero_point
+        x, derivative, outputs, values = self.answers(scale, zero_point, sides, _requantised)
+        if in_torch.known(self.tables.function):
+            derivative = in_torch.derivative(self.tables.function, x)
+        if self.out is not None:
+            codes = outputs.to(torch.int64) - self._offset
+            # Saturated output codes do not move with the input.
+            derivative = torch.where((codes == self.out.minimum) | (codes == self.out.maximum), 0.0, derivative)
+        return outputs, F.pad(values, (0, 1), value=math.nan), F.pad(derivative, (0, 1))
+
+    def answers(self, scale: torch.Tensor, zero_point: Any, sides: Sequence[torch.Tensor], requantised: Callable):
+        """Of all codes, ascending, at `scale` (float64, 0-d): (x, slope of the segment, output, real value), float64
+        but for output codes and float32 outputs; values are NaN where the integers leave int32. sides: those
+        of `sides`. requantised(acc, ratio, rounding): as `_requantised` here.
+
+        `lutc.table.integer` in tensors; its integers are exact in float64.
+        """
+        scales, steps, cuts, slopes, intercepts = sides
         key = (
             (scales - torch.log2(scale)).abs().argmin(0, keepdim=True)
         )  # an index of one element, for a 0-d one would be read on the host
@@ -214,30 +240,23 @@ class QuantLUT(Refilled):
             values.index_select(0, key)[0] for values in (steps, cuts, slopes, intercepts)
         )
         intercepts = torch.floor(intercepts / scale + 0.5)
-        centred = torch.arange(lowest, highest + 1, dtype=torch.float64, device=scale.device) - zero_point
+        codes = torch.arange(self.minimum, self.maximum + 1, dtype=torch.float64, device=scale.device)
+        centred = codes - zero_point
         x = centred * scale
         segment = (cuts < x[:, None]).sum(-1)
         acc, unit = slopes[segment] * centred + intercepts[segment], scale * step
         held = (scale > 0) & ((slopes.abs() * centred.abs().max() + intercepts.abs()).max() <= INT32_MAX)
-        derivative = (
-            in_torch.derivative(self.tables.function, x)
-            if in_torch.known(self.tables.function)
-            else slopes[segment] * step
-        )
         if self.out is None:
             values = acc * unit
             outputs = values.to(torch.float32)
         else:
-            codes = (_requantised(acc, unit / self.out.scale, self.out.rounding) + self.out.zero_point).clamp(
+            codes = (requantised(acc, unit / self.out.scale, self.out.rounding) + self.out.zero_point).clamp(
                 self.out.minimum, self.out.maximum
             )
             outputs = (codes + self._offset).to(self.dtype)
-            values = (codes - self.out.zero_point).to(torch.float64) * self.out.scale
+            values = dequantised(codes, self.out)
             held = held & (unit / self.out.scale < _LARGEST_RATIO)
-            # Saturated output codes do not move with the input.
-            derivative = torch.where((codes == self.out.minimum) | (codes == self.out.maximum), 0.0, derivative)
-        values = torch.where(held, values, torch.nan)
-        return outputs, F.pad(values, (0, 1), value=math.nan), F.pad(derivative, (0, 1))
+        return x, slopes[segment] * step, outputs, torch.where(held, values, torch.nan)
 
     def forward(self, x: torch.Tensor, scale: torch.Tensor | None = None) -> torch.Tensor:
         if is_traced(x):
@@ -250,7 +269,9 @@ class QuantLUT(Refilled):
             raise LutcError(f"QuantLUT with {self.bits} bits takes {self.dtype} codes or floats; given {given}")
         if self.axis is not None:
             return self._by_channel(x, scale, codes)
-        if codes and scale is None and isinstance(self.scale, float) and not portable.wanted():
+        if portable.wanted():
+            return exported_quant.look_up(self, x, scale, codes)
+        if codes and scale is None and isinstance(self.scale, float):
             self._check_width(x)
             return torch.ops.lutc.codes(x, self.all_outputs if self.out else self.all_outputs.view(torch.float32))
         own = scale is None and not codes and self.quantise is not None and self.quantise.kind != "fixed"
@@ -261,8 +282,6 @@ class QuantLUT(Refilled):
             outputs, values, slopes = self.all_outputs, self.all_values, self.all_slopes
         else:
             outputs, values, slopes = self._responses(scale.detach().to(torch.float64))
-        if portable.wanted() and fixed:
-            return self._portable(x, codes)
         if codes:
             outputs = outputs.view(torch.float32) if self.out is None else outputs
             self._check_width(x)
@@ -278,23 +297,6 @@ class QuantLUT(Refilled):
         if codes:
             self._check_width(x)
         return quant_channels.look_up(self, x, self.axis, (self.minimum, self.maximum))
-
-    def _portable(self, x: torch.Tensor, codes: bool) -> torch.Tensor:
-        """The forward with a fixed scale in operators that ONNX has: a Gather from the answers to all codes."""
-        inputs = self.inputs(self.scale)
-        answer = evaluate(self.tables[self.tables.key_for_scale(self.scale)], inputs.codes(), inputs, self.out)
-        values = answer if self.out is None else (answer - self.out.zero_point) * self.out.scale
-        answer = answer if self.out is None else answer + self._offset
-        outputs = portable.constant(answer, x, torch.float32 if self.out is None else self.dtype)
-        if codes:
-            return outputs[x.to(torch.int64).clamp(self.minimum, self.maximum) - self.minimum]
-        lowest, highest, zero_point = self.limits
-        wide = wide_dtype(x)
-        place = torch.round(x.to(wide) / torch.full((), self.scale, dtype=wide)).clamp(
-            lowest - zero_point, highest - zero_point
-        )
-        place = torch.where(x.isnan(), highest - lowest + 1, place.to(torch.int64) + (zero_point - lowest))
-        return portable.constant(np.append(values, np.nan), x, wide)[place].to(x.dtype)
 
     def _check_width(self, codes: torch.Tensor) -> None:
         """Codes beyond the width, which only a wider dtype holds, are an error; in a compiled graph, and where telling
@@ -348,6 +350,12 @@ class QuantLUT(Refilled):
         zero_point = "" if self.axis is not None else f", zero_point={self.zero_point}"
         said = f"'{self.tables.name}', scale={scale}{zero_point}, out={self.out}, bits={self.bits}"
         return said + kind
+
+
+def dequantised(codes: torch.Tensor, out: Outputs) -> torch.Tensor:
+    """Of signed output codes, as float64: float32 products with the float32 scale, as DequantizeLinear's are."""
+    scale = torch.full((), out.scale, dtype=torch.float32, device=codes.device)
+    return ((codes - out.zero_point).to(torch.float32) * scale).to(torch.float64)
 
 
 def _made_again(module: QuantLUT, _) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import torch
 
-from lutc.nn import portable, transforms
+from lutc.nn import onnx_nodes, portable, transforms
 from lutc.nn.nearest import Limits, index, nearest_code, wide_dtype
 from lutc.nn.through_codes import deviation, inside
 
@@ -98,6 +98,9 @@ class _BackwardWithScale(torch.autograd.Function):
 
 def quantise_and_return(x: torch.Tensor, scale: torch.Tensor, limits: Limits, rate: float = 1.0) -> torch.Tensor:
     """scale * (code of x less the zero point), in the dtype of x."""
+    if onnx_nodes.exporting() and x.dtype != torch.float64:
+        codes = onnx_nodes.nearest_codes(x.float(), scale, limits, torch.int8 if limits[0] < 0 else torch.uint8)
+        return torch.where(x.isnan(), x, onnx_nodes.real_values_of(codes, scale, limits[2]).to(x.dtype))
     if portable.wanted():
         return (nearest_code(x, scale, limits) * scale.to(wide_dtype(x))).to(x.dtype)
     return look_up(x, scale, real_values(x, scale, limits), None, limits, rate)

@@ -97,7 +97,8 @@ def test_floats_are_quantised_and_given_back(dtype, out_scale):
     if out_scale is None:
         want = evaluate(GELU["4"], q, inputs)
     else:
-        want = (evaluate(GELU["4"], q, inputs, Inputs(8, out_scale, -3)) + 3) * out_scale
+        codes = evaluate(GELU["4"], q, inputs, Inputs(8, out_scale, -3)) + 3
+        want = (codes.astype(np.float32) * np.float32(out_scale)).astype(np.float64)
     assert got.dtype == dtype
     assert torch.equal(
         got[:-1], torch.from_numpy(want[:-1]).to(torch.float32 if dtype != torch.float64 else dtype).to(dtype)
