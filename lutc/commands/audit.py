@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 
-from lutc.commands.options import echo_json, json_option, model_options, progress_bar
+from lutc.commands.options import echo_json, json_option, load_with_batches, model_options, progress_bar
 from lutc.evaluation.variants import variant
 from lutc.folder.manifest import read
 
@@ -24,17 +25,10 @@ from lutc.folder.manifest import read
 def audit(
     model: str,
     text: str,
-    max_tokens: int | None,
-    seqlen: int,
-    batch: int,
-    dtype: str | None,
-    device: str,
-    device_map: str | None,
-    tokenizer: str | None,
-    task: str | None,
     spec: str | None,
     folder: Path | None,
     as_json: bool,
+    **running: Any,
 ) -> None:
     """List every transcendental operation that MODEL runs on the first batch of a text: what it is, the module and
     the line that call it, how often, and whether a table runs there.
@@ -48,13 +42,10 @@ def audit(
         raise click.UsageError("give --tables or --folder, not both")
 
     from lutc.folder.applying import apply  # brings torch
-    from lutc.models.loading import load  # brings torch
-    from lutc.models.texts import batches  # brings torch
     from lutc.nn.patching import audit as run  # brings numba, torch
 
     chosen, tables = variant(spec) if spec else None, read(folder) if folder else None
-    loaded = load(model, dtype=dtype, device=device, device_map=device_map, task=task, tokenizer=tokenizer)
-    first = batches(loaded, text, seqlen=seqlen, max_tokens=max_tokens, batch=batch)[0]
+    loaded, (first, *_) = load_with_batches(model, text, **running)
     with progress_bar("audit", unit="forwards") as progress:
         before = run(loaded.model, first)
         after = None

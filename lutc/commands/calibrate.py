@@ -12,7 +12,16 @@ import click
 from lutc.calibration.file import read
 from lutc.calibration.scales import for_layer, loss
 from lutc.calibration.statistics import statistics
-from lutc.commands.options import Number, echo_json, echo_table, figure, json_option, model_options, progress_bar
+from lutc.commands.options import (
+    Number,
+    echo_json,
+    echo_table,
+    figure,
+    json_option,
+    load_with_batches,
+    model_options,
+    progress_bar,
+)
 from lutc.errors import LutcError
 from lutc.formats.codes import Inputs
 from lutc.functions import find
@@ -78,14 +87,6 @@ def calibrate(
     model: str,
     text: str | None,
     output: Path,
-    max_tokens: int,
-    seqlen: int,
-    batch: int | None,
-    dtype: str | None,
-    device: str,
-    device_map: str | None,
-    tokenizer: str | None,
-    task: str | None,
     only: tuple[str, ...],
     skip: tuple[str, ...],
     merge: tuple[str, ...],
@@ -93,6 +94,7 @@ def calibrate(
     scales: tuple[float | str, ...],
     picture: Path | None,
     as_json: bool,
+    **running: Any,
 ) -> None:
     """Count what the activations, softmaxes and norms of MODEL are fed with, and write it to a file.
 
@@ -116,19 +118,18 @@ def calibrate(
 
     import torch
 
-    from lutc.models.loading import advised, load  # brings torch
+    from lutc.models.loading import advised  # brings torch
     from lutc.models.memory import PeakMemory  # brings torch
-    from lutc.models.texts import batches  # brings torch
     from lutc.observe.ranks import Ranks  # brings torch
     from lutc.observe.running import calibrate as run  # brings numba, torch
     from lutc.observe.running import model_digest  # brings numba, torch
 
-    loaded = load(model, dtype=dtype, device=device, device_map=device_map, task=task, tokenizer=tokenizer)
+    loaded, given = load_with_batches(model, text, **running)
     ranks = Ranks.here()
     if scales and ranks.count > 1:
         raise LutcError("--layer-error is collected by one process; run it without torchrun")
     ranks.agree(model_digest(loaded.model), "model")
-    given = ranks.share(batches(loaded, text, seqlen=seqlen, max_tokens=max_tokens, batch=batch))
+    given = ranks.share(given)
     total = sum(
         int(b.get("attention_mask", torch.ones_like(b["input_ids"])).sum())
         for b in given

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 
 from lutc.commands import evaluation_report
-from lutc.commands.options import append_csv, echo_json, json_option, model_options, progress_bar
+from lutc.commands.options import append_csv, echo_json, json_option, load_with_batches, model_options, progress_bar
 from lutc.errors import LutcError
 from lutc.evaluation.variants import from_options, int8_scales, on_codes, variant
 from lutc.plots.evaluation import draw
@@ -70,19 +71,12 @@ def evaluate(
     attention: str,
     norm: str | None,
     int8: str | None,
-    max_tokens: int,
-    seqlen: int,
-    batch: int | None,
-    dtype: str | None,
-    device: str,
-    device_map: str | None,
-    tokenizer: str | None,
-    task: str | None,
     each_layer: bool,
     no_layers: bool,
     picture: Path | None,
     csv_path: Path | None,
     as_json: bool,
+    **running: Any,
 ) -> None:
     """Run MODEL exactly and with tables, and say what they cost: perplexity and KL divergence, or the cosine of
     embeddings; the error of each layer; time.
@@ -111,12 +105,9 @@ def evaluate(
         variants = [replace(one, attention=attention) for one in variants]
 
     from lutc.evaluation.running import evaluate as run  # brings numba, torch
-    from lutc.models.loading import load  # brings torch
-    from lutc.models.texts import batches  # brings torch
     from lutc.observe.ranks import Ranks  # brings torch
 
-    loaded = load(model, dtype=dtype, device=device, device_map=device_map, task=task, tokenizer=tokenizer)
-    given = batches(loaded, text, seqlen=seqlen, max_tokens=max_tokens, batch=batch)
+    loaded, given = load_with_batches(model, text, **running)
     if int8 is not None:
         variants = on_codes(variants, int8_scales(int8, loaded.model))
     with progress_bar("evaluate", unit="forwards") as progress:

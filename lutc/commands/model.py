@@ -18,6 +18,7 @@ from lutc.commands.options import (
     echo_table,
     figure,
     json_option,
+    load_with_batches,
     model_options,
     progress_bar,
 )
@@ -78,14 +79,6 @@ def compile_folder(
     model: str,
     text: str,
     folder: Path,
-    max_tokens: int | None,
-    seqlen: int,
-    batch: int,
-    dtype: str | None,
-    device: str,
-    device_map: str | None,
-    tokenizer: str | None,
-    task: str | None,
     activations: str,
     softmax: str,
     norms: str,
@@ -96,6 +89,7 @@ def compile_folder(
     no_measure: bool,
     force: bool,
     as_json: bool,
+    **running: Any,
 ) -> None:
     """Calibrate MODEL on a text, compile a table for every activation, softmax and norm, and write them to a folder.
 
@@ -103,14 +97,12 @@ def compile_folder(
     on where it was when started again; `torchrun --nproc-per-node 2 -m lutc model compile ...` shares the work.
     """
     from lutc.folder.building import check_target, compile_model  # brings torch
-    from lutc.models.loading import advised, load  # brings torch
+    from lutc.models.loading import advised  # brings torch
     from lutc.models.memory import PeakMemory  # brings torch
-    from lutc.models.texts import batches  # brings torch
     from lutc.observe.ranks import Ranks  # brings torch
 
     check_target(folder, force)
-    loaded = load(model, dtype=dtype, device=device, device_map=device_map, task=task, tokenizer=tokenizer)
-    given = batches(loaded, text, seqlen=seqlen, max_tokens=max_tokens, batch=batch)
+    loaded, given = load_with_batches(model, text, **running)
     stages: dict[str, float] = {}
     with PeakMemory(loaded.model) as memory, progress_bar("compile", unit="steps") as bar, advised("compiling"):
         start = time.perf_counter()
@@ -166,18 +158,11 @@ def evaluate(
     folder: Path,
     model: str,
     text: str,
-    max_tokens: int | None,
-    seqlen: int,
-    batch: int,
-    dtype: str | None,
-    device: str,
-    device_map: str | None,
-    tokenizer: str | None,
-    task: str | None,
     each_layer: bool,
     specs: tuple[str, ...],
     no_layers: bool,
     as_json: bool,
+    **running: Any,
 ) -> None:
     """Run a model exactly and with FOLDER's tables, and say what they cost; beside it what its int8 codes cost by
     themselves, with the exact functions on them.
@@ -185,14 +170,11 @@ def evaluate(
     from lutc.evaluation.running import evaluate as run  # brings numba, torch
     from lutc.folder.applying import FolderVariant, exact_on_codes  # brings torch
     from lutc.folder.identity import find  # brings torch
-    from lutc.models.loading import load  # brings torch
-    from lutc.models.texts import batches  # brings torch
     from lutc.observe.ranks import Ranks  # brings torch
 
     tables, others = read(folder), [variant(spec) for spec in specs]
-    loaded = load(model, dtype=dtype, device=device, device_map=device_map, task=task, tokenizer=tokenizer)
+    loaded, given = load_with_batches(model, text, **running)
     find(loaded.model, dict(tables.model))
-    given = batches(loaded, text, seqlen=seqlen, max_tokens=max_tokens, batch=batch)
     with progress_bar("evaluate", unit="forwards") as progress:
         variants: list[Any] = [FolderVariant(folder.name, tables), *others]
         if any(entry.inputs is not None for entry in tables.entries):

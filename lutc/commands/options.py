@@ -9,7 +9,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
@@ -22,6 +22,9 @@ from lutc.formats.codes import ROUNDINGS, parse_number
 from lutc.functions import Function
 from lutc.table.library import load
 from lutc.table.table_set import TableSet
+
+if TYPE_CHECKING:
+    from lutc.models.loading import Loaded
 
 
 class Number(click.ParamType):
@@ -136,6 +139,17 @@ def model_options(command: Callable) -> Callable:
     for option in reversed(MODEL_OPTIONS):
         command = option(command)
     return command
+
+
+def load_with_batches(
+    model: str, text: str | None, *, max_tokens: int | None, seqlen: int, batch: int | None, **loading: Any
+) -> tuple[Loaded, list]:
+    """The model and its batches as the values of `model_options` ask for them."""
+    from lutc.models.loading import load  # brings torch
+    from lutc.models.texts import batches  # brings torch
+
+    loaded = load(model, **loading)
+    return loaded, batches(loaded, text, seqlen=seqlen, max_tokens=max_tokens, batch=batch)
 
 
 def typed(context: click.Context) -> set[str]:

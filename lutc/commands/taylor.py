@@ -157,7 +157,12 @@ def fit(
     task: str,
     seed: int,
 ) -> None:
-    """Fit a table to each block whose inputs are in FOLDER."""
+    """Fit a table to each block whose inputs are in FOLDER.
+
+    torchrun --nproc-per-node N -m lutc taylor fit ... shares the blocks among N processes.
+    """
+    from lutc.observe.ranks import Ranks  # brings torch
+    from lutc.observe.running import model_digest  # brings torch
     from lutc.taylor.blocks import find_blocks  # brings torch
     from lutc.taylor.fitting import TaylorSettings  # brings torch
     from lutc.taylor.fitting import fit as run  # brings torch
@@ -167,18 +172,24 @@ def fit(
     room = int(memory * 2**30)
     settings = TaylorSettings(k, order, fit, format, fallback, post_norm, seed, room, neurons, local, rank)
     loaded = _loaded(model, task)
-    network = loaded.model
+    network, ranks = loaded.model, Ranks.here()
+    ranks.agree(model_digest(network), "model")
     if sequential:
-        tables: Iterable[TaylorTable] = fit_sequential(
-            network, modules or None, _batches(loaded, text, batch, length), folder, settings
-        ).values()
+        if ranks.count > 1:
+            raise LutcError("--sequential fits a block on what the tables before it give; run it without torchrun")
+        given = _batches(loaded, text, batch, length)
+        tables: Iterable[tuple[int, TaylorTable]] = enumerate(
+            fit_sequential(network, modules or None, given, folder, settings).values()
+        )
     else:
         inputs = BlockInputs(folder)
-        tables = (run(block, inputs, settings) for block in find_blocks(network, modules or list(inputs.blocks)))
+        blocks = list(enumerate(find_blocks(network, modules or list(inputs.blocks))))[ranks.index :: ranks.count]
+        tables = ((number, run(block, inputs, settings)) for number, block in blocks)
     # Each table is written as soon as it is fitted: an interruption leaves those that were finished.
-    for number, table in enumerate(tables):
+    for number, table in tables:
         table.save(f"{output}-{number}")
         click.echo(f"{output}-{number}: {_line(table)}")
+    ranks.wait()
 
 
 @taylor.command()

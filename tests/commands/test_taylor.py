@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 
@@ -8,6 +9,7 @@ from click.testing import CliRunner
 from lutc.commands.taylor import taylor
 from lutc.errors import LutcError
 from lutc.taylor.sweeping import sweep
+from tests.helpers.imports import ROOT
 
 BUILD = """
 import torch
@@ -151,3 +153,21 @@ def test_accounting_of_deit(d):
     if d == 768:
         found = (first.per_centre, first.total, full.per_centre, full.total)
         assert [f"{value:.3g}" for value in found] == ["2.36e+06", "2.83e+09", "1.81e+09", "2.17e+12"]
+
+
+@pytest.mark.slow  # starts processes
+def test_ranks_share_the_blocks(source, tmp_path):
+    """Two processes write the bytes of one."""
+    run("collect", source, tmp_path / "inputs", "--modules", "0", "--modules", "1")
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    for ranks in (1, 2):
+        started = ["-m", "torch.distributed.run", "--nproc-per-node", str(ranks)]
+        command = ["-m", "lutc", "taylor", "fit", source, tmp_path / "inputs", "-o", tmp_path / f"of_{ranks}", "-k", 2]
+        done = subprocess.run(
+            [sys.executable, *started, *map(str, command)], env=environment, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+    for number in (0, 1):
+        for suffix in (".json", ".safetensors"):
+            one, two = ((tmp_path / f"of_{ranks}-{number}{suffix}").read_bytes() for ranks in (1, 2))
+            assert one.replace(b"of_1", b"of_2") == two
