@@ -15,8 +15,8 @@ from numba.extending import intrinsic
 # fastmath lets the sums be vectorised; NaN and infinity keep their meaning.
 _FLAGS = {"reassoc", "contract", "nsz", "arcp"}
 _CACHE_LINE = 64
-# Rows of slopes.
-_AHEAD = 8
+# Bytes of a matrix asked for before they are read.
+_AHEAD = 24 << 10
 
 
 @intrinsic
@@ -38,13 +38,13 @@ def _from_bfloat(context, code):
 
 @intrinsic
 def _prefetch(context, address):
-    """Ask for the cache line at `address` (int64); any address is allowed."""
+    """Ask for the cache line at `address` (int64) in the second-level cache; any address is allowed."""
 
     def generate(target, builder, _, arguments):
         pointer, number = ir.IntType(8).as_pointer(), ir.IntType(32)
         kind = ir.FunctionType(ir.VoidType(), [pointer, number, number, number])
         function = builder.module.declare_intrinsic("llvm.prefetch", [pointer], kind)
-        builder.call(function, [builder.inttoptr(arguments[0], pointer), number(0), number(3), number(1)])
+        builder.call(function, [builder.inttoptr(arguments[0], pointer), number(0), number(2), number(1)])
         return target.get_dummy_value()
 
     return signature(types.void, types.int64), generate
@@ -52,11 +52,11 @@ def _prefetch(context, address):
 
 @njit
 def _fetch_ahead(matrix, o):
-    """Four rows of `matrix` from row o + _AHEAD on. The processor's own prefetching stops at each page; a large table
-    is not in any cache.
+    """Two rows of `matrix`, _AHEAD bytes after row o. The processor's own prefetching stops at each page; a large table
+    is not in any cache. It has places for some 50 lines at once: four rows of floats would wait for half of the time.
     """
-    start = matrix.ctypes.data + (o + _AHEAD) * matrix.strides[0]
-    for line in range(0, 4 * matrix.strides[0], _CACHE_LINE):
+    start = matrix.ctypes.data + o * matrix.strides[0] + _AHEAD
+    for line in range(0, 2 * matrix.strides[0], _CACHE_LINE):
         _prefetch(int64(start + line))
 
 
@@ -73,52 +73,48 @@ def _from_int8(value):
 def _dots(decode):
     """Products of all rows of a matrix [o, d], decoded, with one vector or with four at once: each y [o]."""
 
-    # Four outputs share each load of the vector; four sums also hide the latency of the additions.
+    # Two outputs share each load of the vector, and hide the latency of the additions.
     @njit(fastmath=_FLAGS, nogil=True)
     def one(x, matrix, y):
         outputs, width = matrix.shape
-        for o in range(0, outputs - outputs % 4, 4):
+        for o in range(0, outputs - 1, 2):
             _fetch_ahead(matrix, o)
-            s0, s1, s2, s3 = matrix[o], matrix[o + 1], matrix[o + 2], matrix[o + 3]
-            a0, a1, a2, a3 = float32(0), float32(0), float32(0), float32(0)
+            s0, s1 = matrix[o], matrix[o + 1]
+            a0 = a1 = float32(0)
             for i in range(width):
-                a0 += decode(s0[i]) * x[i]
-                a1 += decode(s1[i]) * x[i]
-                a2 += decode(s2[i]) * x[i]
-                a3 += decode(s3[i]) * x[i]
-            y[o], y[o + 1], y[o + 2], y[o + 3] = a0, a1, a2, a3
-        for o in range(outputs - outputs % 4, outputs):
+                a0, a1 = a0 + decode(s0[i]) * x[i], a1 + decode(s1[i]) * x[i]
+            y[o], y[o + 1] = a0, a1
+        if outputs % 2:
             a0 = float32(0)
             for i in range(width):
-                a0 += decode(matrix[o, i]) * x[i]
-            y[o] = a0
+                a0 += decode(matrix[outputs - 1, i]) * x[i]
+            y[outputs - 1] = a0
 
-    # Four vectors also share each load of the matrix, and its decoding: the rate of a matrix product.
+    # Four vectors also share each load of the matrix, and its decoding.
     @njit(fastmath=_FLAGS, nogil=True)
     def four(x0, x1, x2, x3, matrix, y0, y1, y2, y3):
         outputs, width = matrix.shape
-        for o in range(0, outputs - outputs % 4, 4):
+        for o in range(0, outputs - 1, 2):
             _fetch_ahead(matrix, o)
-            s0, s1, s2, s3 = matrix[o], matrix[o + 1], matrix[o + 2], matrix[o + 3]
-            a00 = a01 = a02 = a03 = a10 = a11 = a12 = a13 = float32(0)
-            a20 = a21 = a22 = a23 = a30 = a31 = a32 = a33 = float32(0)
+            s0, s1 = matrix[o], matrix[o + 1]
+            a0 = a1 = b0 = b1 = c0 = c1 = d0 = d1 = float32(0)
             for i in range(width):
-                m0, m1, m2, m3 = decode(s0[i]), decode(s1[i]), decode(s2[i]), decode(s3[i])
-                v0, v1, v2, v3 = x0[i], x1[i], x2[i], x3[i]
-                a00, a01, a02, a03 = a00 + m0 * v0, a01 + m1 * v0, a02 + m2 * v0, a03 + m3 * v0
-                a10, a11, a12, a13 = a10 + m0 * v1, a11 + m1 * v1, a12 + m2 * v1, a13 + m3 * v1
-                a20, a21, a22, a23 = a20 + m0 * v2, a21 + m1 * v2, a22 + m2 * v2, a23 + m3 * v2
-                a30, a31, a32, a33 = a30 + m0 * v3, a31 + m1 * v3, a32 + m2 * v3, a33 + m3 * v3
-            y0[o], y0[o + 1], y0[o + 2], y0[o + 3] = a00, a01, a02, a03
-            y1[o], y1[o + 1], y1[o + 2], y1[o + 3] = a10, a11, a12, a13
-            y2[o], y2[o + 1], y2[o + 2], y2[o + 3] = a20, a21, a22, a23
-            y3[o], y3[o + 1], y3[o + 2], y3[o + 3] = a30, a31, a32, a33
-        for o in range(outputs - outputs % 4, outputs):
-            a0 = a1 = a2 = a3 = float32(0)
+                m0, m1 = decode(s0[i]), decode(s1[i])
+                a0, a1 = a0 + m0 * x0[i], a1 + m1 * x0[i]
+                b0, b1 = b0 + m0 * x1[i], b1 + m1 * x1[i]
+                c0, c1 = c0 + m0 * x2[i], c1 + m1 * x2[i]
+                d0, d1 = d0 + m0 * x3[i], d1 + m1 * x3[i]
+            y0[o], y0[o + 1] = a0, a1
+            y1[o], y1[o + 1] = b0, b1
+            y2[o], y2[o + 1] = c0, c1
+            y3[o], y3[o + 1] = d0, d1
+        if outputs % 2:
+            o = outputs - 1
+            a0 = b0 = c0 = d0 = float32(0)
             for i in range(width):
-                m = decode(matrix[o, i])
-                a0, a1, a2, a3 = a0 + m * x0[i], a1 + m * x1[i], a2 + m * x2[i], a3 + m * x3[i]
-            y0[o], y1[o], y2[o], y3[o] = a0, a1, a2, a3
+                m0 = decode(matrix[o, i])
+                a0, b0, c0, d0 = a0 + m0 * x0[i], b0 + m0 * x1[i], c0 + m0 * x2[i], d0 + m0 * x3[i]
+            y0[o], y1[o], y2[o], y3[o] = a0, b0, c0, d0
 
     return one, four
 
