@@ -31,7 +31,7 @@ def test_every_code(dtype, out):
     assert torch.equal(torch.ops.lutc.codes(every, table), oracle(every, table))
 
 
-@pytest.mark.parametrize("n", [0, 1, 7, 31, 32, 33, 255, 1000, 3 * cpu.SLICE + 5])
+@pytest.mark.parametrize("n", [0, 1, 7, 31, 32, 33, 63, 64, 65, 255, 1000, 3 * cpu.SLICE + 5])
 @pytest.mark.parametrize(
     "dtype, out", [(torch.int8, torch.int8), (torch.int8, torch.float32), (torch.int16, torch.int16)]
 )
@@ -50,10 +50,13 @@ def test_sizes_offsets_and_strides(dtype, out, n):
     )
 
 
-def test_bytes_without_a_shuffle_give_the_same(monkeypatch):
-    q, table = torch.randint(-128, 128, (100_001,)).to(torch.int8), table_of(torch.int8, torch.int8)
+@pytest.mark.parametrize("lacks", [("permutes_bytes",), ("permutes_bytes", "_shuffles")])
+@pytest.mark.parametrize("out", [torch.int8, torch.float32])
+def test_processors_without_permutations_give_the_same(monkeypatch, lacks, out):
+    q, table = torch.randint(-128, 128, (100_001,)).to(torch.int8), table_of(torch.int8, out)
     want = torch.ops.lutc.codes(q, table)
-    monkeypatch.setattr(cpu, "_shuffles", lambda: False)
+    for name in lacks:
+        monkeypatch.setattr(cpu, name, lambda: False)
     assert torch.equal(torch.ops.lutc.codes(q, table), want) and torch.equal(want, oracle(q, table))
 
 

@@ -4,7 +4,8 @@ Bytes to bytes goes 32 at a time where the processor shuffles bytes of a registe
 rows of 16, and a shuffle picks from a row by the low four bits of a code, or gives 0 where the code's top bit is set.
 With c the code as a signed byte, c - 16 k (saturating) keeps its low bits and becomes negative where c lies before row
 k; so rows that are stored as the exclusive or of neighbours add up, over all rows up to c's own, to that row. Negative
-codes do the same with their top bit flipped. Three instructions a row, whatever the table.
+codes do the same with their top bit flipped. Three instructions a row, whatever the table. With AVX-512 VBMI, bytes to
+bytes and to words go 64 at a time (`lutc.nn.cpu.byte_planes`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 from llvmlite import ir
 
 from lutc.nn.cpu.base import TASK, compiled, integers, native, packed, pointer
+from lutc.nn.cpu.byte_planes import LANES, looked_up, permutes_bytes
 from lutc.nn.cpu.team import run
 
 SLICE = 1 << 15  # elements of a part at least
@@ -111,6 +113,9 @@ def _words_of(codes, out, n, table):
         words[i] = table[bytes_[i]]
 
 
+_bytes_by_planes, _words_by_planes = looked_up(1), looked_up(4)
+
+
 # Tasks. job: addresses of codes, outputs and the table, by unsigned code.
 
 
@@ -125,6 +130,30 @@ def _shuffled_bytes(first, last, job):
         at += 32
     for i in range(at, last):
         out[i] = table[x[i]]
+
+
+@native(TASK)
+def _permuted_bytes(first, last, job):
+    numbers = integers(job)
+    x, out, table = _bytes(numbers[0], last), _bytes(numbers[1], last), _bytes(numbers[2], 256)
+    blocks = (last - first) // LANES
+    _bytes_by_planes(numbers[0] + first, numbers[1] + first, blocks, numbers[2])
+    for i in range(first + LANES * blocks, last):
+        out[i] = table[x[i]]
+
+
+@native(TASK)
+def _permuted_words(first, last, job):
+    numbers = integers(job)
+    table, planes = _words(numbers[2], 256), np.empty(1024, np.uint8)
+    for i in range(256):
+        for plane in range(4):
+            planes[256 * plane + i] = table[i] >> np.uint32(8 * plane)
+    blocks = (last - first) // LANES
+    _words_by_planes(numbers[0] + first, numbers[1] + 4 * first, blocks, planes.ctypes.data)
+    planes[0] = 0  # it lives until here
+    done = first + LANES * blocks
+    _words_of(numbers[0] + done, numbers[1] + 4 * done, last - done, table)
 
 
 @native(TASK)
@@ -187,6 +216,7 @@ _TASKS = {
     (2, 2): _halves_to_halves,
     (2, 4): _halves_to_words,
 }
+_PERMUTED = {(1, 1): _permuted_bytes, (1, 4): _permuted_words}
 WIDTHS = ((1, 1), *_TASKS)  # bytes of a code and of an output that are served
 
 
@@ -196,5 +226,6 @@ def look_up(codes: int, out: int, n: int, table: int, widths: tuple[int, int], t
     widths: bytes of a code and of an output, one of WIDTHS. table: an output for every bit pattern of a code, in the
     order of unsigned ones.
     """
-    task = _TASKS.get(widths) or (_shuffled_bytes if _shuffles() else _bytes_to_bytes)
+    task = (_PERMUTED.get(widths) if permutes_bytes() else None) or _TASKS.get(widths)
+    task = task or (_shuffled_bytes if _shuffles() else _bytes_to_bytes)
     run(task, n, SLICE, packed(codes, out, table), threads, multiple=64)
