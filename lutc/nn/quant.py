@@ -182,6 +182,11 @@ class QuantLUT(Refilled):
         responses = (
             self._responses(self._checked(self.scale, device)) if isinstance(self.scale, float) else (None, None, None)
         )
+        lines = None
+        if isinstance(self.scale, float):
+            table = self.tables[self.tables.key_for_scale(self.scale)]
+            lines = code_ops.lines_over(integer_lines(table, self.inputs(self.scale)), self.out, device)
+        self.register_buffer("all_lines", lines, persistent=False)
         outputs, *rest = responses
         if outputs is not None:  # in the order of the codes' bits, as they are looked up
             outputs = code_ops.by_bits(outputs, self.minimum, self.dtype)
@@ -273,7 +278,8 @@ class QuantLUT(Refilled):
             return exported_quant.look_up(self, x, scale, codes)
         if codes and scale is None and isinstance(self.scale, float):
             self._check_width(x)
-            return torch.ops.lutc.codes(x, self.all_outputs if self.out else self.all_outputs.view(torch.float32))
+            outputs = self.all_outputs if self.out else self.all_outputs.view(torch.float32)
+            return torch.ops.lutc.codes(x, outputs, self.all_lines)
         own = scale is None and not codes and self.quantise is not None and self.quantise.kind != "fixed"
         scale, rate, fixed = self._scale_for(x, scale, codes)
         if own:
