@@ -64,6 +64,10 @@ DESIGNS = {
     # Four times fewer.
     "neurons-4x": (changed(RIDGE, k=64, neurons=160), 0),
     "neurons-4x-distilled": (changed(RIDGE, k=64, neurons=160), 460),
+    # Neurons of each centre's own, and Jacobians of a rank.
+    "local-4x": (changed(RIDGE, k=64, neurons=256, local=True, rank=96), 0),
+    "local-4x-full-rank": (changed(RIDGE, k=64, neurons=160, local=True), 0),
+    "local-4x-distilled": (changed(RIDGE, k=64, neurons=256, local=True, rank=96), 200),
 }
 
 

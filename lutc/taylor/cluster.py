@@ -22,6 +22,11 @@ def nearest(x: Tensor, centres: Tensor) -> Tensor:
     return torch.addmm(half_norms(centres).neg(), x, centres.T).argmax(1)
 
 
+def rows_of_centres(owner: Tensor, k: int) -> list[Tensor]:
+    """For each of k centres the numbers of the rows that it owns, ascending; owner int64 [n]."""
+    return list(torch.argsort(owner, stable=True).split(torch.bincount(owner, minlength=k).tolist()))
+
+
 def half_norms(centres: Tensor) -> Tensor:
     """|c|^2 / 2 [k], from the centres as they are stored."""
     return (centres * centres).sum(1) / 2

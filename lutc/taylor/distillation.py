@@ -39,10 +39,10 @@ def distil(
     `loss(student_output, teacher_output, batch)` (default: the relative squared error of the first tensor) plus
     `hidden` times the relative squared errors at the outputs of the layers that hold the blocks. Adam with a linear
     warm-up and a cosine to 0 over `steps` (default: one pass). All centres of a table take a common step beside their
-    own: what all of them get wrong alike shows in every row, while a centre alone sees few rows of a batch. From a good
-    fit only small steps go down: at ten times the default rate the loss first rises for tens of steps. dtype "bf16"
-    runs both models under torch's autocast, several times faster on a CPU with bf16 products. Raises LutcError where no
-    slope can be trained (int8).
+    own (in the bias alone where neurons or projections are a centre's own): what all of them get wrong alike shows in
+    every row, while a centre alone sees few rows of a batch. From a good fit only small steps go down: at ten times the
+    default rate the loss first rises for tens of steps. dtype "bf16" runs both models under torch's autocast, several
+    times faster on a CPU with bf16 products. Raises LutcError where no slope can be trained (int8).
     """
     if dtype not in ("fp32", "bf16"):
         raise LutcError(f"distillation in {dtype!r} is not possible; use fp32 or bf16")
@@ -62,13 +62,8 @@ def distil(
         )
     frozen = [parameter for parameter in model.parameters() if parameter.requires_grad]
     layers = [model.get_submodule(_layer(find_blocks(model, name)[0].paths[0], name)) for name in mlps]
-    slopes = [
-        parameter
-        for mlp in mlps.values()
-        for parameter in (mlp.get_parameter("slopes"), mlp.get_parameter("bias"))
-        if parameter.dtype == torch.float32
-    ]
-    common = [nn.Parameter(torch.zeros_like(parameter[0])) for parameter in slopes]
+    shared = [parameter for mlp in mlps.values() for parameter in _shared(mlp) if parameter.dtype == torch.float32]
+    common = [nn.Parameter(torch.zeros_like(parameter[0])) for parameter in shared]
     groups = [{"params": parameters, "lr": rate * _OWN}, {"params": common, "lr": rate}]
     optimiser = torch.optim.Adam(groups, betas=(0.9, 0.98), fused=True)
     rates = [group["lr"] for group in optimiser.param_groups]
@@ -95,19 +90,25 @@ def distil(
                 group["lr"] = full * min(1, (step + 1) / _WARM_UP) * (1 + math.cos(math.pi * step / steps)) / 2
             optimiser.zero_grad()
             total.backward()
-            for parameter, shared in zip(slopes, common):
-                shared.grad = None if parameter.grad is None else parameter.grad.sum(0)
+            for parameter, step_of_all in zip(shared, common):
+                step_of_all.grad = None if parameter.grad is None else parameter.grad.sum(0)
             optimiser.step()
             with torch.no_grad():
-                for parameter, shared in zip(slopes, common):
-                    parameter.add_(shared)
-                    shared.zero_()
+                for parameter, step_of_all in zip(shared, common):
+                    parameter.add_(step_of_all)
+                    step_of_all.zero_()
             if report is not None:
                 report(step, losses[-1])
     finally:
         for parameter in frozen:
             parameter.requires_grad_(True)
     return losses
+
+
+def _shared(mlp: nn.Module) -> list[nn.Parameter]:
+    """The parameters [k, ...] of `mlp` whose entries mean the same for every centre."""
+    own = getattr(mlp, "chosen", None) is not None or getattr(mlp, "projections", None) is not None
+    return [mlp.get_parameter(name) for name in (("bias",) if own else ("slopes", "bias"))]
 
 
 def relative_error(given: Tensor, wanted: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -17,7 +17,7 @@ from lutc.taylor.cluster import SAMPLES_LEAST, SAMPLES_PER_CENTRE, check_samples
 from lutc.taylor.expansion import expand
 from lutc.taylor.inputs import HELD_OUT, BlockInputs
 from lutc.taylor.low_rank import reduced
-from lutc.taylor.neurons import HiddenLayer
+from lutc.taylor.neurons import SAMPLES_MOST, HiddenLayer, about_centres
 from lutc.taylor.radius import find_radii
 from lutc.taylor.ridge import RidgeSums, choose_strength
 from lutc.taylor.table import FORMATS, TaylorTable
@@ -190,16 +190,22 @@ def _expanded(block: Block, centres: Tensor, samples: BlockPairs, settings: Tayl
             expansion = expand(block, centres, settings.order, settings.memory)
             parts = [part for part in (expansion.jacobians, expansion.hessians) if part is not None]
             return TaylorTable(centres, expansion.values, torch.cat(parts, 2), counts)
-    layer = HiddenLayer(block, settings.k)
-    for x, y in samples.pairs(False):
-        layer.add(x, nearest(x, centres), _weights(x, y, settings))
-    chosen = layer.choose(settings.neurons, settings.local)
-    gains, mean_a, mean_h, _ = layer.lines()
-    rest = torch.ones_like(gains).scatter_(1, chosen.expand(settings.k, -1), 0)
-    with torch.no_grad():
+    layer = HiddenLayer(block, settings.neurons)
+    # A quarter of the memory; reading a sample holds it twice.
+    most = settings.memory // (8 * 4 * centres.shape[1])
+    sample = samples.sample(max(SAMPLES_LEAST, min(most, SAMPLES_MOST * settings.k)))
+    found, own = [], []
+    with torch.no_grad(), evaluation_mode(block):
+        for x in about_centres(sample, centres):
+            weight = _weights(x, block(x), settings)
+            found.append(layer.lines(x, weight))
+            own += [layer.bent(x, weight, settings.neurons)] if settings.local else []
+        gains, mean_a, mean_h, shares = (torch.stack(tensors) for tensors in zip(*found))
+        counted = torch.bincount(nearest(sample, centres), minlength=settings.k).float()
+        chosen = torch.stack(own) if own else (counted @ shares).topk(settings.neurons).indices.sort().values
+        rest = torch.ones_like(gains).scatter_(1, chosen.expand(settings.k, -1), 0)
         last = layer.last.weight
-        lines = mean_h + gains * (layer.first(centres) - mean_a)
-        values = layer.last(rest * lines)
+        values = layer.last(rest * (mean_h + gains * (layer.first(centres) - mean_a)))
         jacobians = torch.stack([(last * one) @ layer.weight for one in gains * rest])
         columns = last.T[chosen].transpose(-1, -2).expand(settings.k, -1, -1)
     pool = chosen.unique()

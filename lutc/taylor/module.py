@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,9 @@ from lutc.functions.in_torch import value
 from lutc.taylor import cpu, ops, reading
 from lutc.taylor.cluster import half_norms
 from lutc.taylor.table import FORMATS, TaylorTable, features, hidden
+
+if TYPE_CHECKING:
+    from lutc.taylor.cpu_local import LocalBound
 
 _INPUT_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -67,7 +71,7 @@ class TaylorMLP(nn.Module):
         self.offsets = None if table.offsets is None else nn.Parameter(table.offsets.float().clone())
         self.projections = None if table.projections is None else nn.Parameter(table.projections.clone())
         self.exact = exact
-        self._bound: cpu.Bound | None = None
+        self._bound: cpu.Bound | LocalBound | None = None
 
     @classmethod
     def load(cls, name: str | os.PathLike, exact: nn.Module | None = None) -> TaylorMLP:
@@ -77,9 +81,7 @@ class TaylorMLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not torch.compiler.is_compiling() and self._small(x):
             if self._bound is None or not self._bound.valid():
-                self._bound = cpu.Bound(
-                    self.centres, self.half_norms, self.slopes, self.scales, self.bias, self.columns, self._neurons
-                )
+                self._bound = self._bind()
             return self._bound(x)
         if x.shape[-1] != self.in_features:
             raise LutcError(
@@ -115,6 +117,18 @@ class TaylorMLP(nn.Module):
             return hidden(rows, weights, offsets, activation)
         return value(activation, ops.chosen_linear(own, owner, weights, offsets, self.chosen))
 
+    def _bind(self) -> cpu.Bound | LocalBound:
+        if self._local:
+            return _kernels().LocalBound(self)
+        return cpu.Bound(
+            self.centres, self.half_norms, self.slopes, self.scales, self.bias, self.columns, self._neurons
+        )
+
+    @property
+    def _local(self) -> bool:
+        """Whether the first product, too, is each centre's own."""
+        return self.chosen is not None or self.projections is not None
+
     @property
     def rank(self) -> int:
         """Of the Jacobians, where they are stored as products; else 0."""
@@ -133,8 +147,6 @@ class TaylorMLP(nn.Module):
         """
         if x.numel() > cpu.SMALL_BATCH * self.in_features or self.order == 2 or self.fallback:
             return False
-        if self.chosen is not None or self.projections is not None:
-            return False
         if (
             x.dtype != torch.float32
             or x.shape[-1] != self.in_features
@@ -147,7 +159,7 @@ class TaylorMLP(nn.Module):
             x.requires_grad or any(parameter.requires_grad for parameter in self.parameters(recurse=False))
         ):
             return False
-        return self.centres.is_cpu
+        return self.centres.is_cpu and (not self._local or _kernels().serves(self.activation))
 
     def _with_exact(self, exact: nn.Module, x: Tensor, rows: Tensor, owner: Tensor, y: Tensor) -> Tensor:
         far = self.far(rows, owner)
@@ -219,6 +231,12 @@ class TaylorMLP(nn.Module):
         return (
             f"{self.in_features} -> {self.out_features}, k={self.k}, order={self.order}{kept}, {self.format}{fallback}"
         )
+
+
+def _kernels():
+    from lutc.taylor import cpu_local  # brings numba
+
+    return cpu_local
 
 
 def _about(slopes: Tensor, centres: Tensor, projections: Tensor | None) -> Tensor:

@@ -4,6 +4,9 @@ local map. The others are replaced by their lines of regression.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
@@ -11,9 +14,26 @@ from lutc.errors import LutcError
 from lutc.functions.in_torch import known
 from lutc.functions.recognise import functions_of
 from lutc.taylor.blocks import Block
+from lutc.taylor.cluster import nearest, rows_of_centres
 
-# Rows whose hidden layer is held at once.
-_ROWS = 4096
+# Samples of a centre that its neurons' lines and their choice are estimated on, and the least: a centre with fewer
+# takes the nearest of others.
+SAMPLES_MOST, SAMPLES_LEAST = 2000, 64
+# Of the mean square of an input, and of what is left of a neuron: what a regression on so few samples only seems to
+# explain.
+_RIDGE, _NOISE = 0.05, 0.02
+
+
+class NeuronLines(NamedTuple):
+    """Of every neuron, [h]: the line of regression mean_h + gains (a - mean_a) of h = act(a) on a = w . x + b, and
+    `shares`: what is left of h times the square of the neuron's column in W2, the mean square error of the output if
+    the neuron were its line.
+    """
+
+    gains: Tensor
+    mean_a: Tensor
+    mean_h: Tensor
+    shares: Tensor
 
 
 def two_layers(block: Block) -> tuple[nn.Linear, nn.Module, nn.Linear] | None:
@@ -31,61 +51,81 @@ def two_layers(block: Block) -> tuple[nn.Linear, nn.Module, nn.Linear] | None:
 
 
 class HiddenLayer:
-    """How far each neuron is from a line about each centre, from one pass over samples.
+    """The hidden layer of a block W2 act(W1 x): how far from a line its neurons are on samples about one centre.
 
-    For centre i and neuron j, the line of regression of h = act(a) on a = w_j . x + b_j: `gains` [k, h], `mean_a` and
-    `mean_h`; and `shares` [k, h], what is left of h times the square of the neuron's column in W2: the mean square
-    error of the output if the neuron were its line. (If x were Gaussian, no linear map of all of x would do better
-    than the line: Stein's lemma.) Raises LutcError where the block is no W2 act(W1 x) of a known elementwise function.
+    Raises LutcError where the block is built otherwise, of no known elementwise function, or has fewer than `n`
+    neurons.
     """
 
-    def __init__(self, block: Block, k: int):
+    def __init__(self, block: Block, n: int):
         layers = two_layers(block)
         function = None if layers is None else activation_name(layers[1])
         if layers is None or function is None:
             raise LutcError(
                 f"{block.name} is not two linear layers about a function that `lutc functions` lists; use neurons = 0"
             )
-        self.name, self.function = block.name, function
+        self.function = function
         self.first, self.activation, self.last = layers
         self.weight = self.first.weight.detach()
         self.bias = torch.zeros(len(self.weight)) if self.first.bias is None else self.first.bias.detach()
-        self.sums = torch.zeros(5, k, len(self.weight), dtype=torch.float64)
-        self.n = torch.zeros(k, dtype=torch.float64)
+        if n > len(self.weight):
+            raise LutcError(f"{n} neurons cannot be kept, {block.name} has {len(self.weight)}; keep fewer")
 
     @torch.no_grad()
-    def add(self, x: Tensor, owner: Tensor, weight: Tensor) -> None:
-        """Take in samples x [n, d] with their centres' numbers `owner` [n] and weights [n]."""
-        for rows in torch.arange(len(x)).split(_ROWS):
-            a = torch.nn.functional.linear(x[rows], self.weight, self.bias)
-            h = self.activation(a)
-            belongs = torch.zeros(len(self.n), len(rows))
-            belongs[owner[rows], torch.arange(len(rows))] = weight[rows]
-            self.n += belongs.sum(1)
-            for total, value in zip(self.sums, (a, h, a * a, a * h, h * h)):
-                total += belongs @ value
-
-    def lines(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """`gains`, `mean_a`, `mean_h` and `shares`, each [k, h] float32."""
-        # All samples count as one more of each centre, so that a centre with few has lines too.
-        sums = self.sums + self.sums.sum(1, keepdim=True) / self.n.sum().clamp_min(1e-300) * self.n.mean() * 1e-3
-        n = (self.n + self.n.mean() * 1e-3).clamp_min(1e-300)
-        a, h, aa, ah, hh = sums / n[:, None]
-        variance = (aa - a * a).clamp_min(1e-12)
-        gains = (ah - a * h) / variance
-        left = (hh - h * h - gains * (ah - a * h)).clamp_min(0)
-        shares = left * self.last.weight.detach().double().square().sum(0)
-        return gains.float(), a.float(), h.float(), shares.float()
-
-    def choose(self, n: int, local: bool) -> Tensor:
-        """The `n` neurons with the largest shares [n], over all centres, or, with `local`, about each centre [k, n],
-        ascending. LutcError where there are fewer.
+    def lines(self, x: Tensor, weight: Tensor) -> NeuronLines:
+        """The lines on samples x [m, d] with weights [m]. (If x were Gaussian, no linear map of all of x would do
+        better than the line of each neuron: Stein's lemma.)
         """
-        if n > len(self.weight):
-            raise LutcError(f"{n} neurons cannot be kept, {self.name} has {len(self.weight)}; keep fewer")
-        shares = self.lines()[3]
-        shares = shares if local else (shares * self.n[:, None].float()).sum(0)
-        return shares.topk(n).indices.sort().values
+        a = torch.nn.functional.linear(x, self.weight, self.bias)
+        h = self.activation(a)
+        weight = (weight / weight.sum())[:, None]
+        mean_a, mean_h = (weight * a).sum(0), (weight * h).sum(0)
+        a, h = a - mean_a, h - mean_h
+        covariance = (weight * a * h).sum(0)
+        gains = covariance / (weight * a * a).sum(0).clamp_min(1e-12)
+        left = ((weight * h * h).sum(0) - gains * covariance).clamp_min(0)
+        return NeuronLines(gains, mean_a, mean_h, left * self.last.weight.detach().square().sum(0))
+
+    @torch.no_grad()
+    def bent(self, x: Tensor, weight: Tensor, n: int) -> Tensor:
+        """The `n` neurons [n], ascending, that explain most of what a linear map of the samples x [m, d], with weights
+        [m], leaves of the output: one after the other, each the one that takes most off what those before leave.
+        """
+        h = self.activation(torch.nn.functional.linear(x, self.weight, self.bias))
+        weight = (weight / weight.sum())[:, None]
+        f = torch.cat([x - (weight * x).sum(0), torch.ones(len(x), 1)], 1)
+        fw = (weight * f).T
+        square = fw @ f
+        square.diagonal()[:-1] += _RIDGE * square.diagonal()[:-1].mean()
+        rest = h - f @ torch.linalg.solve(square, fw @ h)
+        covariance = (weight * rest).T @ rest
+        # A Cholesky factorisation, a row for each neuron taken; `effects` are on the output.
+        last = self.last.weight.detach()
+        effects, variances = last @ covariance, covariance.diagonal().clone()
+        noise = _NOISE * variances.mean() + 1e-30
+        factors = covariance.new_zeros(n, len(covariance))
+        chosen: list[int] = []
+        for before in (factors[:step] for step in range(n)):
+            taken = effects.square().sum(0) / (variances + noise)
+            taken[chosen] = -1
+            j = int(taken.argmax())
+            row = (covariance[j] - before[:, j] @ before) / (variances[j] + noise).sqrt()
+            factors[len(chosen)] = row
+            effects -= torch.outer(last @ row, row)
+            variances = (variances - row.square()).clamp_min(0)
+            chosen.append(j)
+        return torch.tensor(sorted(chosen), dtype=torch.int64)
+
+
+def about_centres(sample: Tensor, centres: Tensor) -> Iterator[Tensor]:
+    """Of `sample` [n, d], for each centre the rows that are nearest to it, SAMPLES_MOST at most; where it has fewer
+    than SAMPLES_LEAST, so many of the rows about it.
+    """
+    parts = rows_of_centres(nearest(sample, centres), len(centres))
+    for centre, rows in zip(centres, parts):
+        if len(rows) < SAMPLES_LEAST:
+            rows = (sample - centre).square().sum(1).topk(min(SAMPLES_LEAST, len(sample)), largest=False).indices
+        yield sample[rows[:SAMPLES_MOST]]
 
 
 def activation_name(module: nn.Module) -> str | None:

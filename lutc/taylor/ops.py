@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lutc.errors import LutcError
 from lutc.taylor import cpu
+from lutc.taylor.cluster import rows_of_centres
 
 
 def _route(x: Tensor, centres: Tensor, half_norms: Tensor) -> Tensor:
@@ -148,9 +149,9 @@ def chosen_linear(x: Tensor, owner: Tensor, weights: Tensor, offsets: Tensor, ch
         return _grouped_linear(x, owner, weights[chosen.long()], None, offsets[chosen.long()])
     y = x.new_empty(len(x), chosen.shape[1])
     weights, offsets = weights.to(x.dtype), offsets.to(x.dtype)
-    for index, rows in _groups(owner, len(chosen)):
-        taken = chosen[index].long()
-        y[rows] = torch.addmm(offsets[taken], x[rows], weights[taken].T)
+    for own, rows in zip(chosen.long(), rows_of_centres(owner, len(chosen))):
+        if len(rows):
+            y[rows] = torch.addmm(offsets[own], x[rows], weights[own].T)
     return y
 
 
@@ -167,11 +168,12 @@ def _chosen_gradient(
     to_x, to_weights = torch.empty_like(x), torch.zeros_like(weights, dtype=torch.float32)
     to_offsets = to_weights.new_zeros(len(weights))
     weights = weights.to(x.dtype)
-    for index, rows in _groups(owner, len(chosen)):
-        taken, part = chosen[index].long(), gradient[rows]
-        to_x[rows] = part @ weights[taken]
-        to_weights.index_add_(0, taken, (part.T @ x[rows]).float())
-        to_offsets.index_add_(0, taken, part.sum(0, dtype=torch.float32))
+    for own, rows in zip(chosen.long(), rows_of_centres(owner, len(chosen))):
+        if len(rows):
+            part = gradient[rows]
+            to_x[rows] = part @ weights[own]
+            to_weights.index_add_(0, own, (part.T @ x[rows]).float())
+            to_offsets.index_add_(0, own, part.sum(0, dtype=torch.float32))
     return to_x, to_weights, to_offsets
 
 
@@ -179,12 +181,6 @@ def _chosen_gradient(
 def _(x, owner, weights, chosen, gradient):
     wide = weights.new_empty(weights.shape, dtype=torch.float32)
     return torch.empty_like(x), wide, wide.new_empty(len(weights))
-
-
-def _groups(owner: Tensor, k: int) -> list[tuple[int, Tensor]]:
-    """The centres that own rows, each with the numbers of its rows."""
-    parts = torch.argsort(owner, stable=True).split(torch.bincount(owner, minlength=k).tolist())
-    return [(index, rows) for index, rows in enumerate(parts) if len(rows)]
 
 
 def _chosen_backward(ctx, gradient: Tensor):

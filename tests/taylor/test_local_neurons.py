@@ -1,5 +1,7 @@
 """Neurons of each centre's own and Jacobians of a rank, against the definition, numpy and a search of all choices."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -63,6 +65,7 @@ def test_table_and_module_are_the_definition(format, tmp_path):
         torch.testing.assert_close(module(x[:rows]), wanted[:rows], rtol=1e-4, atol=1e-4)
     x[5, 3] = torch.nan
     assert torch.isnan(module(x)[5]).all() and not torch.isnan(module(x)[6]).any()
+    assert torch.isnan(module(x[:8])[5]).all() and not torch.isnan(module(x[:8])[6]).any()
     again = module.table()
     for name in ("slopes", "chosen", "projections", "weights"):
         assert torch.equal(getattr(again, name), getattr(table, name))
@@ -72,6 +75,27 @@ def test_table_and_module_are_the_definition(format, tmp_path):
     floats = 3 * 19 + 3 * 6 + 11 * 19 + 11 + 3 * 4 * 19
     assert table.storage_bytes == wide * floats + narrow * 3 * 6 * 9 + 4 * 3 * 5 + others
     assert table.multiply_adds() == 3 * 19 + (4 + 5) * 19 + 6 * 9
+
+
+@pytest.mark.parametrize("without", ["projections", "chosen", "neurons"])
+@pytest.mark.parametrize("function", ["gelu", "silu"])
+def test_either_alone(without, function):
+    """Small batches (in one kernel where the function is there) and large ones of tables with one of the two."""
+    table = drawn("fp16", function)
+    slopes, nothing = table.slopes, {}
+    if without == "projections":
+        slopes, nothing = torch.cat([slopes[..., :4]] * 5, 2)[..., :19], {"projections": None}
+        slopes = torch.cat([slopes, table.slopes[..., 4:]], 2)
+    elif without == "chosen":
+        nothing = {"chosen": None, "weights": table.weights[:5], "offsets": table.offsets[:5]}
+    else:
+        nothing = dict.fromkeys(("chosen", "weights", "offsets", "activation"))
+        slopes = slopes[..., :4]
+    table = replace(table, slopes=slopes.contiguous(), **nothing)
+    module = TaylorMLP(table).requires_grad_(False)
+    x = torch.randn(100, 19, generator=torch.Generator().manual_seed(1))
+    for rows in (1, 2, 64, 100):
+        torch.testing.assert_close(module(x[:rows]), table(x[:rows]), rtol=1e-3, atol=1e-3)
 
 
 def test_stored_moves_values_with_rounded_centres():

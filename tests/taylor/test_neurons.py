@@ -42,30 +42,48 @@ def test_the_neurons_that_no_linear_map_explains_are_kept(x):
     module[0].bias[:] = 50.0
     module[0].bias[::2] = -50.0
     module[0].bias[[3, 8]] = 0.0
-    layer = HiddenLayer(Block("mlp", ("",), (module,)), 1)
-    layer.add(x, torch.zeros(len(x), dtype=torch.int64), torch.ones(len(x)))
-    assert layer.choose(2, False).tolist() == [3, 8] and layer.choose(2, True).tolist() == [[3, 8]]
+    layer = HiddenLayer(Block("mlp", ("",), (module,)), 2)
+    assert layer.lines(x, torch.ones(len(x))).shares.topk(2).indices.sort().values.tolist() == [3, 8]
+    assert layer.bent(x, torch.ones(len(x)), 2).tolist() == [3, 8]
     assert layer.function == "relu"
 
 
 def test_lines_are_weighted_least_squares(block, x):
-    layer = HiddenLayer(block, 2)
-    owner, weight = (x[:, 0] > 0).long(), torch.rand(len(x), generator=torch.Generator().manual_seed(1))
-    layer.add(x, owner, weight)
-    gains, mean_a, mean_h, shares = layer.lines()
+    layer = HiddenLayer(block, 1)
+    weight = torch.rand(len(x), generator=torch.Generator().manual_seed(1))
+    found = layer.lines(x, weight)
     first, act, last = block.modules[0][0], block.modules[0][1], block.modules[0][2]
     with torch.no_grad():
         a, h = first(x).double().numpy(), act(first(x)).double().numpy()
-    for centre in (0, 1):
-        rows = owner.numpy() == centre
-        root = np.sqrt(weight[rows].double().numpy())
-        for j in (0, 7, 23):
-            f = np.stack([a[rows, j] * root, root], 1)
-            (gain, shift), left, *_ = np.linalg.lstsq(f, h[rows, j] * root, rcond=None)
-            assert gains[centre, j] == pytest.approx(gain, rel=1e-2, abs=1e-3)
-            assert mean_h[centre, j] - gains[centre, j] * mean_a[centre, j] == pytest.approx(shift, rel=1e-2, abs=1e-3)
-            column = float(last.weight[:, j].double().square().sum())
-            assert shares[centre, j] == pytest.approx(left[0] / (root**2).sum() * column, rel=2e-2)
+    root = np.sqrt(weight.double().numpy())
+    for j in (0, 7, 23):
+        f = np.stack([a[:, j] * root, root], 1)
+        (gain, shift), left, *_ = np.linalg.lstsq(f, h[:, j] * root, rcond=None)
+        assert found.gains[j] == pytest.approx(gain, rel=1e-4, abs=1e-5)
+        assert found.mean_h[j] - found.gains[j] * found.mean_a[j] == pytest.approx(shift, rel=1e-4, abs=1e-5)
+        column = float(last.weight[:, j].double().square().sum())
+        assert found.shares[j] == pytest.approx(left[0] / (root**2).sum() * column, rel=1e-3)
+
+
+def test_each_neuron_chosen_takes_off_the_most(block, x):
+    """Step by step against numpy's least squares of the output on the inputs and the neurons chosen so far."""
+    layer = HiddenLayer(block, 4)
+    with torch.no_grad():
+        h, y = block.modules[0][1](block.modules[0][0](x)).double().numpy(), block(x).double().numpy()
+    f = np.concatenate([x.double().numpy(), np.ones((len(x), 1))], 1)
+    ones, errors = torch.ones(len(x)), {}
+
+    def error(own):
+        g = np.concatenate([f, h[:, own]], 1)
+        return ((g @ np.linalg.lstsq(g, y, rcond=None)[0] - y) ** 2).sum()
+
+    chosen = []
+    for n in (1, 2, 3, 4):
+        errors = {j: error([*chosen, j]) for j in range(24) if j not in chosen}
+        added = set(layer.bent(x, ones, n).tolist()) - set(chosen)
+        assert len(added) == 1
+        chosen += added
+        assert errors[chosen[-1]] <= 1.02 * min(errors.values())
 
 
 def test_fit_is_least_squares_on_inputs_and_neurons(block, x, table):
