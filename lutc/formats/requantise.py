@@ -56,4 +56,5 @@ def half_of(product: Any, shift: Any, rounding: str) -> Any:
 
 def scaled_intercepts(codes: ArrayLike, inputs: Inputs) -> np.ndarray:
     """t' of intercepts given as integer codes t: t << b for a scale 2**-b, else floor(t / S + 1/2)."""
-    return np.floor(np.asarray(codes, np.float64) / inputs.scale + 0.5).astype(np.int64)
+    exact = np.floor(np.asarray(codes, np.float64) / inputs.scale + 0.5)
+    return np.clip(exact, -(2.0**62), 2.0**62).astype(np.int64)  # what leaves int32 is refused behind this

@@ -1,13 +1,5 @@
-"""Tensors with a scale, a zero point and so a table of their own for every channel, in one pass:
-
-    codes_by_channel(q, tables, axis)                          tables[channel, code], codes to codes or float32
-    through_channels(x, scales, zeros, values, axis, ends...)  values[channel, place of x's code], floats to floats
-
-A channel is an index of dimension `axis` >= 0. tables: (channels, 256 or 65,536), in the order of unsigned codes.
-scales: float64 (channels,); zeros, the zero points: int32 (channels,); ends: smallest and largest code. values: float32
-(channels, codes + 3): below the codes, the codes ascending, above them, NaN; x lies below or above where it does not
-round to a code without being clamped. Without values the result is scale * (code - zero point). On a CPU they run
-`lutc.nn.cpu.channels`, on a GPU `lutc.kernels.channels`; elsewhere, and for float64, plain torch operations do.
+"""A scale, a zero point and so a table for every channel: what is given for them, checked, and floats through the codes
+of their channels with straight-through gradients, as `lutc.nn.straight_through` has them for one scale.
 """
 
 from __future__ import annotations
@@ -20,17 +12,12 @@ import numpy as np
 import torch
 
 from lutc.errors import LutcError
-from lutc.nn import portable
-from lutc.nn.cpu import channels as cpu
-from lutc.nn.lowered import has_triton
+from lutc.nn import channel_plain as plain
+from lutc.nn import portable, transforms
+from lutc.nn.channel_ops import library as _library  # noqa: F401  (registers the operators)
 from lutc.nn.nearest import wide_dtype
 
-library = torch.library.Library("lutc", "FRAGMENT")
-library.define("codes_by_channel(Tensor q, Tensor tables, int axis) -> Tensor")
-library.define(
-    "through_channels(Tensor x, Tensor scales, Tensor zeros, Tensor? values, int axis, int lowest, int highest)"
-    " -> Tensor"
-)
+_ops = torch.ops.lutc
 
 
 def per_channel(name: str, given: Any, kind: type) -> tuple:
@@ -47,21 +34,63 @@ def per_channel(name: str, given: Any, kind: type) -> tuple:
     return numbers
 
 
-def scales_and_zeros(scale: Any, zero_point: Any, axis: Any) -> tuple[tuple[float, ...], tuple[int, ...]]:
-    """Of all channels, from one number or one for each; LutcError where they do not fit each other."""
+def check_scales(scales: Sequence[float]) -> None:
+    """LutcError where one is no positive finite number."""
+    for channel, given in enumerate(scales):
+        if not (math.isfinite(given) and given > 0):
+            where = f"{channel} " if len(scales) > 1 else ""
+            raise LutcError(f"the scale of a channel {where}is a positive finite number; given {given!r:.40}")
+
+
+def check_axis(axis: Any, channels: Any) -> None:
+    """LutcError where the axis, or the number of channels, is no whole number."""
     if isinstance(axis, bool) or not isinstance(axis, int):
         raise LutcError(f"`axis` is the dimension of the channels, a whole number; given {axis!r:.40}")
-    scales = per_channel("scale", scale, float)
-    wrong = next((v for v in scales if not (math.isfinite(v) and v > 0)), None)
-    if wrong is not None:
-        raise LutcError(f"the scale of a channel is a positive finite number; given {wrong!r:.40}")
+    if channels is not None and (isinstance(channels, bool) or not isinstance(channels, int) or channels < 1):
+        raise LutcError(f"`channels` is their number, a positive whole number; given {channels!r:.40}")
+
+
+def given_channels(scale: Any, zero_point: Any, axis: Any, channels: int | None = None) -> tuple[Any, Any, int | None]:
+    """Scales, zero points and number of channels as they are held. scale: one for each channel, as Python's numbers
+    then, a Parameter of so many, which is learned as it is, or None, which every call gives; zero_point: one number, or
+    one for each. LutcError where they do not fit each other.
+    """
+    check_axis(axis, channels)
+    lengths = {"channels": channels}
+    if isinstance(scale, torch.nn.Parameter):
+        if scale.ndim != 1 or not len(scale) or not scale.is_floating_point():
+            raise LutcError(
+                f"a learned scale with an axis is a float for each channel; given shape {tuple(scale.shape)} of "
+                f"{scale.dtype}"
+            )
+        lengths["scale"] = len(scale)
+    elif scale is not None:
+        scale = tuple(map(float, per_channel("scale", scale, float)))
+        check_scales(scale)
+        lengths["scale"] = len(scale)
     alone = isinstance(zero_point, int) and not isinstance(zero_point, bool)
-    zeros = (zero_point,) * len(scales) if alone else per_channel("zero_point", zero_point, int)
-    if len(zeros) != len(scales):
-        raise LutcError(
-            f"`scale` is of {len(scales)} channels, `zero_point` of {len(zeros)}; give one number, or one for each"
-        )
-    return tuple(map(float, scales)), zeros
+    if not alone:
+        zero_point = per_channel("zero_point", zero_point, int)
+        lengths["zero_point"] = len(zero_point)
+    known = {name: length for name, length in lengths.items() if length is not None}
+    if len(set(known.values())) > 1:
+        told = ", ".join(f"`{name}` of {length}" for name, length in known.items())
+        raise LutcError(f"every channel has one scale and one zero point; given {told}")
+    count = next(iter(known.values()), None)
+    if alone and isinstance(scale, tuple):
+        zero_point = (zero_point,) * len(scale)
+    return scale, zero_point, count
+
+
+def scales_of_call(scale: Any, channels: int, device: torch.device) -> torch.Tensor:
+    """The scales that a call gives, one for each channel: as they are, if a tensor of floats, else float64; on the
+    device. LutcError where they are not as many numbers.
+    """
+    if not (isinstance(scale, torch.Tensor) and scale.is_floating_point()):
+        scale = torch.tensor(per_channel("scale", scale, float), dtype=torch.float64)
+    if scale.shape != (channels,):
+        raise LutcError(f"the input has {channels} channels, and a scale for each; given shape {tuple(scale.shape)}")
+    return scale.to(device)
 
 
 def check_zero_points(zero_point: Any, bits: int, minimum: int) -> None:
@@ -75,168 +104,121 @@ def check_zero_points(zero_point: Any, bits: int, minimum: int) -> None:
             )
 
 
-def dimension(x: torch.Tensor, axis: int, channels: int) -> int:
-    """The axis counted from 0; LutcError where x has no such dimension, or one of another length."""
-    if not -x.ndim <= axis < x.ndim or x.shape[axis] != channels:
-        raise LutcError(
-            f"scales of {channels} channels along axis {axis} take tensors with that many there; given shape "
-            f"{tuple(x.shape)}"
-        )
-    return axis % x.ndim
-
-
-def with_ends(values: torch.Tensor, clamped: bool) -> torch.Tensor:
-    """(channels, codes and NaN) as `through_channels` takes it, float32: beyond the codes the end codes' values where
-    `clamped`, else 0.
+def dimension(x: torch.Tensor, axis: int, channels: int | None) -> tuple[int, int]:
+    """The axis counted from 0, and the channels along it; LutcError where x has no such dimension, or `channels`, where
+    their number is known, is another.
     """
-    values = values.to(torch.float32)
-    ends = (values[:, :1], values[:, -2:-1]) if clamped else (torch.zeros_like(values[:, :1]),) * 2
-    return torch.cat([ends[0], values[:, :-1], ends[1], values[:, -1:]], 1).contiguous()
+    if not -x.ndim <= axis < x.ndim or channels is not None and x.shape[axis] != channels:
+        told = "channels" if channels is None else f"{channels} channels"
+        many = "such a dimension" if channels is None else "that many there"
+        raise LutcError(f"scales of {told} along axis {axis} take tensors with {many}; given shape {tuple(x.shape)}")
+    return axis % x.ndim, x.shape[axis]
 
 
-def _along(vector: torch.Tensor, x: torch.Tensor, axis: int) -> torch.Tensor:
-    return vector.reshape([-1 if i == axis else 1 for i in range(x.ndim)])
+def channel_samples(x: torch.Tensor, axis: int, count: int) -> torch.Tensor:
+    """Some `count` elements of x in all, and some 256 of every channel where that is more: (channels, n)."""
+    x = x.reshape(math.prod(x.shape[:axis]), x.shape[axis], math.prod(x.shape[axis + 1 :]))
+    each = max(count // max(x.shape[1], 1), 256)
+    step = max(1, x.shape[0] * x.shape[2] // each)
+    # odd steps, so that they do not meet the same few places again and again; along what lies side by side first
+    near = (min(step, x.shape[2]) - 1) // 2 * 2 + 1 if x.shape[2] else 1
+    far = (step // near - 1) // 2 * 2 + 1
+    return x[::far, :, ::near].movedim(1, 0).flatten(1)
 
 
-def _sides(x: torch.Tensor, axis: int) -> tuple[int, int, int]:
-    """Elements before, along and behind the axis."""
-    return math.prod(x.shape[:axis]), x.shape[axis], math.prod(x.shape[axis + 1 :])
+class _FixedScales(torch.autograd.Function):
+    """(values of x's codes, codes, bits)"""
 
-
-def _check(name: str, x: torch.Tensor, axis: int, tables: torch.Tensor, wanted: int) -> None:
-    """The kernels look up without asking: tables of another shape would be read out of bounds."""
-    if not 0 <= axis < x.ndim or tables.shape != (x.shape[axis], wanted):
-        raise LutcError(
-            f"{name} takes a table of {wanted} for each channel along axis {axis}; given {tuple(tables.shape)} for a "
-            f"tensor of shape {tuple(x.shape)}"
-        )
-
-
-# --- codes
-
-
-def _codes_plain(q, tables, axis):
-    places = q.to(torch.int64) & ((1 << 8 * q.itemsize) - 1)
-    channel = _along(torch.arange(q.shape[axis], device=q.device), q, axis)
-    return tables[channel, places]
-
-
-def _codes_cpu(q, tables, axis):
-    _check("codes_by_channel", q, axis, tables, 1 << 8 * q.itemsize)
-    out, source, tables = torch.empty_like(q, dtype=tables.dtype), q.contiguous(), tables.contiguous()
-    target = out if out.is_contiguous() else torch.empty_like(source, dtype=tables.dtype)
-    widths = q.itemsize, tables.itemsize
-    addresses = source.data_ptr(), target.data_ptr(), tables.data_ptr()
-    cpu.look_up(*addresses, _sides(q, axis), widths, torch.get_num_threads())
-    return out if target is out else out.copy_(target)
-
-
-def _codes_cuda(q, tables, axis):
-    _check("codes_by_channel", q, axis, tables, 1 << 8 * q.itemsize)
-    if not has_triton() or not q.numel():
-        return _codes_plain(q, tables, axis)
-    from lutc.kernels import channels as kernels  # brings triton
-
-    source = q.contiguous()
-    target = torch.empty_like(source, dtype=tables.dtype)
-    kernels.codes(source, tables.contiguous(), target, _sides(q, axis))
-    return torch.empty_like(q, dtype=tables.dtype).copy_(target)
-
-
-# --- floats
-
-
-def _steps(x, scales, zeros, axis, lowest, highest):
-    """x / scale, lowest and highest code less the zero point, of which x takes the nearest; in float32 or float64."""
-    wide = wide_dtype(x)
-    zero = _along(zeros, x, axis).to(wide)
-    return x.to(wide) / _along(scales, x, axis).to(wide), lowest - zero, highest - zero
-
-
-def _inside(x, scales, zeros, axis, lowest, highest):
-    """Whether x rounds to a code without being clamped; not NaN."""
-    steps, low, high = _steps(x, scales, zeros, axis, lowest, highest)
-    return (steps >= low - 0.5) & (steps <= high + 0.5)
-
-
-def _through_plain(x, scales, zeros, values, axis, lowest, highest):
-    steps, low, high = _steps(x, scales, zeros, axis, lowest, highest)
-    code = torch.round(steps).clamp(low, high)
-    if values is None:
-        return (code * _along(scales, x, axis).to(code.dtype)).to(x.dtype)
-    place = torch.where(steps < low - 0.5, 0.0, torch.where(steps > high + 0.5, highest - lowest + 2.0, code - low + 1))
-    place = torch.where(x.isnan(), highest - lowest + 3.0, place).to(torch.int64)
-    return values[_along(torch.arange(x.shape[axis], device=x.device), x, axis), place].to(x.dtype)
-
-
-def _float_tensors(x, scales, zeros, values, axis, lowest, highest):
-    """Scales, zero points and values as kernels read them."""
-    if values is not None:
-        _check("through_channels", x, axis, values, highest - lowest + 4)
-        values = values.contiguous()
-    _check("through_channels", x, axis, scales[:, None], 1)
-    _check("through_channels", x, axis, zeros[:, None], 1)
-    return scales.to(torch.float32).contiguous(), zeros.to(torch.int32).contiguous(), values
-
-
-def _through_cpu(x, scales, zeros, values, axis, lowest, highest):
-    given = _float_tensors(x, scales, zeros, values, axis, lowest, highest)
-    if x.dtype == torch.float64:
-        return _through_plain(x, scales, zeros, values, axis, lowest, highest)
-    source = x.to(torch.float32).contiguous()  # 16 bits are widened before and rounded behind
-    target = torch.empty_like(source)
-    addresses = (0 if tensor is None else tensor.data_ptr() for tensor in (source, target, *given))
-    cpu.through(*addresses, _sides(x, axis), (lowest, highest), torch.get_num_threads())
-    return target if x.is_contiguous() and x.dtype == torch.float32 else torch.empty_like(x).copy_(target)
-
-
-def _through_cuda(x, scales, zeros, values, axis, lowest, highest):
-    given = _float_tensors(x, scales, zeros, values, axis, lowest, highest)
-    if x.dtype == torch.float64 or not has_triton() or not x.numel():
-        return _through_plain(x, scales, zeros, values, axis, lowest, highest)
-    from lutc.kernels import channels as kernels  # brings triton
-
-    source = x.contiguous()
-    target = torch.empty_like(source)
-    *of_channels, values = given
-    values = None if values is None else values.to(x.dtype)
-    kernels.through(source, *of_channels, values, target, _sides(x, axis), (lowest, highest))
-    return torch.empty_like(x).copy_(target)
-
-
-for _key, _by_codes, _by_floats in (
-    ("CompositeExplicitAutograd", _codes_plain, _through_plain),
-    ("CPU", _codes_cpu, _through_cpu),
-    ("CUDA", _codes_cuda, _through_cuda),
-):
-    library.impl("codes_by_channel", _by_codes, _key)
-    library.impl("through_channels", _by_floats, _key)
-torch.library.register_fake(
-    "lutc::codes_by_channel", lambda q, tables, axis: torch.empty_like(q, dtype=tables.dtype), lib=library
-)
-torch.library.register_fake("lutc::through_channels", lambda x, *rest: torch.empty_like(x), lib=library)
-
-
-class _Through(torch.autograd.Function):
-    """The derivative is `slopes`, laid out as values are, 0 beyond the codes; None is 1 within the codes."""
+    generate_vmap_rule = True
 
     @staticmethod
-    def forward(x, scales, zeros, values, slopes, axis, ends):
-        return torch.ops.lutc.through_channels(x, scales, zeros, values, axis, *ends)
+    def forward(x, scales, zeros, values, slopes, rows, axis, lowest, highest):
+        return _ops.through_channels_kept(x, scales, zeros, values, rows, axis, lowest, highest, slopes is not None)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        x, scales, zeros, _, slopes, ctx.axis, ctx.ends = inputs
-        ctx.save_for_backward(x, scales, zeros, slopes)
+        _, codes, within = output
+        ctx.axis = inputs[6]
+        ctx.mark_non_differentiable(codes, within)
+        ctx.set_materialize_grads(False)  # or codes and bits would get gradients of zeros
+        ctx.save_for_backward(codes, within, inputs[4], inputs[5])
+
+    @staticmethod
+    def backward(ctx, gradient, *_):
+        to_x = None if gradient is None else _Backward.apply(gradient, *ctx.saved_tensors, ctx.axis)
+        return to_x, *[None] * 8
+
+
+class _Backward(torch.autograd.Function):
+    """gradient * slope, 0 where x was clamped: linear in the gradient, constant in all else."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(gradient, codes, within, slopes, rows, axis):
+        if slopes is None:
+            return _ops.through_codes_backward(gradient, codes, within, None)
+        return _ops.through_channels_backward(gradient, codes, within, slopes, rows, axis)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        *tensors, ctx.axis = inputs[1:]
+        ctx.save_for_backward(*tensors)
 
     @staticmethod
     def backward(ctx, gradient):
-        x, scales, zeros, slopes = ctx.saved_tensors
-        if slopes is None:
-            to_x = torch.where(_inside(x, scales, zeros, ctx.axis, *ctx.ends), gradient, 0.0)
-        else:
-            to_x = gradient * torch.ops.lutc.through_channels(x, scales, zeros, slopes, ctx.axis, *ctx.ends)
-        return to_x, None, None, None, None, None, None
+        return _Backward.apply(gradient, *ctx.saved_tensors, ctx.axis), *[None] * 5
+
+
+class _LearnedScales(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x, scales, zeros, values, slopes, rows, axis, lowest, highest, rate):
+        return _ops.through_channels(x, scales, zeros, values, rows, axis, lowest, highest)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        x, scales, zeros, _, slopes, rows, *ctx.numbers, ctx.rate = inputs
+        ctx.save_for_backward(x, scales, zeros, slopes, rows)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        saved = ctx.saved_tensors  # once: checkpointing makes them again at the first
+        to_x, to_scales = _BackwardWithScales.apply(gradient, *saved, *ctx.numbers)
+        return to_x, (to_scales * ctx.rate).to(saved[1].dtype), *[None] * 8
+
+
+class _BackwardWithScales(torch.autograd.Function):
+    """Gradients of x and of the scales; their own, for second derivatives, in plain operations."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(gradient, x, scales, zeros, slopes, rows, axis, lowest, highest):
+        return _ops.through_channels_backward_with_scales(
+            gradient, x, scales, zeros, slopes, rows, axis, lowest, highest
+        )
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        *tensors, ctx.axis, ctx.lowest, ctx.highest = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def backward(ctx, of_x, of_scales):
+        gradient, x, scales, zeros, slopes, rows = ctx.saved_tensors
+        given, wide = (x, scales, zeros, ctx.axis, ctx.lowest, ctx.highest), wide_dtype(x)
+        kept, scale = plain.inside(*given), plain.along(scales, x, ctx.axis).to(wide)
+        of_scale = plain.along(of_scales, x, ctx.axis)
+        slope = 1.0 if slopes is None else plain.at_places(slopes, rows, plain.places(*given), ctx.axis).to(wide)
+        through = torch.where(kept, of_x.to(wide), 0.0) + of_scale * plain.deviation(*given)
+        by_scale = torch.where(kept, gradient.to(wide) * slope * of_scale, 0.0) / scale
+        to_scales = by_scale * x.to(wide) / scale
+        others = [dim for dim in range(x.ndim) if dim != ctx.axis]
+        to_scales = to_scales.sum(others) if others else to_scales
+        to_gradient = (through * slope).to(gradient.dtype)
+        return to_gradient, -by_scale.to(x.dtype), to_scales.to(scales.dtype), *[None] * 6
 
 
 def look_up(
@@ -245,12 +227,21 @@ def look_up(
     zeros: torch.Tensor,
     values: torch.Tensor | None,
     slopes: torch.Tensor | None,
+    rows: torch.Tensor,
     axis: int,
     ends: Sequence[int],
+    rate: float = 1.0,
 ) -> torch.Tensor:
-    """`through_channels` with the derivative `slopes`, float32 (channels, codes + 3) as values are, or 1 within the
-    codes; in x's dtype.
+    """values[row of the channel, code of x], in the dtype of x, with the derivative slopes[row, code], or 1 within the
+    codes; without values scale * (code - zero point). Arguments as `lutc.nn.channel_ops` has them; a gradient of the
+    scales is multiplied by `rate`.
     """
+    given = scales, zeros, values
     if portable.wanted():
-        return _through_plain(x, scales, zeros, values, axis, *ends)
-    return _Through.apply(x, scales, zeros, values, slopes, axis, tuple(ends))
+        return plain.through(x, *given, rows, axis, *ends)
+    needed = torch.is_grad_enabled() and (x.requires_grad or scales.requires_grad)
+    if not (needed or transforms.differentiates()):
+        return _ops.through_channels(x, *given, rows, axis, *ends)
+    if scales.requires_grad:
+        return _LearnedScales.apply(x, *given, slopes, rows, axis, *ends, rate)
+    return _FixedScales.apply(x, *given, slopes, rows, axis, *ends)[0]

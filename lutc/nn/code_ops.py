@@ -11,6 +11,7 @@ import torch
 
 from lutc.errors import LutcError
 from lutc.formats.codes import Inputs
+from lutc.nn.batched import is_batched, one_by_one
 from lutc.nn.cpu import code_lines
 from lutc.nn.cpu import codes as cpu
 from lutc.nn.lowered import has_triton
@@ -88,3 +89,12 @@ library.impl("codes", _codes_plain, "CompositeExplicitAutograd")
 torch.library.register_fake(
     "lutc::codes", lambda q, table, lines=None: torch.empty_like(q, dtype=table.dtype), lib=library
 )
+
+
+def _codes_batched(info, dims, q, table, lines=None):
+    if is_batched(dims[1:]):
+        return one_by_one(torch.ops.lutc.codes.default, info, dims, q, table, lines)
+    return torch.ops.lutc.codes(q, table, lines), dims[0]
+
+
+torch.library.register_vmap("lutc::codes", _codes_batched, lib=library)

@@ -14,9 +14,12 @@ import torch
 from lutc.errors import LutcError
 from lutc.formats.codes import Inputs
 from lutc.functions import in_torch
-from lutc.nn import channels, portable, transforms
+from lutc.nn import portable, transforms
+from lutc.nn.channels import channel_samples, check_axis, check_zero_points, dimension, given_channels
+from lutc.nn.channels import look_up as by_channel
 from lutc.nn.lut import LUT
 from lutc.nn.power_ops import HIGHEST, LOWEST, least_squares, power_of_two
+from lutc.nn.refilled import Refilled
 from lutc.nn.scripting import Unscripted
 from lutc.nn.straight_through import look_up, quantise_and_return, real_values
 
@@ -25,7 +28,7 @@ AXIS = "; one for each channel goes with `axis`"
 _SAMPLE = 1 << 14  # elements on which powers are tried
 
 
-class FakeQuantize(Unscripted):
+class FakeQuantize(Refilled):
     """Rounds a float tensor to the codes of `bits` bits and gives the real values scale * (q - zero_point) back, in the
     input's dtype.
 
@@ -38,12 +41,15 @@ class FakeQuantize(Unscripted):
     batch in the moving average. signed: False counts codes from 0 on (uint8), with zero points among them; a symmetric
     scale then has zero point 0 and serves inputs that are not negative.
 
-    axis: a scale, and perhaps a zero point, for every index of this dimension of the input, given as vectors of
-    numbers: `lutc.calibration.scales.per_channel` finds such. They are buffers, so a checkpoint carries them.
+    axis: a scale for every index of this dimension of the input: given as a vector of numbers, with a vector of zero
+    points or one of all (`lutc.calibration.scales.per_channel` finds such; they are buffers, so a checkpoint carries
+    them), or each its own learned, observed or dynamic one, found on some of that channel's elements. channels: their
+    number, which learned and observed scales need beforehand.
 
     Rounds half to even and clamps; NaN stays NaN, infinities become the end codes and are not observed. Gradients are
     straight-through: 1 within the codes, 0 outside; a learned scale gets eq. 3 of LSQ times 1 / sqrt(N Qp), N the
-    elements of one example (`x[0]`), Qp the largest code, and through log2 and its rounding the factor scale * ln 2.
+    elements of one example (`x[0]`) that share the scale, Qp the largest code, and through log2 and its rounding the
+    factor scale * ln 2.
     Nothing is read on the host, so it compiles as one graph.
     """
 
@@ -56,6 +62,7 @@ class FakeQuantize(Unscripted):
         momentum: float = 0.1,
         axis: int | None = None,
         signed: bool = True,
+        channels: int | None = None,
     ):
         super().__init__()
         if isinstance(bits, bool) or not isinstance(bits, int) or not 2 <= bits <= 8:
@@ -66,45 +73,67 @@ class FakeQuantize(Unscripted):
         offset = 0 if signed else 1 << (bits - 1)
         self.minimum, self.maximum = offset - (1 << (bits - 1)), offset + (1 << (bits - 1)) - 1
         self.kind = scale if isinstance(scale, str) and scale in KINDS else "fixed"
-        self._number: float | None = None
-        if axis is not None:
-            if self.kind != "fixed":
-                raise LutcError(f"a scale for every channel (`axis`) is given as numbers; a {self.kind} one is of all")
-            scales, zeros = channels.scales_and_zeros(scale, zero_point, axis)
-            self.zero_point = zeros
-            self.register_buffer("channel_scales", torch.tensor(scales, dtype=torch.float64).view(torch.int64))
-            self.register_buffer("channel_zero_points", torch.tensor(zeros, dtype=torch.int32))
-        elif self.kind == "fixed":
+        self.channels, self._number, self.numbers = channels, None, ()
+        if self.kind != "fixed":
+            if isinstance(zero_point, bool) or not isinstance(zero_point, int) or zero_point:
+                raise LutcError(f"a {self.kind} scale is symmetric, with zero point 0; given {zero_point!r:.40}")
+            self._check_channels()
+        elif axis is not None:
+            if scale is None or isinstance(scale, torch.nn.Parameter):
+                raise LutcError(
+                    "FakeQuantize takes a number for each channel, learned, observed or dynamic; learn a Parameter, or "
+                    "give scales with every call, in a QuantLUT"
+                )
+            self.numbers, self.zero_point, self.channels = given_channels(scale, zero_point, axis, channels)
+            self._fill(torch.get_default_device())
+        else:
             self._number = positive_number("scale", scale, f"or {', '.join(KINDS)}", AXIS)
-        channels.check_zero_points(self.zero_point, bits, self.minimum)
-        if self.kind != "fixed" and zero_point:
-            raise LutcError(f"a {self.kind} scale is symmetric, with zero point 0; given {zero_point}")
+        check_zero_points(self.zero_point, bits, self.minimum)
         # NaN until the first batch: a checkpoint carries that too. One element and not 0-d, which FSDP does not take.
         if self.kind == "learned":
-            self.log2_scale = torch.nn.Parameter(torch.full((1,), math.nan))
+            self.log2_scale = torch.nn.Parameter(torch.full((self.channels or 1,), math.nan))
         elif self.kind == "observed":
-            self.register_buffer("log2_scale", torch.full((1,), math.nan))
+            self.register_buffer("log2_scale", torch.full((self.channels or 1,), math.nan))
         self._started = self.kind in (
             "fixed",
             "dynamic",
         )  # known on the host; a scale may have come some other way than by a batch or a checkpoint
 
+    def _check_channels(self) -> None:
+        """Of a scale that is no number."""
+        if self.axis is None:
+            if self.channels is not None:
+                raise LutcError("`channels` is the number of scales along an axis; give `axis` too, or leave it out")
+            return
+        check_axis(self.axis, self.channels)
+        if self.channels is None and self.kind != "dynamic":
+            raise LutcError(f"`channels`, their number, is needed beforehand where each has its own {self.kind} scale")
+
+    def _fill(self, device: torch.device) -> None:
+        """The numbers of channels as buffers."""
+        if self.numbers:
+            scales = torch.tensor(self.numbers, dtype=torch.float64, device=device)
+            self.register_buffer("channel_scales", scales.view(torch.int64))
+            zeros = torch.tensor(self.zero_point, dtype=torch.int32, device=device)
+            self.register_buffer("channel_zero_points", zeros)
+
     @property
-    def limits(self) -> tuple[int, int, int]:
-        """Smallest code, largest code, zero point."""
+    def limits(self) -> tuple[int, int, Any]:
+        """Smallest code, largest code, zero point, of channels a tuple of them."""
         return self.minimum, self.maximum, self.zero_point
 
     @property
     def channel_values(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Scales (float64) and zero points (int32) of the channels, where there is an axis."""
+        """Scales (float64) and zero points (int32) of the channels, where they are numbers."""
         return self.channel_scales.view(torch.float64), self.channel_zero_points
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self.axis is not None:
-            scales, zeros = self.channel_values
-            axis = channels.dimension(_checked(x), self.axis, len(zeros))
-            return channels.look_up(x, scales, zeros, None, None, axis, (self.minimum, self.maximum))
         scale, rate = self.scale_for(x)
+        if self.axis is not None:
+            rows = torch.zeros_like(scale, dtype=torch.int32)
+            zeros = self.channel_values[1] if self.numbers else torch.zeros_like(rows)
+            given = self.axis % x.ndim, (self.minimum, self.maximum), rate
+            return by_channel(x, scale, zeros, None, None, rows, *given)
         return quantise_and_return(x, scale, self.limits, rate)
 
     @property
@@ -112,16 +141,23 @@ class FakeQuantize(Unscripted):
         """The scale as a number, read on the host, of channels a tuple of them; None where every call has its own or
         none was seen yet.
         """
-        if self.axis is not None:
-            return tuple(self.channel_values[0].tolist())
         if self.kind == "fixed":
-            return self._number
-        power = math.nan if self.kind == "dynamic" else self.log2_scale.item()
-        return None if math.isnan(power) else 2.0 ** min(max(round(power), LOWEST), HIGHEST)
+            return self.numbers or self._number
+        powers = [math.nan] if self.kind == "dynamic" else self.log2_scale.tolist()
+        if any(map(math.isnan, powers)):
+            return None
+        scales = tuple(2.0 ** min(max(round(power), LOWEST), HIGHEST) for power in powers)
+        return scales[0] if self.axis is None else scales
 
     def scale_for(self, x: torch.Tensor) -> tuple[torch.Tensor, float]:
-        """The scale for x (0-d, on its device) and the rate by which its gradient is to be multiplied."""
+        """The scale for x (0-d, of channels a vector, on its device) and the rate by which its gradient is to be
+        multiplied.
+        """
         _checked(x)
+        if self.axis is not None:
+            dimension(x, self.axis, self.channels)
+        if self.numbers:
+            return self.channel_values[0], 1.0
         if self.kind == "fixed":
             return torch.full((), self._number, dtype=torch.float64, device=x.device), 1.0
         if (number := portable.present(self)) is not None:
@@ -131,31 +167,37 @@ class FakeQuantize(Unscripted):
         if self.training:
             self._observe(x.detach())
         elif not self._started:
-            self._started = not (torch.compiler.is_compiling() or math.isnan(self.log2_scale.item()))
+            self._started = not (torch.compiler.is_compiling() or bool(self.log2_scale.isnan().any()))
             if not self._started:
                 raise LutcError(
                     f"this {self.kind} scale has seen no batch yet; run one in training mode, load a checkpoint, or "
                     "give a number"
                 )
-        scale = power_of_two(self.log2_scale.detach().float().round()).reshape(())
+        shape = () if self.axis is None else (-1,)
+        scale = power_of_two(self.log2_scale.detach().float().round()).reshape(shape)
         if self.kind == "observed":
             return scale, 1.0
         features = x[0].numel() if x.ndim and x.shape[0] else x.numel()
+        if self.axis is not None:
+            features = x.numel() if self.axis % x.ndim == 0 else features
+            features = features // self.channels
         # A factor of exactly 1 that carries the gradient scale * ln 2 to log2_scale.
-        factor = 1.0 + math.log(2.0) * (self.log2_scale - self.log2_scale.detach()).float().reshape(())
+        factor = 1.0 + math.log(2.0) * (self.log2_scale - self.log2_scale.detach()).float().reshape(shape)
         return scale * factor, 1.0 / math.sqrt(max(features, 1) * self.maximum)
 
     @torch.no_grad()
     def _observe(self, x: torch.Tensor) -> None:
         if not x.numel() or self._started and self.kind == "learned":
             return
-        power = self._least_squares(x).to(self.log2_scale.dtype)
+        power = self._least_squares(x).to(self.log2_scale.dtype).reshape(self.log2_scale.shape)
         later = self.log2_scale if self.kind == "learned" else torch.lerp(self.log2_scale, power, self.momentum)
         self.log2_scale.copy_(torch.where(self.log2_scale.isnan(), power, later))
         self._started = True
 
     def _least_squares(self, x: torch.Tensor) -> torch.Tensor:
-        """The power of least squared error on x, float32, 0-d."""
+        """The power of least squared error on x, float32, 0-d, or of each channel, (channels,)."""
+        if self.axis is not None:
+            return least_squares(channel_samples(x, self.axis % x.ndim, _SAMPLE), self.minimum, self.maximum)
         step = (
             2 * (x.numel() // (2 * _SAMPLE)) + 1
         )  # odd, so that it does not meet the same few channels again and again
@@ -165,35 +207,39 @@ class FakeQuantize(Unscripted):
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         if self.kind in ("learned", "observed") and not self.log2_scale.is_meta:
-            self._started = not bool(self.log2_scale.isnan())
+            self._started = not bool(self.log2_scale.isnan().any())
+        if self.numbers and not self.channel_scales.is_meta:
+            scales, zeros = self.channel_values
+            self.numbers, self.zero_point = tuple(scales.tolist()), tuple(zeros.tolist())
 
     def get_extra_state(self) -> torch.Tensor:
-        """Bits, zero point, the fixed scale (NaN for others, infinite for channels, which are buffers) and whether
-        codes are signed, float64: a checkpoint carries them.
+        """Bits, zero point, the fixed scale (NaN for others, infinite for those of channels, which are buffers) and
+        whether codes are signed, float64: a checkpoint carries them.
         """
-        number = math.inf if self.axis is not None else math.nan if self._number is None else self._number
-        zero_point = 0 if self.axis is not None else self.zero_point
+        number = math.inf if self.numbers else math.nan if self._number is None else self._number
+        zero_point = 0 if self.numbers else self.zero_point
         return torch.tensor([self.bits, zero_point, number, self.signed], dtype=torch.float64)
 
     def set_extra_state(self, state: torch.Tensor) -> None:
         bits, zero_point, number, *signed = state.tolist()
         kinds = {True: "a scale that is no number", False: "a fixed scale"}
         given = "scales of channels" if math.isinf(number) else kinds[math.isnan(number)]
-        own = "scales of channels" if self.axis is not None else kinds[self._number is None]
+        own = "scales of channels" if self.numbers else kinds[self._number is None]
         if (bits, given, signed or [True]) != (self.bits, own, [self.signed]):
             codes = "" if all(signed) else " unsigned"
             raise LutcError(
                 f"the checkpoint's FakeQuantize has {bits:g}{codes} bits and {given}; this one is "
                 f"'{self.extra_repr()}': make it alike"
             )
-        if self.axis is None:
+        if not self.numbers:
             self.zero_point, self._number = int(zero_point), None if math.isnan(number) else number
 
     def extra_repr(self) -> str:
         scale = self.kind if self._number is None else f"scale={self._number:g}"
         zero_point = f", zero_point={self.zero_point}"
         if self.axis is not None:
-            scale, zero_point = f"scales of {len(self.channel_zero_points)} channels, axis={self.axis}", ""
+            kind = "" if self.numbers else f"{self.kind} "
+            scale, zero_point = f"{kind}scales of {self.channels or 'all'} channels, axis={self.axis}", ""
         return f"{scale}, bits={self.bits}{zero_point}{'' if self.signed else ', signed=False'}"
 
 

@@ -18,8 +18,8 @@ library.define("least_squares_power(Tensor x, int lowest, int highest) -> Tensor
 
 
 def least_squares(x: torch.Tensor, lowest: int, highest: int) -> torch.Tensor:
-    """The power of least squared error on x (floats of one dimension) for codes lowest..highest with zero point 0, as
-    float32, 0-d; what is not finite counts as 0.
+    """The power of least squared error on x, floats (n,) or (rows, n), for codes lowest..highest with zero point 0, as
+    float32, 0-d or (rows,), each its own; what is not finite counts as 0.
     """
     if portable.wanted() or transforms.active():
         return _plain(x, lowest, highest)
@@ -28,37 +28,43 @@ def least_squares(x: torch.Tensor, lowest: int, highest: int) -> torch.Tensor:
 
 def _plain(x: torch.Tensor, lowest: int, highest: int) -> torch.Tensor:
     x = torch.where(x.isfinite(), x, 0.0).float()
-    powers = _covering(x, highest) - torch.arange(_CANDIDATES, device=x.device, dtype=torch.int32)
-    scales = power_of_two(powers)[:, None]
-    errors = (nearest_code(x, scales, (lowest, highest, 0)) * scales - x).square().mean(1)
-    return powers.index_select(0, errors.argmin(0, keepdim=True))[0].float()
+    powers = _covering(x, highest)[..., None] - torch.arange(_CANDIDATES, device=x.device, dtype=torch.int32)
+    scales, x = power_of_two(powers)[..., None], x[..., None, :]
+    errors = (nearest_code(x, scales, (lowest, highest, 0)) * scales - x).square().mean(-1)
+    return powers.gather(-1, errors.argmin(-1, keepdim=True))[..., 0].float()
 
 
 def _cpu(x: torch.Tensor, lowest: int, highest: int) -> torch.Tensor:
-    x, answer = x.to(torch.float32).contiguous(), torch.zeros((), dtype=torch.float32)
+    x, answer = x.to(torch.float32).contiguous(), torch.zeros(x.shape[:-1], dtype=torch.float32)
     if x.numel():
-        limits, powers = (lowest, highest), (LOWEST, HIGHEST)
-        cpu.least_squares(x.data_ptr(), x.numel(), answer.data_ptr(), limits, powers, _CANDIDATES)
+        limits, powers, shape = (lowest, highest), (LOWEST, HIGHEST), (answer.numel(), x.shape[-1])
+        cpu.least_squares(x.data_ptr(), shape, answer.data_ptr(), limits, powers, _CANDIDATES, torch.get_num_threads())
     return answer
 
 
 library.impl("least_squares_power", _plain, "CompositeExplicitAutograd")
 library.impl("least_squares_power", _cpu, "CPU")
 torch.library.register_fake(
-    "lutc::least_squares_power", lambda x, *limits: x.new_empty((), dtype=torch.float32), lib=library
+    "lutc::least_squares_power", lambda x, *limits: x.new_empty(x.shape[:-1], dtype=torch.float32), lib=library
 )
 
 
 def _covering(x: torch.Tensor, maximum: int) -> torch.Tensor:
-    """The least power with 2**power * maximum >= max |x|, within LOWEST..HIGHEST, int32, 0-d: the float's exponent, and
-    one more for a mantissa.
+    """The least power with 2**power * maximum >= max |x| of each row, within LOWEST..HIGHEST, int32: the float's
+    exponent, and one more for a mantissa.
     """
     if not x.numel():
-        return torch.zeros((), dtype=torch.int32, device=x.device)
+        return torch.zeros(x.shape[:-1], dtype=torch.int32, device=x.device)
     if portable.wanted():
-        return portable.covering_power(x.abs().amax(0) / maximum).clamp(LOWEST, HIGHEST).to(torch.int32)
-    bits = (x.abs().amax() / maximum).view(torch.int32)
+        return portable.covering_power(x.abs().amax(-1) / maximum).clamp(LOWEST, HIGHEST).to(torch.int32)
+    bits = (x.abs().amax(-1) / maximum).view(torch.int32)
     return (((bits + 0x7FFFFF) >> 23) - 127).clamp(LOWEST, HIGHEST)
+
+
+def power_rows(scales: torch.Tensor) -> torch.Tensor:
+    """Of powers of two their places from LOWEST on, int64; NaN is taken for 1."""
+    power = torch.log2(scales.detach()).round().nan_to_num(0.0).clamp(LOWEST, HIGHEST)
+    return power.to(torch.int64) - LOWEST
 
 
 def power_of_two(power: torch.Tensor) -> torch.Tensor:

@@ -4,33 +4,28 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
 from lutc.errors import LutcError
 from lutc.formats.codes import Inputs, Outputs, check_rounding
-from lutc.formats.requantise import INT32_MAX, requantiser
-from lutc.functions import in_torch
-from lutc.nn import channels, code_ops, exported_quant, portable, quant_channels
+from lutc.formats.requantise import requantiser
+from lutc.nn import code_ops, exported_quant, portable, quant_channels
+from lutc.nn.channels import check_zero_points, given_channels
 from lutc.nn.fake_quant import AXIS, KINDS, FakeQuantize, positive_number
-from lutc.nn.integer_lines import requantise
-from lutc.nn.power_ops import HIGHEST, LOWEST
+from lutc.nn.power_ops import HIGHEST, LOWEST, power_rows
 from lutc.nn.refilled import Refilled
+from lutc.nn.responses import SIDES, Coding, answers, responses, side_by_side
 from lutc.nn.straight_through import look_up
 from lutc.nn.traced import is_traced, leaf
-from lutc.table.integer import integer_lines, unfold
+from lutc.table.integer import integer_lines
 from lutc.table.library import TableSource, as_table_set
-from lutc.table.table import Table
-from lutc.table.table_set import TableSet, loads
+from lutc.table.table_set import loads
 
 _DTYPES = {8: torch.int8, 16: torch.int16}
-_SIDES = ("scales", "steps", "cuts", "slopes", "intercepts")
-_LARGEST_RATIO = 2.0**30  # of the scale of the accumulator to that of the output, where the scale is a tensor
 
 
 class QuantLUT(Refilled):
@@ -46,13 +41,14 @@ class QuantLUT(Refilled):
     `lutc.formats.ROUNDINGS`; None is what the table's file says of its output, else `half_up`. signed: False takes and
     gives torch.uint8 codes of up to 8 bits, from 0 on, with zero points among them. Tensors of torch.qint8 and
     torch.quint8 are refused: give their `int_repr()`. axis: a scale for every index of this dimension of the input
-    (`scale` a vector of numbers, or a FakeQuantize with an axis) and one zero point or a vector of them; outputs are
-    codes of one scale. Derivatives, and values of float64 inputs, are then float32 ones.
+    and one zero point or a vector of them; outputs are codes of one scale. `scale` is then a vector of numbers or a
+    Parameter of so many, a kind or a FakeQuantize with an axis, or None. Derivatives, and values of float64 inputs, are
+    float32 ones with numbers. channels: how many, for kinds that need to know (`FakeQuantize`).
 
-    forward(x, scale=None): codes in give codes (or float32) out. Floats in are quantised (half to even, clamped),
-    evaluated by the same integers and given back as real values in their own dtype, with straight-through gradients:
-    the derivative of the exact function (that of the table for functions that are not in the registry); outside the
-    codes the gradient of x is 0. NaN stays NaN.
+    forward(x, scale=None), scale one number or tensor, with an axis one for each channel: codes in give codes (or
+    float32) out. Floats in are quantised (half to even, clamped), evaluated by the same integers and given back as real
+    values in their own dtype, with straight-through gradients: the derivative of the exact function (that of the table
+    for functions that are not in the registry); outside the codes the gradient of x is 0. NaN stays NaN.
 
     Since codes are few, the integer arithmetic of all of them is done at once, for a fixed scale and for all powers of
     two of a quantiser when the module is made, else in every call, and a call looks its codes up. A scale that is a
@@ -73,6 +69,7 @@ class QuantLUT(Refilled):
         rounding: str | None = None,
         signed: bool = True,
         axis: int | None = None,
+        channels: int | None = None,
     ):
         super().__init__()
         self.tables = as_table_set(table)
@@ -83,7 +80,9 @@ class QuantLUT(Refilled):
         kind = isinstance(scale, str) and scale in KINDS
         self.quantise = scale if isinstance(scale, FakeQuantize) else None
         if kind:
-            self.quantise = FakeQuantize(scale, bits=bits, zero_point=zero_point, axis=axis, signed=signed)
+            self.quantise = FakeQuantize(
+                scale, bits=bits, zero_point=zero_point, axis=axis, channels=channels, signed=signed
+            )
         if self.quantise is not None:
             given = (bits, zero_point, signed, axis)
             own = (self.quantise.bits, self.quantise.zero_point, self.quantise.signed, self.quantise.axis)
@@ -92,14 +91,15 @@ class QuantLUT(Refilled):
                     f"bits, zero_point, signed and axis are those of the FakeQuantize, {self.quantise.extra_repr()}; "
                     f"given {', '.join(map(str, given))}"
                 )
-            (bits, zero_point, signed, axis), scale = own, None
+            (bits, zero_point, signed, axis), scale, channels = own, None, self.quantise.channels
         elif axis is not None:
-            scale, zero_point = channels.scales_and_zeros(scale, zero_point, axis)
+            scale, zero_point, channels = given_channels(scale, zero_point, axis, channels)
         elif not (isinstance(scale, torch.nn.Parameter) or scale is None):
             scale = positive_number("scale", scale, f"or {', '.join(KINDS)}", AXIS)
         offset = 0 if signed else self._unsigned(bits, out_zero_point)
-        self.bits, self.scale, self._zero_point, self._offset, self.axis = bits, scale, zero_point, offset, axis
-        scales = self._channel_scales if axis is not None else (scale,) if isinstance(scale, float) else ()
+        self.bits, self.scale, self._zero_point, self._offset = bits, scale, zero_point, offset
+        self.axis, self.channels = axis, channels
+        scales = self._fixed_scales or ((scale,) if isinstance(scale, float) else ())
         for number in {self.tables.key_for_scale(number): number for number in scales}.values():
             self.tables.chosen_key(number, strict)  # says so where there is no table of that scale, of each key once
         if rounding is not None and out_scale is None:
@@ -113,7 +113,7 @@ class QuantLUT(Refilled):
         self.dtype = _DTYPES[8 if bits <= 8 else 16] if signed else torch.uint8
         limits = Inputs(bits)  # refuses bits that are out of range
         self.minimum, self.maximum = limits.minimum + offset, limits.maximum + offset
-        channels.check_zero_points(zero_point, bits, self.minimum)
+        check_zero_points(zero_point, bits, self.minimum)
         if self.quantise is not None and axis is not None:
             self.register_load_state_dict_post_hook(_made_again)
         self._hold()
@@ -123,12 +123,15 @@ class QuantLUT(Refilled):
         """What is taken from unsigned codes, so that the integer rule sees signed ones; LutcError where it cannot."""
         if isinstance(bits, bool) or not isinstance(bits, int) or not 2 <= bits <= 8:
             raise LutcError(f"unsigned codes (`signed`=False) have 2 to 8 bits; given {bits!r}")
-        channels.check_zero_points(out_zero_point, bits, 0)
+        check_zero_points(out_zero_point, bits, 0)
         return 1 << (bits - 1)
 
     @property
-    def _channel_scales(self) -> tuple[float, ...]:
-        return self.scale if self.quantise is None else self.quantise.scale
+    def _fixed_scales(self) -> tuple[float, ...]:
+        """Of the channels, where there are some and their scales are numbers."""
+        if self.quantise is None:
+            return self.scale if isinstance(self.scale, tuple) else ()
+        return self.quantise.numbers
 
     @property
     def zero_point(self) -> Any:
@@ -157,7 +160,7 @@ class QuantLUT(Refilled):
 
     def sides(self) -> dict[str, np.ndarray]:
         """Numbers of the tables of all keys, as `answers` takes them."""
-        return _side_by_side(self.tables)
+        return side_by_side(self.tables)
 
     def _lost(self) -> bool:
         return True  # no telling but by making them
@@ -165,29 +168,25 @@ class QuantLUT(Refilled):
     def _fill(self, device: torch.device) -> None:
         for name, values in self.sides().items():
             self.register_buffer(f"key_{name}", torch.from_numpy(values).view(torch.int64).to(device), persistent=False)
-        if self.axis is not None:
-            zeros = self.zero_point if self.quantise is None else self.quantise.channel_values[1].tolist()
-            for pair in dict.fromkeys(zip(self._channel_scales, zeros, strict=True)):
-                self._checked(pair[0], device, pair[1])
-            given = self._channel_scales, zeros, self.minimum, self.dtype, device
-            for name, buffer in quant_channels.buffers_of(self._responses, *given).items():
+        if self._fixed_scales:
+            for scale, zero in dict.fromkeys(zip(self._fixed_scales, self.zero_point, strict=True)):
+                self._checked(scale, device, zero)
+            for name, buffer in quant_channels.buffers_of(self, self._fixed_scales, self.zero_point, device).items():
                 self.register_buffer(name, buffer, persistent=False)
             return
         if self.quantise is not None and self.quantise.kind != "fixed":
-            powers = (2.0 ** torch.arange(LOWEST, HIGHEST + 1, dtype=torch.float64, device=device)).unbind()
-            _, values, slopes = zip(*map(self._responses, powers), strict=True)
-            self.register_buffer("power_values", torch.stack(values).view(torch.int64), persistent=False)
-            self.register_buffer("power_slopes", torch.stack(slopes).view(torch.int64), persistent=False)
+            powers = 2.0 ** torch.arange(LOWEST, HIGHEST + 1, dtype=torch.float64, device=device)
+            _, values, slopes, _ = self._responses(powers)
+            self.register_buffer("power_values", values.view(torch.int64), persistent=False)
+            self.register_buffer("power_slopes", slopes.view(torch.int64), persistent=False)
         # Last, for torch.export miscounts buffers behind those that are None.
-        responses = (
-            self._responses(self._checked(self.scale, device)) if isinstance(self.scale, float) else (None, None, None)
-        )
         lines = None
         if isinstance(self.scale, float):
             table = self.tables[self.tables.key_for_scale(self.scale)]
             lines = code_ops.lines_over(integer_lines(table, self.inputs(self.scale)), self.out, device)
         self.register_buffer("all_lines", lines, persistent=False)
-        outputs, *rest = responses
+        number = self._checked(self.scale, device) if isinstance(self.scale, float) else None
+        outputs, *rest = (None, None, None) if number is None else self._of_one(number)
         if outputs is not None:  # in the order of the codes' bits, as they are looked up
             outputs = code_ops.by_bits(outputs, self.minimum, self.dtype)
         for name, values in zip(("outputs", "values", "slopes"), (outputs, *rest), strict=True):
@@ -200,8 +199,7 @@ class QuantLUT(Refilled):
 
     def _at_power(self, scale: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Values and slopes, as `_responses` has them, of a scale that the quantiser gave: a power of two, or NaN."""
-        power = torch.log2(scale.detach().reshape(1)).round().nan_to_num(0.0).clamp(LOWEST, HIGHEST)
-        row = power.to(torch.int64) - LOWEST
+        row = power_rows(scale.reshape(1))
         return self.power_values.index_select(0, row)[0], self.power_slopes.index_select(0, row)[0]
 
     def _checked(self, number: float, device, zero_point: int | None = None) -> torch.Tensor:
@@ -214,54 +212,29 @@ class QuantLUT(Refilled):
             requantiser(unit / self.out.scale)
         return torch.full((), number, dtype=torch.float64, device=device)
 
-    def _responses(self, scale: torch.Tensor, zero_point=None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Of all codes, ascending, at `scale` (float64, 0-d) and a zero point, the module's unless given: outputs
-        (codes of `self.dtype` with an output scale, else float32), and, with one more element for NaN, their real
-        values and the derivatives (float64).
-        """
-        sides = [getattr(self, f"key_{name}").view(torch.float64) for name in _SIDES]
-        zero_point = self.zero_point if zero_point is None else zero_point
-        x, derivative, outputs, values = self.answers(scale, zero_point, sides, _requantised)
-        if in_torch.known(self.tables.function):
-            derivative = in_torch.derivative(self.tables.function, x)
-        if self.out is not None:
-            codes = outputs.to(torch.int64) - self._offset
-            # Saturated output codes do not move with the input.
-            derivative = torch.where((codes == self.out.minimum) | (codes == self.out.maximum), 0.0, derivative)
-        return outputs, F.pad(values, (0, 1), value=math.nan), F.pad(derivative, (0, 1))
+    def _responses(self, scales: torch.Tensor, zeros: Any = None) -> tuple[torch.Tensor, ...]:
+        """`responses` of the module at scales (float64, (n,)), and zero points, its own unless given."""
+        keys = [self.get_buffer(f"key_{name}").view(torch.float64) for name in SIDES]
+        zeros = self.zero_point if zeros is None else zeros
+        return responses(keys, self.tables.function, self._coding, scales, zeros)
 
-    def answers(self, scale: torch.Tensor, zero_point: Any, sides: Sequence[torch.Tensor], requantised: Callable):
-        """Of all codes, ascending, at `scale` (float64, 0-d): (x, slope of the segment, output, real value), float64
-        but for output codes and float32 outputs; values are NaN where the integers leave int32. sides: those
-        of `sides`. requantised(acc, ratio, rounding): as `_requantised` here.
+    @property
+    def _coding(self) -> Coding:
+        return Coding(self.minimum, self.maximum, self.dtype, self._offset, self.out)
 
-        `lutc.table.integer` in tensors; its integers are exact in float64.
+    def answers(
+        self, scale: torch.Tensor, zero_point: int, sides: Sequence[torch.Tensor], requantised: Callable
+    ) -> tuple[torch.Tensor, ...]:
+        """Of all codes, ascending, at `scale` (float64, 0-d): x, slope of the segment, output and real value, as
+        `lutc.nn.responses.answers` has them. sides: those of `sides`; requantised: as there.
         """
-        scales, steps, cuts, slopes, intercepts = sides
-        key = (
-            (scales - torch.log2(scale)).abs().argmin(0, keepdim=True)
-        )  # an index of one element, for a 0-d one would be read on the host
-        step, cuts, slopes, intercepts = (
-            values.index_select(0, key)[0] for values in (steps, cuts, slopes, intercepts)
-        )
-        intercepts = torch.floor(intercepts / scale + 0.5)
-        codes = torch.arange(self.minimum, self.maximum + 1, dtype=torch.float64, device=scale.device)
-        centred = codes - zero_point
-        x = centred * scale
-        segment = (cuts < x[:, None]).sum(-1)
-        acc, unit = slopes[segment] * centred + intercepts[segment], scale * step
-        held = (scale > 0) & ((slopes.abs() * centred.abs().max() + intercepts.abs()).max() <= INT32_MAX)
-        if self.out is None:
-            values = acc * unit
-            outputs = values.to(torch.float32)
-        else:
-            codes = (requantised(acc, unit / self.out.scale, self.out.rounding) + self.out.zero_point).clamp(
-                self.out.minimum, self.out.maximum
-            )
-            outputs = (codes + self._offset).to(self.dtype)
-            values = dequantised(codes, self.out)
-            held = held & (unit / self.out.scale < _LARGEST_RATIO)
-        return x, slopes[segment] * step, outputs, torch.where(held, values, torch.nan)
+        found = answers(sides, self._coding, scale.reshape(1), zero_point, requantised)
+        return tuple(side[0] for side in found[:4])
+
+    def _of_one(self, scale: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Outputs, values and derivatives at one scale (0-d)."""
+        outputs, values, slopes, _ = self._responses(scale.detach().to(torch.float64).reshape(1))
+        return outputs[0], values[0], slopes[0]
 
     def forward(self, x: torch.Tensor, scale: torch.Tensor | None = None) -> torch.Tensor:
         if is_traced(x):
@@ -273,7 +246,9 @@ class QuantLUT(Refilled):
                 given += ": give its codes, x.int_repr(), to a module of its q_scale() and q_zero_point()"
             raise LutcError(f"QuantLUT with {self.bits} bits takes {self.dtype} codes or floats; given {given}")
         if self.axis is not None:
-            return self._by_channel(x, scale, codes)
+            if codes:
+                self._check_width(x)
+            return quant_channels.look_up(self, x, scale)
         if portable.wanted():
             return exported_quant.look_up(self, x, scale, codes)
         if codes and scale is None and isinstance(self.scale, float):
@@ -287,22 +262,13 @@ class QuantLUT(Refilled):
         elif fixed:
             outputs, values, slopes = self.all_outputs, self.all_values, self.all_slopes
         else:
-            outputs, values, slopes = self._responses(scale.detach().to(torch.float64))
+            outputs, values, slopes = self._of_one(scale)
         if codes:
             outputs = outputs.view(torch.float32) if self.out is None else outputs
             self._check_width(x)
             table = outputs if fixed else code_ops.by_bits(outputs, self.minimum, self.dtype)
             return torch.ops.lutc.codes(x, table)
         return look_up(x, scale, values.view(torch.float64), slopes.view(torch.float64), self.limits, rate)
-
-    def _by_channel(self, x: torch.Tensor, scale, codes: bool) -> torch.Tensor:
-        if scale is not None:
-            raise LutcError("the scales of channels are those that the module was made with; a call takes none")
-        if codes and portable.wanted():
-            raise LutcError("a QuantLUT with an axis exports with floats, not with codes; export one without an axis")
-        if codes:
-            self._check_width(x)
-        return quant_channels.look_up(self, x, self.axis, (self.minimum, self.maximum))
 
     def _check_width(self, codes: torch.Tensor) -> None:
         """Codes beyond the width, which only a wider dtype holds, are an error; in a compiled graph, and where telling
@@ -349,7 +315,9 @@ class QuantLUT(Refilled):
         if self.quantise is not None:
             scale = "of quantise"
         elif self.axis is not None:
-            scale = f"of {len(self.scale)} channels, axis={self.axis}"
+            kind = {None: "given", True: "learned", False: "those"}
+            said = kind[None if self.scale is None else isinstance(self.scale, torch.Tensor)]
+            scale = f"{said} of {self.channels or 'all'} channels, axis={self.axis}"
         else:
             scale = "learned" if isinstance(self.scale, torch.Tensor) else self.scale
         kind = "" if self.dtype.is_signed else ", signed=False"
@@ -358,41 +326,6 @@ class QuantLUT(Refilled):
         return said + kind
 
 
-def dequantised(codes: torch.Tensor, out: Outputs) -> torch.Tensor:
-    """Of signed output codes, as float64: float32 products with the float32 scale, as DequantizeLinear's are."""
-    scale = torch.full((), out.scale, dtype=torch.float32, device=codes.device)
-    return ((codes - out.zero_point).to(torch.float32) * scale).to(torch.float64)
-
-
 def _made_again(module: QuantLUT, _) -> None:
     """After a checkpoint, which may bring other scales of channels."""
     module._hold()
-
-
-def _side_by_side(tables: TableSet) -> dict[str, np.ndarray]:
-    """Of all tables over codes, in the order of the keys, in float64: scales (log2) and steps 2**-F (keys); cuts (keys,
-    n - 1), where the segment of x is the number of cuts < x; slopes and intercepts (keys, n) as integers. Shorter
-    tables end in cuts at infinity and their last line again.
-    """
-    parts = [(inputs.scale, *_line_codes(tables[key])) for key, inputs in tables.inputs.items()]
-    most = max(len(slopes) for _, _, _, slopes, _ in parts)
-    rows = []
-    for scale, step, cuts, slopes, intercepts in parts:
-        missing = (0, most - len(slopes))
-        lines = (np.pad(values, missing, mode="edge") for values in (slopes, intercepts))
-        rows.append((math.log2(scale), step, np.pad(cuts, missing, constant_values=np.inf), *lines))
-    return {name: np.array(column, np.float64) for name, column in zip(_SIDES, zip(*rows), strict=True)}
-
-
-def _line_codes(table: Table) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
-    """(2**-F, breakpoints, slopes / 2**-F, intercepts / 2**-F) of fixed-point lines; LutcError for other tables."""
-    lines = integer_lines(table, Inputs(2, 1.0))  # refuses them
-    body, step = unfold(table), lines.unit
-    return step, body.breakpoints, np.rint(body.slopes / step), np.rint(body.intercepts / step)
-
-
-def _requantised(acc: torch.Tensor, ratio: torch.Tensor, rounding: str) -> torch.Tensor:
-    """round(acc * ratio) by the integer rule (`lutc.formats.requantise`), int64; ratio: a tensor, 0 < ratio < 2^31."""
-    mantissa, exponent = torch.frexp(ratio)
-    multiplier, shift = torch.round(mantissa * 2.0**31).to(torch.int64), 31 - exponent.to(torch.int64)
-    return torch.where(shift > 62, 0, requantise(acc.to(torch.int64), multiplier, shift.clamp(min=1), rounding))

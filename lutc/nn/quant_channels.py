@@ -1,54 +1,129 @@
-"""What a `QuantLUT` with an axis holds of its channels: for every one the responses of all codes at its scale."""
+"""A `QuantLUT` with an axis: for every channel the responses of all codes at its scale, held where scales are numbers,
+made in every call where they are tensors, and chosen among those of all powers of two where a quantiser gives them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import torch
 
-from lutc.nn import channels, code_ops
+from lutc.errors import LutcError
+from lutc.nn import channel_plain, channels, code_ops, portable
+from lutc.nn.nearest import wide_dtype
+from lutc.nn.power_ops import power_rows
+from lutc.table.integer import evaluate
 
-_AT_ONCE = 1024  # scales that are evaluated together
-
-Responses = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
+_AT_ONCE = 1 << 20  # codes whose responses are computed together
 
 
 def buffers_of(
-    responses: Responses,
-    scales: Sequence[float],
-    zeros: Sequence[int],
-    lowest: int,
-    dtype: torch.dtype,
-    device: torch.device,
+    module: Any, scales: Sequence[float], zeros: Sequence[int], device: torch.device
 ) -> dict[str, torch.Tensor]:
-    """The buffers that `look_up` reads, floats by their bits, for .half() must not round them.
-
-    responses(scale, zero point), of 0-d float64 and int64: outputs of all codes from `lowest` up, and of these and NaN
-    values and derivatives. dtype: of codes.
+    """The buffers that `look_up` reads, floats by their bits, for .half() must not round them: a row for every scale
+    and zero point that occur together, and which one is a channel's.
     """
     places = {pair: place for place, pair in enumerate(dict.fromkeys(zip(scales, zeros, strict=True)))}
-    at = torch.tensor([places[pair] for pair in zip(scales, zeros, strict=True)], device=device)
+    rows = torch.tensor([places[pair] for pair in zip(scales, zeros, strict=True)], dtype=torch.int32, device=device)
     of_scales = torch.tensor([scale for scale, _ in places], dtype=torch.float64, device=device)
-    of_zeros = torch.tensor([zero for _, zero in places], dtype=torch.int64, device=device)
-    outputs, values, slopes = torch.vmap(responses, chunk_size=_AT_ONCE)(of_scales, of_zeros)
-    outputs = code_ops.by_bits(outputs, lowest, dtype)[at]
+    of_zeros = torch.tensor([zero for _, zero in places], dtype=torch.int32, device=device)
+    outputs, values, slopes, _ = _responses(module, of_scales, of_zeros)
+    outputs = code_ops.by_bits(outputs, module.minimum, module.dtype)
     return {
         "channel_outputs": outputs.view(torch.int32) if outputs.is_floating_point() else outputs,
-        "channel_responses": channels.with_ends(values, True)[at].view(torch.int32),
-        "channel_slopes": channels.with_ends(slopes, False)[at].view(torch.int32),
-        "channel_scales": of_scales[at].view(torch.int64),
-        "channel_zeros": of_zeros[at].to(torch.int32),
+        "channel_responses": values.to(torch.float32).view(torch.int32),
+        "channel_slopes": slopes.to(torch.float32).view(torch.int32),
+        "channel_scales": of_scales.view(torch.int64)[rows],
+        "channel_zeros": of_zeros[rows],
+        "channel_rows": rows,
     }
 
 
-def look_up(module: torch.nn.Module, x: torch.Tensor, axis: int, ends: tuple[int, int]) -> torch.Tensor:
-    """Codes or floats through the buffers that a module holds."""
-    outputs, values, slopes, bits, zeros = (
-        module.get_buffer(f"channel_{name}") for name in ("outputs", "responses", "slopes", "scales", "zeros")
+def _responses(module: Any, scales: torch.Tensor, zeros: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """The module's at many scales, some at a time."""
+    step = max(1, _AT_ONCE >> module.bits)
+    parts = [module._responses(*part) for part in zip(scales.split(step), zeros.split(step), strict=True)]
+    return parts[0] if len(parts) == 1 else tuple(torch.cat(sides) for sides in zip(*parts, strict=True))
+
+
+def look_up(module: Any, x: torch.Tensor, scale: Any) -> torch.Tensor:
+    """Codes or floats; scale: of the call, one for each channel, or None."""
+    codes, ends = not x.is_floating_point(), (module.minimum, module.maximum)
+    if scale is None and module._fixed_scales:
+        axis, _ = channels.dimension(x, module.axis, len(module._fixed_scales))
+        if portable.wanted():
+            return _portable(module, x, axis, codes)
+        outputs, values, slopes, scales, zeros, rows = (
+            module.get_buffer(f"channel_{name}")
+            for name in ("outputs", "responses", "slopes", "scales", "zeros", "rows")
+        )
+        if codes:
+            outputs = outputs.view(torch.float32) if outputs.dtype == torch.int32 else outputs
+            return torch.ops.lutc.codes_by_channel(x, outputs, rows, axis)
+        tables = values.view(torch.float32), slopes.view(torch.float32), rows
+        return channels.look_up(x, scales.view(torch.float64), zeros, *tables, axis, ends)
+    axis, count = channels.dimension(x, module.axis, module.channels)
+    if scale is None and module.quantise is not None and not codes:
+        scales, rate = module.quantise.scale_for(x)
+        rows = power_rows(scales).to(torch.int32)
+        values, slopes = (module.get_buffer(f"power_{name}").view(torch.float64) for name in ("values", "slopes"))
+        return channels.look_up(x, scales, torch.zeros_like(rows), values, slopes, rows, axis, ends, rate)
+    given = channels.scales_of_call(_own(module) if scale is None else scale, count, x.device)
+    zeros = torch.as_tensor(module.zero_point, dtype=torch.int32, device=x.device).expand(count)
+    exact = given.detach().to(torch.float64)
+    outputs, values, slopes, held = _responses(module, exact, zeros)
+    if codes or not (x.is_cuda or torch.compiler.is_compiling()):
+        _refuse(module, exact, zeros, held)
+    rows = torch.arange(count, dtype=torch.int32, device=x.device)
+    if codes:
+        table = code_ops.by_bits(outputs, module.minimum, module.dtype)
+        return torch.ops.lutc.codes_by_channel(x, table, rows, axis)
+    return channels.look_up(x, given, zeros, values, slopes, rows, axis, ends)
+
+
+def _own(module: Any) -> Any:
+    scale = module.scale if module.quantise is None else module.quantise.scale
+    if scale is None:
+        raise LutcError("this QuantLUT has no scales of its own; give them with every call: forward(x, scales)")
+    return scale
+
+
+def _refuse(module: Any, scales: torch.Tensor, zeros: torch.Tensor, held: torch.Tensor) -> None:
+    """LutcError for the first channel at whose scale the integer rule does not hold."""
+    if bool(held.all()):
+        return
+    c = int((~held).nonzero()[0])
+    scale, zero = float(scales[c]), int(zeros[c])
+    channels.check_scales((scale,))
+    module._checked(scale, scales.device, zero)
+    raise LutcError(f"scale {scale:g} of channel {c} is out of reach of the output scale {module.out.scale:g}")
+
+
+def _portable(module: Any, x: torch.Tensor, axis: int, codes: bool) -> torch.Tensor:
+    """With fixed scales in operators that ONNX has: a Gather from the answers to all codes of all channels."""
+    pairs = list(zip(module._fixed_scales, module.zero_point, strict=True))
+    distinct = {pair: row for row, pair in enumerate(dict.fromkeys(pairs))}
+    answers = []
+    for scale, zero in distinct:
+        inputs = module.inputs(scale, zero)
+        table = module.tables[module.tables.key_for_scale(scale)]
+        answers.append(evaluate(table, inputs.codes(), inputs, module.out))
+    answer, size = np.stack(answers), module.maximum - module.minimum + 1
+    rows, out = np.array([distinct[pair] for pair in pairs]), module.out
+    if codes:
+        given = answer if out is None else answer + module._offset
+        flat = portable.constant(given.ravel(), x, torch.float32 if out is None else module.dtype)
+        first = channel_plain.along(portable.constant(rows * size - module.minimum, x), x, axis)
+        return flat[x.to(torch.int64).clamp(module.minimum, module.maximum) + first]
+    values = answer if out is None else (answer - out.zero_point) * out.scale
+    wide = wide_dtype(x)
+    flat = portable.constant(np.pad(values, ((0, 0), (0, 1)), constant_values=np.nan).ravel(), x, wide)
+    scale, zero = (
+        channel_plain.along(portable.constant(np.array(side), x, wide), x, axis) for side in zip(*pairs, strict=True)
     )
-    axis = channels.dimension(x, axis, len(zeros))
-    if not x.is_floating_point():
-        outputs = outputs.view(torch.float32) if outputs.dtype == torch.int32 else outputs
-        return torch.ops.lutc.codes_by_channel(x, outputs, axis)
-    scales, tables = bits.view(torch.float64), (values.view(torch.float32), slopes.view(torch.float32))
-    return channels.look_up(x, scales, zeros, *tables, axis, ends)
+    code = torch.round(x.to(wide) / scale) + zero
+    place = torch.minimum(torch.maximum(code, zero * 0 + module.minimum), zero * 0 + module.maximum) - module.minimum
+    place = torch.where(x.isnan(), size, place.to(torch.int64))
+    return flat[place + channel_plain.along(portable.constant(rows * (size + 1), x), x, axis)].to(x.dtype)

@@ -23,6 +23,8 @@ _ops = torch.ops.lutc
 class _FixedScale(torch.autograd.Function):
     """(values of x's codes, codes, bits)"""
 
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(x, scale, values, slopes, limits):
         return _ops.through_codes_kept(x, scale, values, *limits, slopes is not None)
@@ -43,6 +45,8 @@ class _FixedScale(torch.autograd.Function):
 class _Backward(torch.autograd.Function):
     """gradient * slope, 0 where x was clamped: linear in the gradient, constant in all else."""
 
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(gradient, codes, within, slopes):
         return _ops.through_codes_backward(gradient, codes, within, slopes)
@@ -57,6 +61,8 @@ class _Backward(torch.autograd.Function):
 
 
 class _LearnedScale(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(x, scale, values, slopes, limits, rate):
         return _ops.through_codes(x, scale, values, *limits)
@@ -75,6 +81,8 @@ class _LearnedScale(torch.autograd.Function):
 
 class _BackwardWithScale(torch.autograd.Function):
     """Gradients of x and of the scale; their own, for second derivatives, in plain operations."""
+
+    generate_vmap_rule = True
 
     @staticmethod
     def forward(gradient, x, scale, slopes, limits):

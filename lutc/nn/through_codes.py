@@ -20,12 +20,14 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from lutc.nn.batched import is_batched, one_by_one
 from lutc.nn.code_ops import check_length, dense
 from lutc.nn.cpu import through_codes as cpu
 from lutc.nn.lowered import DTYPES, has_triton
 from lutc.nn.nearest import index, nearest_code, wide_dtype
 
 library = torch.library.Library("lutc", "FRAGMENT")
+_ops = torch.ops.lutc
 _LIMITS = "int lowest, int highest, int zero_point"
 library.define(f"through_codes(Tensor x, Tensor scale, Tensor values, {_LIMITS}) -> Tensor")
 library.define(
@@ -267,13 +269,13 @@ def _single(values: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     return values.to(device=x.device, dtype=torch.float32).contiguous()
 
 
+_NAMES = "through_codes", "through_codes_kept", "through_codes_backward", "through_codes_backward_with_scale"
 for _key, *_kernels in (
     ("CompositeExplicitAutograd", _plain, _kept_plain, _backward_plain, _backward_with_scale_plain),
     ("CPU", _cpu, _kept_cpu, _backward_cpu, _backward_with_scale_cpu),
     ("CUDA", _cuda, _kept_cuda, _backward_cuda, _backward_with_scale_cuda),
 ):
-    _names = "through_codes", "through_codes_kept", "through_codes_backward", "through_codes_backward_with_scale"
-    for _name, _kernel in zip(_names, _kernels, strict=True):
+    for _name, _kernel in zip(_NAMES, _kernels, strict=True):
         library.impl(_name, _kernel, _key)
 
 
@@ -294,3 +296,19 @@ torch.library.register_fake("lutc::through_codes", lambda x, *rest: torch.empty_
 torch.library.register_fake("lutc::through_codes_kept", _fake_kept, lib=library)
 torch.library.register_fake("lutc::through_codes_backward", _fake_backward, lib=library)
 torch.library.register_fake("lutc::through_codes_backward_with_scale", _fake_backward_with_scale, lib=library)
+
+
+def _batched(operator, elementwise: bool):
+    """The rule of `torch.vmap`: one call where all is elementwise and nothing but x has the dimension more."""
+
+    def rule(info, dims, *arguments):
+        if elementwise and not is_batched(dims[1:]):
+            return operator(*arguments), dims[0]
+        return one_by_one(operator, info, dims, *arguments)
+
+    return rule
+
+
+for _name in _NAMES:
+    _rule = _batched(getattr(_ops, _name).default, _name == _NAMES[0])
+    torch.library.register_vmap(f"lutc::{_name}", _rule, lib=library)

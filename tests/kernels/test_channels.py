@@ -1,5 +1,6 @@
 """The kernels that look up in the tables of channels, in Triton's interpreter and on a card, against plain torch."""
 
+import itertools
 import os
 
 import pytest
@@ -11,35 +12,33 @@ pytest.importorskip("triton")
 
 from lutc.kernels import channels as kernels  # noqa: E402
 
-from lutc.nn import channels  # noqa: E402
+from lutc.nn import channel_plain as plain  # noqa: E402
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-SHAPES = ((3, 5, 7), (41, 5, 13), (1, 1, 1100), (1100, 1, 1), (2, 300, 1))
+SHAPES = ((3, 5, 7), (41, 5, 13), (1, 1, 1100), (150, 1, 1), (2, 300, 1), (90, 33, 1), (2, 3, 2500), (70, 5, 8))
+BF16 = 2.0**-7 if DEVICE == "cpu" else 0  # the interpreter truncates to it
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
 
+def room(size, dtype):
+    return torch.full((size + 8,), 77, device=DEVICE).to(dtype)
+
+
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("out", [torch.int8, torch.uint8, torch.int16, torch.float32])
+@pytest.mark.parametrize("out", [torch.int8, torch.float32])
 @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int16])
 def test_codes(dtype, out, shape):
-    if dtype == torch.int16 and shape[1] > 9:
-        return  # 300 tables of 65,536
     info, size = torch.iinfo(dtype), shape[0] * shape[1] * shape[2]
     q = torch.randint(info.min, info.max + 1, shape).to(dtype).to(DEVICE)
-    tables = torch.randint(0, 100, (shape[1], 1 << 8 * dtype.itemsize)).to(out).to(DEVICE)
-    found = torch.full((size + 8,), 77, device=DEVICE).to(out)
-    kernels.codes(q, tables, found[:size], shape)
-    assert torch.equal(found[:size].view(shape), channels._codes_plain(q, tables, 1)) and (found[size:] == 77).all()
+    tables = torch.randint(0, 100, (4, 1 << 8 * dtype.itemsize)).to(out).to(DEVICE)
+    rows = torch.randint(0, 4, (shape[1],), dtype=torch.int32).to(DEVICE)
+    found = room(size, out)
+    kernels.codes(q, tables, rows, found[:size], shape)
+    assert torch.equal(found[:size].view(shape), plain.codes(q, tables, rows, 1)) and (found[size:] == 77).all()
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("identity", [False, True])
-@pytest.mark.parametrize("ends", [(-128, 127), (0, 255), (-8, 7)])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_floats(dtype, ends, identity, shape):
-    """At halves between codes, beyond the ends, at infinities and NaN: bit for bit what plain operations give, but for
-    the interpreter's bfloat16, which it truncates to.
-    """
+def made(shape, dtype, ends, identity):
+    """At halves between codes, beyond the ends, at infinities and NaN."""
     size = shape[0] * shape[1] * shape[2]
     steps = torch.randint(2 * ends[0] - 400, 2 * ends[1] + 400, (size,)) / 2
     special = torch.tensor([torch.inf, -torch.inf, torch.nan, -0.0])
@@ -47,10 +46,65 @@ def test_floats(dtype, ends, identity, shape):
     x = x.view(shape).to(dtype).to(DEVICE)
     scales = torch.tensor([0.0625, 0.07, 0.125, 0.011, 3.0]).repeat(60)[: shape[1]].to(DEVICE)
     zeros = torch.randint(ends[0], ends[1] + 1, (shape[1],), dtype=torch.int32).to(DEVICE)
-    values = None if identity else torch.randn(shape[1], ends[1] - ends[0] + 4).to(dtype).to(DEVICE)
-    rough = 2.0**-7 if identity and dtype == torch.bfloat16 and DEVICE == "cpu" else 0
-    found = torch.full((size + 8,), 77.0, device=DEVICE).to(dtype)
-    kernels.through(x, scales, zeros, values, found[:size], shape, ends)
-    want = channels._through_plain(x, scales, zeros, values, 1, *ends)
+    rows = torch.randint(0, 4, (shape[1],), dtype=torch.int32).to(DEVICE)
+    values = None if identity else torch.randn(4, ends[1] - ends[0] + 2).to(DEVICE)
+    if values is not None:
+        values[:, -1] = 0.0
+    return x, scales, zeros, rows, values
+
+
+CASES = [
+    *itertools.product([torch.float32], [(-128, 127)], [False, True], SHAPES),
+    *itertools.product([torch.float16, torch.bfloat16], [(0, 255), (-8, 7)], [False, True], SHAPES[:3]),
+]
+
+
+@pytest.mark.parametrize("dtype, ends, identity, shape", CASES)
+def test_floats_and_gradients(dtype, ends, identity, shape):
+    """Bit for bit what plain operations give, the sums but for their order."""
+    x, scales, zeros, rows, values = made(shape, dtype, ends, identity)
+    size, rough = x.numel(), BF16 if dtype == torch.bfloat16 else 0
+    given = x, scales, zeros, values, rows, 1, *ends
+    found, want = room(size, dtype), plain.through(*given)
+    kernels.through(x, (scales, zeros, rows), values, found[:size], shape, ends)
     torch.testing.assert_close(found[:size].view(shape), want, rtol=rough, atol=0, equal_nan=True)
     assert (found[size:] == 77).all()
+
+    found, codes, bits = room(size, dtype), room(size, torch.uint8), room((size + 7) // 8, torch.uint8)
+    places = None if identity else codes[:size].view(shape)
+    kernels.through(x, (scales, zeros, rows), values, found[:size], shape, ends, places, bits[:-8])
+    torch.testing.assert_close(found[:size].view(shape), want, rtol=rough, atol=0, equal_nan=True)
+    _, want_codes, want_bits = plain.kept(*given, not identity)
+    known = ~x.isnan()
+    assert torch.equal(bits[:-8], want_bits) and all(
+        (end == 77).all() for end in (found[size:], codes[size:], bits[-8:])
+    )
+    assert identity or torch.equal(places[known], want_codes[known])
+
+    gradient = torch.randn(shape, device=DEVICE).to(dtype)
+    to_x, to_scales = plain.backward_with_scales(gradient, x, scales, zeros, values, rows, 1, *ends)
+    terms = (gradient.float() * (ends[1] - ends[0]) * 4).abs().sum((0, 2))
+    found = room(size, dtype)
+    sums = kernels.backward_with_scales(gradient, x, (scales, zeros, rows), values, found[:size], shape, ends)
+    torch.testing.assert_close(found[:size].view(shape), to_x, rtol=rough, atol=0)
+    assert (found[size:] == 77).all() and ((sums - to_scales).abs() <= 1e-5 * terms).all()
+    if not identity:
+        found = room(size, dtype)
+        kernels.backward(gradient, places, bits[:-8], values, rows, found[:size], shape)
+        torch.testing.assert_close(found[:size].view(shape), to_x, rtol=rough, atol=0)
+        assert (found[size:] == 77).all()
+
+
+def test_every_layout_names_the_channels():
+    """Exactly, at the ends of what multiplications serve too."""
+    kinds = set()
+    for sides in [*SHAPES, (9, 1, 3), (1, 1 << 15, 1), (1, 1 << 17, 1), (5, 2047, 3), (3, 31, 2047), (1, 500, 1999)]:
+        channels, inner, by_inner, by_channels, kind, far = kernels.layout(sides, kernels.NARROW)
+        kinds.add(kind)
+        assert not far
+        if kind in (kernels.SIDE, kernels.SHORT):
+            place = torch.arange(channels * inner + kernels.NARROW)
+            run = place if kind == kernels.SIDE else (place * by_inner) >> 32
+            assert torch.equal(run, place // inner) and torch.equal((run * by_channels) >> 32, run // channels)
+    assert kinds == {kernels.RUNS, kernels.SIDE, kernels.SHORT, kernels.ANY}
+    assert kernels.layout((1 << 20, 1 << 11, 1), 2048)[-1]

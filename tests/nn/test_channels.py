@@ -13,7 +13,7 @@ import torch
 import lutc
 from lutc.errors import LutcError
 from lutc.formats import ROUNDINGS, Inputs, Outputs
-from lutc.nn import FakeQuantize, QuantLUT, channels
+from lutc.nn import FakeQuantize, QuantLUT, channel_plain
 from lutc.table.integer import evaluate
 
 pytestmark = pytest.mark.filterwarnings("ignore::lutc.errors.ScaleWarning")
@@ -152,9 +152,6 @@ def test_compiles_as_one_graph():
     assert torch.equal(compiled(x), module(x)) and torch.equal(compiled(q), module(q))
     gradients = [torch.autograd.grad(m(x).sum(), x)[0] for m in (compiled, module)]
     assert torch.equal(*gradients)
-    args = module.channel_scales.view(torch.float64), module.channel_zeros, None, 1, -128, 127
-    torch.library.opcheck(torch.ops.lutc.through_channels.default, (x.detach(), *args))
-    torch.library.opcheck(torch.ops.lutc.codes_by_channel.default, (q, module.channel_outputs, 1))
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -167,7 +164,7 @@ def test_threads(threads):
         got = module(q), module(x)
     finally:
         torch.set_num_threads(before)
-    plain = channels._codes_plain(q, module.channel_outputs, 1)
+    plain = channel_plain.codes(q, module.channel_outputs, module.channel_rows, 1)
     assert torch.equal(got[0], plain)
     for c in range(5):
         assert torch.equal(got[1][:, c], alone("gelu_8", c, out_scale=2.0**-4)(x[:, c]))
@@ -177,7 +174,7 @@ BAD = {
     "one number": ({"scale": 0.5}, r"one number for each channel; given shape \(\)"),
     "none": ({"scale": ()}, r"one number for each channel; given shape \(0,\)"),
     "two dimensions": ({"scale": torch.ones(2, 2)}, r"one number for each channel; given shape \(2, 2\)"),
-    "zero points": ({"zero_point": (1, 2)}, "of 5 channels, `zero_point` of 2"),
+    "zero points": ({"zero_point": (1, 2)}, "given `scale` of 5, `zero_point` of 2"),
     "a fraction": ({"zero_point": (0, 1, 2, 3, 0.5)}, "a whole number; given 0.5"),
     "zero point": ({"zero_point": 128}, "lies in -128..127; given 128"),
     "zero point of one": ({"zero_point": (0, 0, 0, 0, -129)}, "lies in -128..127; given -129"),
@@ -186,7 +183,14 @@ BAD = {
     "NaN": ({"scale": (1.0, float("nan"))}, "a positive finite number; given nan"),
     "text": ({"scale": ("a", "b")}, "a number; given 'a'"),
     "axis": ({"axis": 1.0}, "a whole number; given 1.0"),
-    "kind": ({"scale": "learned"}, "a learned one is of all"),
+    "kind": ({"scale": "learned"}, "`channels`, their number, is needed beforehand"),
+    "kind without axis": ({"scale": "dynamic", "axis": None, "channels": 5}, "give `axis` too, or leave it out"),
+    "kind off zero": (
+        {"scale": "learned", "channels": 5, "zero_point": (1, 2, 3, 4, 5)},
+        "symmetric, with zero point 0",
+    ),
+    "channels": ({"channels": 4}, "given `channels` of 4, `scale` of 5"),
+    "no channels": ({"channels": 0}, "a positive whole number; given 0"),
     "no axis": ({"axis": None}, "one for each channel goes with `axis`"),
 }
 
@@ -210,17 +214,5 @@ def test_what_else_is_refused():
     module = QuantLUT("gelu_8", SCALES, axis=1, bits=4)
     with pytest.raises(LutcError, match="codes of 4 bits are -8 to 7; given 0 to 8"):
         module(torch.tensor([[0, 1, 2, 3, 8]], dtype=torch.int8))
-    with pytest.raises(LutcError, match="a call takes none"):
-        module(torch.zeros(1, 5), 0.5)
     with pytest.raises(LutcError, match="are those of the FakeQuantize"):
         QuantLUT("gelu_8", FakeQuantize(SCALES, axis=1), axis=0)
-    for op, args in (
-        (torch.ops.lutc.codes_by_channel, (codes()((2, 5)), torch.zeros(4, 256), 1)),
-        (
-            torch.ops.lutc.through_channels,
-            (torch.zeros(2, 5), torch.ones(5), torch.zeros(5), torch.zeros(5, 9), 1, -8, 7),
-        ),
-        (torch.ops.lutc.through_channels, (torch.zeros(2, 5), torch.ones(4), torch.zeros(5), None, 1, -8, 7)),
-    ):
-        with pytest.raises(LutcError, match="for each channel along axis 1"):
-            op(*args)

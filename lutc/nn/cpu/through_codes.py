@@ -109,12 +109,19 @@ def _look_up(places, out_at, n, form, table_at):
 
 @compiled
 def _keep(at, n, scale, low, high, flags, bits_at):
-    """One bit for each of n floats: whether it rounds to a code without being clamped. Bit i of a byte: element i."""
-    x, bits = floats(at, n), _bytes(bits_at, (n + 7) // 8)
+    """One bit for each of n floats: whether it rounds to a code without being clamped."""
+    x = floats(at, n)
     lowest, highest = low - _f32(0.5), high + _f32(0.5)
     for i in range(n):
         step = x[i] / scale
         flags[i] = np.uint8((step >= lowest) & (step <= highest))
+    _write_bits(flags, n, bits_at)
+
+
+@compiled
+def _write_bits(flags, n, bits_at):
+    """n flags, a byte each in a multiple of 8 bytes, as bits. Bit i of a byte: element i."""
+    bits = _bytes(bits_at, (n + 7) // 8)
     for i in range(n, (n + 7) // 8 * 8):
         flags[i] = 0
     eights = integers(flags.ctypes.data)
