@@ -23,7 +23,7 @@ from lutc.evaluation.variants import EXACT_ON_CODES, Variant
 from lutc.models.hugging_face import kind_of
 from lutc.models.loading import Loaded, advised
 from lutc.models.modes import evaluation_mode
-from lutc.models.texts import to_device
+from lutc.models.texts import several, to_device
 from lutc.nn.patching import unpatch
 from lutc.nn.patching.apply import refuse_patched
 from lutc.observe.ranks import Ranks
@@ -58,7 +58,7 @@ def evaluate(
     """
     if isinstance(loaded, nn.Module):
         loaded = Loaded(loaded, kind_of(loaded), type(loaded).__name__)
-    variants, batches = list(variants), list(batches)
+    variants, batches = list(variants), list(several(batches))
     if not batches:
         raise LutcError("there are no batches to evaluate on; give at least one")
     refuse_patched(loaded.model, "evaluate")

@@ -32,6 +32,7 @@ from lutc.folder.spending import TRIES, Ladder, Spent, spend
 from lutc.folder.worker import run_all
 from lutc.models.hugging_face import kind_of
 from lutc.models.loading import Loaded
+from lutc.models.texts import several
 from lutc.nn.patching.apply import refuse_patched
 from lutc.observe.ranks import Ranks
 from lutc.observe.running import calibrate
@@ -80,16 +81,16 @@ def compile_model(
     exact = model.model if isinstance(model, Loaded) else model
     refuse_patched(exact, "compile a folder for")
     choice = TableChoice(activations, softmax, norms, entries, bits, dict(own or {}), max_kl)
-    folder, batches, ranks = Path(folder), list(batches), Ranks.here()
+    folder, batches, ranks = Path(folder), list(several(batches)), Ranks.here()
     told = progress or (lambda stage, number: None)
+    if workers is not None and workers < 1:
+        raise LutcError(f"`workers` are 1 process or more; given {workers}")
     if not batches:
         raise LutcError("there are no batches to calibrate on; give at least one")
     check_target(folder, force)
-    if max_kl is not None and (kind_of(exact) if loaded is None else loaded.kind) != "causal":
-        raise LutcError(
-            f"`max_kl` is of models that give next-token logits; {type(exact).__name__} gives none: choose `entries`"
-        )
-    name = name or (Path(loaded.path).name if loaded is not None else type(exact).__name__)
+    if max_kl is not None:
+        _check_budget(exact, kind_of(exact) if loaded is None else loaded.kind, choice)
+    name = str(name or (Path(loaded.path).name if loaded is not None else type(exact).__name__))
     partial = folder.with_name(f"{folder.name}.partial")
     ranks.agree(digest(exact), "model")
     if ranks.first:
@@ -133,6 +134,16 @@ def _compiled(partial: Path, workers: int, ranks: Ranks, told: Progress, jobs: l
 def _spent(spent: Spent) -> dict:
     """What the manifest says of a budget."""
     return {"kl": short(spent.kl), "codes": short(spent.codes), "tokens": spent.tokens}
+
+
+def _check_budget(model: nn.Module, kind: str, choice: TableChoice) -> None:
+    """LutcError where `max_kl` cannot choose entries."""
+    if kind != "causal":
+        raise LutcError(
+            f"`max_kl` is of models that give next-token logits; {type(model).__name__} gives none: choose `entries`"
+        )
+    if choice.own:
+        raise LutcError("`max_kl` chooses the entries of every place; give it or `own`, not both")
 
 
 def check_target(folder: Path, force: bool = False) -> None:

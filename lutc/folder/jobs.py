@@ -106,6 +106,11 @@ def jobs_of(calibration: Calibration, choice: TableChoice) -> dict[str, Job]:
             found[path] = Job(file, layer.function, kind, entries, path, *own)
         else:
             found[path] = Job(f"{TABLES}/{file_name(layer.function)}_{kind}.json", layer.function, kind, 0, None)
+    if unknown := [path for path in choice.own if path not in found or found[path].inputs is None]:
+        over = [path for path, job in found.items() if job.inputs is not None]
+        raise LutcError(
+            f"`own` names {unknown[0]!r}, which has no table over codes; such have {', '.join(over[:3]) or 'none'}"
+        )
     if not found:
         raise LutcError(
             "the model has nothing of the kinds that are to have tables; it has "

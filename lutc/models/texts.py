@@ -4,7 +4,7 @@ classifiers.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,6 +94,13 @@ def document_batches(
         if max_tokens is not None and start and total > max_tokens:
             return
         yield encoded
+
+
+def several(batches: Any) -> Iterable:
+    """Batches as they are; LutcError for a single one, whose rows or names would be taken for batches."""
+    if isinstance(batches, (Mapping, torch.Tensor, str)) or not isinstance(batches, Iterable):
+        raise LutcError(f"batches are a list of tensors, tuples or dicts; given one {type(batches).__name__}")
+    return batches
 
 
 def to_device(batch: Any, device: torch.device | str) -> Any:

@@ -15,7 +15,7 @@ from torch import nn
 from lutc.calibration.file import Calibration
 from lutc.errors import LutcError
 from lutc.models.modes import evaluation_mode
-from lutc.models.texts import to_device
+from lutc.models.texts import several, to_device
 from lutc.nn.patching.apply import refuse_patched
 from lutc.nn.patching.choose import Selection, Wanted
 from lutc.nn.patching.patcher import Patcher
@@ -80,7 +80,7 @@ def calibrate(
             raise LutcError(
                 f"{type(model).__name__} has no activation, softmax or norm that is known; found: {left or 'nothing'}"
             )
-        for batch in batches:
+        for batch in several(batches):
             examples, tokens = run_batch(model, batch, watch)
             refuse_nan(watch)
             data = {

@@ -273,7 +273,16 @@ def test_bad_requests(made, tmp_path):
         lutc.compile_model(torch.nn.Sequential(torch.nn.Linear(2, 2)), [torch.ones(1, 2)], tmp_path / "new")
     with pytest.raises(LutcError, match="`max_kl` is of models that give next-token logits; BertModel gives none"):
         lutc.compile_model(tiny_models.bert(), BATCHES, tmp_path / "new", max_kl=1e-3)
+    for batches in (IDS, BATCHES[0], "text", None):
+        with pytest.raises(LutcError, match="batches are a list of tensors, tuples or dicts; given one"):
+            lutc.compile_model(model, batches, tmp_path / "new")
+    with pytest.raises(LutcError, match="a model is a torch.nn.Module; given NoneType"):
+        lutc.compile_model(None, BATCHES, tmp_path / "new")
+    with pytest.raises(LutcError, match="give it or `own`, not both"):
+        lutc.compile_model(model, BATCHES, tmp_path / "new", max_kl=1e-3, own={"model.layers.0.mlp.act_fn": 4})
     assert list(tmp_path.iterdir()) == []
+    with pytest.raises(LutcError, match="`own` names 'layers.9', which has no table over codes; such have model.l"):
+        lutc.compile_model(model, BATCHES, tmp_path / "new", own={"layers.9": 4})
 
 
 def test_functions_with_parameters_have_files_of_their_own(tmp_path):

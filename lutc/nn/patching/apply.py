@@ -24,7 +24,10 @@ _RECORD = "_lutc_patches"
 
 
 def refuse_patched(model: nn.Module, what: str) -> None:
-    """LutcError for a model that has tables already where `what` is to be done to the exact one."""
+    """LutcError for a model that has tables already where `what` is to be done to the exact one, and for none."""
+    if not isinstance(model, nn.Module):
+        inner = "; give its .model" if isinstance(getattr(model, "model", None), nn.Module) else ""
+        raise LutcError(f"a model is a torch.nn.Module; given {type(model).__name__}{inner}")
     if model.__dict__.get(_RECORD):
         raise LutcError(f"this model is patched with tables already; {what} it before, or lutc.unpatch(model) it")
 
