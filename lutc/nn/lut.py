@@ -237,4 +237,7 @@ class LUT(Refilled):
         ((key, table),) = self.tables.items()
         plan = self.plan_kind(torch.float32)
         told = f"{self.tables.name}, key={key}, entries={table.entries}, grad={self.gradient}, fp32 plan: {plan}"
-        return told + f", exact beyond {self.ends[0]:g} .. {self.ends[1]:g}" * self.exact_outside
+        if self.ends == (-math.inf, math.inf):
+            return told
+        beyond = "the function" if self.exact_outside else "its last segment goes on"
+        return f"{told}, beyond {self.ends[0]:g} .. {self.ends[1]:g} {beyond}"

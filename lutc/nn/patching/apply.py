@@ -12,6 +12,7 @@ from torch import nn
 
 from lutc.errors import LutcError, RangeWarning
 from lutc.nn.patching.auditing import Batch, audited
+from lutc.nn.patching.automatic import Automatic, observed
 from lutc.nn.patching.changes import MISSING, Attribute, Child, SavedWithoutTables
 from lutc.nn.patching.choose import Selection, wanted
 from lutc.nn.patching.patcher import Patcher
@@ -83,7 +84,9 @@ def patch(
     patcher = Patcher(
         model, wanted(activation, softmax, norm, quantise, attention, entries, outside), Selection(only, skip)
     )
-    before = None if audit is None else audited(model, audit)
+    ranges: dict = patcher.wanted.other.seen if isinstance(patcher.wanted.other, Automatic) else {}
+    with observed(model, ranges):
+        before = None if audit is None else audited(model, audit)
     try:
         patcher.run()
         if mlp:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,7 @@ from lutc.functions.spelling import spelled
 from lutc.nn.channel_tables import ChannelLUT
 from lutc.nn.patching.operators import Operator, table_operator
 from lutc.nn.patching.quantised import Quantised, Scales, quantised_function
+from lutc.nn.patching.recognise import could_be_activation
 from lutc.nn.patching.report import Refused
 from lutc.table.library import load, names
 from lutc.table.reach import reach
@@ -32,7 +35,7 @@ from lutc.table.table_set import TableSet
 KINDS = ("auto", "auto-fplut")
 ENTRIES = 16
 BOUND = 0.05  # of a function's standard deviation over its range: a root mean square error beyond leaves it exact
-RANGE = (-8.0, 8.0)  # of a function that is not known
+RANGE = (-8.0, 8.0)  # of a function that is not known, where nobody saw its inputs
 _REACH = 4.0  # times the range, over which cut points are searched where neither tail nor range reduction goes on
 _GRID = 8193  # points at which a table is judged
 _STEPS = 64.0  # of a slope of 1 in q1.6
@@ -43,7 +46,8 @@ _MADE: dict[tuple, tuple[TableSet, str, bool]] = {}
 @dataclass(frozen=True)
 class Automatic:
     """Makes an operator for a function that is found. kind: of KINDS. entries: of a table of lines. scales: quantisers
-    before the tables, or None. outside: as `lutc.nn.LUT` has it.
+    before the tables, or None. outside: as `lutc.nn.LUT` has it. seen: ranges of what modules were given, by their
+    ids, over which functions that are not known have their tables.
     """
 
     leaves = True  # also leaves that neither their class nor their name calls activations
@@ -52,6 +56,7 @@ class Automatic:
     entries: int
     scales: Scales | None
     outside: str
+    seen: dict[int, tuple[float, float]] = field(default_factory=dict)
 
     def __call__(self, found: Sequence[str], exact: Any) -> Operator | Quantised | Refused:
         """The operator for a place, or why there is none. found: registry names of what `exact` computes (a module or a
@@ -62,12 +67,13 @@ class Automatic:
         if not found and isinstance(exact, nn.PReLU):
             return self._per_channel(exact)
         try:
-            fn = functions.get(found[0]) if found else own_function(exact)
+            fn = functions.get(found[0]) if found else own_function(exact, self.seen.get(id(exact), RANGE))
         except LutcError as error:
             return Refused(str(error), silent=True)
         try:
             behind = self.scales is not None or quantised_function(exact) is not None
             tables, said, serves = self._made(fn, known=bool(found), codes=behind)
+            said += "" if found else f", made for {fn.range[0]:g} to {fn.range[1]:g}"
         except LutcError as error:
             return Refused(str(error))
         if not serves:
@@ -136,8 +142,8 @@ def _size(tables: TableSet) -> str:
 
 def _digest(fn: Function) -> str:
     """Of a function that only its caller knows, by its values."""
-    values = np.asarray(fn(np.linspace(*RANGE, _GRID)), np.float64)
-    return hashlib.sha256(values.tobytes() + repr((fn.left, fn.right)).encode()).hexdigest()
+    values = np.asarray(fn(np.linspace(*fn.range, _GRID)), np.float64)
+    return hashlib.sha256(values.tobytes() + repr((fn.range, fn.left, fn.right)).encode()).hexdigest()
 
 
 def judged(tables: TableSet, fn: Function) -> tuple[str, bool]:
@@ -160,15 +166,49 @@ def judged(tables: TableSet, fn: Function) -> tuple[str, bool]:
     return f"{said}, {rms:.2g} root mean square of a spread of {spread:.2g}", False
 
 
-def own_function(exact: Callable | None) -> Function:
-    """A callable of tensors that the registry has not, over RANGE, with the tails that it has far out. LutcError where
-    it is no function of one number, which says how that was found: it raises, is not finite, gives another shape, mixes
-    elements, or is a line.
+@contextlib.contextmanager
+def observed(model: nn.Module, seen: dict[int, tuple[float, float]]) -> Iterator[None]:
+    """While the model runs, `seen` fills with the range of what each module that could be an activation is given: from
+    the power of two below to the one above, so that a batch more changes little.
+    """
+    ends: dict[int, tuple[float, float]] = {}
+
+    def note(module: nn.Module, args: tuple) -> None:
+        if len(args) == 1 and isinstance(args[0], torch.Tensor) and args[0].is_floating_point() and args[0].numel():
+            low, high = (float(end) for end in args[0].aminmax())
+            if math.isfinite(low) and math.isfinite(high):
+                before = ends.get(id(module), (low, high))
+                ends[id(module)] = min(low, before[0]), max(high, before[1])
+
+    hooks = [one.register_forward_pre_hook(note) for one in model.modules() if could_be_activation(one)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+    seen |= {key: rounded_out(*found) for key, found in ends.items()}
+
+
+def rounded_out(low: float, high: float) -> tuple[float, float]:
+    """The interval from the power of two at or below `low` to that at or above `high`."""
+
+    def end(value: float, side: int) -> float:
+        up = (value > 0) == (side > 0)
+        return value and math.copysign(2.0 ** (math.ceil if up else math.floor)(math.log2(abs(value))), value)
+
+    found = end(low, -1), end(high, 1)
+    return found if found[0] < found[1] else (found[0] - 1.0, found[1] + 1.0)
+
+
+def own_function(exact: Callable | None, interval: tuple[float, float] = RANGE) -> Function:
+    """A callable of tensors that the registry has not, over an interval, with the tails that it has far out. LutcError
+    where it is no function of one number, which says how that was found: it raises, is not finite, gives another shape,
+    mixes elements, or is a line.
     """
     if exact is None:
         raise LutcError("no function of the registry")
     call = copy.deepcopy(exact).cpu().double().eval() if isinstance(exact, nn.Module) else exact
-    x = torch.linspace(*RANGE, 258, dtype=torch.float64)
+    x = torch.linspace(*interval, 258, dtype=torch.float64)
     try:
         with torch.no_grad():
             y = call(x.clone())
@@ -177,7 +217,7 @@ def own_function(exact: Callable | None) -> Function:
     if not isinstance(y, torch.Tensor) or y.shape != x.shape:
         given = f"shape {tuple(y.shape)}" if isinstance(y, torch.Tensor) else type(y).__name__
         raise LutcError(f"not elementwise: for shape {tuple(x.shape)} it gives {given}")
-    fn = functions.load(call, RANGE)
+    fn = functions.load(call, interval)
     values = fn(x.numpy())
     if np.ptp(np.diff(values)) <= 1e-9 * max(1.0, float(np.abs(values).max())):
         raise LutcError("it is a line, which needs no table")

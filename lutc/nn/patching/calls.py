@@ -1,16 +1,11 @@
-"""Functional calls: finding them in the source of a module's forward, and answering them with tables while that forward
-runs.
-"""
+"""Functional calls: which there are, and answering them with tables while a module's forward runs."""
 
 from __future__ import annotations
 
-import ast
 import functools
 import inspect
-import textwrap
 import types
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -18,7 +13,6 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from lutc.functions import alike, find
-from lutc.functions.recognise import functions_of
 from lutc.functions.spelling import spelled
 from lutc.nn.patching.attention import attend, multi_head_attention
 from lutc.nn.patching.channel_norms import batch_norm, group_norm, instance_norm
@@ -36,8 +30,10 @@ def _on_floats(args, kwargs) -> bool:
     return x is None or isinstance(x, T) and x.is_floating_point() and kwargs.get("out") is None  # None: read in source
 
 
-def _inverse_root(args, kwargs) -> bool:
-    return _on_floats(args, kwargs) and (args[1] if len(args) > 1 else kwargs.get("exponent")) == -0.5
+def _power(exponent: float) -> Callable:
+    return lambda args, kwargs: (
+        _on_floats(args, kwargs) and (args[1] if len(args) > 1 else kwargs.get("exponent")) == exponent
+    )
 
 
 def _any(args, kwargs) -> bool:
@@ -99,8 +95,10 @@ MATH_CALLS: dict[Callable, str] = {
     for call in calls
 }
 ACTIVATION_CALLS |= {call: [(name, _on_floats)] for call, name in MATH_CALLS.items()}
-MATH_CALLS[torch.pow] = "rsqrt"
-ACTIVATION_CALLS[torch.pow] = [("rsqrt", _inverse_root)]
+POWERS: dict[object, str] = {-0.5: "rsqrt", 0.5: "sqrt", -1.0: "reciprocal"}
+POWER_CALLS = (torch.pow, T.pow, T.__pow__)  # answered for exponents of POWERS; `x ** -0.5` is the last of them
+MATH_CALLS |= dict.fromkeys(POWER_CALLS, "rsqrt")
+ACTIVATION_CALLS |= {call: [(name, _power(exponent)) for exponent, name in POWERS.items()] for call in POWER_CALLS}
 SOFTMAX_CALLS = {F.softmax, F.softmin, torch.softmax, T.softmax, torch.special.softmax}
 ATTENTION_CALLS = {F.scaled_dot_product_attention, F.multi_head_attention_forward}
 LOG_SOFTMAX_CALLS = {F.log_softmax, torch.log_softmax, T.log_softmax, torch.special.log_softmax}
@@ -115,20 +113,7 @@ NORM_CALLS = {
     F.rms_norm: "rms_norm",
     torch.rms_norm: "rms_norm",
 }
-_METHODS = {"softmax": T.softmax, "log_softmax": T.log_softmax, "sigmoid": T.sigmoid, "tanh": T.tanh, "relu": T.relu}
-_METHODS |= {name: getattr(T, name) for name in MATH_CALLS.values()}
-_METHODS |= {"arctan": T.arctan}
-_ANSWERED = (ACTIVATION_CALLS, SOFTMAX_CALLS, LOG_SOFTMAX_CALLS, ATTENTION_CALLS, NORM_CALLS, CHANNEL_NORM_CALLS)
-
-
-class Own(NamedTuple):
-    """An option that the module itself holds, as `self.slope`: the attributes that lead to it."""
-
-    names: tuple[str, ...]
-
-    def of(self, module: nn.Module) -> object:
-        """Its value, None where there is none."""
-        return functools.reduce(lambda holder, name: getattr(holder, name, None), self.names, module)
+ANSWERED = (ACTIVATION_CALLS, SOFTMAX_CALLS, LOG_SOFTMAX_CALLS, ATTENTION_CALLS, NORM_CALLS, CHANNEL_NORM_CALLS)
 
 
 def spelled_call(call: Callable, args: Sequence, kwargs: Mapping) -> str | None:
@@ -141,134 +126,6 @@ def spelled_call(call: Callable, args: Sequence, kwargs: Mapping) -> str | None:
         return f"{family}(*)"
     fn = find(spelled(family, {key: float(value) for key, value in given.items()}))
     return None if fn is None else fn.name
-
-
-def called(module: nn.Module) -> list[tuple[Callable, tuple[str, ...]]]:
-    """(function, registry names that the call may mean) for the calls of functions above in the module's forward,
-    itself or through its own methods and helpers of its file, in order. The names are () for calls that are no
-    activation, or one with options that the registry has not; `elu(*)` stands for parameters that are only computed.
-
-    Read from the source: what is hidden behind a variable is not found, and a module without source gives none.
-    """
-    found: dict[tuple[Callable, tuple[str, ...]], None] = {}
-    for call, names, options in _called(type(module)):
-        if options is not None:
-            given = [value.of(module) if isinstance(value, Own) else value for _, value in options]
-            args = [None, *(value for (key, _), value in zip(options, given, strict=True) if key is None)]
-            kwargs = {key: value for (key, _), value in zip(options, given, strict=True) if key is not None}
-            name = spelled_call(call, args, kwargs)
-            names = () if name is None else (name,)
-        found.setdefault((call, names))
-    return list(found)
-
-
-@functools.cache
-def _called(cls: type) -> tuple[tuple[Callable, tuple[str, ...], _Options | None], ...]:
-    """Options: (name or None, value) of those of a function of PARAMETERS; None for other functions."""
-    found: dict[tuple[Callable, tuple[str, ...], _Options | None], None] = {}
-    _collect(inspect.unwrap(cls.forward), cls, found, set())
-    return tuple(found)
-
-
-def _collect(function, cls, found: dict, seen: set) -> None:
-    if function in seen or not isinstance(function, types.FunctionType):
-        return
-    seen.add(function)
-    try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
-    except (OSError, TypeError, SyntaxError):
-        return
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call):
-            target = _resolve(node.func, function.__globals__, cls)
-            if isinstance(target, nn.Module):  # an activation of the file, as transformers.activations.gelu
-                names = functions_of(target.forward)
-                target = next((call for call, forms in ACTIVATION_CALLS.items() if forms[0][0] in names), None)
-                if target is not None:
-                    found.setdefault((target, names, None))
-            elif target is not None and _known(target):
-                if target in PARAMETERS:
-                    found.setdefault((target, (), _options(node)))
-                else:
-                    found.setdefault((target, _meanings(target, node), None))
-            elif isinstance(target, types.FunctionType) and (
-                target.__module__ == function.__module__ or _of_super(node.func)
-            ):
-                _collect(inspect.unwrap(target), cls, found, seen)
-
-
-_Options = tuple[tuple[str | None, object], ...]
-
-
-def _options(node: ast.Call) -> _Options:
-    """Those behind x: constants, Own, and None for what is computed otherwise."""
-    given = [(None, value) for value in node.args[1:]]
-    given += [(keyword.arg, keyword.value) for keyword in node.keywords if keyword.arg != "input"]
-    return tuple((name, _option(value)) for name, value in given)
-
-
-def _option(node: ast.expr) -> object:
-    sign, node = (-1, node.operand) if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub) else (1, node)
-    if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)):
-        return sign * node.value
-    names: list[str] = []
-    while isinstance(node, ast.Attribute):
-        names.append(node.attr)
-        node = node.value
-    own = sign == 1 and names and isinstance(node, ast.Name) and node.id == "self"
-    return Own(tuple(reversed(names))) if own else None
-
-
-def _meanings(target, node: ast.Call) -> tuple[str, ...]:
-    """Registry names of an activation call: decided by options that are written out, all possible ones where they are
-    computed.
-    """
-    forms = ACTIVATION_CALLS.get(target, [])
-    options = [*node.args[1:], *(keyword.value for keyword in node.keywords if keyword.arg != "input")]
-    if not all(isinstance(option, ast.Constant) for option in options) or any(
-        keyword.arg is None for keyword in node.keywords
-    ):
-        return tuple(name for name, _ in forms)
-    args = (None, *(option.value for option in node.args[1:]))
-    kwargs = {keyword.arg: keyword.value.value for keyword in node.keywords if keyword.arg != "input"}
-    return tuple(name for name, matches in forms if matches(args, kwargs))
-
-
-def _known(target) -> bool:
-    try:
-        return any(target in calls for calls in _ANSWERED)
-    except TypeError:  # unhashable
-        return False
-
-
-def _resolve(node: ast.expr, names: Mapping, cls: type):
-    """The object that a name or a chain of attributes means in `names`; a method of the class for self.method; a tensor
-    method otherwise.
-    """
-    if isinstance(node, ast.Name):
-        return names.get(node.id)
-    if not isinstance(node, ast.Attribute):
-        return None
-    if isinstance(node.value, ast.Name) and node.value.id == "self":
-        return inspect.getattr_static(cls, node.attr, None)
-    if _of_super(node):
-        return next((vars(base)[node.attr] for base in cls.__mro__[1:] if node.attr in vars(base)), None)
-    base = _resolve(node.value, names, cls)
-    if isinstance(base, (types.ModuleType, type)):
-        return getattr(base, node.attr, None)
-    return _METHODS.get(node.attr)
-
-
-def _of_super(node: ast.expr) -> bool:
-    """Whether this is `super().name`."""
-    call = node.value if isinstance(node, ast.Attribute) else None
-    return isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "super"
-
-
-def uses_registry(module: nn.Module) -> bool:
-    """Whether the forward picks its attention from transformers' registry."""
-    function = inspect.unwrap(type(module).forward)
-    return "ALL_ATTENTION_FUNCTIONS" in getattr(getattr(function, "__code__", None), "co_names", ())
 
 
 class Answers(TorchFunctionMode):

@@ -25,11 +25,10 @@ from lutc.nn.patching.calls import (
     LOG_SOFTMAX_CALLS,
     MATH_CALLS,
     NORM_CALLS,
+    POWER_CALLS,
     SOFTMAX_CALLS,
     Answered,
     Answers,
-    called,
-    uses_registry,
 )
 from lutc.nn.patching.changes import ATTENTION, MISSING, Attribute, Child
 from lutc.nn.patching.channel_norms import of_batch
@@ -37,8 +36,9 @@ from lutc.nn.patching.choose import Selection, Wanted
 from lutc.nn.patching.offload import bring_as
 from lutc.nn.patching.operators import Operator
 from lutc.nn.patching.quantised import Quantised, quantised_function
-from lutc.nn.patching.recognise import could_be_activation, is_activation, is_norm, norm_of
+from lutc.nn.patching.recognise import could_be_activation, is_activation, is_norm, learned_activation, norm_of
 from lutc.nn.patching.report import Left, Refused, Replaced, Report
+from lutc.nn.patching.source import called, uses_registry
 
 _SOFTMAXES = SOFTMAX_CALLS | LOG_SOFTMAX_CALLS | ATTENTION_CALLS
 _NORMS = {*NORM_CALLS, *CHANNEL_NORM_CALLS}
@@ -118,7 +118,9 @@ class Patcher:
                     self._child(module, name, child_name, child, path)
             if name in self.selection or (not name and self.selection.only is None):
                 self._function_attributes(name, module)
-                self._calls(name, module)
+                if not self._calls(name, module) and self.wanted.elementwise and learned_activation(module):
+                    why = "it has parameters of its own; functions that it calls take tables that are given by name"
+                    self.report.left.append(Left(name, type(module).__name__, why))
         if self.wanted.softmax is not None:
             self._registry(modules)
         self._check_places()
@@ -218,7 +220,7 @@ class Patcher:
             if _known_function(value):
                 path = f"{name}.{attribute}" if name else attribute
                 names = functions_of(value)  # () for log, which is not finite everywhere
-                if not names and value in MATH_CALLS and value is not torch.pow:
+                if not names and value in MATH_CALLS and value not in POWER_CALLS:
                     names = (MATH_CALLS[value],)
                 operator = self._operator(names, path, attribute, value)
                 if operator is not None:
@@ -273,9 +275,9 @@ class Patcher:
                 activations[names[0]] = self._added(module, name, own, operator.fresh(path))
                 self.placed.add(path)
             elif call in MATH_CALLS:
-                function = MATH_CALLS[call]
+                function = names[0] if names else ""
                 operator = self.wanted.activations.get(function) or self.wanted.written.get(function)
-                if operator is not None and names and function not in activations:
+                if operator is not None and function not in activations:
                     own = _child_name(function)
                     activations[function] = self._added(
                         module, name, own, operator.fresh(path, module._modules.get(own))

@@ -50,6 +50,13 @@ def could_be_activation(module: nn.Module) -> bool:
     return len(needed) == 1 and given[0] is needed[0]
 
 
+def learned_activation(module: nn.Module) -> bool:
+    """A leaf of someone's own that is called an activation and has parameters, as a snake with a rate a channel."""
+    named, home = _NAMED.search(type(module).__name__), type(module).__module__
+    leaf = next(module.children(), None) is None and next(module.parameters(), None) is not None
+    return bool(named) and leaf and not home.startswith(("torch.", "lutc.")) and not is_activation(module)
+
+
 def is_norm(module: nn.Module) -> bool:
     """A candidate for a norm: of torch's norm classes, or a leaf named so. A batch norm is none where it takes its
     running statistics, as in eval mode: then it is a line; neither is what torch puts before a weight.

@@ -203,3 +203,45 @@ def test_transformers_activations():
         assert len(report.replaced) == 2 and not report.left, activation
         assert isinstance(model.model.layers[0].mlp.act_fn, LUT)
         assert (got - want).norm() < 0.05 * want.norm(), activation
+
+
+class Logs(nn.Module):
+    """Finite for positive inputs alone."""
+
+    def forward(self, x):
+        return torch.log(x) * 2.0
+
+
+def test_functions_that_are_not_known_have_tables_for_what_a_batch_gives_them():
+    model = nn.Sequential(Logs())
+    x = torch.linspace(0.3, 40.0, 300)
+    exact = copy.deepcopy(model)
+    report = lutc.patch(model, activation="auto-fplut", audit=x)
+    assert found(report)["0"][2].split("; ")[0].endswith(", made for 0.25 to 64")
+    assert (model(x) - exact(x)).abs().max() < 1e-3
+    report = lutc.patch(nn.Sequential(Own()), activation="auto")
+    assert "made for -8 to 8" in str(report)
+
+
+def test_the_interval_of_what_was_seen():
+    assert automatic.rounded_out(-3.0, 0.3) == (-4.0, 0.5) and automatic.rounded_out(0.3, 8.0) == (0.25, 8.0)
+    assert automatic.rounded_out(0.0, 5.0) == (0.0, 8.0) and automatic.rounded_out(2.0, 2.0) == (1.0, 3.0)
+    assert automatic.rounded_out(-5.0, -0.3) == (-8.0, -0.25)
+
+
+class Snake(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.alpha = nn.Parameter(torch.ones(4))
+
+    def forward(self, x):
+        return x + torch.sin(self.alpha * x) ** 2 / self.alpha
+
+
+def test_activations_with_parameters_of_their_own_are_told():
+    model = nn.Sequential(Snake(), nn.SiLU())
+    report = lutc.patch(model, activation="auto", entries=8)
+    assert [(one.path, one.what) for one in report.left] == [("0", "Snake")] and "given by name" in report.left[0].why
+    report = lutc.patch(model, activation="sin_fplut", audit=X)
+    assert [one.what for one in report.replaced] == ["sin"] and not report.left
+    assert {one.what for one in report.audits[1].exact} == {"division"}
