@@ -21,7 +21,9 @@ import torch
 from lutc.errors import LutcError
 from lutc.nn import FakeQuantize, QuantLUT
 from lutc.nn.fake_quant import positive_number
+from lutc.nn.onnx_nodes import marks
 from lutc.nn.portable import present_scales
+from lutc.onnx_functions import gather_functions
 
 OPSETS = range(18, 22)
 
@@ -67,8 +69,9 @@ def export(
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
-        with present_scales(_scales_of(model)):
+        with present_scales(_scales_of(model)), marks():
             program = _traced(model, tuple(args), kwargs, opset, dynamic_shapes, input_names, output_names)
+        gather_functions(program.model)
         _drop_unused(program)
         with torch.no_grad():
             wanted = model(*args, **(kwargs or {}))
@@ -86,7 +89,7 @@ def export(
 
 
 def _scales_of(model: torch.nn.Module) -> list[tuple[torch.nn.Module, float]]:
-    """Modules whose scale is learned or observed, and its value now."""
+    """Modules with one scale that is learned or observed, and its value now; scales of channels are read in the graph."""
     found: list[tuple[torch.nn.Module, float]] = []
     for name, module in model.named_modules():
         if isinstance(module, FakeQuantize) and module.kind in ("learned", "observed"):
@@ -95,8 +98,9 @@ def _scales_of(model: torch.nn.Module) -> list[tuple[torch.nn.Module, float]]:
                     f"the {module.kind} scale of {name or 'this FakeQuantize'} has seen no batch yet; run one in "
                     "training mode, or load a checkpoint"
                 )
-            found.append((module, module.scale))
-        elif isinstance(module, QuantLUT) and isinstance(module.scale, torch.Tensor):
+            if module.axis is None:
+                found.append((module, module.scale))
+        elif isinstance(module, QuantLUT) and module.axis is None and isinstance(module.scale, torch.Tensor):
             found.append((module, positive_number("scale", module.scale)))
     return found
 

@@ -46,7 +46,10 @@ def run(modules, *inputs, path, shapes=None, **options):
     """The comparison of each module's output."""
     shapes = None if shapes is None else (tuple(shapes for _ in inputs),)
     found = lutc_onnx.export(Each(modules), inputs, path / "m.onnx", dynamic_shapes=shapes, **options)
-    assert {node.domain for node in onnx.load(path / "m.onnx").graph.node} == {""}
+    model = onnx.load(path / "m.onnx")
+    assert {node.domain for function in model.functions for node in function.node} == {""}
+    called = {node.op_type for node in model.graph.node if node.domain == "lutc"}
+    assert called == {function.name for function in model.functions if function.domain == "lutc"} != set()
     assert len(found) == len(modules)
     return found
 
@@ -155,17 +158,53 @@ def test_any_scale_and_width_to_the_bit(opset, tmp_path):
 def test_codes_are_a_gather_between_quantize_and_dequantize(tmp_path):
     module = nn.QuantLUT("gelu_8", scale=0.07, zero_point=5, out_scale=0.03, out_zero_point=-9)
     lutc_onnx.export(module, (floats(100),), tmp_path / "m.onnx")
-    graph = onnx.load(tmp_path / "m.onnx").graph
-    kinds = [node.op_type for node in graph.node]
-    assert sorted(kinds) == sorted(["QuantizeLinear", "Cast", "Sub", "Gather", "DequantizeLinear", "IsNaN", "Where"])
-    values = {value.name: onnx.numpy_helper.to_array(value) for value in graph.initializer}
+    model = onnx.load(tmp_path / "m.onnx")
+    ((call,), (function,)) = model.graph.node, model.functions
+    assert (call.domain, call.op_type) == (function.domain, function.name) == ("lutc", "QuantLUT")
+    kinds = [node.op_type for node in function.node if node.op_type != "Constant"]
+    assert kinds == ["QuantizeLinear", "Cast", "Sub", "Gather", "DequantizeLinear", "IsNaN", "Where"]
+    values = {
+        node.output[0]: onnx.numpy_helper.to_array(node.attribute[0].t)
+        for node in function.node
+        if node.op_type == "Constant"
+    }
     for kind, scale, zero_point in (("QuantizeLinear", 0.07, 5), ("DequantizeLinear", 0.03, -9)):
-        (node,) = (node for node in graph.node if node.op_type == kind)
+        (node,) = (node for node in function.node if node.op_type == kind)
         assert values[node.input[1]] == np.float32(scale)
         assert values[node.input[2]] == zero_point and values[node.input[2]].dtype == np.int8
-    (table,) = (values[node.input[0]] for node in graph.node if node.op_type == "Gather")
-    want = torch.arange(-128, 128, dtype=torch.int8)
-    np.testing.assert_array_equal(table, module(want).numpy())
+    (table,) = map(onnx.numpy_helper.to_array, model.graph.initializer)
+    np.testing.assert_array_equal(table, module(torch.arange(-128, 128, dtype=torch.int8)).numpy())
+
+
+class Chain(torch.nn.Module):
+    """Two tables of one shape, one twice; two of quantised inputs; a layer between, and an output that is a table's."""
+
+    def __init__(self):
+        super().__init__()
+        self.gelu, self.silu, self.codes = nn.LUT("gelu_16"), nn.LUT("silu_16"), nn.QuantLUT("silu_8", scale=2**-4)
+        self.linear, self.norm = torch.nn.Linear(8, 8), nn.LUTRMSNorm(8)
+
+    def forward(self, x):
+        gate = self.gelu(x)
+        return gate, self.codes(self.norm(self.silu(self.linear(gate)))), self.gelu(x + 1)
+
+
+def test_tables_of_one_shape_share_a_local_function(tmp_path):
+    module, x = Chain().eval(), torch.randn(5, 8, generator=torch.Generator().manual_seed(6))
+    found = lutc_onnx.export(module, (x,), tmp_path / "m.onnx", output_names=["gate", "y", "z"])
+    assert [one.name for one in found] == ["gate", "y", "z"] and max(one.largest for one in found) < 1e-5
+    model = onnx.load(tmp_path / "m.onnx")
+    calls = [node.op_type for node in model.graph.node if node.domain == "lutc"]
+    assert sorted(calls) == ["LUT", "LUT", "LUT", "LUTRMSNorm", "QuantLUT"]
+    assert sorted(function.name for function in model.functions) == ["LUT", "LUTRMSNorm", "QuantLUT"]
+    # the same model without a function gives the same bits
+    from onnx import inliner
+
+    onnx.save(inliner.inline_local_functions(model), tmp_path / "inlined.onnx")
+    assert not onnx.load(tmp_path / "inlined.onnx").functions
+    with torch.no_grad():
+        again = lutc_onnx.compare(tmp_path / "inlined.onnx", (x,), module(x))
+    assert [(one.different, one.largest) for one in again] == [(one.different, one.largest) for one in found]
 
 
 def test_scales_that_are_not_there(tmp_path):

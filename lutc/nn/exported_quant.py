@@ -16,7 +16,7 @@ from lutc.nn.power_ops import power_of_two
 from lutc.table.integer import evaluate
 
 
-def look_up(module: Any, x: torch.Tensor, scale: Any, codes: bool) -> torch.Tensor:
+def look_up(module: Any, x: torch.Tensor, scale: Any, *, codes: bool) -> torch.Tensor:
     """Codes or floats through a QuantLUT; scale: what the call gave, or None."""
     number = _number(module, codes) if scale is None else scale if isinstance(scale, (int, float)) else None
     if number is not None:

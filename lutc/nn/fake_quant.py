@@ -14,7 +14,7 @@ import torch
 from lutc.errors import LutcError
 from lutc.formats.codes import Inputs
 from lutc.functions import in_torch
-from lutc.nn import portable, transforms
+from lutc.nn import onnx_nodes, portable, transforms
 from lutc.nn.channels import channel_samples, check_axis, check_zero_points, dimension, given_channels
 from lutc.nn.channels import look_up as by_channel
 from lutc.nn.lut import LUT
@@ -128,6 +128,9 @@ class FakeQuantize(Refilled):
         return self.channel_scales.view(torch.float64), self.channel_zero_points
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return onnx_nodes.local_function("FakeQuantize", self._quantised, x)
+
+    def _quantised(self, x: torch.Tensor) -> torch.Tensor:
         scale, rate = self.scale_for(x)
         if self.axis is not None:
             rows = torch.zeros_like(scale, dtype=torch.int32)

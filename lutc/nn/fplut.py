@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from lutc.functions.shape import line_far_out
 from lutc.lower import plans
 from lutc.lower.segments import slope
 from lutc.measures import RELATIVE_FLOOR
-from lutc.nn import portable
+from lutc.nn import onnx_nodes, portable
 from lutc.nn.lowered import Lowered
 from lutc.nn.lut import LUT
 from lutc.table import library
@@ -89,7 +90,8 @@ class FPLUT(LUT):
         if self.arithmetic != "fp32" and portable.wanted():
             (table,) = self.tables.values()
             values = in_arithmetic(table, self.arithmetic)(plans.widened(plans.all_codes("fp16")))
-            return portable.of_fp16_codes(plans.round_to(values, "fp16"), x.half()).to(x.dtype)
+            codes = partial(portable.of_fp16_codes, plans.round_to(values, "fp16"))
+            return onnx_nodes.local_function("FPLUT", codes, x.half()).to(x.dtype)
         if self.arithmetic == "fp32" or not isinstance(x, torch.Tensor) or x.dtype == torch.float16:
             return super().forward(x)
         return super().forward(x.half()).to(x.dtype)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from numpy.typing import ArrayLike
 
@@ -9,7 +11,7 @@ from lutc.errors import LutcError
 from lutc.formats.requantise import requantiser
 from lutc.hardware.rows import ROOT_BITS, IntegerNormModel, OutputCodes
 from lutc.nn import integer_ops as _  # noqa: F401 - torch.ops.lutc.integer_norm
-from lutc.nn import portable
+from lutc.nn import onnx_nodes, portable
 from lutc.nn.integer_lines import TorchIntegerLines, check_codes
 from lutc.nn.integer_softmax import CODES
 from lutc.nn.refilled import Refilled
@@ -68,7 +70,8 @@ class _IntegerNorm(Refilled):
         if q.ndim == 0 or q.shape[-1] != model.n:
             raise LutcError(f"this norm takes rows of {model.n}; given shape {tuple(q.shape)}")
         if portable.wanted():
-            return portable.integer_norm(q, model, self.out_dtype)
+            norm = partial(portable.integer_norm, model=model, dtype=self.out_dtype)
+            return onnx_nodes.local_function(type(self).__name__, norm, q)
         roots = self.rsqrt.cuts, self.rsqrt.slopes, self.rsqrt.intercepts
         return torch.ops.lutc.integer_norm(q, self.weight, self.bias, *roots, self.numbers, self.out_dtype)
 

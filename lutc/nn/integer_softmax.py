@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import torch
 
 from lutc.errors import LutcError
 from lutc.formats.requantise import requantiser
 from lutc.hardware.rows import EXP_BITS, ROOT_BITS, IntegerSoftmaxModel, OutputCodes
-from lutc.nn import integer_ops, portable
+from lutc.nn import integer_ops, onnx_nodes, portable
 from lutc.nn.integer_lines import TorchIntegerLines, check_codes, requantise
 from lutc.nn.refilled import Refilled
 from lutc.table.library import TableSource
@@ -89,7 +91,8 @@ class IntegerSoftmax(Refilled):
     def _rows(self, q: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         self.model.check_row(q.shape[-1])
         if portable.wanted():
-            return portable.integer_softmax(q, mask, self.model, self.out_dtype)
+            softmax = partial(portable.integer_softmax, model=self.model, dtype=self.out_dtype)
+            return onnx_nodes.local_function("IntegerSoftmax", softmax, q, mask)
         roots = self.reciprocal.cuts, self.reciprocal.slopes, self.reciprocal.intercepts
         return torch.ops.lutc.integer_softmax(q, mask, self.weights, *roots, self.numbers, self.out_dtype)
 

@@ -6,14 +6,15 @@ import hashlib
 import math
 import os
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
 
 from lutc.errors import LutcError
 from lutc.functions import in_torch
+from lutc.nn import onnx_nodes, portable, transforms
 from lutc.nn import ops as _ops  # noqa: F401  (registers torch.ops.lutc)
-from lutc.nn import portable, transforms
 from lutc.nn.lowered import DTYPES, digest, lowered
 from lutc.nn.refilled import Refilled
 from lutc.nn.traced import is_traced, leaf
@@ -181,7 +182,8 @@ class LUT(Refilled):
             return leaf(self, x)
         words, meta = self._plan(x)
         if portable.wanted():
-            y = portable.table(next(iter(self.tables.values())), x)
+            (table,) = self.tables.values()
+            y = onnx_nodes.local_function("LUT", partial(portable.table, table), x)
         elif transforms.active():
             y = transforms.lut(x, words, meta, self.gradient)
         else:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 
 from lutc.certify.coverage import RSQRT
 from lutc.errors import LutcError
-from lutc.nn import portable, rows, transforms
+from lutc.nn import onnx_nodes, portable, rows, transforms
 from lutc.nn.row_tables import RowOperator, check_device, check_float
 from lutc.nn.traced import is_traced, leaf
 from lutc.table.library import TableSource
@@ -73,7 +74,8 @@ class _LUTNorm(RowOperator):
         flat = [None if p is None else p.reshape(-1).contiguous() for p in (weight, bias)]
         if portable.wanted():
             rows_of = x if len(shape) == 1 else x.reshape(*x.shape[: x.ndim - len(shape)], n)
-            return portable.norm(rows_of, *flat, eps, self.centred, self.held["rsqrt"]).reshape(x.shape)
+            norm = partial(portable.norm, eps=eps, centred=self.centred, rsqrt=self.held["rsqrt"])
+            return onnx_nodes.local_function(type(self).__name__, norm, rows_of, *flat).reshape(x.shape)
         given = x.reshape(-1, n).contiguous(), *flat, eps, self.centred, self.words, self.meta
         return (transforms.norm(*given) if transforms.active() else rows.norm(*given)[0]).view(x.shape)
 

@@ -1,10 +1,41 @@
-"""Nodes that ONNX has and torch has not, while `torch.onnx.export` traces."""
+"""Nodes that ONNX has and torch has not, while `torch.onnx.export` traces, and marks around what a module traces to."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 
 from lutc.nn.nearest import Limits
+
+DOMAIN, BEGIN, END = "lutc", "Begin", "End"
+
+_marking = False
+
+
+@contextmanager
+def marks(wanted: bool = True) -> Iterator[None]:
+    """Meanwhile `local_function` marks what it traces, or not: `lutc.onnx_functions` makes functions of the marks."""
+    global _marking
+    before, _marking = _marking, wanted
+    try:
+        yield
+    finally:
+        _marking = before
+
+
+def local_function(name: str, compute: Callable[..., torch.Tensor], *tensors: torch.Tensor | None) -> torch.Tensor:
+    """compute(*tensors), which becomes a local function of the name where marks are wanted; one inside another is part
+    of that. `tensors` are all that changes from call to call; None stays None.
+    """
+    if not (_marking and exporting()):
+        return compute(*tensors)
+    given = [t if t is None else _node(f"{DOMAIN}::{BEGIN}", (t,), t.dtype, t.shape) for t in tensors]
+    with marks(False):
+        result = compute(*given)
+    end = f"{DOMAIN}::{END}"
+    return torch.onnx.ops.symbolic(end, (result,), {"name": name}, dtype=result.dtype, shape=result.shape, version=1)
 
 
 def exporting() -> bool:
@@ -38,4 +69,6 @@ def _scale_and_zero(like: torch.Tensor, scale: torch.Tensor, zero_point: int, dt
 
 
 def _node(operator: str, inputs: tuple[torch.Tensor, ...], dtype: torch.dtype, shape) -> torch.Tensor:
-    return torch.onnx.ops.symbolic(f"::{operator}", inputs, dtype=dtype, shape=shape)
+    version = 1 if operator.startswith(DOMAIN) else None
+    name = operator if "::" in operator else f"::{operator}"
+    return torch.onnx.ops.symbolic(name, inputs, dtype=dtype, shape=shape, version=version)

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from lutc.errors import LutcError
 from lutc.formats.codes import Inputs, Outputs, check_rounding
 from lutc.formats.requantise import requantiser
-from lutc.nn import code_ops, exported_quant, portable, quant_channels
+from lutc.nn import code_ops, exported_quant, onnx_nodes, portable, quant_channels
 from lutc.nn.channels import check_zero_points, given_channels
 from lutc.nn.fake_quant import AXIS, KINDS, FakeQuantize, positive_number
 from lutc.nn.power_ops import HIGHEST, LOWEST, power_rows
@@ -250,7 +251,10 @@ class QuantLUT(Refilled):
                 self._check_width(x)
             return quant_channels.look_up(self, x, scale)
         if portable.wanted():
-            return exported_quant.look_up(self, x, scale, codes)
+            given = (x, scale) if isinstance(scale, torch.Tensor) else (x,)
+            compute = partial(exported_quant.look_up, self, codes=codes)
+            compute = compute if len(given) == 2 else partial(compute, scale=scale)
+            return onnx_nodes.local_function("QuantLUT", compute, *given)
         if codes and scale is None and isinstance(self.scale, float):
             self._check_width(x)
             outputs = self.all_outputs if self.out else self.all_outputs.view(torch.float32)

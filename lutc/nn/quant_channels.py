@@ -117,7 +117,7 @@ def _portable(module: Any, x: torch.Tensor, axis: int, codes: bool) -> torch.Ten
         flat = portable.constant(given.ravel(), x, torch.float32 if out is None else module.dtype)
         first = channel_plain.along(portable.constant(rows * size - module.minimum, x), x, axis)
         return flat[x.to(torch.int64).clamp(module.minimum, module.maximum) + first]
-    values = answer if out is None else (answer - out.zero_point) * out.scale
+    values = answer if out is None else (answer - out.zero_point).astype(np.float32) * np.float32(out.scale)
     wide = wide_dtype(x)
     flat = portable.constant(np.pad(values, ((0, 0), (0, 1)), constant_values=np.nan).ravel(), x, wide)
     scale, zero = (

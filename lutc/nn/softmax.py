@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 
 from lutc.certify.coverage import EXP, RECIPROCAL
 from lutc.errors import LutcError
-from lutc.nn import portable, rows, transforms
+from lutc.nn import onnx_nodes, portable, rows, transforms
 from lutc.nn.row_tables import RowOperator, check_device, check_float
 from lutc.nn.traced import is_traced, leaf
 from lutc.table.library import TableSource
@@ -44,7 +46,8 @@ class LUTSoftmax(RowOperator):
         if portable.wanted():
             floor = rows.EXP_FLOOR[torch.float64 if x.dtype == torch.float64 else torch.float32]
             held = self.held
-            return portable.softmax(moved, held["exp"], held.get("reciprocal"), floor).transpose(dim, -1)
+            softmax = partial(portable.softmax, exp=held["exp"], reciprocal=held.get("reciprocal"), floor=floor)
+            return onnx_nodes.local_function("LUTSoftmax", softmax, moved).transpose(dim, -1)
         flat = moved.reshape(-1, x.shape[dim]).contiguous() if x.numel() else moved.reshape(0, 1)
         _, period = self.tables["exp"]
         softmax = transforms.softmax if transforms.active() else rows.softmax
