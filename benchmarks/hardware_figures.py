@@ -2,10 +2,11 @@
 all 65,536, row units on 10,000 rows, times, and cells by Yosys.
 
     python benchmarks/hardware_figures.py                 all parts
-    python benchmarks/hardware_figures.py simulate|languages|floats|rows|times|cells
+    python benchmarks/hardware_figures.py simulate|languages|floats|rows|times|cells|speeds
 
-Needs apt-get install iverilog verilator yosys ghdl g++. Cells are of combinational units (latency 0), with output codes
-at 2^-4, of gelu tables; those for wider inputs are compiled here by the exact search.
+Needs apt-get install iverilog verilator yosys ghdl g++, and nextpnr-ice40 for frequencies. Cells are of combinational
+units (latency 0), with output codes at 2^-4, of gelu tables; those for wider inputs are compiled here by the exact
+search.
 """
 
 import os
@@ -23,7 +24,7 @@ from lutc.hardware.handover import Options
 from lutc.hardware.row_units import RowOptions
 from lutc.hardware.rtl.floating import ARITHMETICS
 from lutc.hardware.simulate import simulate
-from lutc.hardware.synth import TARGETS, synthesise
+from lutc.hardware.synth import TARGETS, CellCounts, synthesise
 from lutc.table.library import load, names
 
 OUT = Inputs(8, 2.0**-4)
@@ -144,20 +145,39 @@ def designs():
         yield f"{1 << bits} codes, direct, {bits} bits in and out", tables, Options((), wide, "direct", latency=0)
 
 
+def _mhz(found: CellCounts) -> str:
+    return "-" if found.mhz is None else f"{found.mhz:.0f}"
+
+
+def speeds() -> None:
+    """MHz of gelu_8's and silu_fplut's units on an iCE40 by registers."""
+    print("unit | target | latency 0 | 1 | 2 | 3 | 4")
+    for name, settings in (("gelu_8", {"keys": ("4",), "out": OUT}), ("silu_fplut", {"keys": ("fp16",)})):
+        for target in ("ice40", "ice40up"):
+            found = []
+            for latency in range(5):
+                with tempfile.TemporaryDirectory() as folder:
+                    path = Path(folder) / "rtl"
+                    handover.write(path, "sv", name, load(name), Options(**settings, latency=latency))
+                    found += synthesise(path, (target,))
+            print(f"{name} | {target} | {' | '.join(map(_mhz, found))}", flush=True)
+    print()
+
+
 def cells() -> None:
-    print("unit | target | LUTs | carries | DSPs | memories | gates | depth")
+    print("unit | target | LUTs | carries | DSPs | memories | gates | depth | MHz")
     for what, tables, options in designs():
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "rtl"
             handover.write(path, "sv", "gelu", tables, options)
             for target in TARGETS:
                 (found,) = synthesise(path, (target,))
-                numbers = found.luts, found.carries, found.dsps, found.memories, found.gates, found.depth
+                numbers = found.luts, found.carries, found.dsps, found.memories, found.gates, found.depth, _mhz(found)
                 print(f"{what} | {target} | {' | '.join(map(str, numbers))}", flush=True)
 
 
 if __name__ == "__main__":
-    parts = sys.argv[1:] or ["simulate", "languages", "floats", "rows", "times", "cells"]
+    parts = sys.argv[1:] or ["simulate", "languages", "floats", "rows", "times", "cells", "speeds"]
     if "simulate" in parts:
         simulated()
     if "languages" in parts:
@@ -170,3 +190,5 @@ if __name__ == "__main__":
         times()
     if "cells" in parts:
         cells()
+    if "speeds" in parts:
+        speeds()

@@ -1,5 +1,5 @@
 """What the units of a hand-over (`lutc.hardware.handover`) take, by Yosys: cells for ice40 (without and with
-multipliers), xc7 and plain gates.
+multipliers), xc7 and plain gates; and how fast they run on an ice40, where nextpnr is installed.
 """
 
 from __future__ import annotations
@@ -8,11 +8,12 @@ import json
 import re
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lutc.errors import LutcError
-from lutc.hardware import handover, tools
+from lutc.hardware import handover, place, tools
+from lutc.hardware.rtl.verilog import Ports
 
 # target -> Yosys' commands behind reading; the last one leaves a netlist of its cells
 TARGETS = {
@@ -34,7 +35,9 @@ _KINDS = {
 
 @dataclass(frozen=True)
 class CellCounts:
-    """Cells of one module for one target. depth: cells on the longest path between registers or ports."""
+    """Cells of one module for one target. depth: cells on the longest path between registers or ports. mhz: of the
+    placed unit (`lutc.hardware.place`), where that was done.
+    """
 
     module: str
     target: str
@@ -45,11 +48,12 @@ class CellCounts:
     memories: int
     gates: int
     depth: int
+    mhz: float | None = None
 
 
 def synthesise(folder: Path, targets: tuple[str, ...] = tuple(TARGETS)) -> list[CellCounts]:
-    """Every module of the folder for every target. LutcError where Yosys is missing or fails, or the folder holds no
-    SystemVerilog.
+    """Every module of the folder for every target; for an ice40 its frequency too, where nextpnr is installed and the
+    device has the cells. LutcError where Yosys is missing or fails, or the folder holds no SystemVerilog.
     """
     manifest = handover.read(folder)
     if manifest["format"] != "sv":
@@ -59,8 +63,14 @@ def synthesise(folder: Path, targets: tuple[str, ...] = tuple(TARGETS)) -> list[
         raise LutcError(f"unknown target {unknown[0]!r}; choose one of {', '.join(TARGETS)}")
     tools.need("yosys")
     sources = {name: (folder / name).read_text(encoding="utf-8") for name in manifest["sources"]}
-    modules = dict.fromkeys(unit["module"] for unit in manifest["units"])
-    return [cells(sources, module, target) for module in modules for target in targets]
+    ports = {stream.module: stream.ports for stream in handover.again(folder, manifest).streams}
+    return [_placed(cells(sources, module, target), sources, ports[module]) for module in ports for target in targets]
+
+
+def _placed(found: CellCounts, sources: Mapping[str, str], ports: Ports) -> CellCounts:
+    if found.target not in place.DEVICES or not tools.installed("nextpnr-ice40"):
+        return found
+    return replace(found, mhz=place.frequency(sources, found.module, ports, found.target))
 
 
 def cells(sources: Mapping[str, str], module: str, target: str) -> CellCounts:
