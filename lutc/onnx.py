@@ -21,9 +21,9 @@ import torch
 from lutc.errors import LutcError
 from lutc.nn import FakeQuantize, QuantLUT
 from lutc.nn.fake_quant import positive_number
+from lutc.nn.onnx_functions import gather_functions
 from lutc.nn.onnx_nodes import marks
 from lutc.nn.portable import present_scales
-from lutc.onnx_functions import gather_functions
 
 OPSETS = range(18, 22)
 
@@ -89,7 +89,7 @@ def export(
 
 
 def _scales_of(model: torch.nn.Module) -> list[tuple[torch.nn.Module, float]]:
-    """Modules with one scale that is learned or observed, and its value now; scales of channels are read in the graph."""
+    """Modules with one scale that is learned or observed, and its value now; those of channels stay in the graph."""
     found: list[tuple[torch.nn.Module, float]] = []
     for name, module in model.named_modules():
         if isinstance(module, FakeQuantize) and module.kind in ("learned", "observed"):

@@ -5,23 +5,26 @@ GQA-LUT stores it.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from lutc import formats, hardware
 from lutc.compiler import pipeline
+from lutc.compiler.build import build
 from lutc.compiler.problem import prepare, scale_key
 from lutc.compiler.request import INT8, Request
 from lutc.compiler.solve import segment_costs
 from lutc.costs.points import Points
 from lutc.costs.segments import SegmentCosts
 from lutc.errors import LutcError
-from lutc.explore.designs import Choice, Workbench, places
+from lutc.explore.designs import Choice, Space, Workbench, places
 from lutc.formats.codes import round_to_codes
 from lutc.formats.numbers import numbers
 from lutc.hardware.bits import Cost, shared_breakpoint_bits
 from lutc.search.exact import exact
+from lutc.table.table import Table
+from lutc.table.table_set import TableSet
 
 _VALUE_BITS = (8, 16)  # of a direct table where no output codes say it
 _SHARED_ENTRIES = (8, 16, 32)
@@ -36,7 +39,7 @@ class Baseline:
     """kind: "direct", "uniform", "pot", "apot:2" or "shared". error and cost as in `Design`.
 
     coefficients: format of the lines or values. half: stored for |x|. share: "all" where one table serves several
-    scales.
+    scales. cut_step: codes of a uniform segment, at the finest scale.
     """
 
     kind: str
@@ -45,6 +48,7 @@ class Baseline:
     error: float
     cost: Cost
     share: str = "none"
+    cut_step: int = 1
 
 
 def baselines(bench: Workbench) -> list[Baseline]:
@@ -118,21 +122,42 @@ def _uniform(bench: Workbench) -> Iterator[Baseline]:
                     cost = hardware.together(
                         hardware.uniform_cost(n, fmt, i, half, tails) for (n, _), i in zip(found, inputs)
                     )
-                    yield Baseline("uniform", name, half, bench.error([error for _, error in found]), cost)
+                    error = bench.error([error for _, error in found])
+                    yield Baseline("uniform", name, half, error, cost, cut_step=1 << shift)
                 if "all" in bench.sharing and (one := _equal_shared_segments(bench, name, half, width)):
                     cost = hardware.uniform_cost(one[0], fmt, inputs[0], half, tails)
-                    yield Baseline("uniform", name, half, bench.error([one[1]]), cost, "all")
+                    yield Baseline("uniform", name, half, bench.error([one[1]]), cost, "all", 1 << shift)
 
 
 def _equal_segments(
     bench: Workbench, costs: SegmentCosts, half: bool, at: int, width: float
 ) -> tuple[int, float] | None:
     """(entries, cost) of segments of `width`, or of one code where codes are wider. None where there are too many."""
-    x, inputs = bench.x(at), bench.space.inputs[at]
-    x = np.unique(np.abs(x)) if half else x
-    # the bench's places may be coarser than the codes; wider segments end at some of them
-    cuts = np.flatnonzero(np.isin(places(x, inputs), places(x, inputs, max(0, round(np.log2(width / inputs.scale))))))
-    return _trimmed(costs, cuts)
+    return _judged(costs, _equal_cuts(bench, half, at, width))
+
+
+def _equal_cuts(bench: Workbench, half: bool, at: int, width: float) -> np.ndarray:
+    """Which of the bench's places, that may be coarser than the codes, are ends of segments of `width`."""
+    x, inputs = _samples(bench, half, at), bench.space.inputs[at]
+    shift = max(0, round(np.log2(width / inputs.scale)))
+    return np.flatnonzero(np.isin(places(x, inputs), places(x, inputs, shift)))
+
+
+def _samples(bench: Workbench, half: bool, at: int) -> np.ndarray:
+    x = bench.x(at)
+    return np.unique(np.abs(x)) if half else x
+
+
+def uniform_table(space: Space, baseline: Baseline) -> Table:
+    """The table of a uniform baseline of one scale."""
+    bench, (inputs,), half = Workbench(space), space.inputs, baseline.half
+    problem, (task,) = bench.tasks(baseline.coefficients, half)
+    (costs,) = bench.costs(baseline.coefficients, half, "none")
+    cuts = _trimmed(costs, _equal_cuts(bench, half, 0, inputs.scale * baseline.cut_step))
+    positions = places(_samples(bench, half, 0), inputs)[cuts]
+    lines = costs.line(cuts[:-1], cuts[1:])
+    table = build(positions, lines, task.lattice, problem.left, problem.right, problem.format, problem.prologue)
+    return replace(table, domain=problem.domain)
 
 
 def _equal_shared_segments(bench: Workbench, name: str, half: bool, width: float) -> tuple[int, float] | None:
@@ -146,19 +171,23 @@ def _equal_shared_segments(bench: Workbench, name: str, half: bool, width: float
         np.searchsorted(task.samples.x, [*edges, np.inf]) for task in tasks
     ]  # a code at the range's end is a cell of its own
     costs = segment_costs(problem, tasks[0], Points.shared([task.samples for task in tasks], positions))
-    return _trimmed(costs, np.arange(costs.size + 1))
+    return _judged(costs, np.arange(costs.size + 1))
 
 
-def _trimmed(costs: SegmentCosts, cuts: np.ndarray) -> tuple[int, float] | None:
-    """(entries, cost) of a table with these cuts; tails take the end segments where that costs nothing. None where
-    there are too many.
-    """
+def _judged(costs: SegmentCosts, cuts: np.ndarray) -> tuple[int, float] | None:
+    """(entries, cost) of a table with these cuts; None where there are too many."""
+    cuts = _trimmed(costs, cuts)
+    entries = cuts.size - 1 + sum(costs.tails)
+    return (entries, float(costs.total(cuts))) if 2 <= entries <= _CELLS else None
+
+
+def _trimmed(costs: SegmentCosts, cuts: np.ndarray) -> np.ndarray:
+    """The cuts but for those of end segments that tails take where that costs nothing."""
     while cuts.size > 1 and costs.tails[0] and costs.total(cuts[1:]) <= costs.total(cuts):
         cuts = cuts[1:]
     while cuts.size > 1 and costs.tails[1] and costs.total(cuts[:-1]) <= costs.total(cuts):
         cuts = cuts[:-1]
-    entries = cuts.size - 1 + sum(costs.tails)
-    return (entries, float(costs.total(cuts))) if 2 <= entries <= _CELLS else None
+    return cuts
 
 
 def _by_shifts(bench: Workbench, kind: str) -> Iterator[Baseline]:
@@ -195,16 +224,7 @@ def _shared(bench: Workbench) -> Iterator[Baseline]:
     key, inputs, fmt = scale_key(space.inputs[0]), space.inputs[0], formats.get(bench.function.coefficients)
     for entries in _SHARED_ENTRIES:
         try:
-            tables = pipeline.compile(
-                space.function,
-                entries,
-                share="all",
-                search="exact",
-                range=space.range,
-                tails=space.tails,
-                out=space.out,
-                force=True,
-            )
+            tables = compile_shared(space, entries)
         except (
             LutcError
         ):  # the function has too few codes at some scale, or does not fit its default format over this range
@@ -216,3 +236,9 @@ def _shared(bench: Workbench) -> Iterator[Baseline]:
         codes = space.objective == "codes"
         error = float(certificate["output"]["squared"]) if codes else certificate["range"]["mean_squared"]
         yield Baseline("shared", fmt.name, False, error, cost, "all")
+
+
+def compile_shared(space: Space, entries: int) -> TableSet:
+    """The best set of breakpoints and lines for all of GQA-LUT's scales."""
+    settings = {"range": space.range, "tails": space.tails, "out": space.out}
+    return pipeline.compile(space.function, entries, share="all", search="exact", force=True, **settings)

@@ -10,8 +10,9 @@ import numpy as np
 
 from lutc import functions
 from lutc.compiler import pipeline
+from lutc.compiler.problem import scale_key
 from lutc.errors import LutcError
-from lutc.explore.baselines import SHIFTS, Baseline
+from lutc.explore.baselines import SHIFTS, Baseline, compile_shared, uniform_table
 from lutc.explore.designs import Design, Space
 from lutc.explore.evolution import Exploration, compile_design
 from lutc.formats.codes import round_to_codes
@@ -20,14 +21,16 @@ from lutc.hardware.export.memory import memh
 from lutc.hardware.options import Options
 from lutc.hardware.rtl import direct
 from lutc.hardware.synth import TARGETS, CellCounts, cells
+from lutc.table.table import Table
 from lutc.table.table_set import TableSet
 
 
 def measure(
     found: Exploration, target: str, progress: Callable[[int], object] | None = None
 ) -> tuple[list[CellCounts], list[CellCounts | None]]:
-    """Cells of each design of the front and of each baseline, combinational units with output codes; None for baselines
-    that are no unit (equal segments without a table, sets for other scales). progress(1) after each.
+    """Cells of each design of the front and of each baseline, combinational units with output codes. A set that is
+    shared by GQA-LUT's scales is measured at the one that is explored. None of baselines for several scales other than
+    those by shifts. progress(1) after each.
 
     LutcError without output codes, for an unknown target, or where Yosys is missing or fails.
     """
@@ -93,8 +96,15 @@ def _design(space: Space, design: Design) -> dict[str, str]:
 
 
 def _baseline(space: Space, baseline: Baseline) -> dict[str, str] | None:
-    if baseline.kind == "direct" and len(space.inputs) == 1:
+    if len(space.inputs) == 1 and baseline.kind == "direct":
         return _direct(space)
+    if len(space.inputs) == 1 and baseline.kind == "shared":
+        tables, key = compile_shared(space, baseline.cost.entries), scale_key(space.inputs[0])
+        return _unit(_of_one(space, tables[key]), space)
+    if len(space.inputs) == 1 and baseline.kind == "uniform":
+        # one that is stored for |x| is written out whole, and then its cuts lie at no step
+        step = 1 if baseline.half else baseline.cut_step
+        return _unit(_of_one(space, uniform_table(space, baseline)), space, cut_step=step)
     if baseline.kind not in SHIFTS:
         return None
     tables = pipeline.compile(
@@ -107,9 +117,13 @@ def _baseline(space: Space, baseline: Baseline) -> dict[str, str] | None:
         coefficients=baseline.coefficients,
         slopes=baseline.kind,
         name="t",
-        force=True,
     )
     return _unit(tables, space, baseline.kind)
+
+
+def _of_one(space: Space, table: Table) -> TableSet:
+    (inputs,) = space.inputs
+    return TableSet("t", {"t": table}, {"t": inputs}, space.function)
 
 
 def _direct(space: Space) -> dict[str, str]:

@@ -16,7 +16,7 @@ _marking = False
 
 @contextmanager
 def marks(wanted: bool = True) -> Iterator[None]:
-    """Meanwhile `local_function` marks what it traces, or not: `lutc.onnx_functions` makes functions of the marks."""
+    """Meanwhile `local_function` marks what it traces, or not; `lutc.nn.onnx_functions` makes functions of marks."""
     global _marking
     before, _marking = _marking, wanted
     try:

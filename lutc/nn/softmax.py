@@ -46,8 +46,8 @@ class LUTSoftmax(RowOperator):
         if portable.wanted():
             floor = rows.EXP_FLOOR[torch.float64 if x.dtype == torch.float64 else torch.float32]
             held = self.held
-            softmax = partial(portable.softmax, exp=held["exp"], reciprocal=held.get("reciprocal"), floor=floor)
-            return onnx_nodes.local_function("LUTSoftmax", softmax, moved).transpose(dim, -1)
+            traced = partial(portable.softmax, exp=held["exp"], reciprocal=held.get("reciprocal"), floor=floor)
+            return onnx_nodes.local_function("LUTSoftmax", traced, moved).transpose(dim, -1)
         flat = moved.reshape(-1, x.shape[dim]).contiguous() if x.numel() else moved.reshape(0, 1)
         _, period = self.tables["exp"]
         softmax = transforms.softmax if transforms.active() else rows.softmax

@@ -11,6 +11,7 @@ from scipy import stats
 
 from lutc.cli import main
 from lutc.errors import LutcError
+from lutc.explore.baselines import uniform_table
 from lutc.explore.designs import Choice, Space, Workbench
 from lutc.explore.evolution import EvolutionSettings, compile_design, explore
 from lutc.explore.synthesis import measure, rank_correlation, undominated
@@ -21,6 +22,7 @@ from lutc.table.integer import evaluate
 
 yosys = pytest.mark.skipif(not tools.installed("yosys"), reason="needs apt-get install yosys")
 OUT = Inputs(8, 2.0**-4)
+CODES = np.arange(-64, 65)
 SPACE = Space("gelu", out=OUT, entries=(2, 6), fraction_bits=(5, 6))
 
 
@@ -78,6 +80,17 @@ def test_designs_over_gates_include_some_that_spare_parts_and_cost_what_is_estim
     assert gates == sorted(gates) and errors == sorted(errors, reverse=True)
 
 
+@pytest.mark.parametrize("minimise", ["bits", "gates"])
+def test_the_tables_of_uniform_baselines_are_as_wrong_as_they_say(minimise):
+    small = EvolutionSettings(population=8, generations=1)
+    found = explore(SPACE, (minimise,), settings=small)
+    uniform = [baseline for baseline in found.baselines if baseline.kind == "uniform"]
+    assert len(uniform) > 3 and {baseline.half for baseline in uniform} == {minimise == "bits"}
+    for baseline in uniform:
+        values = evaluate(uniform_table(SPACE, baseline), CODES, Inputs(8, 2.0**-4))
+        assert baseline.error == pytest.approx(np.mean(np.square(values - get("gelu")(CODES / 16.0))), rel=1e-6)
+
+
 @yosys
 @pytest.mark.slow
 def test_measured_cells_and_the_command():
@@ -87,7 +100,8 @@ def test_measured_cells_and_the_command():
     assert all(row["cells"]["gates"] > 0 for row in data["front"])
     direct = next(row for row in data["baselines"] if row["kind"] == "direct")
     assert direct["cells"]["gates"] < 300 and direct["cells"]["dsps"] == 0
-    assert all(row["cells"] is None for row in data["baselines"] if row["kind"] == "uniform")
+    assert all(row["cells"]["gates"] > 0 for row in data["baselines"])
+    assert {row["kind"] for row in data["baselines"]} == {"direct", "uniform", "pot", "apot:2", "shared"}
     shown = CliRunner().invoke(main, arguments).output
     assert "rank correlation with the cells: stored bits" in shown and "estimated gates" in shown
 

@@ -23,10 +23,11 @@ def gather_functions(model: ir.Model) -> None:
     import onnx_ir as ir
     from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-    graph, known = model.graph, {}
+    graph = model.graph
+    known: dict[str, ir.Function] = {}
     opset = graph.opset_imports[""]
     for end in [node for node in graph if _is(node, END)]:
-        result = end.inputs[0]
+        result = _first_input(end)
         part = _part(graph, result)
         if part and not any(_holds_graph(node) for node in part):
             function, inputs = _function(part, result, end.attributes["name"].as_string(), known, opset)
@@ -39,12 +40,18 @@ def gather_functions(model: ir.Model) -> None:
         graph.remove(end, safe=True)
     RemoveUnusedNodesPass()(model)
     for begin in [node for node in graph if _is(node, BEGIN)]:
-        _stand_in(graph, begin.outputs[0], begin.inputs[0])
+        _stand_in(graph, begin.outputs[0], _first_input(begin))
         graph.remove(begin, safe=True)
     if known:
         graph.opset_imports[DOMAIN] = 1
     else:
         graph.opset_imports.pop(DOMAIN, None)
+
+
+def _first_input(node: ir.Node) -> ir.Value:
+    (value,) = node.inputs
+    assert value is not None  # a mark has one
+    return value
 
 
 def _is(node: ir.Node | None, kind: str) -> bool:
@@ -81,7 +88,7 @@ def _part(graph: ir.Graph, result: ir.Value) -> list[ir.Node]:
 
 
 def _function(
-    part: Iterable[ir.Node], result: ir.Value, name: str, known: dict, opset: int
+    part: Iterable[ir.Node], result: ir.Value, name: str, known: dict[str, ir.Function], opset: int
 ) -> tuple[ir.Function, list[ir.Value]]:
     """A function of the part, an earlier one where its body is the same, and what it is called with."""
     import onnx_ir as ir
@@ -93,21 +100,18 @@ def _function(
 
     def of(value: ir.Value | None) -> ir.Value | None:
         if value is None or value in inside:
-            return value and inside[value]
-        constant = value.const_value
-        few = constant is not None and (
-            constant.size == 1 or constant.size <= _FEW and constant.dtype == ir.DataType.INT64
-        )
-        if few and value.producer() is None:
+            return None if value is None else inside[value]
+        constant, source = value.const_value, value.producer()
+        if source is None and constant is not None and _stands_inside(constant):
             node = ir.Node("", "Constant", [], [ir.AttrTensor("value", constant)], num_outputs=1)
             written.append((str(constant.dtype), tuple(constant.shape), constant.tobytes()))
             inside[value] = _named(node.outputs[0], f"constant_{len(inside)}")
             nodes.append(node)
             return inside[value]
-        source = value.producer().inputs[0] if _is(value.producer(), BEGIN) else value
-        if source not in given:
-            given[source] = ir.Value(name=f"input_{len(given)}")
-        inside[value] = given[source]
+        outer = _first_input(source) if source is not None and _is(source, BEGIN) else value
+        if outer not in given:
+            given[outer] = ir.Value(name=f"input_{len(given)}")
+        inside[value] = given[outer]
         return inside[value]
 
     for node in part:
@@ -124,6 +128,12 @@ def _function(
         body = ir.Graph(list(given.values()), [inside[result]], nodes=nodes, opset_imports={"": opset})
         known[text] = ir.Function(DOMAIN, f"{name}_{again + 1}" if again else name, graph=body, attributes=[])
     return known[text], list(given)
+
+
+def _stands_inside(constant: ir.TensorProtocol) -> bool:
+    import onnx_ir as ir
+
+    return constant.size == 1 or (constant.size <= _FEW and constant.dtype == ir.DataType.INT64)
 
 
 def _named(value: ir.Value, name: str) -> ir.Value:
