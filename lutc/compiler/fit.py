@@ -87,18 +87,16 @@ def _misfit_of_floats(tables: TableSet, fn: Function, lo: float, hi: float) -> s
 
 
 def coarse(tables: TableSet) -> str | None:
-    """A line on fixed-point coefficients whose step is coarser than one of the output's, with a format of 16 bits that
-    holds it where there is one; None where they hold it, or outputs have at most 8 bits.
+    """A line on fixed-point coefficients whose step is coarser than one of an output of more than 8 bits, and than 16
+    bits could have it; None otherwise.
     """
     out, table = tables.meta.get("output"), next(iter(tables.values()))
     if out is None or out["bits"] <= 8 or not table.coefficients.startswith("q"):
         return None
     fmt = format_of(table.coefficients)
-    if fmt.step <= out["scale"]:
+    fraction = min(math.ceil(-math.log2(out["scale"])), 15 - fmt.integer_bits)
+    if fmt.step <= out["scale"] or fraction <= fmt.fraction_bits:
         return None
-    fraction = math.ceil(-math.log2(out["scale"]))
-    finer = f"q{fmt.integer_bits}.{fraction}" if fmt.integer_bits + fraction < 16 else "fp32"
-    return (
-        f"one step of {fmt.name} is {fmt.step / out['scale']:g} steps of the output, most codes will be wrong; take "
-        f"{finer} (--coefficients)"
-    )
+    finer = f"q{fmt.integer_bits}.{fraction}"
+    steps = fmt.step / out["scale"]
+    return f"one step of {fmt.name} is {steps:g} steps of the output; take {finer} (--coefficients)"

@@ -173,10 +173,12 @@ def _default_format(request: Request, fn: Function) -> str:
     if isinstance(inputs, str):
         return FLOAT_INPUTS[inputs]
     free = storage.slopes is None and storage.intercepts is None and not request.function.symmetry
-    if not free or request.error.objective not in (*SQUARED, "maximum") or request.search.search == "classic":
+    objective = request.error.objective
+    if not free or objective in ("ulp", *LAYER) or request.search.search == "classic":
         return fn.coefficients
     known = functions.known(fn.name)
-    return chosen_format(fn, inputs, storage.out, known and fn.range != functions.get(fn.name).range)
+    chosen = chosen_format(fn, inputs, storage.out, known and fn.range != functions.get(fn.name).range)
+    return fn.coefficients if objective == "codes" and not formats.get(chosen).is_fixed else chosen
 
 
 def _numbers(request: Request, fmt: Format) -> tuple[Format, tuple[Numbers, Numbers] | None]:

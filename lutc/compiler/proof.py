@@ -6,6 +6,7 @@ from typing import Any
 
 from lutc.compiler.pipeline import compile as lutc_compile
 from lutc.formats.codes import Outputs
+from lutc.formats.format import get as format_of
 from lutc.functions import Function
 from lutc.table.bodies import Lines
 from lutc.table.prologues import AbsPrologue
@@ -15,8 +16,16 @@ _AGREE = 1e-5
 
 
 def quickly_proven(tables: TableSet) -> bool:
-    """Whether a proof takes a fraction of a second: own tables of lines over codes of at most 8 bits."""
-    return bool(tables.inputs) and all(inputs.bits <= 8 for inputs in tables.inputs.values()) and _repeatable(tables)
+    """Whether a proof takes a fraction of a second: own tables of lines over codes of at most 8 bits, with coefficients
+    of at most 8 bits where errors are absolute or of output codes.
+    """
+    if not tables.inputs or any(inputs.bits > 8 for inputs in tables.inputs.values()):
+        return False
+    paired = tables.meta.get("objective") in ("absolute", "codes")
+    narrow = all(
+        table.coefficients.startswith("q") and format_of(table.coefficients).bits <= 8 for table in tables.values()
+    )
+    return (narrow or not paired) and _repeatable(tables)
 
 
 def reproved(tables: TableSet, fn: Function) -> list[str]:

@@ -13,6 +13,7 @@ from lutc.compiler.problem import Problem, Task
 from lutc.costs.objectives import SQUARED
 from lutc.costs.pairs import (
     PAIRS_LIMIT,
+    PairObjective,
     absolute_objective,
     codes_objective,
     cost_of,
@@ -21,6 +22,7 @@ from lutc.costs.pairs import (
     ruled_objective,
 )
 from lutc.costs.points import Points
+from lutc.costs.runs import absolute_runs, code_runs
 from lutc.costs.segments import (
     DENSE_LIMIT,
     SegmentCosts,
@@ -44,6 +46,7 @@ from lutc.search.strips import least_error
 
 UNSEEN = 1e-9  # of the mean of H's diagonal, for codes that the calibration did not meet
 _PROVEN = 1e-5  # relative: so little over its bound a table is the optimum, but for the rounding of fine coefficients
+_REACH, _MOVES = 4, 8  # samples to each side of a cut that it may move by at once; how often
 GENETIC_LIMIT = 1024  # positions up to which the genetic search sees every sample at once
 
 
@@ -53,17 +56,36 @@ def segment_costs(problem: Problem, task: Task, points: Points) -> SegmentCosts:
     squared = squared_costs(points, problem.format, *tails) if rules is None else ruled_costs(points, rules, *tails)
     if request.error.objective in (*SQUARED, "layer-diagonal"):
         return squared
-    if request.error.objective == "codes":
-        if problem.prologue is not None:
-            raise LutcError("the objective codes works on whole tables; leave `symmetry` out")
-        objective = codes_objective(points, task.inputs, request.storage.out, problem.format)
-    else:
-        objective = absolute_objective(points) if request.error.objective == "absolute" else maximum_objective(points)
+    objective = _pair_objective(problem, task, points)
     if rules is not None:
         objective = ruled_objective(objective, points, rules)
     known = exact(squared, request.storage.entries)
     bound = cost_of(points, objective, known.cuts, squared.line(known.cuts[:-1], known.cuts[1:]), *tails)
+    if problem.format.bits > 8 and rules is None and request.error.objective != "maximum":
+        return _run_costs(problem, task, points, objective, bound)
     return pair_costs(points, problem.format, *tails, objective, bound, rules)
+
+
+def _pair_objective(problem: Problem, task: Task, points: Points) -> PairObjective:
+    """What a line costs at a sample, where that is no squared error."""
+    request = problem.request
+    if request.error.objective == "absolute":
+        return absolute_objective(points)
+    if request.error.objective == "maximum":
+        return maximum_objective(points)
+    if problem.prologue is not None:
+        raise LutcError("the objective codes works on whole tables; leave `symmetry` out")
+    assert task.inputs is not None and request.storage.out is not None
+    return codes_objective(points, task.inputs, request.storage.out, problem.format)
+
+
+def _run_costs(problem: Problem, task: Task, points: Points, objective: PairObjective, bound: float) -> SegmentCosts:
+    """Those of coefficients of more than 8 bits, absolute or of output codes."""
+    tails, out = (problem.left, problem.right), problem.request.storage.out
+    if problem.request.error.objective == "absolute":
+        return absolute_runs(points, problem.format, *tails, objective, bound)
+    assert task.inputs is not None and out is not None
+    return code_runs(points, task.inputs, out, problem.format, *tails, objective, bound)
 
 
 def search_costs(
@@ -108,6 +130,9 @@ def over_segments(
     wide = problem.format.bits > 8 or len(samples) > PAIRS_LIMIT
     if request.error.objective == "maximum" and problem.rules is None and wide:
         return _over_strips(problem, task)
+
+    if request.error.objective in ("absolute", "codes") and len(samples) > PAIRS_LIMIT and problem.rules is None:
+        return _over_windows(problem, task)
 
     def costs_at(positions: np.ndarray | None = None) -> SegmentCosts:
         return segment_costs(problem, task, task.points(positions))
@@ -200,6 +225,25 @@ def _over_strips(problem: Problem, task: Task) -> tuple[SearchResult, tuple, dic
     proven = cost <= bound * (1.0 + _PROVEN)
     facts = {"cost": rounded(cost), "optimum" if proven else "lower_bound": rounded(cost if proven else bound)}
     return result, found.lines, {**facts, "gap": relative_gap(cost, cost if proven else bound)}
+
+
+def _over_windows(problem: Problem, task: Task) -> tuple[SearchResult, tuple, dict]:
+    """Absolute errors and those of output codes over many samples: dynamic programming in windows around the cuts of
+    least squared error, moved on while that helps. Nothing is proven of it.
+    """
+    samples, entries, tails = task.samples, problem.request.storage.entries, (problem.left, problem.right)
+    found, objective = _best_lines(problem, samples, problem.format), _pair_objective(problem, task, task.points())
+    cuts, lines = found.cuts, found.lines
+    cost = cost_of(task.points(), objective, cuts, lines, *tails)
+    for _ in range(_MOVES):
+        positions = near(cuts, _REACH, len(samples))
+        costs = _run_costs(problem, task, task.points(positions), objective, cost)
+        result = exact(costs, entries)
+        if not result.cost < cost * (1.0 - _PROVEN):
+            break
+        cost, cuts, lines = result.cost, positions[result.cuts], costs.line(result.cuts[:-1], result.cuts[1:])
+    record = {"name": problem.request.found_by.name, "lines": "rounded"}
+    return SearchResult(cuts, cost, record), lines, {"cost": rounded(cost)}
 
 
 def _searched(problem: Problem, task: Task, cuts: np.ndarray, progress) -> tuple[float, SearchResult, tuple]:

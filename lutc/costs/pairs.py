@@ -22,7 +22,7 @@ from lutc.functions import Line
 
 PAIRS_LIMIT = 1024  # positions; the work is their square times the pairs that survive
 # Among tables with the same code errors the one with the smaller real error is taken: it decides ties and nothing else.
-_TIE = 2.0**-24
+TIE = 2.0**-24
 
 PairError = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
 
@@ -69,7 +69,7 @@ def codes_objective(points: Points, inputs: Inputs, out: Inputs, fmt: Format) ->
         acc = np.rint(k / step).astype(np.int64) * centred[n] + scaled_intercepts(np.rint(t / step), inputs)
         codes = np.clip(requantise(acc, multiplier, shift, out.rounding) + out.zero_point, out.minimum, out.maximum)
         miss = np.minimum(np.abs((k * points.x[n] + t) / out.scale - real[n]), 2.0**10)
-        return points.weight[n] * ((codes - target[n]) ** 2 + _TIE * miss**2)
+        return points.weight[n] * ((codes - target[n]) ** 2 + TIE * miss**2)
 
     return PairObjective(error, np.add)
 

@@ -70,3 +70,13 @@ def holder(*sets: Numbers) -> Format:
     """The narrowest signed fixed point that holds numbers of all sets."""
     integer, fraction = (max(getattr(s.format, part) for s in sets) for part in ("integer_bits", "fraction_bits"))
     return get(f"q{integer}.{fraction}")
+
+
+def numbers_of(fmt: Format | None) -> np.ndarray:
+    """A format as kernels take it: bits of its mantissa (fixed point has one spacing), smallest step, ends; empty for
+    real numbers.
+    """
+    if fmt is None:
+        return np.zeros(0)
+    mantissa, smallest = (10_000, fmt.step) if fmt.is_fixed else (fmt.mantissa_bits, fmt.smallest_subnormal)
+    return np.array([mantissa, smallest, fmt.min, fmt.max], np.float64)

@@ -17,6 +17,7 @@ import numpy as np
 
 from lutc.costs.points import Points
 from lutc.formats.format import Format
+from lutc.formats.numbers import numbers_of
 
 _COARSE = 2048  # cells over which a first penalty is found
 _SWEEPS = 40
@@ -110,14 +111,6 @@ class SampleCells:
 
         errors = lines_between(self.moments, cuts, self.numbers)[2]
         return float(self.left[cuts[0]] + errors.sum() + self.right[cuts[-1]])
-
-
-def numbers_of(fmt: Format | None) -> np.ndarray:
-    """A format as kernels take it: bits of its mantissa (fixed point has one spacing), smallest step, ends."""
-    if fmt is None:
-        return np.zeros(0)
-    mantissa, smallest = (10_000, fmt.step) if fmt.is_fixed else (fmt.mantissa_bits, fmt.smallest_subnormal)
-    return np.array([mantissa, smallest, fmt.min, fmt.max], np.float64)
 
 
 def _joined(moments: np.ndarray, starts: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ import math
 
 import numpy as np
 
+from lutc.formats.neighbours import beyond, nearest
 from lutc.jit import njit
 
 _GROUP = 32  # starts that are passed over together
@@ -102,33 +103,6 @@ def moments_of(cells, i, j):
 
 
 @njit
-def _spacing(numbers, magnitude):
-    """Distance from a value of this magnitude to the next larger one."""
-    if magnitude == 0.0:
-        return numbers[1]
-    exponent = math.frexp(magnitude)[1] - 1
-    return max(math.ldexp(1.0, int(max(exponent - numbers[0], -1100.0))), numbers[1])
-
-
-@njit
-def _nearest(numbers, value):
-    """The representable value nearest to `value`, ties to even, within the format's range."""
-    spacing = _spacing(numbers, abs(value))
-    return min(max(np.rint(value / spacing) * spacing, numbers[2]), numbers[3])
-
-
-@njit
-def _beyond(numbers, value, sign):
-    """The next representable value above one, or with `sign` -1 below it, infinite beyond the range."""
-    value *= sign
-    spacing = _spacing(numbers, abs(value))
-    if value < 0.0 and math.frexp(-value)[0] == 0.5:  # towards 0 spacings halve at a power of two
-        spacing = max(spacing / 2.0, numbers[1])
-    end = numbers[3] if sign > 0.0 else -numbers[2]
-    return sign * (value + spacing if value + spacing <= end else np.inf)
-
-
-@njit
 def stored_line(numbers, w, x, y, xx, slope, limit):
     """(excess, slope, intercept) of the representable line of least squared error: what it costs more than the best
     real one, xx (k - slope)^2 + w (y - k x - t)^2. Where no line costs less than `limit` more, a lower bound of that.
@@ -136,21 +110,21 @@ def stored_line(numbers, w, x, y, xx, slope, limit):
     numbers: bits of the mantissa, smallest step, least and greatest value. Slopes are tried outward from the best real
     one until the first term alone exceeds the best sum.
     """
-    k = up = down = _nearest(numbers, slope)
+    k = up = down = nearest(numbers, slope)
     best, best_slope, best_intercept, penalty = np.inf, k, 0.0, 0.0
     for _ in range(_TRIED):
         penalty = xx * (k - slope) ** 2
         if penalty >= min(best, limit) or not math.isfinite(k):
             return min(best, penalty), best_slope, best_intercept
         want = y - k * x
-        t = _nearest(numbers, want)
+        t = nearest(numbers, want)
         cost = penalty + w * (want - t) ** 2
         if cost < best:
             best, best_slope, best_intercept = cost, k, t
         if k == up:
-            up = _beyond(numbers, up, 1.0)
+            up = beyond(numbers, up, 1.0)
         if k == down:
-            down = _beyond(numbers, down, -1.0)
+            down = beyond(numbers, down, -1.0)
         k = up if up - slope <= slope - down else down
     return (min(best, penalty) if xx > 0.0 else 0.0), best_slope, best_intercept
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from lutc.formats.neighbours import beyond, nearest
 from lutc.jit import njit
-from lutc.search.segmentation_kernels import _beyond, _nearest
 
 _TRIED = 2048  # slopes to each side at most
 _STEPS = 200
@@ -105,9 +105,9 @@ def strip_line(x, low, high, numbers, i, j, above, below):
         for side in range(2):
             sign = 1.0 if side == 0 else -1.0
             start = centre if slopes_first else middle
-            given = _nearest(numbers, start)
+            given = nearest(numbers, start)
             if side == 1:
-                given = _beyond(numbers, given, sign)
+                given = beyond(numbers, given, sign)
             for tried in range(_TRIED + 1):
                 if not np.isfinite(given):
                     break
@@ -117,10 +117,10 @@ def strip_line(x, low, high, numbers, i, j, above, below):
                     least, greatest = _slopes(x, low, high, above, n_above, below, n_below, given)
                 if least > greatest and (given - start) * sign >= 0.0:
                     break
-                other = _nearest(numbers, _middle(least, greatest))
+                other = nearest(numbers, _middle(least, greatest))
                 if least <= other <= greatest:
                     return True, given if slopes_first else other, other if slopes_first else given, True
-                given = _beyond(numbers, given, sign)
+                given = beyond(numbers, given, sign)
                 sure = sure and tried < _TRIED
         if sure:
             return False, 0.0, 0.0, True

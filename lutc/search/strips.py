@@ -12,8 +12,8 @@ import numpy as np
 
 from lutc.errors import LutcError
 from lutc.formats.format import Format
+from lutc.formats.numbers import numbers_of
 from lutc.functions import Line
-from lutc.search.segmentation import numbers_of
 
 _EXACT = 1e-7  # relative, to which the least error is found
 _NOTHING = 1e-16  # of the largest |y|; less is the noise of float64

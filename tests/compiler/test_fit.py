@@ -65,8 +65,10 @@ def test_every_scale_is_judged():
 def test_an_output_finer_than_the_coefficients_is_said():
     out = Outputs(16, 2.0**-15)
     tables = lutc.compile("sigmoid", 8, inputs=FINE, out=out, coefficients="q1.6", search="exact")
-    assert "one step of q1.6 is 512 steps of the output" in coarse(tables) and "q1.15" not in coarse(tables)
-    assert coarse(lutc.compile("sigmoid", 8, inputs=FINE, out=Outputs(8, 2.0**-4), search="exact")) is None
+    assert coarse(tables) == "one step of q1.6 is 512 steps of the output; take q1.14 (--coefficients)"
+    for given, coefficients in ((out, "q1.14"), (out, "fp32"), (Outputs(8, 2.0**-8), "q1.6")):
+        tables = lutc.compile("sigmoid", 8, inputs=FINE, out=given, coefficients=coefficients, search="exact")
+        assert coarse(tables) is None
 
 
 def test_the_command_refuses_and_goes_on_when_forced(tmp_path):

@@ -175,6 +175,35 @@ def test_zero_points_and_scales():
     assert (mean_squared(tables) < 1e-4).all()
 
 
+@pytest.mark.parametrize(("coefficients", "wrong"), [("q1.6", 95), ("q1.10", 13)])
+def test_output_codes_take_coefficients_of_any_width(coefficients, wrong):
+    tables = pipeline.compile(
+        "sigmoid", 16, inputs=GRID4, out=Inputs(8, 2.0**-8, -128), objective="codes", coefficients=coefficients
+    )
+    assert tables.meta["search"]["gap"] == {"4": 0.0}
+    assert tables.meta["certificate"]["4"]["output"]["wrong"] == wrong
+
+
+@pytest.mark.slow
+def test_absolute_errors_of_wide_coefficients_and_many_codes():
+    few, squared = (
+        pipeline.compile("tanh", 12, inputs=GRID4, coefficients="q1.10", objective=o) for o in ("absolute", "squared")
+    )
+    errors = [tables.meta["certificate"]["4"]["range"]["mean_absolute"] for tables in (few, squared)]
+    assert errors[0] < errors[1] and few.meta["search"]["gap"] == {"4": 0.0}
+    inputs = (Inputs(12, 2.0**-9),)
+    found = {
+        objective: pipeline.compile(
+            "tanh", 12, inputs=inputs, objective=objective, out=Inputs(12, 2.0**-10), coefficients="q1.14"
+        )
+        for objective in ("squared", "absolute", "codes")
+    }
+    absolute = {o: tables.meta["certificate"]["9"]["range"]["mean_absolute"] for o, tables in found.items()}
+    squares = {o: tables.meta["certificate"]["9"]["output"]["squared"] for o, tables in found.items()}
+    assert absolute["absolute"] < absolute["squared"] and squares["codes"] <= squares["squared"]
+    assert "gap" not in found["codes"].meta["search"]  # nothing is proven over so many
+
+
 def test_sixteen_bit_codes_carry_a_bound():
     """65,536 codes: refined windows, and how far the optimum can be."""
     tables = pipeline.compile("gelu", 8, inputs=(Inputs(16, 2.0**-13),), search="exact", coefficients="q1.14")
@@ -227,7 +256,10 @@ def test_a_grid():
         ({"objective": "codes"}, "output scale"),
         ({"objective": "codes", "inputs": "fp16", "out": Inputs()}, "input codes"),
         ({"objective": "codes", "out": Inputs(8, 2.0**-4), "coefficients": "fp8_e4m3", "inputs": GRID4}, "fixed-point"),
-        ({"objective": "absolute", "coefficients": "fp16", "inputs": GRID4}, "at most 8 bits"),
+        (
+            {"objective": "absolute", "coefficients": "fp16", "inputs": GRID4, "promises": ("bounded",)},
+            "at most 8 bits",
+        ),
         ({"search": "greedy"}, "go together"),
         ({"max_error": "1lsb"}, "go together"),
         ({"max_error": -1.0, "search": "greedy"}, "positive number"),

@@ -11,10 +11,10 @@ from lutc.compiler import pipeline
 from lutc.costs.pairs import maximum_objective, pair_costs
 from lutc.costs.points import Points
 from lutc.formats.codes import Inputs, Outputs
+from lutc.formats.numbers import numbers_of
 from lutc.functions import Line
 from lutc.samples.samples import Samples
 from lutc.search.exact import exact
-from lutc.search.segmentation import numbers_of
 from lutc.search.strip_kernels import strip_line
 from lutc.search.strips import least_error
 from tests.helpers.oracles import grid
