@@ -17,6 +17,7 @@ from lutc.table.table import Table
 from lutc.table.table_set import TableSet
 
 _SHARE = 0.01  # of the function's own spread, beyond which an error is looked into
+_FLAT = 1e-9  # of its values: a spread that is that of a constant
 _TIMES = 10.0  # as large as the error of real coefficients: then the format is to blame
 
 
@@ -39,9 +40,15 @@ def misfit(tables: TableSet, fn: Function, entries: int = 1) -> str | None:
         if 2 < len(samples) <= DENSE_LIMIT:
             error, spread = _error(fixed[key], samples), float(np.std(samples.y))
             step = format_of(fixed[key].coefficients).step
-            excess[key] = error / max(_SHARE * spread, min(step, 10 * _SHARE * spread), 1e-300)
+            some = (
+                10 * _SHARE * spread if spread > _FLAT * np.abs(samples.y).max() else math.inf
+            )  # of a constant, a step
+            excess[key] = error / max(_SHARE * spread, min(step, some), 1e-300)
     for key in sorted((key for key in excess if excess[key] > 1.0), key=lambda key: -excess[key]):
         if why := _blamed(fixed[key], judged[key], fn, entries, f"over [{lo:g}, {hi:g}]: at '{key}'"):
+            if {"slopes", "intercepts"} <= tables.meta.keys():
+                own = f"slopes in {tables.meta['slopes']} and intercepts in {tables.meta['intercepts']}"
+                why = f"{own}{why.removeprefix(fixed[key].coefficients).partition('; take ')[0]}; take wider ones"
             return why
     return None
 
@@ -75,7 +82,10 @@ def _misfit_of_floats(tables: TableSet, fn: Function, lo: float, hi: float) -> s
     search = tables.meta.get("search", {})
     for key, rounding in search.get("rounding", {}).items():
         error = math.sqrt(search["cost"][key])
-        spread = float(np.std(grid_samples(fn, lo, hi).y))
+        y = grid_samples(fn, lo, hi).y
+        spread, largest = float(np.std(y)), float(np.abs(y).max(initial=0.0))
+        if spread <= _FLAT * largest and error <= format_of(tables[key].coefficients).ulp(largest):
+            continue
         if tables.meta.get("objective") != "squared" or error <= _SHARE * spread or 1.0 + rounding <= _TIMES**2:
             continue
         return (

@@ -242,8 +242,7 @@ def _over_windows(problem: Problem, task: Task) -> tuple[SearchResult, tuple, di
         if not result.cost < cost * (1.0 - _PROVEN):
             break
         cost, cuts, lines = result.cost, positions[result.cuts], costs.line(result.cuts[:-1], result.cuts[1:])
-    record = {"name": problem.request.found_by.name, "lines": "rounded"}
-    return SearchResult(cuts, cost, record), lines, {"cost": rounded(cost)}
+    return SearchResult(cuts, cost, {"name": problem.request.found_by.name}), lines, {"cost": rounded(cost)}
 
 
 def _searched(problem: Problem, task: Task, cuts: np.ndarray, progress) -> tuple[float, SearchResult, tuple]:

@@ -57,10 +57,11 @@ def code_runs(
     target = round_to_codes(out, points.y).astype(np.int64) - out.minimum
     step, samples = fmt.step, points.x.size
     limits = (int(fmt.codes(fmt.min)), int(fmt.codes(fmt.max)))
-    args = (np.rint(points.x / inputs.scale).astype(np.int64), points.x, points.y, target, points.weight)
-    args += (_offsets(points), _limit(bound), limits, step, inputs.scale, thresholds(inputs, out, fmt))
+    codes = np.rint(points.x / inputs.scale).astype(np.int64)
+    judged = (codes, points.x, points.y, target, points.weight, _offsets(points), _limit(bound))
+    numbers = (limits, step, inputs.scale, thresholds(inputs, out, fmt))
     room = _ROOM * samples if samples <= PROVEN_LIMIT else 1
-    proven = runs(*args, room, np.zeros_like(matrix), matrix, slopes, intercepts)
+    proven = runs(*judged, *numbers, room, np.zeros_like(matrix), matrix, slopes, intercepts)
     slopes *= step
     intercepts *= step
     costs = _costs(points, (matrix, slopes, intercepts), left, right, objective, bool(proven))
@@ -122,5 +123,6 @@ def _costs(points: Points, found: tuple, left, right, objective: PairObjective, 
         k, t = np.array([tail.slope]), np.array([tail.intercept])
         return np.array([objective.error(k, t, n)[0] for n in range(points.x.size)])
 
-    tails: tuple = tail_costs(points, left, right, tail_error, objective.combine)
-    return SegmentCosts(matrix, *tails, line, proven, (left is not None, right is not None), objective.combine)
+    before, after = tail_costs(points, left, right, tail_error, objective.combine)
+    tails = (left is not None, right is not None)
+    return SegmentCosts(matrix, before, after, line, proven, tails, objective.combine)

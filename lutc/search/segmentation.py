@@ -25,6 +25,7 @@ _ROUNDING = 1e-9  # relative; less is the noise of float64
 # Relative: so near to its bound a table with stored coefficients may stay, and so near to real lines their cuts do.
 _CLOSE, _FINE = 1e-3, 2e-4
 _NOTHING, _ZERO = 1e-17, 1e-28  # of the cost of a single line, and of y^2; likewise
+_STRAIGHT = 1e-24  # of y^2: a cost that is that of an exact line, fitted in float64
 # Positions tried around known cuts, in samples from them: few, then more.
 _NEAR = tuple(
     np.unique([0, *(sign * base**k for k in range(size) for sign in (-1, 1))]) for base, size in ((8, 4), (2, 13))
@@ -77,6 +78,11 @@ class SampleCells:
     def nothing(self) -> float:
         """A cost that is the noise of float64."""
         return _NOTHING * self.single + _ZERO * float(self.moments[0] @ self.moments[2] ** 2)
+
+    @cached_property
+    def straight(self) -> float:
+        """A cost that rounding leaves of lines without error."""
+        return max(self.nothing, _STRAIGHT * float(self.moments[0] @ self.moments[2] ** 2))
 
     @property
     def size(self) -> int:
@@ -168,12 +174,15 @@ def segmentation(
     cells = SampleCells.of(points, left, right, fmt)
     if real is not None:
         cost = cells.cost(real.cuts)
-        if cost <= real.bound * (1.0 + _FINE) + cells.nothing:
+        exact = real.cost <= cells.straight  # of lines without error rounding alone is left, which cuts hardly change
+        if exact or cost <= real.bound * (1.0 + _FINE) + cells.nothing:
             return _result(cells, real.cuts, cost, real.bound, segments)
     if segments == 0:
         cuts = np.array([int(np.argmin(left + right))])
         cost = float((left + right)[cuts[0]])
         return _result(cells, cuts, cost, cost, segments)
+    if cells.single <= cells.straight:  # a straight function: every penalty is noise
+        return _result(cells, np.array([0, cells.size]), cells.single, 0.0, segments)
     penalty = None
     if cells.size > 2 * _COARSE:
         few, many, _ = _between(cells.merged(_even(cells, _COARSE)), segments, None)

@@ -86,3 +86,23 @@ def test_a_function_below_the_formats_step_is_refused():
     tables = lutc.compile(tiny, 8, inputs=FINE, search="exact", coefficients="q1.6", force=True)
     why = misfit(tables, tiny, 8)
     assert why is not None and "q1.6 cannot hold" in why and "floating-point" in why
+
+
+@pytest.mark.parametrize("coefficients", ["fp16", "fp32"])
+@pytest.mark.parametrize("slope", [0.0, 0.3])
+def test_straight_functions_over_floats_take_one_line(coefficients, slope):
+    """Every error is rounding there, which no penalty on entries tells apart."""
+    tables = lutc.compile(lambda x: slope * np.asarray(x) + 0.3, 6, range=(-2.0, 2.0), inputs="fp16",
+                          coefficients=coefficients)  # fmt: skip
+    assert tables[coefficients].entries == 1 and tables.meta["search"]["cost"][coefficients] < 1e-8
+
+
+def test_a_constant_may_be_off_by_less_than_a_step():
+    tables = lutc.compile(lambda x: np.full_like(np.asarray(x, float), 0.3), 4, range=(-2.0, 2.0), inputs=FINE)
+    x = FINE[0].x()
+    assert np.abs(tables["4"](x[np.abs(x) <= 2.0]) - 0.3).max() < 2.0**-6
+
+
+def test_slopes_of_their_own_are_named():
+    with pytest.raises(LutcError, match=r"^slopes in q0\.1 and intercepts in q1\.6 cannot hold gelu .* wider ones"):
+        lutc.compile("gelu", 8, inputs=FINE, slopes="q0.1")
