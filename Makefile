@@ -123,11 +123,13 @@ help:
 	@echo "also: plot_TABLE, pretrained (all tables), check-pretrained, lint, docs (the site), bench, clean"
 	@echo "tests: test, test-slow, test-models, test-newest (the newest releases of everything); constraints moves the pins"
 
+# What is compiled for each table: the arguments of `lutc compile`.
 # gelu_8, gelu_16, ...: int8 codes at scales 2^0 .. 2^-6, own breakpoints and coefficients per scale, genetic search, seed 42
 define table
+MADE_$(1)_$(2) = $(1) --entries $(2) $$(SETTINGS_$(1)) $$(PROMISES_$(1)_$(2)) --search genetic --seed 42 -o $$(OUT)/$(1)_$(2).json
 .PHONY: $(1)_$(2)
 $(1)_$(2): $$(COMPILER)
-	$$(LUTC) compile $(1) --entries $(2) $$(SETTINGS_$(1)) $$(PROMISES_$(1)_$(2)) --search genetic --seed 42 -o $$(OUT)/$(1)_$(2).json
+	$$(LUTC) compile $$(MADE_$(1)_$(2))
 endef
 $(foreach f,$(FUNCTIONS),$(foreach n,8 16 32,$(eval $(call table,$(f),$(n)))))
 
@@ -145,24 +147,30 @@ sqrt_reci_fplut: rsqrt_fplut
 .PHONY: hswish_fplut swish_fplut reci_fplut sqrt_reci_fplut
 
 # silu_fplut, ...: floating-point values over 11 cut points, or behind the function's range reduction
+$(foreach f,$(FPLUT),$(eval MADE_$(f)_fplut = $(f) --search cutpoints --quality best -o $$(OUT)/$(f)_fplut.json))
 $(FPLUT:%=%_fplut): %_fplut: $(COMPILER)
-	$(LUTC) compile $* --search cutpoints --quality best -o $(OUT)/$*_fplut.json
+	$(LUTC) compile $(MADE_$@)
 
 # silu_nnlut_16, ...: breakpoints learned by a ReLU network (needs torch), float coefficients
+define learned
+MADE_$(1)_nnlut_$(2) = $(1) --entries $(2) $$(LEARNED_$(1)) $$(PROMISES_$(1)_nnlut_$(2)) --search gradient --seed 42 \
+	-o $$(OUT)/$(1)_nnlut_$(2).json
+endef
+$(foreach f,gelu silu exp reciprocal rsqrt,$(foreach n,16 32,$(eval $(call learned,$(f),$(n)))))
 $(LEARNED): $(DEV)
-	$(LUTC) compile $(word 1,$(subst _, ,$@)) --entries $(word 3,$(subst _, ,$@)) $(LEARNED_$(word 1,$(subst _, ,$@))) \
-		$(PROMISES_$@) --search gradient --seed 42 -o $(OUT)/$@.json
+	$(LUTC) compile $(MADE_$@)
 
 plot_%: $(COMPILER)
 	$(LUTC) plot $(OUT)/$*.json -o $*.png
 
-pretrained:
-	$(MAKE) --no-print-directory -j $(JOBS) $(TABLES)
+# All tables, in JOBS processes that each make many of them.
+pretrained: $(DEV)
+	@printf '%s\n' $(foreach t,$(filter $(LEARNED),$(TABLES)) $(filter-out $(LEARNED),$(TABLES)),'$(MADE_$(t))') | $(LUTC) batch - --jobs $(JOBS)
 
-# Recompile every shipped table elsewhere and compare the bytes.
-check-pretrained: $(COMPILER)
+# Recompile every shipped table elsewhere and compare the bytes; TABLES="gelu_8 silu_fplut" for some.
+check-pretrained: $(DEV)
 	rm -rf build/pretrained && mkdir -p build/pretrained
-	$(MAKE) --no-print-directory -j $(JOBS) $(TABLES) OUT=build/pretrained >build/pretrained.log
+	$(MAKE) --no-print-directory pretrained OUT=build/pretrained >build/pretrained.log
 	@for file in build/pretrained/*.json; do cmp "$$file" "pretrained/$${file##*/}" || exit 1; done
 	@echo "all $$(ls build/pretrained | wc -l) tables are reproduced byte by byte"
 

@@ -22,8 +22,6 @@ from lutc import formats, functions
 from lutc.certify.floats import certify_float
 from lutc.commands.options import echo_table
 from lutc.fplut.pipeline import compile_fplut
-from lutc.fplut.problem import make_problem
-from lutc.search.cutpoints_bound import lower_bound
 from lutc.table import library
 
 ANCHORS = Path(__file__).resolve().parents[2] / "shared" / "anchors"
@@ -72,13 +70,11 @@ def published() -> None:
                 three(mean_relative(old, fn, interval)),
                 f"{mean_relative(sampled, fn, interval) / mean_relative(old, fn, interval):.3f}",
             ]
-        cost = mean_relative(fitted["fp32"], fn, interval) * len(FP16)
-        targets = make_problem(fn, "relative", "none", "fp16", interval, False).targets
         row += [three(mean_relative(t, fn, interval)) for t in (sampled, fitted["fp32"])] + [three(asked32)]
         row += [
             three(mean_relative(fitted["fp16"], fn, interval)),
             three(asked16),
-            three(lower_bound(targets, 258, cost) / len(targets)),
+            three(fitted.meta["search"]["fp32"]["lower_bound"]),
         ]
         rows.append(row)
     ratio = ["published", "ours / published"] if cuts else []

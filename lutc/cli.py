@@ -15,6 +15,7 @@ from lutc.errors import LutcError
 # name: (module:attribute, one line of help). The help stands here so that `lutc --help` imports no command.
 COMMANDS = {
     "compile": ("lutc.commands.compile:compile_command", "Compile a function into a table and write it as JSON."),
+    "batch": ("lutc.commands.batch:batch", "Compile many tables, a line of a file for each."),
     "show": ("lutc.commands.show:show", "Print a table and how it was made."),
     "certify": (
         "lutc.commands.certify:certify",

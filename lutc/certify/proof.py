@@ -28,17 +28,25 @@ def relative_gap(cost: float, reference: float) -> float:
 def contradictions(tables: TableSet, found: Mapping) -> list[str]:
     """Where the record of the search contradicts itself or `found`, the recomputed certificate: one line each."""
     search = tables.meta.get("search")
-    if not isinstance(search, Mapping) or "cost" not in search:
+    if not isinstance(search, Mapping):
         return []
-    record = {name: _by_table(search[name]) for name in _FACTS if name in search}
+    if "cost" in search:
+        record = {name: _by_table(search[name]) for name in _FACTS if name in search}
+    else:  # floating-point tables over cut points have a record each
+        own = {key: facts for key, facts in search.items() if isinstance(facts, Mapping) and set(_FACTS) & set(facts)}
+        record = {name: {key: facts[name] for key, facts in own.items() if name in facts} for name in _FACTS}
     if malformed := list(_malformed(record, tables)):
         return malformed
     lines: list[str] = []
-    for key, cost in record["cost"].items():
+    for key in {key: None for by_key in record.values() for key in by_key}:
         facts = {name: by_key[key] for name, by_key in record.items() if key in by_key}
-        lines += _against_itself(key, cost, facts)
         error = _certified(tables, found, key)
-        if error is not None and abs(cost - error) > _AGREE * error + 1e-15:
+        cost = facts.get("cost", error)  # the classic search's own cost is of other samples
+        if cost is None:
+            lines.append(f"{_told(next(iter(facts)), key)} stands without the cost of a table")
+            continue
+        lines += _against_itself(key, cost, facts)
+        if "cost" in facts and error is not None and abs(cost - error) > _AGREE * error + 1e-15:
             lines.append(f"{_told('cost', key)} is {cost:g}, but the table's error is {error:g}")
     return lines
 
@@ -80,13 +88,15 @@ def _against_itself(key: str, cost: float, facts: Mapping) -> list[str]:
 
 
 def _certified(tables: TableSet, found: Mapping, key: str) -> float | None:
-    """The error that the search's cost is, where the certificate has it: over the codes in the range, all alike."""
+    """The error that the search's cost is, where the certificate has it: over the inputs in the range, all alike."""
     name = _OF_OBJECTIVE.get(str(tables.meta.get("objective")))
     found_by = tables.meta["search"].get("name")  # the greedy search's cost is of its bound
-    plain = (
-        found_by != "greedy" and key in tables.inputs and tables[key].prologue is None and "weights" not in tables.meta
-    )
-    if name is None or not plain or name not in found[key]["range"]:
+    floats = tables.meta.get("float_inputs")
+    plain = found_by != "greedy" and key in tables and tables[key].prologue is None and "weights" not in tables.meta
+    if name is None or not plain or key not in found:
         return None
-    error = found[key]["range"][name]
+    figures = found[key]["range"] if key in tables.inputs else found[key].get(floats, {}).get("range", {})
+    if name not in figures:
+        return None
+    error = figures[name]
     return error["error"] if isinstance(error, Mapping) else error

@@ -9,7 +9,9 @@ from lutc.certify.certificate import check, errors, right_rule
 from lutc.certify.promises import broken
 from lutc.certify.proof import contradictions
 from lutc.commands.options import echo_json, echo_table, figure, function_option, json_option, load_for
-from lutc.compiler.proof import quickly_proven, reproved
+from lutc.compiler.proof import provable, quickly_proven, reproved
+from lutc.errors import LutcError
+from lutc.fplut.proof import bounded, costs_told, reproved_bounds
 
 
 @click.command()
@@ -18,7 +20,7 @@ from lutc.compiler.proof import quickly_proven, reproved
 @click.option(
     "--prove",
     is_flag=True,
-    help="Search for the optimum that the file names again; for int8 tables of lines this is always done.",
+    help="Prove the optimum or bound that the file names again; for int8 tables of lines this is always done.",
 )
 @json_option
 @click.pass_context
@@ -26,7 +28,7 @@ def certify(ctx: click.Context, table: str, function: str | None, prove: bool, a
     """Recompute the errors of TABLE over every input there is.
 
     Exits with 1 where the file's own certificate does not hold, where what it says of its search (cost, optimum or
-    bound, gap) contradicts itself or the table, and where the exact search finds another optimum. A file without a
+    bound, gap) contradicts itself or the table, and where another optimum or bound is proven. A file without a
     certificate (GQA-LUT's, NN-LUT's) is certified all the same; GQA-LUT's tables under both of its rules at a
     breakpoint, its runtime's (left) and its search's (right).
     """
@@ -34,8 +36,11 @@ def certify(ctx: click.Context, table: str, function: str | None, prove: bool, a
     found = recompute(tables, fn)
     claimed = tables.meta.get("certificate")
     wrong = ([] if claimed is None else check(claimed, found)) + broken(found) + contradictions(tables, found)
-    proven = not wrong and "optimum" in tables.meta.get("search", {}) and (prove or quickly_proven(tables))
-    wrong += reproved(tables, fn) if proven else []
+    wrong += costs_told(tables, fn)
+    proven = not wrong and (prove and (provable(tables) or bounded(tables)) or quickly_proven(tables))
+    if prove and not wrong and not proven:
+        raise LutcError(f"{table} does not say enough to prove its search again; certify it without --prove")
+    wrong += reproved(tables, fn) + reproved_bounds(tables, fn) if proven else []
     right = _right_rule(tables, fn) if tables.meta.get("origin") == "gqa-lut" else None
     if as_json:
         echo_json(

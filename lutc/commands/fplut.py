@@ -147,4 +147,10 @@ def report(tables: TableSet, ranged: bool) -> None:
                 rows.append([*row, f"{100 * c['correct']:.2f} %"])
     entries = next(iter(tables.values())).entries
     click.echo(f"{tables.name}: {entries} values")
+    for key, record in tables.meta["search"].items():
+        if "gap" in record:
+            near = f"{100 * record['values_gap']:.1f} % over any values at these cut points"
+            click.echo(f"{key} values: at most {near}, {100 * record['gap']:.0f} % over any {entries - 1} lines")
+    if "promises" in tables.meta:
+        click.echo(f"promises kept: {', '.join(tables.meta['promises'])}")
     echo_table(["", "mean relative", "worst", "at x", "correctly rounded"], rows)

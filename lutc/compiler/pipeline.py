@@ -155,6 +155,8 @@ def _settings(problem: Problem, tables: dict[str, Table], tasks: list[Task]) -> 
     """
     request = problem.request
     settings: dict[str, Any] = {"objective": request.error.objective, "share": request.storage.share}
+    if not request.inputs.coded:
+        settings["float_inputs"] = request.inputs.inputs
     if request.function.tails == "free":
         settings["free_tails"] = True
     for what, chosen in zip(("slopes", "intercepts"), problem.numbers or ()):

@@ -49,7 +49,8 @@ class IntervalCosts:
     targets: the samples. cuts: (size,) float64, ascending. f: float64 in, float64 out. norm: "l1", "l2" or "max".
     store: rounding of the stored values, float64 to float64. left, right: tails; a cut at position p leaves the samples
     below to the left tail, those at or above to the right one. Without a tail the first (last) cut must be the first
-    (last) sample or lie beyond it, else the cost is infinite. Costs are sums (or maxima) over samples.
+    (last) sample or lie beyond it, else the cost is infinite. Costs are sums (or maxima) over samples. knot: a place
+    where a piece must end if an interval holds it, else the cost is infinite.
     """
 
     targets: Targets
@@ -59,6 +60,7 @@ class IntervalCosts:
     store: Callable = field(default=np.asarray, repr=False)
     left: Line | None = None
     right: Line | None = None
+    knot: float | None = None
 
     def __post_init__(self):
         if self.norm not in NORMS:
@@ -73,7 +75,8 @@ class IntervalCosts:
         return np.maximum if self.norm == "max" else np.add
 
     @functools.cached_property
-    def _sums(self):
+    def sums(self) -> np.ndarray:
+        """Prefix sums (n + 1, 6) of weight, weight * x and weight * y, each as high and low part."""
         t = self.targets
         weight, first, second = (_prefix(v) for v in (t.weight, t.weight * t.x, t.weight * t.y))
         return np.stack([*weight, *first, *second], axis=1)
@@ -91,20 +94,24 @@ class IntervalCosts:
 
         region = np.arange(len(t)) if t.region is None else t.region
         costs = interval_kernels.interval_costs(
-            t.x, t.y, t.weight, region, self._sums, edges, values, NORMS.index(self.norm), t.cap, limit
+            t.x, t.y, t.weight, region, self.sums, edges, values, NORMS.index(self.norm), t.cap, limit
         )
+        if self.knot is not None:
+            held = (edges[:, 0] < self.knot) & (self.knot < edges[:, -1])
+            costs[held & ~(edges == self.knot).any(axis=1)] = np.inf
         return np.where(np.isnan(costs), np.inf, costs).reshape(start.shape)
 
     def outside_left(self, position: np.ndarray) -> np.ndarray:
         """Cost of the samples below a first cut at each position."""
-        return self._outside[0][np.searchsorted(self.targets.x, self.cuts[position])]
+        return self.outside[0][np.searchsorted(self.targets.x, self.cuts[position])]
 
     def outside_right(self, position: np.ndarray) -> np.ndarray:
         """Cost of the samples at or above a last cut at each position."""
-        return self._outside[1][np.searchsorted(self.targets.x, self.cuts[position])]
+        return self.outside[1][np.searchsorted(self.targets.x, self.cuts[position])]
 
     @functools.cached_property
-    def _outside(self):
+    def outside(self) -> tuple[np.ndarray, np.ndarray]:
+        """Costs (n + 1,) of the samples before each under the left tail, and from each on under the right one."""
         n, combine = len(self.targets), self.combine
         below, above = np.full(n + 1, np.inf), np.full(n + 1, np.inf)
         below[0] = above[-1] = above[-2] = 0.0

@@ -13,7 +13,7 @@ import numpy as np
 from lutc import formats
 from lutc.costs.intervals import IntervalCosts
 from lutc.errors import LutcError
-from lutc.fplut.problem import IntervalProblem
+from lutc.fplut.problem import IntervalProblem, through_zero
 from lutc.fplut.values import STORE, fitted
 from lutc.measures import rounded
 from lutc.table.bodies import Exponents, binades
@@ -31,9 +31,16 @@ def build_exponents(problem: IntervalProblem, settings: Any, key: str) -> tuple[
     _, bits, values, sampled = min(found, key=lambda result: result[0])
     record = {"name": "exponents", "input": settings.input, "values": settings.values, "budget": settings.budget}
     record["sampled"] = rounded(problem.mean(sampled))
-    return Table(
-        Exponents(settings.input, bits, values), problem.prologue, problem.left, problem.right, key, problem.domain
-    ), record
+
+    def table_of(values: np.ndarray) -> Table:
+        body = Exponents(settings.input, bits, values)
+        return Table(body, problem.prologue, problem.left, problem.right, key, problem.domain)
+
+    table = table_of(values)
+    if problem.zero is not None and not through_zero(table):  # 0 bounds a binade
+        edges = table.body.edges
+        table = table_of(fitted(problem, edges, _continued(problem)(edges), key, zero=True)[0])
+    return table, record
 
 
 def _allocate(problem: IntervalProblem, settings, key: str, store) -> tuple[float, tuple[int, ...], np.ndarray, float]:

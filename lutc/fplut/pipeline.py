@@ -18,7 +18,8 @@ from lutc.compiler.prologue import PROLOGUES
 from lutc.costs.intervals import IntervalCosts, edges_between
 from lutc.errors import LutcError
 from lutc.fplut.exponents import build_exponents
-from lutc.fplut.problem import NORM_OF, IntervalProblem, make_problem
+from lutc.fplut.problem import NORM_OF, IntervalProblem, make_problem, through_zero
+from lutc.fplut.proof import proven
 from lutc.fplut.values import STORE, fitted
 from lutc.functions import Function
 from lutc.measures import RELATIVE_FLOOR, rounded
@@ -131,8 +132,10 @@ def compile_fplut(fn: Function | str, *, name: str | None = None, **options) -> 
     meta = {
         "range": list(fn.range),
         "objective": settings.objective,
-        "search": {key: record for key, (_, record) in built.items()},
+        "search": proven(problem, settings, tables, {key: record for key, (_, record) in built.items()}),
     }
+    if problem.function.range[0] <= 0.0 <= problem.function.range[1] and problem.zero is not None:
+        meta |= {"promises": ["through-zero"]} if all(map(through_zero, tables.values())) else {}
     found = {
         f"{key} values, {dtype} inputs": exception(problem, tables[key], dtype)
         for key in tables
@@ -212,7 +215,23 @@ def build_cells(problem: IntervalProblem, settings: FplutSettings, key: str) -> 
         found = cutpoints.refine(costs, found, problem.anchors)
         positions, pieces = found.cuts, found.pieces
         record |= {"cut_points": "searched", "quality": settings.quality, "sampled": rounded(problem.mean(found.cost))}
-    cuts = problem.places[list(positions)]
+    table = _table(problem, settings, key, positions, pieces)
+    zero = problem.zero
+    if zero is not None and not through_zero(table):
+        other = None
+        if settings.cut_points is None and settings.arithmetic == "fp32" and not (table.body.edges == 0.0).any():
+            other = cutpoints.through(replace(costs, knot=0.0), found, zero, problem.anchors)
+        if other is not None:
+            record["sampled"] = rounded(problem.mean(other.cost))
+            positions, pieces = other.cuts, other.pieces
+        if other is not None or (table.body.edges == 0.0).any():
+            table = _table(problem, settings, key, positions, pieces, zero=True)
+    return table, record
+
+
+def _table(problem: IntervalProblem, settings: FplutSettings, key: str, positions, pieces, zero: bool = False) -> Table:
+    """The table of these cuts with values stored as `key`; zero: the value at an edge at 0 is 0."""
+    store, cuts = STORE[key], problem.places[list(positions)]
     edges = np.append(
         np.concatenate([edges_between(cuts[i], cuts[i + 1], p)[:-1] for i, p in enumerate(pieces)]), cuts[-1]
     )
@@ -224,7 +243,7 @@ def build_cells(problem: IntervalProblem, settings: FplutSettings, key: str) -> 
             "cut points"
         )
     sampled = store(values)
-    values = fitted(problem, edges, values, key)[0] if settings.values == "fitted" else sampled
+    values = fitted(problem, edges, values, key, zero)[0] if settings.values == "fitted" else sampled
     if not np.isfinite(values).all():
         raise LutcError(
             f"{problem.function.name} exceeds the range of {key} between its cuts; store the values as fp32 or narrow "
@@ -242,7 +261,7 @@ def build_cells(problem: IntervalProblem, settings: FplutSettings, key: str) -> 
             other,
             key=lambda t: certify_float(t, problem.function, "fp16", settings.arithmetic)["domain"]["mean_relative"],
         )
-    return table, record
+    return table
 
 
 def _positions(problem: IntervalProblem, settings: FplutSettings) -> np.ndarray:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from lutc import formats
+from lutc.certify.arithmetic import in_arithmetic
 from lutc.compiler.prologue import _reduced_range, make_prologue
 from lutc.costs.targets import Targets
 from lutc.errors import LutcError
@@ -18,6 +19,7 @@ from lutc.functions.registry import checked_range
 from lutc.measures import RELATIVE_FLOOR
 from lutc.table.domain import Domain
 from lutc.table.prologues import AbsPrologue, ExponentPrologue, PeriodPrologue, Prologue
+from lutc.table.table import Table
 
 RELATIVE_CAP = 0.009  # relative error of one input beyond which a small mean no longer pays; tables promise 1 %
 NORM_OF = {"relative": "l1", "absolute": "l1", "squared": "l2", "ulp": "l1", "maximum": "max"}
@@ -65,6 +67,13 @@ class IntervalProblem:
         return np.unique(worth)[:_MOST_ANCHORS]
 
     @property
+    def zero(self) -> int | None:
+        """Position among the places of 0 where the function has f(0) = 0, None elsewhere."""
+        at = int(np.searchsorted(self.places, 0.0))
+        inside = at < self.places.size and self.places[at] == 0.0
+        return at if inside and self.f(np.zeros(1))[0] == 0.0 and self.function(np.zeros(1))[0] == 0.0 else None
+
+    @property
     def domain(self) -> Domain | None:
         """Of x, for the table; range reduction by exponent or period has its own."""
         return Domain.of(self.function) if self.prologue is None or isinstance(self.prologue, AbsPrologue) else None
@@ -76,6 +85,11 @@ class IntervalProblem:
     def mean(self, cost: float) -> float:
         """A cost as the objective's figure: the mean over inputs, or the largest."""
         return cost if self.norm == "max" else cost / self.count
+
+
+def through_zero(table: Table) -> bool:
+    """Whether the table is exactly 0 at 0, in float64 and interpolated in fp32."""
+    return all(in_arithmetic(table, name)(np.zeros(1))[0] == 0.0 for name in ("float64", "fp32"))
 
 
 def finite_range(fn: Function, fmt: formats.Format) -> tuple[float, float]:

@@ -25,16 +25,22 @@ _HALVINGS = 12  # of the step, which starts at a quarter of the error: steps end
 _ROUNDS = 8  # at most, per step
 
 
-def fitted(problem: IntervalProblem, edges: np.ndarray, values: np.ndarray, key: str) -> tuple[np.ndarray, float]:
+def fitted(
+    problem: IntervalProblem, edges: np.ndarray, values: np.ndarray, key: str, zero: bool = False
+) -> tuple[np.ndarray, float]:
     """Values of format `key` (edges,) that cost least over the samples within the edges, and that cost; `values`
     (float64): where to start.
 
     The chain of values is improved by dynamic programming over a few options for each at once, on steps that shrink;
     for a nonsmooth convex cost this moves values together where moving one alone would get stuck. In a 16-bit format
-    the same goes on over stored values until none improves, from the fitted values and from the rounded samples.
+    the same goes on over stored values until none improves, from the fitted values and from the rounded samples. zero:
+    the value at the edge 0 stays 0.
     """
-    chain = _Chain(problem.targets, edges, problem.norm)
+    chain = _Chain(problem.targets, edges, problem.norm, np.zeros(edges.size, bool))
     smooth = chain.relaxed(values)
+    if zero:  # from the best values without: held from the beginning it would keep its neighbours
+        chain = _Chain(problem.targets, edges, problem.norm, edges == 0.0)
+        smooth = chain.relaxed(np.where(chain.zeros, 0.0, smooth))
     if key == "fp32":
         return chain.improve(STORE[key](smooth)[:, None])
     candidates = [chain.stepped(STORE[key](start), formats.get(key).values()) for start in (smooth, values)]
@@ -44,8 +50,8 @@ def fitted(problem: IntervalProblem, edges: np.ndarray, values: np.ndarray, key:
 class _Chain:
     """The samples of each piece, and how to choose among options for the value at each edge."""
 
-    def __init__(self, targets: Targets, edges: np.ndarray, norm: str):
-        self.targets, self.edges, self.kind = targets, edges, NORMS.index(norm)
+    def __init__(self, targets: Targets, edges: np.ndarray, norm: str, zeros: np.ndarray):
+        self.targets, self.edges, self.kind, self.zeros = targets, edges, NORMS.index(norm), zeros
         self.start = np.searchsorted(targets.x, edges)
         self.start[-1] = np.searchsorted(targets.x, edges[-1], side="right")
 
@@ -53,7 +59,7 @@ class _Chain:
         """The best of options (edges, n) and its cost."""
         from lutc.costs import interval_kernels  # brings numba
 
-        t = self.targets
+        t, options = self.targets, np.where(self.zeros[:, None], 0.0, options)
         choice, cost = interval_kernels.best_values(
             t.x, t.y, t.weight, self.start, self.edges, options, self.kind, t.cap
         )

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 COARSE = {"quick": (256,), "best": (192, 256, 320, 400), "coarse": (64,)}
 _FIRST = 64  # candidates of a first solution, whose cost limits the intervals that are priced in full
 _REACH = 4  # neighbours tried to each side of a cut while refining
+_WIDE, _PAIRS = 1024, 8  # neighbours of two cuts tried together, and how many pairs of them are refined
 _PIECES_GRID, _MOST_PIECES = 80, 128  # candidates, and pieces of one interval, where the pieces are searched too
 _REMEDY = "use more cut points, a wider range, a prologue or values of a wider format"
 
@@ -196,6 +197,44 @@ def refine(costs: IntervalCosts | HalfCosts, start: SearchResult, anchors: Seque
         else:
             step = (step + 1) // 2 if step > 2 else 1
     return best
+
+
+def through(
+    costs: IntervalCosts, start: SearchResult, position: int, anchors: Sequence[int] = ()
+) -> SearchResult | None:
+    """The best cuts reached from `start` that put the end of a piece at `position`, a place between them, which a
+    `knot` of the costs asks for: by moving one or both cuts beside it, then all. None where these cost infinitely much.
+    """
+    cuts = start.cuts
+    after = int(np.searchsorted(cuts, position))
+    if not 0 < after < len(cuts):
+        return None
+    starts = []
+    for pairs in _around(costs.cuts, cuts[after - 1], cuts[after], position, start.pieces[after - 1]):
+        rows = np.tile(cuts, (len(pairs), 1))
+        rows[:, after - 1 : after + 1] = pairs
+        rows = rows[(np.diff(rows, axis=1) > 0).all(axis=1)]
+        value = costs.combine(costs.outside_left(rows[:, 0]), costs.outside_right(rows[:, -1]))
+        for i, count in enumerate(start.pieces):
+            value = costs.combine(value, costs.interval(rows[:, i], rows[:, i + 1], count))
+        if np.isfinite(value).any():
+            starts.append(_result(rows[value.argmin()], start.pieces, float(value.min())))
+    best = sorted(starts, key=lambda result: result.cost)[:_PAIRS]
+    return min((refine(costs, pair, anchors) for pair in best), key=lambda result: result.cost, default=None)
+
+
+def _around(places: np.ndarray, before: int, behind: int, position: int, pieces: int) -> list[np.ndarray]:
+    """Positions (n, 2) for two cuts near `before` and `behind`, of which one is at `position`, or between which it ends
+    the first piece, the second, ...
+    """
+    left = np.arange(max(before - _WIDE, 0), position)
+    pairs = [np.array([[position, behind]]), np.array([[before, position]])]
+    for k in range(1, pieces):
+        end = places[position] + (places[position] - places[left]) * (pieces - k) / k
+        right = np.minimum(np.searchsorted(places, end), places.size - 1)
+        keep = (places[right] == end) & (np.abs(right - behind) <= _WIDE)
+        pairs.append(np.stack([left[keep], right[keep]], axis=1))
+    return pairs
 
 
 def solve(problem: SearchProblem, settings: CutPointSettings) -> SearchResult:

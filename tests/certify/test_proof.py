@@ -11,7 +11,7 @@ import lutc
 from lutc.certify.certificate import certify, function_of
 from lutc.certify.proof import contradictions
 from lutc.cli import main
-from lutc.compiler.proof import quickly_proven, reproved
+from lutc.compiler.proof import provable, quickly_proven, reproved
 from lutc.formats.codes import Inputs, Outputs
 from lutc.search.genetic import GeneticSettings
 from lutc.table.library import names
@@ -32,6 +32,14 @@ REQUESTS = [
     {"weights": "gauss", **ONE},
     {"promises": ("through-zero", "bounded"), **ONE},
     {"inputs": (Inputs(12, 2.0**-8),), "coefficients": "q1.10"},
+    {"search": "classic", "inputs": (Inputs(8, 2.0**-3),)},
+]
+FLOATS = [
+    {"inputs": "fp16", "entries": 8},
+    {"inputs": "grid", "entries": 8, "objective": "relative"},
+    {"inputs": "fp16", "coefficients": "fp32", "weights": "gauss:1.5", "entries": 8},
+    {"inputs": "fp16", "promises": ("through-zero",), "entries": 8},
+    {"inputs": "fp16", "objective": "maximum", "entries": 6},
 ]
 
 
@@ -46,6 +54,43 @@ def test_no_compile_contradicts_itself(request_):
     tables = lutc.compile("gelu", **{"entries": 8, "search": "exact", **request_})
     assert contradictions(tables, certify(tables)) == []
     assert reproved(tables, function_of(tables)) == []
+
+
+@pytest.mark.parametrize("request_", FLOATS, ids=lambda r: ",".join(f"{k}={v}" for k, v in r.items()))
+def test_bounds_over_floats_are_proven_again(request_):
+    tables = lutc.compile("gelu", search="exact", **request_)
+    assert contradictions(tables, certify(tables)) == []
+    assert provable(tables) and reproved(tables, function_of(tables)) == []
+    named = "optimum" if "optimum" in tables.meta["search"] else "lower_bound"
+    search = copy.deepcopy(tables.meta["search"])
+    search[named] = {key: 1.1 * value for key, value in search[named].items()}
+    (told,) = reproved(replace(tables, meta={**tables.meta, "search": search}), function_of(tables))
+    assert told.startswith(f"search.{named}.")
+
+
+@pytest.mark.parametrize(
+    "prove, changes, told",
+    [
+        (False, {"gap": -5.0}, "gap"),
+        (False, {"cost": 1e-6, "lower_bound": 1e-6, "gap": 0.0}, "but the table's error is"),
+        (True, {"lower_bound": 2.9e-6, "gap": 0.109689}, "is proven"),
+        (True, {}, "so does its proof"),
+    ],
+)
+def test_floating_point_tables_are_held_too(tmp_path, prove, changes, told):
+    data = json.loads(lutc.load("tanh_fplut").dumps())
+    data["lutc"]["search"]["fp32"] |= changes
+    path = tmp_path / "tanh_fplut.json"
+    path.write_text(json.dumps(data))
+    result = CliRunner().invoke(main, ["certify", str(path), *["--prove"] * prove])
+    assert result.exit_code == (1 if changes else 0) and told in result.output
+
+
+def test_a_file_that_does_not_say_enough_is_not_proven(tmp_path):
+    path = tmp_path / "shared.json"
+    path.write_text(lutc.compile("gelu", 8, share="all", search="exact").dumps())
+    result = CliRunner().invoke(main, ["certify", str(path), "--prove"])
+    assert result.exit_code == 2 and "does not say enough to prove its search again" in result.output
 
 
 def test_no_shipped_file_contradicts_itself():

@@ -317,6 +317,28 @@ def test_shipped_table_keeps_its_promise(name):
                 assert tables.function not in EXACT_TO_1_PERCENT and excused["why"]
 
 
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_tables_go_through_zero_and_say_how_far_they_are_from_a_bound(name):
+    tables = library.load(name)
+    zero = functions.get(tables.function)(np.zeros(1))[0] == 0.0
+    for key, table in tables.items():
+        assert not zero or table(0.0) == 0.0
+        record = tables.meta["search"][key]
+        assert 0.0 <= record["lower_bound"] <= record["cost"] and record["gap"] >= record["values_gap"] >= 0.0
+    if tables["fp32"].prologue is None or tables["fp32"].prologue.kind == "abs":
+        assert ("promises" in tables.meta) == zero
+
+
+def test_a_price_of_going_through_zero_with_other_cuts():
+    """Where no end of a piece is at 0, and with cut points given nothing is promised but what they allow."""
+    tables = compile_fplut("mish", n_cut_points=5, pieces=8)
+    assert tables.meta["promises"] == ["through-zero"] and all(table(0.0) == 0.0 for table in tables.values())
+    given = compile_fplut("mish", cut_points=(-8.0, -1.5, 0.25, 6.0), pieces=4, formats=("fp32",))
+    assert "promises" not in given.meta
+    given = compile_fplut("mish", cut_points=(-8.0, -1.5, 0.0, 6.0), pieces=4, formats=("fp32",))
+    assert given["fp32"](0.0) == 0.0 and given.meta["promises"] == ["through-zero"]
+
+
 # --- fp16 arithmetic
 
 
