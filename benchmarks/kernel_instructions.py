@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import triton
-from lutc.kernels import codes, pwl
+from lutc.kernels import channels, codes, pwl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -28,6 +28,7 @@ from lutc.table import library
 TARGETS = (80, 90, 100)
 POINTERS = {"fp32": "*fp32", "fp16": "*fp16", "bf16": "*bf16", "int8": "*i8"}
 CODES = (("i8", "i8"), ("i8", "fp32"), ("i16", "i16"))
+CHANNELS = {"runs": channels.RUNS, "side by side": channels.SIDE, "short runs": channels.SHORT}
 PLANS = {"uniform": 1, "cells": 2, "search": 3, "direct": 4, "reduced": 6}
 
 
@@ -92,6 +93,25 @@ def compile_gradients(name: str, element: str, capability: int) -> bytes:
     constants = {name: value for name, value in every.items() if name in kernel.arg_names}
     numbers = {"low": "fp32", "high": "fp32"}
     return cubin(kernel, pointers, numbers, constants, capability, {"num_warps": codes.MORE})
+
+
+def compile_channels(
+    name: str, element: str, found: str, layout: int, capability: int, keep: bool = True
+) -> tuple[bytes, int]:
+    """The cubin of a kernel of `lutc.kernels.channels`, and the elements of a thread. element: of what it reads; found:
+    of what it writes; layout: as `lutc.kernels.channels.layout` names it; keep: for the backward pass.
+    """
+    kernel = getattr(channels, name)
+    pointers = {given: f"*{element}" for given in ("q", "x", "gradient")}
+    pointers |= {"out": f"*{found}", "tables": f"*{found}", "rows": "*i32", "zeros": "*i32", "bits": "*u8"}
+    pointers |= {"codes": "*u8", "scales": "*fp32", "values": "*fp32", "slopes": "*fp32", "sums": "*fp32"}
+    block = {"codes_kernel": channels.WIDE, "columns_kernel": channels.BLOCK}.get(name, channels.NARROW)
+    warps = channels.WARPS if name in ("codes_kernel", "columns_kernel") else channels.MORE
+    every = {"LAYOUT": layout, "FAR": False, "SIZE": 256, "MASK": 255, "VALUES": True, "CODES": keep, "BITS": keep}
+    every |= {"SLOPES": True, "TALL": channels.TALL, "BLOCK": block}
+    constants = {given: value for given, value in every.items() if given in kernel.arg_names}
+    built = cubin(kernel, pointers, {}, constants, capability, {"num_warps": warps})
+    return built, block // (32 * warps)
 
 
 def disassemble(cubin: bytes) -> str:
@@ -163,6 +183,14 @@ def main() -> None:
         elements_here = codes.BLOCK // (32 * codes.WARPS)
         row = [count(disassemble(compile_codes(given, found, c)), elements_here).per_element for c in TARGETS]
         print(f"{given + ' to ' + found:25}" + "".join(f"  {value:8.2f}" for value in row))
+    print("\ncodes through the tables of channels")
+    for layout, number in CHANNELS.items():
+        for given, found in CODES[:2]:
+            row = []
+            for capability in TARGETS:
+                built, elements_here = compile_channels("codes_kernel", given, found, number, capability)
+                row.append(count(disassemble(built), elements_here).per_element)
+            print(f"{given + ' to ' + found + ', ' + layout:25}" + "".join(f"  {value:8.2f}" for value in row))
     print("\nbehind range reduction, float32")
     for name in ("exp", "sin", "log", "reciprocal", "rsqrt", "square"):
         flags = pwl.arguments(lower(library.load(f"{name}_fplut")["fp32"], "fp32", ("reduced",)).meta)["FLAGS"]

@@ -9,6 +9,7 @@ SHORT); only where those would not be exact is there a division (ANY).
 import torch
 import triton
 import triton.language as tl
+from lutc.kernels.codes import BLOCK as WIDE
 from lutc.kernels.codes import MORE, NARROW, WARPS, _load, _store, _within
 
 RUNS, SIDE, SHORT, ANY = range(4)
@@ -22,9 +23,10 @@ def _of(values, start, channels, inner, by_inner, by_channels, LAYOUT: tl.conste
     """
     offsets = tl.arange(0, BLOCK)
     if LAYOUT == 0:
-        first = (start // inner) % channels
-        here, next = tl.load(values + first), tl.load(values + (first + 1) % channels)
-        return tl.where(offsets < inner - start % inner, here, next)
+        run = start // inner
+        first = (run % channels).to(tl.int32)
+        here, next = tl.load(values + first), tl.load(values + tl.where(first + 1 < channels, first + 1, 0))
+        return tl.where(offsets < ((run + 1) * inner - start).to(tl.int32), here, next)
     else:
         place = (start % (channels * inner)).to(tl.int32) + offsets
         if LAYOUT == 3:
@@ -43,8 +45,8 @@ def _codes(
     LAYOUT: tl.constexpr, SIZE: tl.constexpr, BLOCK: tl.constexpr, FULL: tl.constexpr,
 ):  # fmt: skip
     offsets = tl.arange(0, BLOCK)
-    row = _of(rows, start, channels, inner, by_inner, by_channels, LAYOUT, BLOCK).to(tl.int64)
-    place = _load(q + start, offsets, offsets < rest, FULL).to(tl.int32) & (SIZE - 1)
+    row = _of(rows, start, channels, inner, by_inner, by_channels, LAYOUT, BLOCK).to(tl.uint32)
+    place = _load(q + start, offsets, offsets < rest, FULL).to(tl.uint32) & (SIZE - 1)
     _store(out + start, offsets, tl.load(tables + (row * SIZE + place)), offsets < rest, FULL)
 
 
@@ -232,13 +234,13 @@ def layout(sides: tuple[int, int, int], block: int) -> tuple[int, int, int, int,
 def codes(
     q: torch.Tensor, tables: torch.Tensor, rows: torch.Tensor, out: torch.Tensor, sides: tuple[int, int, int]
 ) -> None:
-    """Look codes up in the tables of their channels, all contiguous. rows: int32, of every channel; sides: elements
-    before, along and behind the axis of the channels.
+    """Look codes up in the tables of their channels, of 2^32 outputs at most, all contiguous. rows: int32, of every
+    channel; sides: elements before, along and behind the axis of the channels.
     """
-    grid = (triton.cdiv(q.numel(), NARROW),)
+    grid = (triton.cdiv(q.numel(), WIDE),)
     with torch.cuda.device_of(q):
         codes_kernel[grid](
-            q, tables, rows, out, q.numel(), *layout(sides, NARROW), tables.shape[1], NARROW, num_warps=WARPS
+            q, tables, rows, out, q.numel(), *layout(sides, WIDE), tables.shape[1], WIDE, num_warps=WARPS
         )
 
 

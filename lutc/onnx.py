@@ -88,9 +88,9 @@ def export(
     return found
 
 
-def _scales_of(model: torch.nn.Module) -> list[tuple[torch.nn.Module, float]]:
-    """Modules with one scale that is learned or observed, and its value now; those of channels stay in the graph."""
-    found: list[tuple[torch.nn.Module, float]] = []
+def _scales_of(model: torch.nn.Module) -> list[tuple[torch.nn.Module, Any]]:
+    """Modules whose scale is learned or observed, and its value now, of channels a tuple."""
+    found: list[tuple[torch.nn.Module, Any]] = []
     for name, module in model.named_modules():
         if isinstance(module, FakeQuantize) and module.kind in ("learned", "observed"):
             if module.scale is None:
@@ -98,10 +98,10 @@ def _scales_of(model: torch.nn.Module) -> list[tuple[torch.nn.Module, float]]:
                     f"the {module.kind} scale of {name or 'this FakeQuantize'} has seen no batch yet; run one in "
                     "training mode, or load a checkpoint"
                 )
-            if module.axis is None:
-                found.append((module, module.scale))
-        elif isinstance(module, QuantLUT) and module.axis is None and isinstance(module.scale, torch.Tensor):
-            found.append((module, positive_number("scale", module.scale)))
+            found.append((module, module.scale))
+        elif isinstance(module, QuantLUT) and isinstance(module.scale, torch.Tensor):
+            number = positive_number("scale", module.scale) if module.axis is None else tuple(module.scale.tolist())
+            found.append((module, number))
     return found
 
 

@@ -99,7 +99,7 @@ def _codes_cpu(q, tables, rows, axis):
 
 def _codes_cuda(q, tables, rows, axis):
     _check_codes(q, tables, rows, axis)
-    if not has_triton() or not q.numel():
+    if not has_triton() or not q.numel() or tables.numel() > 1 << 32:
         return plain.codes(q, tables, rows, axis)
     from lutc.kernels import channels as kernels  # brings triton
 

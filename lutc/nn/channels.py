@@ -13,7 +13,7 @@ import torch
 
 from lutc.errors import LutcError
 from lutc.nn import channel_plain as plain
-from lutc.nn import portable, transforms
+from lutc.nn import transforms
 from lutc.nn.channel_ops import library as _library  # noqa: F401  (registers the operators)
 from lutc.nn.nearest import wide_dtype
 
@@ -237,8 +237,6 @@ def look_up(
     scales is multiplied by `rate`.
     """
     given = scales, zeros, values
-    if portable.wanted():
-        return plain.through(x, *given, rows, axis, *ends)
     needed = torch.is_grad_enabled() and (x.requires_grad or scales.requires_grad)
     if not (needed or transforms.differentiates()):
         return _ops.through_channels(x, *given, rows, axis, *ends)

@@ -14,7 +14,7 @@ import torch
 from lutc.errors import LutcError
 from lutc.formats.codes import Inputs
 from lutc.functions import in_torch
-from lutc.nn import onnx_nodes, portable, transforms
+from lutc.nn import exported_channels, onnx_nodes, portable, transforms
 from lutc.nn.channels import channel_samples, check_axis, check_zero_points, dimension, given_channels
 from lutc.nn.channels import look_up as by_channel
 from lutc.nn.lut import LUT
@@ -133,6 +133,9 @@ class FakeQuantize(Refilled):
     def _quantised(self, x: torch.Tensor) -> torch.Tensor:
         scale, rate = self.scale_for(x)
         if self.axis is not None:
+            if portable.wanted():
+                zero_point = self.zero_point if self.numbers else (0,) * len(scale)
+                return exported_channels.quantise(x, scale, zero_point, self.axis % x.ndim, self.limits[:2])
             rows = torch.zeros_like(scale, dtype=torch.int32)
             zeros = self.channel_values[1] if self.numbers else torch.zeros_like(rows)
             given = self.axis % x.ndim, (self.minimum, self.maximum), rate
@@ -159,8 +162,9 @@ class FakeQuantize(Refilled):
         _checked(x)
         if self.axis is not None:
             dimension(x, self.axis, self.channels)
-        if self.numbers:
-            return self.channel_values[0], 1.0
+        if self.numbers or self.axis is not None and portable.present(self) is not None:
+            numbers = self.numbers or portable.present(self)
+            return (portable.constant(numbers, x) if portable.wanted() else self.channel_values[0]), 1.0
         if self.kind == "fixed":
             return torch.full((), self._number, dtype=torch.float64, device=x.device), 1.0
         if (number := portable.present(self)) is not None:

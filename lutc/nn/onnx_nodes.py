@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-
-from lutc.nn.nearest import Limits
 
 DOMAIN, BEGIN, END = "lutc", "Begin", "End"
 
@@ -50,25 +49,34 @@ def gathered(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     return _node("Gather", (values, index), values.dtype, index.shape)
 
 
-def nearest_codes(x: torch.Tensor, scale: torch.Tensor, limits: Limits, dtype: torch.dtype) -> torch.Tensor:
-    """Codes of a float32 tensor by QuantizeLinear, clamped; those of NaN are any. dtype: int8 or uint8."""
+def nearest_codes(
+    x: torch.Tensor, scale: torch.Tensor, limits: tuple[int, int, Any], dtype: torch.dtype, axis: int | None = None
+) -> torch.Tensor:
+    """Codes of a float32 tensor by QuantizeLinear, clamped; those of NaN are any. dtype: int8 or uint8. axis: with it
+    scale and zero point are vectors, of the indices of this dimension (>= 0).
+    """
     lowest, highest, zero_point = limits
-    codes = _node("QuantizeLinear", (x, *_scale_and_zero(x, scale, zero_point, dtype)), dtype, x.shape)
+    given = x, *_scale_and_zero(x, scale, zero_point, dtype, axis)
+    codes = _node("QuantizeLinear", given, dtype, x.shape, axis)
     width = torch.iinfo(dtype)
     return codes if (lowest, highest) == (width.min, width.max) else codes.clamp(lowest, highest)
 
 
-def real_values_of(codes: torch.Tensor, scale: torch.Tensor, zero_point: int) -> torch.Tensor:
-    """scale * (codes - zero_point) in float32 by DequantizeLinear."""
-    given = (codes, *_scale_and_zero(codes, scale, zero_point, codes.dtype))
-    return _node("DequantizeLinear", given, torch.float32, codes.shape)
+def real_values_of(codes: torch.Tensor, scale: torch.Tensor, zero_point: Any, axis: int | None = None) -> torch.Tensor:
+    """scale * (codes - zero_point) in float32 by DequantizeLinear; axis: as in `nearest_codes`."""
+    given = codes, *_scale_and_zero(codes, scale, zero_point, codes.dtype, axis)
+    return _node("DequantizeLinear", given, torch.float32, codes.shape, axis)
 
 
-def _scale_and_zero(like: torch.Tensor, scale: torch.Tensor, zero_point: int, dtype: torch.dtype):
-    return scale.reshape(()).to(torch.float32), torch.tensor(zero_point, dtype=dtype, device=like.device)
+def _scale_and_zero(like: torch.Tensor, scale: torch.Tensor, zero_point: Any, dtype: torch.dtype, axis: int | None):
+    scale = scale.reshape(() if axis is None else (-1,)).to(torch.float32)
+    return scale, torch.tensor(zero_point, dtype=dtype, device=like.device)
 
 
-def _node(operator: str, inputs: tuple[torch.Tensor, ...], dtype: torch.dtype, shape) -> torch.Tensor:
+def _node(
+    operator: str, inputs: tuple[torch.Tensor, ...], dtype: torch.dtype, shape, axis: int | None = None
+) -> torch.Tensor:
+    attributes: dict[str, Any] = {} if axis is None else {"axis": axis}
     version = 1 if operator.startswith(DOMAIN) else None
     name = operator if "::" in operator else f"::{operator}"
-    return torch.onnx.ops.symbolic(name, inputs, dtype=dtype, shape=shape, version=version)
+    return torch.onnx.ops.symbolic(name, inputs, attributes, dtype=dtype, shape=shape, version=version)

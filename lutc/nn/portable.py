@@ -51,12 +51,12 @@ def wanted() -> bool:
     return _asked or torch.onnx.is_in_onnx_export()
 
 
-_present: dict[int, float] = {}
+_present: dict[int, Any] = {}
 
 
 @contextmanager
-def present_scales(scales: Iterable[tuple[torch.nn.Module, float]]) -> Iterator[None]:
-    """Modules whose scale is learned or observed, and its value now: meanwhile they trace with that number."""
+def present_scales(scales: Iterable[tuple[torch.nn.Module, Any]]) -> Iterator[None]:
+    """Modules whose scale is learned or observed, and its value now (of channels a tuple), with which they trace."""
     before = dict(_present)
     _present.update((id(module), number) for module, number in scales)
     try:
@@ -66,8 +66,8 @@ def present_scales(scales: Iterable[tuple[torch.nn.Module, float]]) -> Iterator[
         _present.update(before)
 
 
-def present(module: torch.nn.Module) -> float | None:
-    """The number that `present_scales` gave for the module."""
+def present(module: torch.nn.Module) -> Any:
+    """The number, or of channels numbers, that `present_scales` gave for the module."""
     return _present.get(id(module))
 
 

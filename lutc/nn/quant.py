@@ -217,10 +217,11 @@ class QuantLUT(Refilled):
         """`responses` of the module at scales (float64, (n,)), and zero points, its own unless given."""
         keys = [self.get_buffer(f"key_{name}").view(torch.float64) for name in SIDES]
         zeros = self.zero_point if zeros is None else zeros
-        return responses(keys, self.tables.function, self._coding, scales, zeros)
+        return responses(keys, self.tables.function, self.coding, scales, zeros)
 
     @property
-    def _coding(self) -> Coding:
+    def coding(self) -> Coding:
+        """Codes as the module takes and gives them."""
         return Coding(self.minimum, self.maximum, self.dtype, self._offset, self.out)
 
     def answers(
@@ -229,7 +230,7 @@ class QuantLUT(Refilled):
         """Of all codes, ascending, at `scale` (float64, 0-d): x, slope of the segment, output and real value, as
         `lutc.nn.responses.answers` has them. sides: those of `sides`; requantised: as there.
         """
-        found = answers(sides, self._coding, scale.reshape(1), zero_point, requantised)
+        found = answers(sides, self.coding, scale.reshape(1), zero_point, requantised)
         return tuple(side[0] for side in found[:4])
 
     def _of_one(self, scale: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -246,15 +247,16 @@ class QuantLUT(Refilled):
             if isinstance(x, torch.Tensor) and x.is_quantized:
                 given += ": give its codes, x.int_repr(), to a module of its q_scale() and q_zero_point()"
             raise LutcError(f"QuantLUT with {self.bits} bits takes {self.dtype} codes or floats; given {given}")
+        if portable.wanted():
+            given = (x, scale) if isinstance(scale, torch.Tensor) else (x,)
+            compute = partial(exported_quant.look_up, self, codes=codes)
+            compute = compute if self.axis is None else partial(quant_channels.look_up, self)
+            compute = compute if len(given) == 2 else partial(compute, scale=scale)
+            return onnx_nodes.local_function("QuantLUT", compute, *given)
         if self.axis is not None:
             if codes:
                 self._check_width(x)
             return quant_channels.look_up(self, x, scale)
-        if portable.wanted():
-            given = (x, scale) if isinstance(scale, torch.Tensor) else (x,)
-            compute = partial(exported_quant.look_up, self, codes=codes)
-            compute = compute if len(given) == 2 else partial(compute, scale=scale)
-            return onnx_nodes.local_function("QuantLUT", compute, *given)
         if codes and scale is None and isinstance(self.scale, float):
             self._check_width(x)
             outputs = self.all_outputs if self.out else self.all_outputs.view(torch.float32)

@@ -7,14 +7,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
 from lutc.errors import LutcError
-from lutc.nn import channel_plain, channels, code_ops, portable
-from lutc.nn.nearest import wide_dtype
+from lutc.nn import channels, code_ops, exported_channels, portable
 from lutc.nn.power_ops import power_rows
-from lutc.table.integer import evaluate
 
 _AT_ONCE = 1 << 20  # codes whose responses are computed together
 
@@ -51,10 +48,10 @@ def _responses(module: Any, scales: torch.Tensor, zeros: torch.Tensor) -> tuple[
 def look_up(module: Any, x: torch.Tensor, scale: Any) -> torch.Tensor:
     """Codes or floats; scale: of the call, one for each channel, or None."""
     codes, ends = not x.is_floating_point(), (module.minimum, module.maximum)
+    axis, count = channels.dimension(x, module.axis, module.channels)
+    if portable.wanted():
+        return exported_channels.look_up(module, x, axis, scale)
     if scale is None and module._fixed_scales:
-        axis, _ = channels.dimension(x, module.axis, len(module._fixed_scales))
-        if portable.wanted():
-            return _portable(module, x, axis, codes)
         outputs, values, slopes, scales, zeros, rows = (
             module.get_buffer(f"channel_{name}")
             for name in ("outputs", "responses", "slopes", "scales", "zeros", "rows")
@@ -64,7 +61,6 @@ def look_up(module: Any, x: torch.Tensor, scale: Any) -> torch.Tensor:
             return torch.ops.lutc.codes_by_channel(x, outputs, rows, axis)
         tables = values.view(torch.float32), slopes.view(torch.float32), rows
         return channels.look_up(x, scales.view(torch.float64), zeros, *tables, axis, ends)
-    axis, count = channels.dimension(x, module.axis, module.channels)
     if scale is None and module.quantise is not None and not codes:
         scales, rate = module.quantise.scale_for(x)
         rows = power_rows(scales).to(torch.int32)
@@ -99,31 +95,3 @@ def _refuse(module: Any, scales: torch.Tensor, zeros: torch.Tensor, held: torch.
     channels.check_scales((scale,))
     module._checked(scale, scales.device, zero)
     raise LutcError(f"scale {scale:g} of channel {c} is out of reach of the output scale {module.out.scale:g}")
-
-
-def _portable(module: Any, x: torch.Tensor, axis: int, codes: bool) -> torch.Tensor:
-    """With fixed scales in operators that ONNX has: a Gather from the answers to all codes of all channels."""
-    pairs = list(zip(module._fixed_scales, module.zero_point, strict=True))
-    distinct = {pair: row for row, pair in enumerate(dict.fromkeys(pairs))}
-    answers = []
-    for scale, zero in distinct:
-        inputs = module.inputs(scale, zero)
-        table = module.tables[module.tables.key_for_scale(scale)]
-        answers.append(evaluate(table, inputs.codes(), inputs, module.out))
-    answer, size = np.stack(answers), module.maximum - module.minimum + 1
-    rows, out = np.array([distinct[pair] for pair in pairs]), module.out
-    if codes:
-        given = answer if out is None else answer + module._offset
-        flat = portable.constant(given.ravel(), x, torch.float32 if out is None else module.dtype)
-        first = channel_plain.along(portable.constant(rows * size - module.minimum, x), x, axis)
-        return flat[x.to(torch.int64).clamp(module.minimum, module.maximum) + first]
-    values = answer if out is None else (answer - out.zero_point).astype(np.float32) * np.float32(out.scale)
-    wide = wide_dtype(x)
-    flat = portable.constant(np.pad(values, ((0, 0), (0, 1)), constant_values=np.nan).ravel(), x, wide)
-    scale, zero = (
-        channel_plain.along(portable.constant(np.array(side), x, wide), x, axis) for side in zip(*pairs, strict=True)
-    )
-    code = torch.round(x.to(wide) / scale) + zero
-    place = torch.minimum(torch.maximum(code, zero * 0 + module.minimum), zero * 0 + module.maximum) - module.minimum
-    place = torch.where(x.isnan(), size, place.to(torch.int64))
-    return flat[place + channel_plain.along(portable.constant(rows * (size + 1), x), x, axis)].to(x.dtype)

@@ -1,7 +1,11 @@
 """The kernels that look up in the tables of channels, in Triton's interpreter and on a card, against plain torch."""
 
 import itertools
+import json
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -108,3 +112,48 @@ def test_every_layout_names_the_channels():
             assert torch.equal(run, place // inner) and torch.equal((run * by_channels) >> 32, run // channels)
     assert kinds == {kernels.RUNS, kernels.SIDE, kernels.SHORT, kernels.ANY}
     assert kernels.layout((1 << 20, 1 << 11, 1), 2048)[-1]
+
+
+AHEAD = """
+import json
+import kernel_instructions as k
+
+found = {}
+for target in k.TARGETS:
+    for name, layout in k.CHANNELS.items():
+        for given, out in (("i8", "i8"), ("i8", "fp32")):
+            built, elements = k.compile_channels("codes_kernel", given, out, layout, target)
+            c = k.count(k.disassemble(built), elements)
+            found[f"{name} {given} {out} {target}"] = [c.per_element, dict(c.opcodes), dict(c.everything)]
+        for kernel in ("through_kernel", "backward_kernel"):
+            for element in ("fp32", "fp16", "bf16"):
+                lines = k.disassemble(k.compile_channels(kernel, element, element, layout, target)[0]).splitlines()
+                matches = [m.group(1) for m in map(k._INSTRUCTION.match, lines) if m]
+                found[f"{kernel} {name} {element} {target}"] = [0, {}, dict(k.collections.Counter(matches))]
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.slow
+def test_compiled_ahead_of_time():
+    """For sm_80, sm_90 and sm_100, instructions a code: twice to three times those of one table, all reads and writes
+    of 16 bytes, no spills.
+    """
+    import triton
+
+    if not (Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "nvdisasm").exists():
+        pytest.skip("this Triton brings no nvdisasm")
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    folder = Path(__file__).resolve().parents[2] / "benchmarks"
+    command = [sys.executable, "-c", AHEAD]
+    run = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
+    assert run.returncode == 0, run.stderr[-2000:]
+    counts = json.loads(run.stdout)
+    for name, (_, _, everything) in counts.items():
+        assert everything.get("LDG.E.128") and everything.get("STG.E.128"), name
+        assert not [op for op in everything if op.startswith(("LDL", "STL"))], name
+    for target in (80, 90, 100):
+        for name, most in (("runs", 13), ("side by side", 16), ("short runs", 17)):
+            per_element, opcodes, _ = counts[f"{name} i8 i8 {target}"]
+            assert per_element <= most and opcodes["LDG.E.128"] == opcodes["STG.E.128"] == 2  # of 32 codes
+            assert counts[f"{name} i8 fp32 {target}"][0] <= most + 2
