@@ -8,7 +8,8 @@ of the same widths, its tables and its inputs are drawn at random, and rows meet
 interleaved calls on different rows, one run. Warm: calls of one design follow each other, as in a loop over tokens, so
 what of it fits into the caches is there. Cold: before each call 256 MB of other memory are written, as after the rest
 of a large model. `*`: at least 5 times faster at batches 1 and 8,192, twice at 32. With --neurons, each table also runs
-with its neurons' function in torch between two calls of numba, as functions without a kernel do.
+with its neurons' function in torch between two calls of numba, as functions without a kernel do. With --rank, each
+centre has neurons of its own and a Jacobian of that rank; the table is drawn at random then.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--k", type=int, nargs="*", default=[16, 100])
     parser.add_argument("--neurons", type=int, default=0, help="kept neurons of each table")
+    parser.add_argument("--rank", type=int, default=0, help="of the Jacobians, beside neurons of each centre's own")
     parser.add_argument("--batches", type=int, nargs="*", default=list(WARM), choices=list(WARM))
     parser.add_argument("--warm", action="store_true", help="leave cold caches out")
     arguments = parser.parse_args()
@@ -47,10 +49,13 @@ def main() -> None:
     designs: dict[str, nn.Module] = {"exact": block.as_module}
     for k in arguments.k:
         settings = taylor.TaylorSettings(k=k, fit="taylor", neurons=arguments.neurons)
-        table = taylor.fit(block, rows[:30_000], settings) if arguments.inputs else any_table(k, arguments.neurons)
+        if arguments.rank:
+            table = any_local_table(k, arguments.neurons, arguments.rank)
+        else:
+            table = taylor.fit(block, rows[:30_000], settings) if arguments.inputs else any_table(k, arguments.neurons)
         for format in ("fp32", "fp16", "int8"):
             designs[f"k={k} {format}"] = TaylorMLP(table.stored(format))
-            if arguments.neurons:
+            if arguments.neurons and not arguments.rank:
                 designs[f"k={k} {format} apart"] = apart(TaylorMLP(table.stored(format)), rows[:1])
     kinds = {"warm": WARM} | ({} if arguments.warm else {"cold": COLD})
     for kind, calls in kinds.items():
@@ -85,6 +90,20 @@ def any_table(k: int, neurons: int) -> taylor.TaylorTable:
     slopes = torch.randn(k, 384, 384 + neurons)
     counts = torch.ones(k, dtype=torch.int64)
     return taylor.TaylorTable(torch.randn(k, 384), torch.randn(k, 384), slopes, counts, **(kept if neurons else {}))
+
+
+def any_local_table(k: int, neurons: int, rank: int, hidden: int = 1536) -> taylor.TaylorTable:
+    return taylor.TaylorTable(
+        torch.randn(k, 384),
+        torch.randn(k, 384),
+        torch.randn(k, 384, rank + neurons),
+        torch.ones(k, dtype=torch.int64),
+        weights=torch.randn(hidden, 384),
+        offsets=torch.randn(hidden),
+        activation="gelu",
+        chosen=torch.stack([torch.randperm(hidden)[:neurons].sort().values for _ in range(k)]).int(),
+        projections=torch.randn(k, rank, 384) / 384**0.5,
+    )
 
 
 @torch.inference_mode()
