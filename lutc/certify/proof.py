@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from lutc.checks import is_finite
+from lutc.costs.points import TIE_WEIGHT
 from lutc.measures import rounded
 from lutc.table.table_set import TableSet
 
@@ -46,7 +47,7 @@ def contradictions(tables: TableSet, found: Mapping) -> list[str]:
             lines.append(f"{_told(next(iter(facts)), key)} stands without the cost of a table")
             continue
         lines += _against_itself(key, cost, facts)
-        if "cost" in facts and error is not None and abs(cost - error) > _AGREE * error + 1e-15:
+        if "cost" in facts and error is not None and abs(cost - error) > _AGREE * error + 1e-15 + _ties(found, key):
             lines.append(f"{_told('cost', key)} is {cost:g}, but the table's error is {error:g}")
     return lines
 
@@ -85,6 +86,12 @@ def _against_itself(key: str, cost: float, facts: Mapping) -> list[str]:
     if "gap" in facts and not {"optimum", "lower_bound"} & facts.keys():
         lines.append(f"{_told('gap', key)} is {facts['gap']:g}, of no optimum or bound that the file names")
     return lines
+
+
+def _ties(found: Mapping, key: str) -> float:
+    """What points between the codes, which decide ties, may add to a cost: no more than where floats are worst."""
+    worst = found[key].get("float", {}).get("worst_absolute", {"error": 0.0})["error"]
+    return TIE_WEIGHT * worst**2
 
 
 def _certified(tables: TableSet, found: Mapping, key: str) -> float | None:

@@ -38,6 +38,8 @@ def report(tables: TableSet) -> None:
         f"{search['name']} search"
     )
     echo_table(header, rows)
+    if search.get("proven"):
+        click.echo(f"proven: no table of fewer entries keeps {search['bound']}")
     if search.get("lines"):
         click.echo(
             "formats of more than 8 bits: lines rounded from the best real ones; the optimum is that of such lines"

@@ -143,7 +143,8 @@ def _solve(
         result, lines, facts = solve(problem, task, progress)
         table = build(result.cuts, lines, task.lattice, problem.left, problem.right, problem.format, problem.prologue)
         tables[task.key] = replace(table, domain=problem.domain)
-        record = {**result.record, **record}
+        whole = {"proven": record["proven"] and result.record["proven"]} if "proven" in record else {}
+        record = {**result.record, **record, **whole}
         for name, fact in facts.items():
             record.setdefault(name, {})[task.key] = fact
     return tables, record

@@ -17,7 +17,7 @@ from lutc.compiler.prologue import make_prologue
 from lutc.compiler.request import FLOAT_INPUTS, INT8, Request
 from lutc.costs.lines import Ordinals
 from lutc.costs.objectives import LAYER, SQUARED
-from lutc.costs.points import Points
+from lutc.costs.points import TIE_WEIGHT, Points
 from lutc.costs.rules import Rules
 from lutc.errors import LutcError
 from lutc.formats.codes import Inputs
@@ -30,7 +30,7 @@ from lutc.samples.samples import Samples, code_samples, format_samples, grid_sam
 from lutc.table.domain import Domain
 from lutc.table.prologues import AbsPrologue, Prologue
 
-TIE_WEIGHT, TIE_POINTS = 1e-9, 8  # of all points between two codes together, against a code; how many there are
+TIE_POINTS = 8  # between two codes, together of TIE_WEIGHT against a code
 TIES_LIMIT = 1024  # samples; beyond, codes are dense
 
 

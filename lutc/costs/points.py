@@ -8,6 +8,8 @@ import numpy as np
 
 from lutc.samples.samples import Samples
 
+TIE_WEIGHT = 1e-9  # of all points between two codes together, against a code
+
 
 @dataclass(frozen=True, eq=False)
 class Points:

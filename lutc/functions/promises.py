@@ -60,7 +60,8 @@ def promised(fn: Function, names: Iterable[str], lo: float, hi: float, tails: bo
     if "monotone" in names:
         found = shape.direction(fn, lo, hi)
         if not found.sign:
-            raise LutcError(f"{fn.name} is not monotone {where}: it turns at x = {found.at:.6g}; {leave}")
+            at = 0.0 if abs(found.at or 0.0) < 1e-9 * (hi - lo) else found.at
+            raise LutcError(f"{fn.name} is not monotone {where}: it turns at x = {at:.6g}; {leave}")
         rise = found.sign
     if "convex" in names:
         found = shape.curvature(fn, lo, hi)

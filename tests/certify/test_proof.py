@@ -4,10 +4,12 @@ import copy
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 import lutc
+from lutc import functions
 from lutc.certify.certificate import certify, function_of
 from lutc.certify.proof import contradictions
 from lutc.cli import main
@@ -91,6 +93,14 @@ def test_a_file_that_does_not_say_enough_is_not_proven(tmp_path):
     path.write_text(lutc.compile("gelu", 8, share="all", search="exact").dumps())
     result = CliRunner().invoke(main, ["certify", str(path), "--prove"])
     assert result.exit_code == 2 and "does not say enough to prove its search again" in result.output
+
+
+def test_a_jump_between_codes_weighs_next_to_nothing_in_the_cost():
+    """Points between codes decide ties; the table is right at every code, and its cost is not quite 0."""
+    jump = functions.user.from_callable(lambda x: np.where(np.asarray(x) > 0.3, 1.0, -1.0), (-2.0, 2.0))
+    tables = lutc.compile(jump, 4, search="exact", promises=("monotone",), **ONE)
+    assert tables.meta["search"]["cost"]["4"] > 0.0 == tables.meta["certificate"]["4"]["range"]["mean_squared"]
+    assert contradictions(tables, certify(tables, jump)) == []
 
 
 def test_no_shipped_file_contradicts_itself():

@@ -82,6 +82,7 @@ def test_floats_keep_bounds_and_zero(name, coefficients):
     ("name", "options", "said"),
     [
         ("gelu", {"promises": ("monotone",)}, r"gelu is not monotone .* turns at x = -0\.7517"),
+        ("square", {"promises": ("monotone",), "range": (-1.0, 4.0)}, r"square is not monotone .* turns at x = 0;"),
         ("sigmoid", {"promises": ("convex",)}, "sigmoid is neither convex nor concave"),
         ("sigmoid", {"promises": ("through-zero",)}, r"sigmoid\(0\) is 0\.5"),
         ("sqrt", {"promises": ("through-zero",)}, "x = 0 lies outside"),
