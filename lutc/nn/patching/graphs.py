@@ -13,9 +13,10 @@ from torch import fx
 from lutc.compiler.pipeline import compile
 from lutc.errors import LutcError
 from lutc.formats.codes import Inputs
+from lutc.nn.lut import LUT
 from lutc.nn.patching.report import Left, Replaced, Report
 from lutc.nn.quant import QuantLUT
-from lutc.table.library import as_table_set
+from lutc.table.library import as_table_set, load, names
 from lutc.table.table_set import TableSet
 
 _FUNCTIONS = {
@@ -39,8 +40,10 @@ def patch_graph(graph_module: fx.GraphModule, activation: Any = None, *, entries
     activation: tables over int8 codes by name, path or TableSet, one or a list; None compiles one of at most `entries`
     for every activation on its own scale and zero point (0.1 s each). An activation whose input is dequantised from
     int8 or uint8 codes of one scale takes those codes; where a quantise node of the same width follows, it gives codes
-    too, rounding halves to even as that node does, else float32. Left and reported: scales that are tensors (dynamic
-    quantisation), channel-wise scales, options that are no registered function, and functions without a table.
+    too, rounding halves to even as that node does, else float32. Where the graph finds scale and zero point as it runs
+    (dynamic quantisation) no table of one scale serves: a float table is looked up at the dequantised values, one that
+    is given (`gelu_fplut`), or with None the shipped one. Left and reported: channel-wise scales, options that are no
+    registered function, and functions without a table.
 
     Returns the report; paths are names of nodes. LutcError for what is no graph, and where nothing was replaced.
     """
@@ -53,21 +56,27 @@ def patch_graph(graph_module: fx.GraphModule, activation: Any = None, *, entries
     for source in [] if activation is None else activation if isinstance(activation, (list, tuple)) else [activation]:
         tables = as_table_set(source)
         given[tables.function] = tables
-    report, graph = Report(), graph_module.graph
+    report, graph, asked = Report(), graph_module.graph, dict(given)
     for node in list(graph.nodes):
         function = _function(node)
         if function is None:
             continue
+        if _is_dynamic(node) and activation is None and f"{function}_fplut" in names():
+            given.setdefault(function, load(f"{function}_fplut"))
         why = _unfit(node, function, given, activation is None)
         if why:
             report.left.append(Left(node.name, function, why))
+            continue
+        if _is_dynamic(node):
+            _put_float(graph_module, node, given[function])
+            report.replaced.append(Replaced(node.name, function, given[function].name))
             continue
         _, scale, zero_point, _, _, dtype = node.args[0].args
         tables = given.get(function) or _compiled(function, entries, scale, zero_point, dtype)
         _put(graph_module, node, tables)
         report.replaced.append(Replaced(node.name, function, tables.name))
     report.unused = [
-        (name or "?", t.name) for name, t in given.items() if name not in {r.what for r in report.replaced}
+        (name or "?", t.name) for name, t in asked.items() if name not in {r.what for r in report.replaced}
     ]
     if not report.replaced:
         told = "; ".join(f"{one.path}: {one.why}" for one in report.left[:3])
@@ -93,6 +102,23 @@ def _is(node: Any, name: str) -> bool:
     return isinstance(target, torch._ops.OpOverload) and target._schema.name == f"quantized_decomposed::{name}"
 
 
+def _is_dynamic(node: fx.Node) -> bool:
+    """Whether the scale of the node's input is a tensor that the graph computes."""
+    source: Any = node.args[0]
+    return _is(source, "dequantize_per_tensor") and source.target._overloadname != "default"
+
+
+def _put_float(graph_module: fx.GraphModule, node: fx.Node, tables: TableSet) -> None:
+    """A float table in the place of the node alone."""
+    name = f"lutc_{node.name}"
+    graph_module.add_submodule(name, LUT(tables))
+    with graph_module.graph.inserting_before(node):
+        made = graph_module.graph.call_module(name, (node.args[0],))
+    made.meta = dict(node.meta)
+    node.replace_all_uses_with(made)
+    graph_module.graph.erase_node(node)
+
+
 def _unfit(node: fx.Node, function: str, given: Mapping[str | None, TableSet], every: bool) -> str | None:
     """Why a node keeps its function; None where a table serves."""
     source: Any = node.args[0]
@@ -100,8 +126,10 @@ def _unfit(node: fx.Node, function: str, given: Mapping[str | None, TableSet], e
         return f"its options ({node.args[1:]}, {dict(node.kwargs)}) are not those of the registered function"
     if not _is(source, "dequantize_per_tensor"):
         return "its input is not dequantised from codes of one scale"
-    if source.target._overloadname != "default":
-        return "its scale is a tensor, found while the graph runs (dynamic quantisation): QuantLUT(table, 'dynamic')"
+    if _is_dynamic(node):
+        table = given.get(function)
+        serves = table is not None and not table.inputs
+        return None if serves else f"its scale is found while the graph runs: give a float table, as {function}_fplut"
     if source.args[5] not in _CODES:
         return f"its codes are {source.args[5]}; int8 and uint8 are served"
     if not every and function not in given:

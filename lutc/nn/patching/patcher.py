@@ -14,7 +14,7 @@ from torch import nn
 
 from lutc import functions
 from lutc.errors import LutcError
-from lutc.functions import FUNCTIONS
+from lutc.functions import FUNCTIONS, in_torch
 from lutc.functions.recognise import functions_of
 from lutc.functions.spelling import base, file_name
 from lutc.nn.patching import attention as attentions
@@ -272,7 +272,8 @@ class Patcher:
                 own = _child_name(names[0])
                 if path not in self.placed:
                     self._replaced(path, names[0], operator)
-                activations[names[0]] = self._added(module, name, own, operator.fresh(path))
+                stood = functools.partial(in_torch.value, names[0]) if in_torch.known(names[0]) else None
+                activations[names[0]] = self._added(module, name, own, operator.fresh(path, stood))
                 self.placed.add(path)
             elif call in MATH_CALLS:
                 function = names[0] if names else ""

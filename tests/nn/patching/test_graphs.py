@@ -118,3 +118,29 @@ def test_what_has_no_place():
         patch_graph(exported())
     with pytest.raises(LutcError, match="takes the GraphModule"):
         patch_graph(nn.GELU())
+
+
+def test_scales_that_the_graph_finds_take_float_tables():
+    from torchao.quantization.pt2e.observer import PlaceholderObserver
+
+    def dynamic(**given):
+        return PlaceholderObserver.with_args(dtype=torch.int8, is_dynamic=True, quant_min=-128, quant_max=127, **given)
+
+    quantizer = Activations(output=False, dynamic=True)
+    quantizer.spec = QuantizationSpec(
+        dtype=torch.int8, quant_min=-128, quant_max=127, qscheme=torch.per_tensor_affine, is_dynamic=True,
+        observer_or_fake_quant_ctr=dynamic(),
+    )  # fmt: skip
+    graph = converted(quantizer)
+    with torch.no_grad():
+        report = patch_graph(graph)
+        assert [(one.what, one.by) for one in report.replaced] == [("gelu", "gelu"), ("silu", "silu")]
+        assert not any(node.target in ACTIVATIONS for node in graph.graph.nodes) and not report.unused
+        for x in (X, 5 * X):
+            again = converted(quantizer)(x)
+            assert 0 < (graph(x) - again).norm() < 1e-3 * again.norm()
+    report = patch_graph(converted(quantizer), ["gelu_fplut", "silu_8"])
+    assert [one.what for one in report.replaced] == ["gelu"]
+    assert [one.why for one in report.left] == [
+        "its scale is found while the graph runs: give a float table, as silu_fplut"
+    ]

@@ -114,5 +114,9 @@ def test_calibrate_observes_the_same_places(tmp_path):
     weights = f"{tmp_path / 'c.json'}:0.wave"
     seen = lutc.compile(Wave(), 8, range=(-4.0, 4.0), search="exact", inputs=Inputs(8, 2.0**-5), weights=weights)
     assert seen.meta["weights"]["layer"] == "0.wave"
+    call = calibrate(model, [X], places="1 (leaky_relu)").layers["1 (leaky_relu)"]
+    assert (
+        call.function == "leaky_relu(negative_slope=0.2)" and call.histogram == by_default["1 (leaky_relu)"].histogram
+    )
     with pytest.raises(LutcError, match="'0.wavy' is neither"):
         calibrate(model, [X], places="0.wavy")
