@@ -13,7 +13,7 @@ from torch import nn
 from lutc.errors import LutcError, RangeWarning
 from lutc.nn.patching.auditing import Batch, audited
 from lutc.nn.patching.automatic import Automatic, observed
-from lutc.nn.patching.changes import MISSING, Attribute, Child, SavedWithoutTables
+from lutc.nn.patching.changes import MISSING, RECORD, Attribute, Child, SavedWithoutTables
 from lutc.nn.patching.choose import Selection, wanted
 from lutc.nn.patching.patcher import Patcher
 from lutc.nn.patching.report import Replaced, Report
@@ -21,15 +21,13 @@ from lutc.taylor import reading
 from lutc.taylor.blocks import find_blocks, replace
 from lutc.taylor.module import TaylorMLP
 
-_RECORD = "_lutc_patches"
-
 
 def refuse_patched(model: nn.Module, what: str) -> None:
     """LutcError for a model that has tables already where `what` is to be done to the exact one, and for none."""
     if not isinstance(model, nn.Module):
         inner = "; give its .model" if isinstance(getattr(model, "model", None), nn.Module) else ""
         raise LutcError(f"a model is a torch.nn.Module; given {type(model).__name__}{inner}")
-    if model.__dict__.get(_RECORD):
+    if model.__dict__.get(RECORD):
         raise LutcError(f"this model is patched with tables already; {what} it before, or lutc.unpatch(model) it")
 
 
@@ -114,7 +112,7 @@ def keep(patcher: Patcher) -> None:
     model = patcher.model
     if hasattr(model, "save_pretrained") and not isinstance(model.save_pretrained, SavedWithoutTables):
         patcher.assign(model, "save_pretrained", SavedWithoutTables(model))
-    model.__dict__.setdefault(_RECORD, []).append(patcher.changes)
+    model.__dict__.setdefault(RECORD, []).append(patcher.changes)
 
 
 def _replace_mlps(patcher: Patcher, mlps) -> None:
@@ -140,7 +138,7 @@ def unpatch(model: nn.Module) -> nn.Module:
     """Put everything back that `patch` replaced: the same modules, functions and config, with parameters as trained
     meanwhile. Returns the model.
     """
-    patches = model.__dict__.pop(_RECORD, None)
+    patches = model.__dict__.pop(RECORD, None)
     if patches is None:
         raise LutcError(
             "this model is not patched; unpatch takes the very model (or a copy of it) that patch was given"

@@ -12,10 +12,12 @@ from torch import nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from lutc.errors import LutcError
 from lutc.functions import alike, find
 from lutc.functions.spelling import spelled
 from lutc.nn.patching.attention import attend, multi_head_attention
 from lutc.nn.patching.channel_norms import batch_norm, group_norm, instance_norm
+from lutc.nn.traced import is_traced
 
 T = torch.Tensor
 
@@ -31,9 +33,11 @@ def _on_floats(args, kwargs) -> bool:
 
 
 def _power(exponent: float) -> Callable:
-    return lambda args, kwargs: (
-        _on_floats(args, kwargs) and (args[1] if len(args) > 1 else kwargs.get("exponent")) == exponent
-    )
+    def matches(args, kwargs) -> bool:
+        given = args[1] if len(args) > 1 else kwargs.get("exponent")
+        return isinstance(given, (int, float)) and given == exponent and _on_floats(args, kwargs)
+
+    return matches
 
 
 def _any(args, kwargs) -> bool:
@@ -113,6 +117,20 @@ NORM_CALLS = {
     F.rms_norm: "rms_norm",
     torch.rms_norm: "rms_norm",
 }
+# In place: what they give stands where their input stood.
+IN_PLACE: dict[Callable, Callable] = {
+    there: call
+    for there, call in {
+        T.relu_: T.relu, torch.relu_: torch.relu, T.sigmoid_: T.sigmoid, torch.sigmoid_: torch.sigmoid,
+        T.tanh_: T.tanh, torch.tanh_: torch.tanh, torch.selu_: torch.selu, F.elu_: F.elu, F.celu_: F.celu,
+        F.leaky_relu_: F.leaky_relu, F.hardtanh_: F.hardtanh, T.exp_: T.exp, torch.exp_: torch.exp,
+        T.sqrt_: T.sqrt, torch.sqrt_: torch.sqrt, T.rsqrt_: T.rsqrt, torch.rsqrt_: torch.rsqrt, T.log_: T.log,
+        torch.log_: torch.log, T.reciprocal_: T.reciprocal, torch.reciprocal_: torch.reciprocal,
+    }.items()
+}  # fmt: skip
+PARAMETERS |= {there: PARAMETERS[call] for there, call in IN_PLACE.items() if call in PARAMETERS}
+MATH_CALLS |= {there: MATH_CALLS[call] for there, call in IN_PLACE.items() if call in MATH_CALLS}
+ACTIVATION_CALLS |= {there: ACTIVATION_CALLS[call] for there, call in IN_PLACE.items()}
 ANSWERED = (ACTIVATION_CALLS, SOFTMAX_CALLS, LOG_SOFTMAX_CALLS, ATTENTION_CALLS, NORM_CALLS, CHANNEL_NORM_CALLS)
 
 
@@ -157,12 +175,11 @@ class Answers(TorchFunctionMode):
         if func in PARAMETERS:
             name = spelled_call(func, args, kwargs)
             table = next((self.activations[own] for own in self.activations if name and alike(own, name)), None)
-            return None if table is None else lambda input, *_, **__: table(input)
+            return None if table is None else _elementwise(table, func)
         if func in ACTIVATION_CALLS:
             for name, matches in ACTIVATION_CALLS[func]:
                 if name in self.activations and matches(args, kwargs):
-                    table = self.activations[name]
-                    return lambda input, *_, **__: table(input)
+                    return _elementwise(self.activations[name], func)
         elif func in NORM_CALLS:
             return self.norms.get(NORM_CALLS[func])
         elif func in CHANNEL_NORM_CALLS:
@@ -187,6 +204,16 @@ class Answers(TorchFunctionMode):
         return self.softmax.along(-x if negated else x, dim)
 
 
+def _elementwise(table: Callable, func: Callable) -> Callable:
+    """The table for a call of `func`, which may be meant to change its input."""
+
+    def answer(input, *options, inplace=False, **_):
+        there = func in IN_PLACE or inplace or options and options[-1] is True
+        return input.copy_(table(input.clone())) if there else table(input)
+
+    return answer
+
+
 _RUNNING: list[Answers] = []
 
 
@@ -195,11 +222,13 @@ class Answered:
     with the module.
 
     forward: what stood there as an attribute, as accelerate puts one that brings weights in; None for that of the
-    class.
+    class. unseen: answered calls, methods and operators of tensors, that torch.fx does not hand on.
     """
 
-    def __init__(self, module: nn.Module, answers: Answers, forward: Callable | None = None):
-        self.module, self.answers, self.forward = module, answers, forward
+    def __init__(
+        self, module: nn.Module, answers: Answers, forward: Callable | None = None, unseen: Sequence[str] = ()
+    ):
+        self.module, self.answers, self.forward, self.unseen = module, answers, forward, tuple(unseen)
         self.__signature__ = inspect.signature(type(module).forward.__get__(module))
 
     @property
@@ -208,6 +237,11 @@ class Answered:
         return inspect.unwrap(type(self.module).forward).__code__
 
     def __call__(self, *args, **kwargs):
+        if self.unseen and any(map(is_traced, (*args, *kwargs.values()))):
+            raise LutcError(
+                f"torch.fx cannot follow {', '.join(self.unseen)} of tensors in a {type(self.module).__name__}'s "
+                "forward to a table; torch.export.export can"
+            )
         _RUNNING.append(self.answers)
         try:
             with self.answers:

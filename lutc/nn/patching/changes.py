@@ -11,6 +11,7 @@ from torch import nn
 from lutc.nn.patching import attention as attentions
 
 ATTENTION = "_attn_implementation_internal"  # of a transformers config
+RECORD = "_lutc_patches"  # of a patched model: the changes of each patch
 MISSING = "lutc: nothing stood here"  # compared by ==, so that it survives copying and pickling
 
 

@@ -9,14 +9,17 @@ import types
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from lutc import functions
 from lutc.errors import LutcError
 from lutc.functions import FUNCTIONS, in_torch
-from lutc.functions.recognise import functions_of
+from lutc.functions.recognise import functions_of, values_of
 from lutc.functions.spelling import base, file_name
+from lutc.nn.channel_tables import ChannelLUT
+from lutc.nn.lut import LUT
 from lutc.nn.patching import attention as attentions
 from lutc.nn.patching.calls import (
     ACTIVATION_CALLS,
@@ -30,17 +33,19 @@ from lutc.nn.patching.calls import (
     Answered,
     Answers,
 )
-from lutc.nn.patching.changes import ATTENTION, MISSING, Attribute, Child
-from lutc.nn.patching.channel_norms import of_batch
+from lutc.nn.patching.changes import ATTENTION, MISSING, RECORD, Attribute, Child
 from lutc.nn.patching.choose import Selection, Wanted
 from lutc.nn.patching.offload import bring_as
 from lutc.nn.patching.operators import Operator
+from lutc.nn.patching.places import functions_behind, held_function, is_line, known_function
 from lutc.nn.patching.quantised import Quantised, quantised_function
 from lutc.nn.patching.recognise import could_be_activation, is_activation, is_norm, learned_activation, norm_of
 from lutc.nn.patching.report import Left, Refused, Replaced, Report
-from lutc.nn.patching.source import called, uses_registry
+from lutc.nn.patching.source import called, not_followed, uses_registry
 
 _SOFTMAXES = SOFTMAX_CALLS | LOG_SOFTMAX_CALLS | ATTENTION_CALLS
+_TRIED = np.linspace(-1.0, 1.0, 5)
+_GATES = ("sigmoid", "tanh")  # of recurrent layers
 _NORMS = {*NORM_CALLS, *CHANNEL_NORM_CALLS}
 
 
@@ -146,14 +151,23 @@ class Patcher:
         )
 
     def _child(self, parent, parent_name, name, child, path) -> None:
+        within = name.startswith("lutc_") or type(parent).__module__.startswith("lutc.")
+        if within and isinstance(child, (LUT, ChannelLUT)):
+            return
         behind = None if name.startswith("lutc_") else quantised_function(child)
-        if (behind or self._activation(child)) and self.wanted.elementwise:
+        stood = child if behind else self._stood(parent, name, child)
+        if (behind or self._activation(stood)) and self.wanted.elementwise:
             device = next((held.device for held in (*child.buffers(), *child.parameters())), "cpu")
-            names = (behind,) if behind else functions_of(child.forward, device)
-            operator = self._operator(names, path, type(child).__name__, child)
+            names = (behind,) if behind else functions_behind(stood, device)
+            if isinstance(child, LUT) and self.wanted.other is None and not self.wanted.serving(names):
+                return  # an earlier table stays
+            operator = self._operator(names, path, type(stood).__name__, stood)
             if operator is not None:
-                self.put(parent, parent_name, name, operator.fresh(path, child))
+                self.put(parent, parent_name, name, operator.fresh(path, stood))
                 self.gone.add(id(child))
+        elif isinstance(child, (nn.RNNBase, nn.RNNCellBase)) and self.wanted.serving(_GATES):
+            why = "its gates are one operator of torch, which no table reaches"
+            self.report.left.append(Left(path, type(child).__name__, why))
         elif isinstance(child, nn.Softmax) and self.wanted.softmax is not None:
             if child.dim is None:
                 self.report.left.append(Left(path, "softmax", "its dim is None; give it one"))
@@ -167,12 +181,23 @@ class Patcher:
         elif is_norm(child) and self.wanted.norms and not name.startswith("lutc_"):
             self._norm(parent, parent_name, name, child, path)
 
-    def _activation(self, module: nn.Module) -> bool:
+    def _stood(self, parent: nn.Module, name: str, child: nn.Module) -> Any:
+        """The module or function that stood in a table's place before the first patch; else what stands there."""
+        if not isinstance(child, (LUT, ChannelLUT)):
+            return child
+        for change in (change for changes in self.model.__dict__.get(RECORD, ()) for change in changes):
+            if isinstance(change, Child) and change.parent is parent and change.name == name and change.before:
+                return change.before
+            if isinstance(change, Attribute) and change.owner is parent and change.name == name:
+                return change.before
+        return child
+
+    def _activation(self, module: Any) -> bool:
         """A candidate for an activation; where any function is to have a table, a leaf that could be one."""
-        if is_activation(module):
+        if not isinstance(module, nn.Module) or isinstance(module, LUT) or is_activation(module):
             return True
         whole = getattr(self.wanted.other, "leaves", False) and could_be_activation(module)
-        return whole and not any(_known_function(value) for value in vars(module).values())  # which is served by itself
+        return whole and not any(known_function(value) for value in vars(module).values())  # which is served by itself
 
     def _operator(self, names: Sequence[str], path: str, what: str, exact: Any = None) -> Operator | Quantised | None:
         """The operator wanted for one of `names` (of the same function), and the report of it. exact: the module or
@@ -217,11 +242,13 @@ class Patcher:
         if not self.wanted.elementwise:
             return
         for attribute, value in list(vars(module).items()):
-            if _known_function(value):
+            if known_function(value) or held_function(attribute, value):
                 path = f"{name}.{attribute}" if name else attribute
                 names = functions_of(value)  # () for log, which is not finite everywhere
-                if not names and value in MATH_CALLS and value not in POWER_CALLS:
+                if not names and known_function(value) and value in MATH_CALLS and value not in POWER_CALLS:
                     names = (MATH_CALLS[value],)
+                if not names and not known_function(value) and values_of(value, _TRIED) is None:
+                    continue  # no function of one tensor
                 operator = self._operator(names, path, attribute, value)
                 if operator is not None:
                     self._put_for_attribute(module, name, attribute, operator.fresh(path, value))
@@ -239,6 +266,7 @@ class Patcher:
             parent_name, _, name = path.rpartition(".")
             parent = parents.get(parent_name)
             before = None if parent is None else parent._modules.get(name, vars(parent).get(name))
+            before = self._stood(parent, name, before) if isinstance(before, nn.Module) else before
             if before is None or not callable(before):
                 continue  # a call in a forward, or nowhere
             what = before.__name__ if isinstance(before, types.FunctionType) else type(before).__name__
@@ -267,7 +295,11 @@ class Patcher:
         activations, softmax, norms = {}, None, {}
         for call, names in called(module):
             path = f"{name} ({call.__name__})" if name else f"({call.__name__})"
-            if path in self.wanted.places and names and call in ACTIVATION_CALLS:
+            if isinstance(call, torch.jit.ScriptFunction):
+                if self.wanted.elementwise:
+                    path = f"{name} ({call.name})" if name else f"({call.name})"
+                    self.report.left.append(Left(path, call.name, "its code is compiled by torch.jit.script"))
+            elif path in self.wanted.places and names and call in ACTIVATION_CALLS:
                 operator = self.wanted.places[path]
                 own = _child_name(names[0])
                 if path not in self.placed:
@@ -300,7 +332,7 @@ class Patcher:
                     self.report.left.append(Left(path, what, "this softmax has no logarithm; give an exp table"))
                     continue
                 self.report.replaced.append(Replaced(path, what, self.wanted.softmax.name))
-            elif call in _NORMS and self.wanted.norms and not _is_line(module):
+            elif call in _NORMS and self.wanted.norms and not is_line(module):
                 what = NORM_CALLS[call] if call in NORM_CALLS else CHANNEL_NORM_CALLS[call][0]
                 kind = NORM_CALLS.get(call, "layer_norm")
                 norm = self.wanted.norm_module(kind, (1,), 1e-5, None, None, path)
@@ -323,7 +355,12 @@ class Patcher:
                 answers.softmax or before.softmax,
                 {**before.norms, **answers.norms},
             )
-        self.assign(module, "forward", Answered(module, answers, earlier))
+        answered = (
+            call
+            for call, names in called(module)
+            if not answers.activations.keys().isdisjoint(names) or answers.softmax and call in _SOFTMAXES
+        )
+        self.assign(module, "forward", Answered(module, answers, earlier, not_followed(answered)))
         self.answered.add(name)
 
     def _registry(self, modules) -> None:
@@ -374,17 +411,6 @@ class Patcher:
                 self.assign(module, "activation_relu_or_gelu", 0)
             elif below and isinstance(module, nn.TransformerEncoder):
                 self.assign(module, "use_nested_tensor", False)
-
-
-def _known_function(value: object) -> bool:
-    """Whether this is an activation of torch's, perhaps with options."""
-    function = value.func if isinstance(value, functools.partial) else value
-    return callable(function) and getattr(function, "__hash__", None) is not None and function in ACTIVATION_CALLS
-
-
-def _is_line(module: nn.Module) -> bool:
-    """Whether this is a batch norm that takes its running statistics."""
-    return isinstance(module, nn.modules.batchnorm._BatchNorm) and not of_batch(module)
 
 
 def _child_name(function: str) -> str:

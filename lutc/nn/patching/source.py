@@ -9,20 +9,31 @@ import inspect
 import re
 import textwrap
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from lutc.nn.patching.calls import ACTIVATION_CALLS, ANSWERED, MATH_CALLS, PARAMETERS, POWER_CALLS, POWERS, spelled_call
+from lutc.nn.patching.calls import (
+    ACTIVATION_CALLS,
+    ANSWERED,
+    IN_PLACE,
+    MATH_CALLS,
+    PARAMETERS,
+    POWER_CALLS,
+    POWERS,
+    spelled_call,
+)
 
 T = torch.Tensor
 _METHODS = {"softmax": T.softmax, "log_softmax": T.log_softmax, "sigmoid": T.sigmoid, "tanh": T.tanh, "relu": T.relu}
 _METHODS |= {name: getattr(T, name) for name in MATH_CALLS.values()}
 _METHODS |= {"arctan": T.arctan}
 _METHODS |= {"pow": T.pow}
+_METHODS |= {there.__name__: there for there in IN_PLACE if hasattr(T, there.__name__)}
+_SCRIPTED = re.compile(r"aten::(gelu|silu|sigmoid|tanh|erf|exp|mish|elu|selu|softplus|softmax|hardswish)_?\(")
 # Names of variables that hold no tensor.
 _NUMBERS = re.compile(r"dim|size|len|num|head|scal|channel|width|height|^[A-Z]$|^n$")
 
@@ -185,6 +196,9 @@ def _collect_call(node: ast.Call, function, cls, found: dict, seen: set) -> None
         elif target not in POWER_CALLS or _power(node, target):
             names = _power(node, target) if target in POWER_CALLS else _meanings(target, node)
             found.setdefault(Call(target, names, None))
+    elif isinstance(target, torch.jit.ScriptFunction):
+        if _SCRIPTED.search(str(target.inlined_graph)):
+            found.setdefault(Call(target, (), None))
     elif isinstance(target, types.FunctionType) and (target.__module__ == function.__module__ or _of_super(node.func)):
         _collect(inspect.unwrap(target), cls, found, seen)
     elif isinstance(node.func, ast.Subscript):
@@ -290,6 +304,14 @@ def _of_super(node: ast.expr) -> bool:
     """Whether this is `super().name`."""
     call = node.value if isinstance(node, ast.Attribute) else None
     return isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "super"
+
+
+def not_followed(calls: Iterable[Callable]) -> list[str]:
+    """Of calls the methods and operators of tensors, which torch.fx records without handing them on."""
+    methods = {*_METHODS.values(), *POWER_CALLS[1:]}
+    return list(
+        dict.fromkeys(f".{call.__name__}" if call is not T.__pow__ else "**" for call in calls if call in methods)
+    )
 
 
 def uses_registry(module: nn.Module) -> bool:

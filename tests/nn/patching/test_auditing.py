@@ -88,6 +88,7 @@ def test_tables_stand_where_exact_operations_stood():
         ("gelu", "blocks.0.act", "gelu"),
         ("layer_norm", "blocks.0.norm", "rsqrt"),
         ("erf", "blocks.0", "erf"),
+        ("rsqrt", "blocks.0", "rsqrt"),
         ("softmax", "blocks.0", "exp"),
     }
     exact = {(one.what, one.path) for one in after.exact}
