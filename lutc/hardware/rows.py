@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from lutc.certify.coverage import EXP, RECIPROCAL, RSQRT, Interval, serving_key
+from lutc.checks import is_finite, is_int
 from lutc.errors import LutcError
 from lutc.formats.codes import Inputs
 from lutc.formats.requantise import INT32_MAX, requantise, requantiser
@@ -85,8 +86,10 @@ def root_lines(source: TableSource, interval: Interval, inputs: Inputs) -> Integ
 
 
 def _positive(name: str, value: float) -> float:
-    if not (isinstance(value, (int, float, np.number)) and math.isfinite(value) and value > 0):
+    if not (is_finite(value) and value > 0):
         raise LutcError(f"{name} is a positive finite number; given {value}")
+    if not 2.0**-64 <= value <= 2.0**64:
+        raise LutcError(f"{name} lies between 2^-64 and 2^64; given {value}")
     return float(value)
 
 
@@ -102,8 +105,9 @@ class OutputCodes:
     def __post_init__(self):
         if not FINEST <= _positive("out_scale", self.scale):
             raise LutcError(f"out_scale must be at least 2**-24; given {self.scale}")
-        if not self.minimum <= self.zero_point <= self.maximum:
-            raise LutcError(f"out_zero_point lies in {self.minimum}..{self.maximum}; given {self.zero_point}")
+        if not (is_int(self.zero_point) and self.minimum <= self.zero_point <= self.maximum):
+            raise LutcError(f"out_zero_point lies in {self.minimum}..{self.maximum}; given {self.zero_point!r:.40}")
+        object.__setattr__(self, "zero_point", int(self.zero_point))
 
     def saturate(self, codes: np.ndarray) -> np.ndarray:
         return np.clip(codes + self.zero_point, self.minimum, self.maximum)
@@ -224,10 +228,10 @@ class IntegerNormModel:
         scale = _positive("scale", scale)
         _check_bits(bits)
         half = 1 << (bits - 1)
-        if not -half <= zero_point < half:
-            raise LutcError(f"the zero point of {bits}-bit codes lies in {-half}..{half - 1}; given {zero_point}")
-        if not (math.isfinite(eps) and eps >= 0):
-            raise LutcError(f"eps is a finite number, not negative; given {eps}")
+        if not (is_int(zero_point) and -half <= zero_point < half):
+            raise LutcError(f"the zero point of {bits}-bit codes lies in {-half}..{half - 1}; given {zero_point!r:.40}")
+        if not (is_finite(eps) and eps >= 0):
+            raise LutcError(f"eps is a finite number, not negative; given {eps!r:.40}")
         fraction, epsilon = _variance_bits(n, eps / scale**2, bits)
         hidden_bits = min(14, math.floor(math.log2(32767 / math.sqrt(n))))
         integers = _affine_codes(n, weight, bias, hidden_bits)

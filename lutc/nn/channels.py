@@ -11,11 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from lutc.checks import is_int
 from lutc.errors import LutcError
 from lutc.nn import channel_plain as plain
 from lutc.nn import transforms
 from lutc.nn.channel_ops import library as _library  # noqa: F401  (registers the operators)
 from lutc.nn.nearest import wide_dtype
+
+LEAST, MOST = 2.0**-64, 2.0**64  # scales that codes may have
 
 _ops = torch.ops.lutc
 
@@ -24,7 +27,10 @@ def per_channel(name: str, given: Any, kind: type) -> tuple:
     """A vector of one number for each channel, from a sequence, an array or a tensor, as Python's numbers."""
     if isinstance(given, torch.Tensor):
         given = given.detach().cpu().numpy()
-    shape = np.shape(given)
+    try:
+        shape = np.shape(given)
+    except ValueError:
+        raise LutcError(f"`{name}` with an axis has one number for each channel; given {given!r:.60}") from None
     if len(shape) != 1 or not shape[0]:
         raise LutcError(f"`{name}` with an axis has one number for each channel; given shape {tuple(shape)}")
     numbers = tuple(value.item() if isinstance(value, np.generic) else value for value in given)
@@ -36,14 +42,30 @@ def per_channel(name: str, given: Any, kind: type) -> tuple:
 
 def check_scales(scales: Sequence[float]) -> None:
     """LutcError where one is no positive finite number."""
-    for channel, given in enumerate(scales):
+    for given in scales:
         if not (math.isfinite(given) and given > 0):
-            where = f"{channel} " if len(scales) > 1 else ""
-            raise LutcError(f"the scale of a channel {where}is a positive finite number; given {given!r:.40}")
+            raise LutcError(f"the scale of a channel is a positive finite number; given {given!r:.40}")
+        if not LEAST <= given <= MOST:
+            raise LutcError(f"the scale of a channel lies between 2^-64 and 2^64; given {given!r:.40}")
+
+
+def check_signed(signed: Any) -> None:
+    """LutcError where it is neither True nor False."""
+    if not isinstance(signed, bool):
+        raise LutcError(f"`signed` is True (int8, int16) or False (uint8); given {signed!r:.40}")
+
+
+def whole(number: Any) -> Any:
+    """A whole number of numpy's as Python's; all else as it is."""
+    return int(number) if is_int(number) else number
 
 
 def check_axis(axis: Any, channels: Any) -> None:
-    """LutcError where the axis, or the number of channels, is no whole number."""
+    """LutcError where the axis, or the number of channels, is no whole number, or channels go without an axis."""
+    if axis is None:
+        if channels is not None:
+            raise LutcError("`channels` is the number of scales along an axis; give `axis` too, or leave it out")
+        return
     if isinstance(axis, bool) or not isinstance(axis, int):
         raise LutcError(f"`axis` is the dimension of the channels, a whole number; given {axis!r:.40}")
     if channels is not None and (isinstance(channels, bool) or not isinstance(channels, int) or channels < 1):

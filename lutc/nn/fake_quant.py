@@ -15,9 +15,21 @@ from lutc.errors import LutcError
 from lutc.formats.codes import Inputs
 from lutc.functions import in_torch
 from lutc.nn import exported_channels, onnx_nodes, portable, transforms
-from lutc.nn.channels import channel_samples, check_axis, check_zero_points, dimension, given_channels
+from lutc.nn.channels import (
+    LEAST,
+    MOST,
+    channel_samples,
+    check_axis,
+    check_signed,
+    check_zero_points,
+    dimension,
+    given_channels,
+    whole,
+)
 from lutc.nn.channels import look_up as by_channel
+from lutc.nn.lowered import DTYPES
 from lutc.nn.lut import LUT
+from lutc.nn.nearest import described
 from lutc.nn.power_ops import HIGHEST, LOWEST, least_squares, power_of_two
 from lutc.nn.refilled import Refilled
 from lutc.nn.scripting import Unscripted
@@ -69,6 +81,8 @@ class FakeQuantize(Refilled):
             raise LutcError(f"FakeQuantize takes 2 to 8 bits; given {bits!r}")
         if not 0 < momentum <= 1:
             raise LutcError(f"momentum is the share of the latest batch, above 0 and at most 1; given {momentum}")
+        check_signed(signed)
+        zero_point = whole(zero_point)
         self.bits, self.zero_point, self.momentum, self.axis, self.signed = bits, zero_point, momentum, axis, signed
         offset = 0 if signed else 1 << (bits - 1)
         self.minimum, self.maximum = offset - (1 << (bits - 1)), offset + (1 << (bits - 1)) - 1
@@ -77,7 +91,11 @@ class FakeQuantize(Refilled):
         if self.kind != "fixed":
             if isinstance(zero_point, bool) or not isinstance(zero_point, int) or zero_point:
                 raise LutcError(f"a {self.kind} scale is symmetric, with zero point 0; given {zero_point!r:.40}")
-            self._check_channels()
+            check_axis(axis, channels)
+            if axis is not None and channels is None and self.kind != "dynamic":
+                raise LutcError(
+                    f"`channels`, their number, is needed beforehand where each has its own {self.kind} scale"
+                )
         elif axis is not None:
             if scale is None or isinstance(scale, torch.nn.Parameter):
                 raise LutcError(
@@ -87,6 +105,7 @@ class FakeQuantize(Refilled):
             self.numbers, self.zero_point, self.channels = given_channels(scale, zero_point, axis, channels)
             self._fill(torch.get_default_device())
         else:
+            check_axis(axis, channels)
             self._number = positive_number("scale", scale, f"or {', '.join(KINDS)}", AXIS)
         check_zero_points(self.zero_point, bits, self.minimum)
         # NaN until the first batch: a checkpoint carries that too. One element and not 0-d, which FSDP does not take.
@@ -98,16 +117,6 @@ class FakeQuantize(Refilled):
             "fixed",
             "dynamic",
         )  # known on the host; a scale may have come some other way than by a batch or a checkpoint
-
-    def _check_channels(self) -> None:
-        """Of a scale that is no number."""
-        if self.axis is None:
-            if self.channels is not None:
-                raise LutcError("`channels` is the number of scales along an axis; give `axis` too, or leave it out")
-            return
-        check_axis(self.axis, self.channels)
-        if self.channels is None and self.kind != "dynamic":
-            raise LutcError(f"`channels`, their number, is needed beforehand where each has its own {self.kind} scale")
 
     def _fill(self, device: torch.device) -> None:
         """The numbers of channels as buffers."""
@@ -251,9 +260,8 @@ class FakeQuantize(Refilled):
 
 
 def _checked(x: torch.Tensor) -> torch.Tensor:
-    if not (isinstance(x, torch.Tensor) and x.is_floating_point()):
-        given = x.dtype if isinstance(x, torch.Tensor) else type(x).__name__
-        raise LutcError(f"FakeQuantize takes float tensors; given {given}")
+    if not (isinstance(x, torch.Tensor) and x.dtype in DTYPES and x.layout == torch.strided):
+        raise LutcError(f"FakeQuantize takes float tensors, dense and of 16, 32 or 64 bits; given {described(x)}")
     return x
 
 
@@ -340,4 +348,6 @@ def positive_number(name: str, value: Any, otherwise: str = "", if_several: str 
         if isinstance(value, (torch.Tensor, Sequence)) and not isinstance(value, str):
             given += if_several
         raise LutcError(f"{name} is one positive finite number{otherwise and f', {otherwise}'}; given {given}")
+    if not LEAST <= value <= MOST:  # float32 arithmetic would make 0 or infinity of it
+        raise LutcError(f"{name} lies between 2^-64 and 2^64; given {value!r:.40}")
     return float(value)

@@ -9,6 +9,7 @@ import torch
 from lutc.errors import LutcError
 from lutc.formats.codes import HALF_UP
 from lutc.formats.requantise import half_of
+from lutc.nn.nearest import described
 from lutc.nn.refilled import Refilled
 from lutc.table.integer import IntegerLines
 
@@ -30,8 +31,8 @@ def requantise(
 
 
 def check_codes(q: torch.Tensor, dtype: torch.dtype, who: str) -> None:
-    if q.dtype != dtype:
-        raise LutcError(f"{who} takes {dtype} codes; given a tensor of {q.dtype}")
+    if not isinstance(q, torch.Tensor) or q.dtype != dtype or q.layout != torch.strided:
+        raise LutcError(f"{who} takes {dtype} codes; given {described(q)}")
 
 
 class TorchIntegerLines(Refilled):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
@@ -44,7 +45,7 @@ class _IntegerNorm(Refilled):
         super().__init__()
         if out_dtype not in CODES.values():
             raise LutcError(f"out_dtype is torch.int8 or torch.int16; given {out_dtype}")
-        weight, bias = (None if given is None else given.detach().double().cpu().numpy() for given in (weight, bias))
+        weight, bias = _numbers("weight", weight), _numbers("bias", bias)
         if weight is None and bias is None and n is None:
             raise LutcError("a norm without weight and bias needs its number of features: give n")
         n = n if weight is None and bias is None else (weight if weight is not None else bias).size
@@ -77,6 +78,16 @@ class _IntegerNorm(Refilled):
 
     def extra_repr(self) -> str:
         return f"n={self.model.n}, out_scale={self.model.out.scale:g}, out_zero_point={self.model.out.zero_point}"
+
+
+def _numbers(name: str, given: ArrayLike | torch.Tensor | None) -> np.ndarray | None:
+    """A tensor, an array or a list as float64."""
+    if isinstance(given, torch.Tensor):
+        return given.detach().double().cpu().numpy()
+    try:
+        return None if given is None else np.asarray(given, np.float64)
+    except (TypeError, ValueError) as error:
+        raise LutcError(f"`{name}` of a norm is a number for each feature; given {given!r:.40}") from error
 
 
 class IntegerLayerNorm(_IntegerNorm):

@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 import torch
 
+from lutc.checks import is_int
 from lutc.errors import LutcError
 from lutc.formats.requantise import requantiser
 from lutc.hardware.rows import EXP_BITS, ROOT_BITS, IntegerSoftmaxModel, OutputCodes
@@ -56,6 +57,8 @@ class IntegerSoftmax(Refilled):
         if out_dtype not in integer_ops.OUTPUTS:
             allowed = ", ".join(map(str, integer_ops.OUTPUTS))
             raise LutcError(f"out_dtype is one of {allowed}; given {out_dtype}")
+        if not is_int(dim):
+            raise LutcError(f"dim is the dimension of the softmax, a whole number; given {dim!r:.40}")
         limits = torch.iinfo(out_dtype)
         zero_point = limits.min if out_zero_point is None else out_zero_point
         out_scale = 2.0**-limits.bits if out_scale is None else out_scale
@@ -83,9 +86,17 @@ class IntegerSoftmax(Refilled):
         check_codes(q, CODES[self.model.bits], "IntegerSoftmax" if self.model.bits == 8 else "IntegerSoftmax(bits=16)")
         if q.ndim == 0:
             raise LutcError("a softmax needs at least one dimension; given a zero-dimensional tensor")
+        if not -q.ndim <= self.dim < q.ndim:
+            raise LutcError(f"this softmax is along dimension {self.dim}; given shape {tuple(q.shape)}")
         if mask is not None:
             check_codes(mask, torch.bool, "the mask of IntegerSoftmax")
-            mask = mask.expand(q.shape).transpose(self.dim, -1)
+            try:
+                mask = mask.expand(q.shape)
+            except RuntimeError as error:
+                raise LutcError(
+                    f"the mask of IntegerSoftmax broadcasts to the codes, {tuple(q.shape)}; given {tuple(mask.shape)}"
+                ) from error
+            mask = mask.transpose(self.dim, -1)
         return self._rows(q.transpose(self.dim, -1), mask).transpose(self.dim, -1)
 
     def _rows(self, q: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:

@@ -9,6 +9,14 @@ import torch
 Limits = tuple[int, int, int]
 
 
+def described(x: object) -> str:
+    """What was given in the place of another tensor, for an error."""
+    if not isinstance(x, torch.Tensor):
+        return type(x).__name__
+    layout = "" if x.layout == torch.strided else f", {str(x.layout).removeprefix('torch.')}"
+    return f"a tensor of {x.dtype}{layout}"
+
+
 def wide_dtype(x: torch.Tensor) -> torch.dtype:
     """What x is computed in."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32

@@ -15,8 +15,10 @@ from lutc.errors import LutcError
 from lutc.formats.codes import Inputs, Outputs, check_rounding
 from lutc.formats.requantise import requantiser
 from lutc.nn import code_ops, exported_quant, onnx_nodes, portable, quant_channels
-from lutc.nn.channels import check_zero_points, given_channels
+from lutc.nn.channels import check_axis, check_signed, check_zero_points, given_channels, whole
 from lutc.nn.fake_quant import AXIS, KINDS, FakeQuantize, positive_number
+from lutc.nn.lowered import DTYPES
+from lutc.nn.nearest import described
 from lutc.nn.power_ops import HIGHEST, LOWEST, power_rows
 from lutc.nn.refilled import Refilled
 from lutc.nn.responses import SIDES, Coding, answers, responses, side_by_side
@@ -73,6 +75,8 @@ class QuantLUT(Refilled):
         channels: int | None = None,
     ):
         super().__init__()
+        check_signed(signed)
+        zero_point, out_zero_point = whole(zero_point), whole(out_zero_point)
         self.tables = as_table_set(table)
         if not self.tables.inputs:
             raise LutcError(
@@ -95,7 +99,9 @@ class QuantLUT(Refilled):
             (bits, zero_point, signed, axis), scale, channels = own, None, self.quantise.channels
         elif axis is not None:
             scale, zero_point, channels = given_channels(scale, zero_point, axis, channels)
-        elif not (isinstance(scale, torch.nn.Parameter) or scale is None):
+        else:
+            check_axis(axis, channels)
+        if self.quantise is None and axis is None and not (isinstance(scale, torch.nn.Parameter) or scale is None):
             scale = positive_number("scale", scale, f"or {', '.join(KINDS)}", AXIS)
         offset = 0 if signed else self._unsigned(bits, out_zero_point)
         self.bits, self.scale, self._zero_point, self._offset = bits, scale, zero_point, offset
@@ -103,6 +109,8 @@ class QuantLUT(Refilled):
         scales = self._fixed_scales or ((scale,) if isinstance(scale, float) else ())
         for number in {self.tables.key_for_scale(number): number for number in scales}.values():
             self.tables.chosen_key(number, strict)  # says so where there is no table of that scale, of each key once
+        if isinstance(out_zero_point, bool) or not isinstance(out_zero_point, int):
+            raise LutcError(f"`out_zero_point` is a whole number; given {out_zero_point!r:.40}")
         if rounding is not None and out_scale is None:
             raise LutcError("`rounding` is of output codes; give `out_scale` too, or leave it out")
         rounding = self.tables.rounding if rounding is None else check_rounding(rounding)
@@ -241,9 +249,10 @@ class QuantLUT(Refilled):
     def forward(self, x: torch.Tensor, scale: torch.Tensor | None = None) -> torch.Tensor:
         if is_traced(x):
             return leaf(self, x) if scale is None else leaf(self, x, scale)
-        codes = isinstance(x, torch.Tensor) and x.dtype == self.dtype
-        if not codes and not (isinstance(x, torch.Tensor) and x.is_floating_point()):
-            given = f"a tensor of {x.dtype}" if isinstance(x, torch.Tensor) else type(x).__name__
+        dense = isinstance(x, torch.Tensor) and x.layout == torch.strided
+        codes = dense and x.dtype == self.dtype
+        if not codes and not (dense and x.dtype in DTYPES):
+            given = described(x)
             if isinstance(x, torch.Tensor) and x.is_quantized:
                 given += ": give its codes, x.int_repr(), to a module of its q_scale() and q_zero_point()"
             raise LutcError(f"QuantLUT with {self.bits} bits takes {self.dtype} codes or floats; given {given}")

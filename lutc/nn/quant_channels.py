@@ -88,6 +88,7 @@ def _own(module: Any) -> Any:
 
 def _refuse(module: Any, scales: torch.Tensor, zeros: torch.Tensor, held: torch.Tensor) -> None:
     """LutcError for the first channel at whose scale the integer rule does not hold."""
+    held = held & (scales >= channels.LEAST) & (scales <= channels.MOST)
     if bool(held.all()):
         return
     c = int((~held).nonzero()[0])
