@@ -40,7 +40,7 @@ class Inputs:
 
     def __post_init__(self) -> None:
         if not (isinstance(self.bits, (int, np.integer)) and 2 <= self.bits <= 16):
-            raise LutcError(f"input codes have 2 to 16 bits; given {self.bits!r:.40}")
+            raise LutcError(f"codes have 2 to 16 bits; given {self.bits!r:.40}")
         if not (isinstance(self.scale, (int, float, np.number)) and 2.0**-64 <= self.scale <= 2.0**64):
             raise LutcError(
                 f"the scale of codes is a positive finite number, from 2^-64 to 2^64; given {self.scale!r:.40}"

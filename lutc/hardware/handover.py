@@ -103,12 +103,35 @@ def read(folder: Path) -> dict:
     except ValueError as error:
         raise LutcError(f"{path} is no manifest of lutc: {error}") from error
     wanted = ("lutc", "format", "name", "table", "options", "units", "top", "sources", "bench")
-    if not isinstance(data, dict) or any(key not in data for key in wanted) or data["format"] not in LANGUAGES:
+    known = isinstance(data, dict) and all(key in data for key in wanted)
+    known = known and data["format"] in list(LANGUAGES) and isinstance(data["units"], list)
+    known = known and all(isinstance(unit, dict) for unit in data["units"])
+    if not known or not _plain(data["name"], data["table"]) or not _plain(data["sources"], data["bench"]):
         raise LutcError(f"{path} is no manifest of lutc's hand-over; write the folder again with lutc export")
     return data
 
 
+def _plain(first: object, second: object) -> bool:
+    """Whether both are names of files in a folder, or lists of such."""
+    names = [name for value in (first, second) for name in (value if isinstance(value, list) else [value])]
+    same = isinstance(first, list) == isinstance(second, list)
+    return same and all(isinstance(name, str) and name and Path(name).name == name for name in names)
+
+
 def again(folder: Path, manifest: dict) -> HandOver:
-    """The design that the folder's table and options give now, which holds what its units have to answer."""
+    """The design that the folder's table and options give now, which holds what its units have to answer. LutcError
+    where the manifest names other files or units.
+    """
     tables = table_set.read(folder / manifest["table"])
-    return design(manifest["format"], manifest["name"], tables, Options.of(manifest["options"]))
+    path, advice = folder / MANIFEST, "write the folder again with lutc export"
+    try:
+        options = Options.of(manifest["options"])
+    except (AttributeError, KeyError, TypeError) as error:
+        raise LutcError(f"{path} has options that are none of this lutc; {advice}") from error
+    made = design(manifest["format"], manifest["name"], tables, options)
+    for what, value in (("sources", list(made.sources)), ("bench", list(made.bench)), ("top", made.top)):
+        if manifest[what] != value:
+            raise LutcError(f"{path}: its {what} are not what its table and options give; {advice}")
+    if [unit.get("module") for unit in manifest["units"]] != [unit["module"] for unit in made.units]:
+        raise LutcError(f"{path}: its units are not what its table and options give; {advice}")
+    return made

@@ -169,3 +169,36 @@ def test_folders(tmp_path, monkeypatch):
     with pytest.raises(LutcError, match="apt-get install verilator or iverilog"):
         simulate(tmp_path / "new")
     assert handover.read(tmp_path / "new")["verdict"] is None
+
+
+@pytest.mark.parametrize(
+    ("entry", "value"),
+    [
+        ("format", ["sv"]),
+        ("sources", "t_4.sv"),
+        ("sources", ["../t_4.sv"]),
+        ("sources", []),
+        ("bench", ["/etc/passwd"]),
+        ("bench", ["t_4.sv"]),
+        ("table", ["t.table.json"]),
+        ("table", "../t.table.json"),
+        ("name", ".."),
+        ("top", "other"),
+        ("units", []),
+        ("units", {}),
+        ("units", [1]),
+        ("options", []),
+        ("options", {"latency": 2}),
+    ],
+)
+def test_a_manifest_that_says_otherwise_is_one_line_and_nothing_runs(tmp_path, entry, value):
+    folder = tmp_path / "rtl"
+    handover.write(folder, "sv", "t", load("gelu_8"), Options(("4",), OUT))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**manifest, entry: value}))
+    before = sorted(path for path in tmp_path.rglob("*"))
+    result = CliRunner().invoke(main, ["simulate", str(folder)])
+    assert result.exit_code == 2 and len(result.stderr.splitlines()) == 1
+    assert "write the folder again" in result.stderr
+    assert sorted(path for path in tmp_path.rglob("*")) == before
+    assert json.loads((folder / "manifest.json").read_text())["verdict"] is None
