@@ -34,17 +34,20 @@ def cells(f, cuts, pieces, *rest, **named) -> Table:
     return Table(Cells(cuts, pieces, value_of(bits_of(f(edges)))), *rest, **named)
 
 
-def exponents(f, bits: dict[int, int], **named) -> Table:
+def exponents(f, bits: dict[int, int], fmt: str = "fp16", **named) -> Table:
     """bits: mantissa bits by place in mantissa_bits; the others hold no piece."""
-    mantissa = [bits.get(i, -2) for i in range(62)]
-    edges = Exponents("fp16", mantissa, np.zeros(_edges(mantissa))).edges
-    return Table(Exponents("fp16", mantissa, f(edges)), **named)
+    mantissa = [bits.get(i, -2) for i in range({"fp16": 62, "bf16": 510}[fmt])]
+    edges = Exponents(fmt, mantissa, np.zeros(_edges(mantissa))).edges
+    return Table(Exponents(fmt, mantissa, f(edges)), **named)
 
 
 def _edges(mantissa) -> int:
     return 1 + sum(1 << b for b in mantissa if b >= 0)
 
 
+# binades of bf16 outward from zero: one piece up to 2^-6, then eight each up to 8
+_OUTWARD = {0: 0, **dict.fromkeys(range(1, 121), -1), **dict.fromkeys(range(121, 130), 3)}
+BOTH_SIDES = {254 - field: bits for field, bits in _OUTWARD.items()} | {255 + f: bits for f, bits in _OUTWARD.items()}
 CUTS, PIECES = (-4.0, -1.5, -0.3, 0.125, 2.0, 6.0), (1, 8, 4, 16, 1)
 THIRDS = Lines([1.25, 1.5], [-0.7, -0.5, -0.4], [1.7, 1.45, 1.3])
 TABLES = {
@@ -68,6 +71,10 @@ TABLES = {
     "exponents": exponents(np.tanh, dict.fromkeys(range(13, 49), 3), left=Line(0, -1), right=Line(0, 1)),
     "exponents, joined": exponents(
         np.cos, {29: -1, 30: 0, 31: 0, **dict.fromkeys(range(32, 40), -1), **dict.fromkeys(range(40, 48), 4)}
+    ),
+    "exponents of bf16": exponents(np.tanh, BOTH_SIDES, "bf16", left=Line(0, -1), right=Line(0, 1)),
+    "exponents of bf16, reduced": exponents(
+        lambda m: 1 / m, {382: 4}, "bf16", prologue=ExponentPrologue(1, -1, 0, True)
     ),
 }
 
@@ -227,9 +234,9 @@ def test_bad_input():
         floating.module("t", TABLES["cells"], "fp16_rne", 5)
     with pytest.raises(LutcError, match="computes nothing"):
         floating.module("t", Table(Direct(np.zeros(256), 8, 1.0)), "fp16_rne", 1)
-    bits = [-2] * 254 + [0] + [-2] * 255
-    with pytest.raises(LutcError, match="fp16 in and out"):
-        floating.module("t", Table(Exponents("bf16", [*bits], np.zeros(2))), "fp16_rne", 1)
+    for bits in ([-2] * 255 + [0, 0] + [-2] * 253, [-2] * 253 + [0, 0] + [-2] * 255):  # above, below zero
+        with pytest.raises(LutcError, match="several pieces there"):
+            floating.module("t", Table(Exponents("bf16", bits, np.zeros(3))), "fp16_rne", 1)
     with pytest.raises(LutcError, match="fp16 or bf16; given 'fp8'"):
         floating.module("t", TABLES["cells"], "fp16_rne", 1, "fp8")
     with pytest.raises(LutcError, match="`port` is that of float tables"):

@@ -7,7 +7,7 @@ import numpy as np
 from lutc.errors import LutcError
 from lutc.formats.float16 import bits_of, float16_add, float16_mul, value_of
 from lutc.hardware.hls.text import braced
-from lutc.hardware.rtl.float_body import LARGEST_PIECES, split_scale, threshold
+from lutc.hardware.rtl.float_body import LARGEST_PIECES, binades_of, split_scale, threshold
 from lutc.hardware.rtl.float_reduction import LARGEST_COUNT, powers_of_two, reciprocal
 from lutc.hardware.rtl.floating import CODES, FloatWords, check, forced
 from lutc.table.bodies import Cells, Direct, Exponents, Lines
@@ -211,17 +211,9 @@ class _Text:
         self.let("piece", "base + whole", "int")
 
     def binades(self, body: Exponents) -> None:
-        if body.input != "fp16":
-            raise LutcError(f"a floating-point unit is addressed by the bits of fp16; this table is by {body.input}")
-        fields = len(body.mantissa_bits) // 2
         nearest, shift = np.zeros(64, int), np.zeros(64, int)
-        for sign in (0, 1):
-            for field in range(fields + 1 - sign):
-                at = fields - 1 - field if sign else fields + field
-                bits = -1 if field == fields else body.mantissa_bits[at]
-                least = np.array([(sign << 15) + (field << 10) + sign], np.uint16)
-                nearest[(sign << 5) | field] = int(body.segment(value_of(least))[0])
-                shift[(sign << 5) | field] = 10 - max(bits, 0)
+        keys, nearest_of, shift_of = binades_of(body)
+        nearest[keys], shift[keys] = nearest_of, shift_of
         self.array("nearest", nearest)
         self.array("places", shift)
         self.let("negative", "(r & 0x8000) && (r & 0x7fff)", "bool")

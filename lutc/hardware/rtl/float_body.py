@@ -12,6 +12,7 @@ from lutc.table.table import Table
 
 CARRIED = ("piece", "fraction", "slope", "intercept", "flat", "operand")
 LARGEST_PIECES = 1024  # of one interval: their numbers are exact in fp16
+_FIELDS = 31  # binades of each sign of fp16
 _ONE, _SIGN = 0x3C00, np.uint16(0x8000)
 _CODES = np.arange(1 << 16)
 
@@ -132,18 +133,9 @@ def _binades(flow: Flow, body: Exponents) -> None:
     """The piece by sign, exponent and the top bits of the mantissa; below zero those of the number before, so that an
     edge belongs to the piece on its right.
     """
-    if body.input != "fp16":
-        raise LutcError(f"a floating-point unit takes fp16 in and out; this table is addressed by {body.input}")
-    fields, pieces = len(body.mantissa_bits) // 2, body.edges.size - 1
+    pieces = body.edges.size - 1
     width = max(1, (pieces - 1).bit_length())
-    keys, first, shift = [], [], []
-    for sign in (0, 1):
-        for field in range(fields + 1 - sign):
-            bits = -1 if field == fields else body.mantissa_bits[fields - 1 - field if sign else fields + field]
-            least = np.array([(sign << 15) + (field << 10) + sign], np.uint16)
-            keys.append((sign << 5) | field)
-            first.append(int(body.segment(value_of(least))[0]))
-            shift.append(10 - max(bits, 0))
+    keys, first, shift = binades_of(body)
     r = flow("r")
     flow.wire("negative", 1, f"{r}[15] & ({r}[14:0] != 15'd0)")
     flow.wire("distance", 15, f"negative ? {r}[14:0] - 15'd1 : {r}[14:0]")
@@ -160,6 +152,32 @@ def _binades(flow: Flow, body: Exponents) -> None:
     flow.table(stored, "piece", width, range(pieces))
     _position(flow, "rest" in flow.bits)
     flow.wire("fraction", 16, "position")
+
+
+def binades_of(body: Exponents) -> tuple[list[int], list[int], list[int]]:
+    """Of fp16's binades: sign and exponent field, the piece nearest to zero, and how far the mantissa is shifted to the
+    right to be counted from there. Of a table that bf16 addresses too, whose own binades are fp16's from 2^-14 on;
+    LutcError where such a table has several pieces below.
+    """
+    keys, first, shift = [], [], []
+    fields = len(body.mantissa_bits) // 2
+    for sign in (0, 1):
+        for field in range(_FIELDS + 1 - sign):
+            own = field if body.input == "fp16" else field - 15 + 127
+            bits = -1 if field == _FIELDS else body.mantissa_bits[fields - 1 - own if sign else fields + own]
+            if field == 0 and body.input != "fp16":
+                bits = 0
+                codes = np.arange(1, 0x401) | 0x8000 if sign else np.arange(0x400)
+                if np.ptp(body.segment(value_of(codes.astype(np.uint16)))):
+                    raise LutcError(
+                        "a floating-point unit reckons in fp16, whose numbers below 2^-14 lie in one binade; this "
+                        "table of bf16 has several pieces there: compile it with --inputs fp16"
+                    )
+            least = np.array([(sign << 15) + (field << 10) + sign], np.uint16)
+            keys.append((sign << 5) | field)
+            first.append(int(body.segment(value_of(least))[0]))
+            shift.append(10 - max(bits, 0))
+    return keys, first, shift
 
 
 def interpolate(flow: Flow, table: Table) -> None:
