@@ -50,20 +50,18 @@ def _absolute(x, y, w, i, j, k, t):
 
 @njit
 def _real_slope(x, y, w, i, j, k, rest, share):
-    """Slope of a line of least absolute error, from a first one: lines through one sample, turned about it."""
-    best = np.inf
+    """Slope of a line of least absolute error, from a first one: lines through one sample, turned about it until they
+    meet another, and then about that one. Where neither helps, no line is better.
+    """
+    for c in range(i, j):
+        rest[c - i], share[c - i] = y[c] - k * x[c], w[c]
+    t = _median(rest, share, j - i)
+    best, pivot, stale = _absolute(x, y, w, i, j, k, t), i, 0
+    for c in range(i, j):
+        if abs(rest[c - i] - t) < abs(rest[pivot - i] - t):
+            pivot = c
     for _ in range(_PIVOTS):
-        for c in range(i, j):
-            rest[c - i], share[c - i] = y[c] - k * x[c], w[c]
-        t = _median(rest, share, j - i)
-        cost, pivot = _absolute(x, y, w, i, j, k, t), i
-        if not cost < best * (1.0 - _EQUAL):
-            break
-        best = cost
-        for c in range(i, j):
-            if abs(rest[c - i] - t) < abs(rest[pivot - i] - t):
-                pivot = c
-        size = 0
+        size, met = 0, pivot
         for c in range(i, j):
             if x[c] != x[pivot]:
                 rest[size] = (y[c] - y[pivot]) / (x[c] - x[pivot])
@@ -71,9 +69,20 @@ def _real_slope(x, y, w, i, j, k, rest, share):
                 size += 1
         if size == 0:
             break
-        turned = _median(rest, share, size)
-        if _absolute(x, y, w, i, j, turned, y[pivot] - turned * x[pivot]) < best:
-            k = turned
+        turned, nearest_slope = _median(rest, share, size), np.inf
+        for c in range(i, j):
+            if x[c] != x[pivot]:
+                slope = (y[c] - y[pivot]) / (x[c] - x[pivot])
+                if abs(slope - turned) < abs(nearest_slope - turned):
+                    nearest_slope, met = slope, c
+        cost = _absolute(x, y, w, i, j, nearest_slope, y[pivot] - nearest_slope * x[pivot])
+        if cost < best * (1.0 - _EQUAL):
+            best, k, stale = cost, nearest_slope, 0
+        else:
+            stale += 1
+            if stale == 2:
+                break
+        pivot = met
     return k
 
 

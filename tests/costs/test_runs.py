@@ -73,6 +73,20 @@ def test_absolute_costs_of_floating_point_coefficients(name):
     np.testing.assert_allclose(found.matrix, wanted.matrix, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_fine_coefficients_reach_the_best_real_lines(seed):
+    """Of absolute errors a best line goes through two samples."""
+    points = _points(seed, 25)
+    found = absolute_runs(points, formats.get("fp32"), None, None, absolute_objective(points))
+    x, y, w = points.x, points.y, points.weight
+    for i, j in ((0, 25), (3, 9), (10, 25), (20, 22)):
+        a, b = np.triu_indices(j - i, 1)
+        slopes = (y[i + b] - y[i + a]) / (x[i + b] - x[i + a])
+        lines = slopes[:, None] * x[i:j] + (y[i + a] - slopes * x[i + a])[:, None]
+        best = (w[i:j] * np.abs(lines - y[i:j])).sum(axis=1).min()
+        assert best - 1e-12 <= found.matrix[i, j] <= best * 1.0001 + 1e-7
+
+
 def test_a_bound_stands_in_for_costly_runs():
     points, fmt = _points(3), formats.get("q1.10")
     objective = absolute_objective(points)
