@@ -15,7 +15,7 @@ import numba.extending
 import numpy as np
 from llvmlite import ir
 
-from lutc.nn.cpu.base import compiled, float_bits, float_of
+from lutc.nn.cpu.base import codes, compiled, float_bits, float_of, floats
 
 FP32, FP16, BF16 = 0, 1, 2  # what kernels are told
 FORMATS = {"fp32": FP32, "fp16": FP16, "bf16": BF16}
@@ -85,3 +85,35 @@ def _has_instructions() -> bool:
 bits_from_fp16, bits_to_fp16 = from_fp16, to_fp16
 if _has_instructions():
     from_fp16, to_fp16 = _extended, _truncated
+
+
+@compiled
+def widened(at: Any, n: Any, form: Any, room: Any) -> Any:
+    """The address of n numbers of a form at an address as float32: where they are, or in `room`."""
+    if form == FP32:
+        return at
+    row = codes(at, n)
+    if form == FP16:
+        for i in range(n):
+            room[i] = from_fp16(row[i])
+    else:
+        for i in range(n):
+            room[i] = from_bf16(row[i])
+    return np.int64(room.ctypes.data)
+
+
+@compiled
+def written(values: Any, at: Any, n: Any, form: Any) -> None:
+    """Round n float32 to the form at an address; a float32 that is there already is left."""
+    if form == FP16:
+        row = codes(at, n)
+        for i in range(n):
+            row[i] = to_fp16(values[i])
+    elif form == BF16:
+        row = codes(at, n)
+        for i in range(n):
+            row[i] = to_bf16(values[i])
+    elif values.ctypes.data != at:
+        words = floats(at, n)
+        for i in range(n):
+            words[i] = values[i]

@@ -28,11 +28,12 @@ from lutc.nn.cpu.base import (
     native,
     packed,
 )
-from lutc.nn.cpu.half import BF16, FORMATS, FP16, FP32, from_bf16, from_fp16, to_bf16, to_fp16
+from lutc.nn.cpu.half import BF16, FORMATS, FP16, FP32, from_bf16, from_fp16, to_bf16, to_fp16, widened, written
 from lutc.nn.cpu.weights import BLOCK, aligned, room, table_of, weigh
 from lutc.nn.lowered import DTYPES
 
 _LEAST = 1 << 14  # elements for each thread below which one is as fast
+_PART = 1 << 11  # elements of a row of 16 bits that are widened at once
 _FEW = 1 << 11  # elements of the rows that are worked on together, so that a table is asked once for all of them
 
 
@@ -63,43 +64,82 @@ def _sum(x):
 
 
 @compiled(reorder=True)
-def _spread_of_few(x, middle):
+def _sum_of_fp16(row):
     total = np.float32(0.0)
-    for i in range(x.size):
-        total += (x[i] - middle) * (x[i] - middle)
+    for i in range(row.size):
+        total += from_fp16(row[i])
+    return total
+
+
+@compiled(reorder=True)
+def _sum_of_bf16(row):
+    total = np.float32(0.0)
+    for i in range(row.size):
+        total += from_bf16(row[i])
+    return total
+
+
+@compiled(reorder=True)
+def _spread_of_fp32(row, middle):
+    total = np.float32(0.0)
+    for i in range(row.size):
+        total += (row[i] - middle) * (row[i] - middle)
+    return total
+
+
+@compiled(reorder=True)
+def _spread_of_fp16(row, middle):
+    total = np.float32(0.0)
+    for i in range(row.size):
+        distance = from_fp16(row[i]) - middle
+        total += distance * distance
+    return total
+
+
+@compiled(reorder=True)
+def _spread_of_bf16(row, middle):
+    total = np.float32(0.0)
+    for i in range(row.size):
+        distance = from_bf16(row[i]) - middle
+        total += distance * distance
     return total
 
 
 @compiled
-def _spread(x, middle):
-    """Sum of the squared distances from the middle, each rounded to float32: of BLOCK in float32 unless that overflows,
-    of these in float64.
+def _mean(at, n, form, room):
+    """Mean of the row at an address: its sum in float64; of 16 bits that of BLOCK in float32 unless that
+    overflows.
     """
+    if form == FP32:
+        return np.float32(_sum(floats(at, n)) / n)
     total = 0.0
-    for block in range(0, x.size, BLOCK):
-        few = x[block : block + BLOCK]
-        part = np.float64(_spread_of_few(few, middle))
+    for block in range(0, n, BLOCK):
+        m, few = min(BLOCK, n - block), at + 2 * block
+        part = np.float64(_sum_of_fp16(codes(few, m)) if form == FP16 else _sum_of_bf16(codes(few, m)))
+        total += part if abs(part) < np.inf else _sum(floats(widened(few, m, form, room), m))
+    return np.float32(total / n)
+
+
+@compiled
+def _spread(at, n, form, middle, room):
+    """Sum of the squared distances of the row at an address from the middle, each rounded to float32: of BLOCK in
+    float32 unless that overflows, of these in float64.
+    """
+    width, total = 4 if form == FP32 else 2, 0.0
+    for block in range(0, n, BLOCK):
+        m, few = min(BLOCK, n - block), at + width * block
+        if form == FP32:
+            part = np.float64(_spread_of_fp32(floats(few, m), middle))
+        elif form == FP16:
+            part = np.float64(_spread_of_fp16(codes(few, m), middle))
+        else:
+            part = np.float64(_spread_of_bf16(codes(few, m), middle))
         if not part < np.inf:
-            part = 0.0
-            for i in range(few.size):
-                part += np.float64((few[i] - middle) * (few[i] - middle))
+            part, row = 0.0, floats(widened(few, m, form, room), m)
+            for i in range(m):
+                part += np.float64((row[i] - middle) * (row[i] - middle))
         total += part
     return total
-
-
-@compiled
-def _read(at, n, form, room):
-    """The row at an address as float32: itself, or widened into `room`."""
-    if form == FP32:
-        return floats(at, n)
-    row = codes(at, n)
-    if form == FP16:
-        for i in range(n):
-            room[i] = from_fp16(row[i])
-    else:
-        for i in range(n):
-            room[i] = from_bf16(row[i])
-    return room
 
 
 @compiled
@@ -117,18 +157,6 @@ def _write_scaled(at, n, form, values, factor):
             values[i] *= factor
 
 
-@compiled
-def _write(at, n, form, values):
-    """Round a row of float32 to the 16 bits of its form."""
-    row = codes(at, n)
-    if form == FP16:
-        for i in range(n):
-            row[i] = to_fp16(values[i])
-    elif form == BF16:
-        for i in range(n):
-            row[i] = to_bf16(values[i])
-
-
 @native(TASK)
 def _softmax(first, last, job):
     """Rows first ... last - 1, some at a time: weights, then 1 / sums, then their products. r_kernel 0 divides."""
@@ -144,7 +172,7 @@ def _softmax(first, last, job):
         rows = min(few, last - start)
         for i in range(rows):
             at = width * n * (start + i)
-            source = _read(x_at + at, n, form, wide[i * n : (i + 1) * n])
+            source = floats(widened(x_at + at, n, form, wide[i * n : (i + 1) * n]), n)
             target = floats(out_at + at, n) if form == FP32 else source
             top, total = _largest(source), 0.0  # a NaN comes back through its own weight
             part_at, body_at = source.ctypes.data, target.ctypes.data
@@ -186,26 +214,27 @@ def _affine(source, target, middle, factor, weight, bias, weighed, biased):
 
 @native(TASK)
 def _norm(first, last, job):
-    """Rows first ... last - 1, some at a time: means and variances, then 1 / deviations, then the products. Addresses
-    of weight and bias are 0 where there is none.
+    """Rows first ... last - 1, some at a time: means and variances, then 1 / deviations, then the products; 16 bits are
+    widened anew for each. Addresses of weight and bias are 0 where there is none.
     """
     numbers = integers(job)
     form, x_at, out_at, mean_at, variance_at, n = numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], numbers[5]
     weight_at, bias_at, eps, centred = numbers[6], numbers[7], double_of(numbers[8]), numbers[9] != 0
     rsqrt, words, of_rsqrt = numbers[10], numbers[11], numbers[12]
     width, few = 4 if form == FP32 else 2, max(1, _FEW // n)
-    wide = np.empty(0 if form == FP32 else few * n, np.float32)
-    result = np.empty(0 if form == FP32 else n, np.float32)  # not `wide`, or loops do not vectorise
-    weight, bias = floats(weight_at, n), floats(bias_at, n)
+    size = n if form == FP32 else _PART
+    work = np.empty(2 * _PART + 16, np.float32)
+    part_at = aligned(work)
+    part, result = floats(part_at, _PART), floats(part_at + 4 * _PART, _PART)
     mean, variance = floats(mean_at, last), floats(variance_at, last)
     mantissas, factors, halves = np.empty(few, np.float32), np.empty(few, np.float32), np.empty(few, np.int32)
     for start in range(first, last, few):
         rows = min(few, last - start)
         for i in range(rows):
             row = start + i
-            source = _read(x_at + width * n * row, n, form, wide[i * n : (i + 1) * n])
-            middle = np.float32(_sum(source) / n) if centred else np.float32(0.0)
-            spread = np.float32(_spread(source, middle) / n)
+            at = x_at + width * n * row
+            middle = _mean(at, n, form, part) if centred else np.float32(0.0)
+            spread = np.float32(_spread(at, n, form, middle, part) / n)
             mean[row], variance[row] = middle, spread
             v = np.float32(spread + eps)
             mantissa, exponent = math.frexp(v if v > 0 and v < np.inf else np.float32(1.0))
@@ -218,11 +247,14 @@ def _norm(first, last, job):
             factor = np.float32(math.ldexp(factors[i], -halves[i]))
             if not (v > 0 and v < np.inf):
                 factor = np.float32(np.inf if v == 0 else 0.0 if v == np.inf else np.nan)
-            at = out_at + width * n * row
-            source = floats(x_at + width * n * row, n) if form == FP32 else wide[i * n : (i + 1) * n]
-            target = floats(at, n) if form == FP32 else result
-            _affine(source, target, mean[row], factor, weight, bias, weight_at != 0, bias_at != 0)
-            _write(at, n, form, target)
+            for block in range(0, n, size):
+                m, at = min(size, n - block), width * (n * row + block)
+                source = floats(widened(x_at + at, m, form, part), m)
+                target = floats(out_at + at, m) if form == FP32 else result
+                weight, bias = floats(weight_at + 4 * block, m), floats(bias_at + 4 * block, m)
+                _affine(source, target, mean[row], factor, weight, bias, weight_at != 0, bias_at != 0)
+                written(target, out_at + at, m, form)
+    work[0] = 0  # it lives until here
 
 
 def _table(plan) -> tuple[ctypes.Array, tuple[int, int, int]]:

@@ -11,7 +11,7 @@ import numba
 import numpy as np
 
 from lutc.nn.cpu.base import TASK, codes, compiled, floats, integers, native, packed, pointer, single
-from lutc.nn.cpu.half import BF16, FORMATS, FP16, FP32, from_bf16, from_fp16, to_bf16, to_fp16
+from lutc.nn.cpu.half import FORMATS, FP32, widened, written
 from lutc.nn.cpu.team import run
 
 SLICE = 1 << 15  # elements of a part at least; the sum of a gradient is that of slices of so many, in their order
@@ -33,38 +33,6 @@ def _words(address, n):
 @compiled
 def _doubles(address, n):
     return numba.carray(pointer(address), n, np.float64)
-
-
-@compiled
-def _widened(at, n, form, room):
-    """The address of n floats as float32: where they are, or in `room`."""
-    if form == FP32:
-        return at
-    row = codes(at, n)
-    if form == FP16:
-        for i in range(n):
-            room[i] = from_fp16(row[i])
-    else:
-        for i in range(n):
-            room[i] = from_bf16(row[i])
-    return np.int64(room.ctypes.data)
-
-
-@compiled
-def _written(values, at, n, form):
-    """Round n float32 to the form at an address."""
-    if form == FP32:
-        words = floats(at, n)
-        for i in range(n):
-            words[i] = values[i]
-    elif form == FP16:
-        row = codes(at, n)
-        for i in range(n):
-            row[i] = to_fp16(values[i])
-    elif form == BF16:
-        row = codes(at, n)
-        for i in range(n):
-            row[i] = to_bf16(values[i])
 
 
 @compiled
@@ -152,7 +120,7 @@ def _through_codes(first, last, job):
     room, places, flags = np.empty(_BLOCK, np.float32), np.empty(_BLOCK, np.int32), np.empty(_BLOCK, np.uint8)
     for at in range(first, last, _BLOCK):
         n = min(_BLOCK, last - at)
-        x = _widened(numbers[1] + width * at, n, form, room)
+        x = widened(numbers[1] + width * at, n, form, room)
         _places(x, n, scale, low, high, zero, nan, places)
         _look_up(places.ctypes.data, numbers[2] + width * at, n, form, numbers[3])
         if numbers[4] != 0:
@@ -207,7 +175,7 @@ def _backward(first, last, job):
     places, out = np.empty(_BLOCK, np.int32), np.empty(_BLOCK, np.float32)
     for at in range(first, last, _BLOCK):
         n = min(_BLOCK, last - at)
-        given = floats(_widened(numbers[1] + width * at, n, form, room), n)
+        given = floats(widened(numbers[1] + width * at, n, form, room), n)
         _kept(numbers[5] + at // 8, n, flags)
         if numbers[3] != 0:
             if numbers[6] == 1:
@@ -224,7 +192,7 @@ def _backward(first, last, job):
         else:
             for i in range(n):
                 out[i] = given[i] if flags[i] != _f32(0.0) else _f32(0.0)
-        _written(out, numbers[2] + width * at, n, form)
+        written(out, numbers[2] + width * at, n, form)
 
 
 def backward(
@@ -283,13 +251,13 @@ def _backward_with_scale(first, last, job):
         total = 0.0
         for at in range(start, min(start + SLICE, last), _BLOCK):
             n = min(_BLOCK, last - at)
-            given = floats(_widened(numbers[1] + width * at, n, form, room), n)
-            x = _widened(numbers[2] + width * at, n, form, other)
+            given = floats(widened(numbers[1] + width * at, n, form, room), n)
+            x = widened(numbers[2] + width * at, n, form, other)
             _deviations(x, n, scale, low, high, zero, nan, places, deviations, inside)
             if numbers[4] != 0:
                 _look_up(places.ctypes.data, slopes.ctypes.data, n, FP32, numbers[4])
             total += np.float64(_multiplied(given, slopes, deviations, inside, n, out))
-            _written(out, numbers[3] + width * at, n, form)
+            written(out, numbers[3] + width * at, n, form)
         sums[start // SLICE] = total
 
 
