@@ -13,9 +13,9 @@ import numba
 import numpy as np
 
 from lutc.nn.cpu.base import TASK, codes, compiled, floats, integers, native, packed, pointer
-from lutc.nn.cpu.half import FORMATS, FP32
+from lutc.nn.cpu.half import FORMATS, FP32, widened, written
 from lutc.nn.cpu.team import run
-from lutc.nn.cpu.through_codes import SLICE, _bytes, _doubles, _kept, _look_up, _widened, _write_bits, _written
+from lutc.nn.cpu.through_codes import SLICE, _bytes, _doubles, _kept, _look_up, _write_bits
 
 _TYPES = {1: np.uint8, 2: np.uint16, 4: np.uint32}  # of a code or an output of so many bytes
 _BLOCK = 512
@@ -120,7 +120,7 @@ def _through(first, last, job):
     places, flags = np.empty(_BLOCK, np.int32), np.empty(_BLOCK, np.uint8)
     for at in range(first, last, _BLOCK):
         n = min(_BLOCK, last - at)
-        x = floats(_widened(numbers[8] + width * at, n, form, room), n)
+        x = floats(widened(numbers[8] + width * at, n, form, room), n)
         _spread(at, n, numbers, scale, low, base)
         if bits_at != 0:
             for i in range(n):
@@ -145,7 +145,7 @@ def _through(first, last, job):
                     long[i] = np.uint16(places[i] - base[i] - _i32(low[i]))
         if bits_at != 0:
             _write_bits(flags, n, bits_at + at // 8)
-        _written(out, numbers[9] + width * at, n, form)
+        written(out, numbers[9] + width * at, n, form)
 
 
 def _job(sides, ends, scales, zeros, rows):
@@ -189,7 +189,7 @@ def _backward(first, last, job):
     places, flags = np.empty(_BLOCK, np.int32), np.empty(_BLOCK, np.float32)
     for at in range(first, last, _BLOCK):
         n = min(_BLOCK, last - at)
-        given = floats(_widened(numbers[8] + width * at, n, form, room), n)
+        given = floats(widened(numbers[8] + width * at, n, form, room), n)
         _spread(at, n, numbers, scale, low, base)
         _kept(numbers[12] + at // 8, n, flags)
         if code_bytes == 1:
@@ -203,7 +203,7 @@ def _backward(first, last, job):
         _look_up(places.ctypes.data, slopes.ctypes.data, n, FP32, slopes_at)
         for i in range(n):
             out[i] = given[i] * slopes[i] if flags[i] != _f32(0.0) else _f32(0.0)
-        _written(out, numbers[9] + width * at, n, form)
+        written(out, numbers[9] + width * at, n, form)
 
 
 def backward(
@@ -264,8 +264,8 @@ def _backward_with_scales(first, last, job):
             begin, end = (row * channels + start) * inner, (row * channels + min(channels, start + wide)) * inner
             for at in range(begin, end, _BLOCK):
                 n = min(_BLOCK, end - at)
-                given = floats(_widened(numbers[8] + width * at, n, form, room), n)
-                x = floats(_widened(numbers[9] + width * at, n, form, other), n)
+                given = floats(widened(numbers[8] + width * at, n, form, room), n)
+                x = floats(widened(numbers[9] + width * at, n, form, other), n)
                 _spread(at, n, numbers, scale, low, base)
                 if slopes_at != 0:
                     for i in range(n):
@@ -280,7 +280,7 @@ def _backward_with_scales(first, last, job):
                     parts[i] = value * (deviation if code == code else _f32(0.0))
                     out[i] = value if within else _f32(0.0)
                 _add_to_channels(parts, n, at, channels, inner, totals)
-                _written(out, numbers[10] + width * at, n, form)
+                written(out, numbers[10] + width * at, n, form)
 
 
 def backward_with_scales(
