@@ -234,7 +234,8 @@ def test_bad_input():
         floating.module("t", TABLES["cells"], "fp16_rne", 5)
     with pytest.raises(LutcError, match="computes nothing"):
         floating.module("t", Table(Direct(np.zeros(256), 8, 1.0)), "fp16_rne", 1)
-    for bits in ([-2] * 255 + [0, 0] + [-2] * 253, [-2] * 253 + [0, 0] + [-2] * 255):  # above, below zero
+    outward, none = [0, *[-1] * 109, 0], [-2] * 255  # a piece up to 2^-17, and one to 2^-16
+    for bits in ([*none, *outward, *none[111:]], [*none[111:], *outward[::-1], *none]):
         with pytest.raises(LutcError, match="several pieces there"):
             floating.module("t", Table(Exponents("bf16", bits, np.zeros(3))), "fp16_rne", 1)
     with pytest.raises(LutcError, match="fp16 or bf16; given 'fp8'"):
