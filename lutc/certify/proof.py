@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from lutc.checks import is_finite
+from lutc.costs.pairs import TIE
 from lutc.costs.points import TIE_WEIGHT
 from lutc.measures import rounded
 from lutc.table.table_set import TableSet
@@ -47,7 +48,11 @@ def contradictions(tables: TableSet, found: Mapping) -> list[str]:
             lines.append(f"{_told(next(iter(facts)), key)} stands without the cost of a table")
             continue
         lines += _against_itself(key, cost, facts)
-        if "cost" in facts and error is not None and abs(cost - error) > _AGREE * error + 1e-15 + _ties(found, key):
+        if (
+            "cost" in facts
+            and error is not None
+            and abs(cost - error) > _AGREE * error + 1e-15 + _ties(tables, found, key)
+        ):
             lines.append(f"{_told('cost', key)} is {cost:g}, but the table's error is {error:g}")
     return lines
 
@@ -88,8 +93,12 @@ def _against_itself(key: str, cost: float, facts: Mapping) -> list[str]:
     return lines
 
 
-def _ties(found: Mapping, key: str) -> float:
-    """What points between the codes, which decide ties, may add to a cost: no more than where floats are worst."""
+def _ties(tables: TableSet, found: Mapping, key: str) -> float:
+    """What decides ties may add to a cost: points between the codes, no more than where floats are worst, or in output
+    codes the real error, no more than at the worst code.
+    """
+    if tables.meta.get("objective") == "codes":
+        return TIE * (found[key]["range"]["worst_absolute"]["error"] / tables.meta["output"]["scale"]) ** 2
     worst = found[key].get("float", {}).get("worst_absolute", {"error": 0.0})["error"]
     return TIE_WEIGHT * worst**2
 
@@ -100,6 +109,8 @@ def _certified(tables: TableSet, found: Mapping, key: str) -> float | None:
     found_by = tables.meta["search"].get("name")  # the greedy search's cost is of its bound
     floats = tables.meta.get("float_inputs")
     plain = found_by != "greedy" and key in tables and tables[key].prologue is None and "weights" not in tables.meta
+    if plain and tables.meta.get("objective") == "codes" and "output" in found.get(key, {}):
+        return found[key]["output"]["squared"] / found[key]["output"]["inputs"]
     if name is None or not plain or key not in found:
         return None
     figures = found[key]["range"] if key in tables.inputs else found[key].get(floats, {}).get("range", {})
