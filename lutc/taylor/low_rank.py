@@ -12,7 +12,7 @@ from lutc.taylor.table import TaylorTable
 
 def reduced(table: TaylorTable, sums: RidgeSums, rank: int) -> TaylorTable:
     """`table` (fp32, order 1, Jacobians J [k, o, d]) with Jacobians of `rank`: of all such the nearest on the samples
-    in `sums`, J (x - c) and its replacement compared about their means. Projections are scaled to variance 1.
+    in `sums`, J (x - c) and its replacement compared about their means. Projections are rows of length 1.
     """
     d = table.in_features
     values, slopes, projections = [], [], []
@@ -22,10 +22,11 @@ def reduced(table: TaylorTable, sums: RidgeSums, rank: int) -> TaylorTable:
         mean = sums.a[index, :d, -1] / n
         covariance = sums.a[index, :d, :d] / n - torch.outer(mean, mean)
         # The principal directions of J (x - c): J's projection on the first of them is the nearest of its rank.
-        variances, directions = torch.linalg.eigh(jacobian @ covariance @ jacobian.T)
-        scales = variances[-rank:].clamp_min(1e-12 * float(variances[-1].clamp_min(1e-30))).sqrt()
-        left = directions[:, -rank:] * scales
-        right = (directions[:, -rank:] / scales).T @ jacobian
+        directions = torch.linalg.eigh(jacobian @ covariance @ jacobian.T).eigenvectors[:, -rank:]
+        right = directions.T @ jacobian
+        # Rows of length 1 fit into every format, also where no sample of the centre varies along them.
+        lengths = right.norm(dim=1, keepdim=True).clamp_min(1e-12)
+        left, right = directions * lengths.T, right / lengths
         values.append(table.values[index].double() + jacobian @ mean - left @ (right @ mean))
         slopes.append(torch.cat([left, table.slopes[index, :, d:].double()], 1))
         projections.append(right)

@@ -153,6 +153,16 @@ def test_jacobians_of_a_rank_are_the_nearest(block, x):
     assert table.multiply_adds() == 2 * 6 + 2 * 6 + 2 * 5
 
 
+def test_a_centre_without_spread_fits_into_fp16(block, x):
+    """Samples that are all the same leave no direction to prefer; those of another centre are as good as without."""
+    x[::2] = x[0]
+    centres = torch.stack([x[0], x[1::2].mean(0)])
+    table = fit(block, x, TaylorSettings(k=2, rank=3), centres=centres)
+    stored = table.stored("fp16")
+    torch.testing.assert_close(stored(x[:200]), table(x[:200]), rtol=1e-2, atol=1e-2)
+    assert float(table.projections.norm(dim=2).max()) < 1.001
+
+
 def test_gradients_are_the_definitions():
     table = drawn()
     module = TaylorMLP(table)
