@@ -47,7 +47,8 @@ class FplutSettings:
     or "sampled". formats: of the stored values, one table each. input: the 16-bit format whose values are the samples,
     and the cut points. budget: values of a table with exponent addressing. range: of x, None for wherever the function
     is finite. tails: False lets the end pieces go on. arithmetic: what the table will be computed in; "fp16_rne" and
-    "fp16_trunc" search for values stored as fp16 with every step rounded so.
+    "fp16_trunc" search for values stored as fp16 with every step rounded so. proof: whether the file says what no such
+    table goes below, which takes longer than the search.
     """
 
     cut_points: tuple[float, ...] | None = None
@@ -64,6 +65,7 @@ class FplutSettings:
     range: tuple[float, float] | None = None
     tails: bool = True
     arithmetic: str = "fp32"
+    proof: bool = True
 
     def __post_init__(self):
         choices = {
@@ -129,10 +131,11 @@ def compile_fplut(fn: Function | str, *, name: str | None = None, **options) -> 
     build = build_exponents if settings.addressing == "exponent" else build_cells
     built = {key: build(problem, settings, key) for key in settings.formats}
     tables = {key: table for key, (table, _) in built.items()}
+    records = {key: record for key, (_, record) in built.items()}
     meta = {
         "range": list(fn.range),
         "objective": settings.objective,
-        "search": proven(problem, settings, tables, {key: record for key, (_, record) in built.items()}),
+        "search": proven(problem, settings, tables, records) if settings.proof else records,
     }
     if problem.function.range[0] <= 0.0 <= problem.function.range[1] and problem.zero is not None:
         meta |= {"promises": ["through-zero"]} if all(map(through_zero, tables.values())) else {}

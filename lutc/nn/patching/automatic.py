@@ -104,7 +104,7 @@ class Automatic:
         if fn.reduction is None and any(ends) and not np.isfinite(fn.domain).any():
             interval = tuple(_REACH * end for end in fn.range)  # beyond, the exact function runs
         half = "auto" if fn.symmetry is None or fn.reduction is not None else "abs"  # twice the pieces for each half
-        return compile_fplut(fn, formats=("fp32",), range=interval, prologue=half)
+        return compile_fplut(fn, formats=("fp32",), range=interval, prologue=half, proof=False)
 
     def _lines(self, fn: Function, codes: bool) -> TableSet:
         """Over int8 codes, as `lutc compile` has it; floats look up the finest scale that covers the range."""

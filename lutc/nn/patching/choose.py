@@ -172,6 +172,10 @@ class Activations:
 
 
 def _norms(source) -> dict[str, Operator]:
+    if isinstance(source, torch.nn.Module):
+        raise LutcError(
+            f"norm= takes an rsqrt table; a {type(source).__name__} has weights of its own: put it in the norm's place"
+        )
     tables = as_table_set(source)
     return {
         kind: Operator(cls(1, elementwise_affine=False, rsqrt=tables), _label(source, tables))
@@ -189,6 +193,11 @@ def _written(source) -> dict[str, Operator]:
 def _softmax(source, attention: str | None) -> Operator | None:
     if source is None:
         return in_form(None, attention)
+    if isinstance(source, torch.nn.Module) and not isinstance(source, LUTSoftmax):
+        raise LutcError(
+            f"softmax= takes tables or a LUTSoftmax; a {type(source).__name__} works on codes, as attention='integer' "
+            "does for a model's attention"
+        )
     if isinstance(source, LUTSoftmax):
         return Operator(in_form(source, attention), "LUTSoftmax")
     sources = source if isinstance(source, (tuple, list)) else (source, None)

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 import lutc
 from lutc.errors import LutcError
-from lutc.nn import LUT, QuantLUT
+from lutc.nn import LUT, IntegerRMSNorm, IntegerSoftmax, QuantLUT
 
 X = torch.randn(7, 4, generator=torch.Generator().manual_seed(0)) * 3
 
@@ -140,3 +140,11 @@ def test_methods_and_operators_are_no_silent_loss_in_fx():
         torch.fx.symbolic_trace(model)
     graph = torch.export.export(model, (X,)).module()
     assert torch.equal(graph(X), model(X)) and "lutc" in str(graph.graph)
+
+
+def test_operators_on_codes_are_refused_in_one_line():
+    model = nn.Sequential(nn.Softmax(-1), nn.RMSNorm(4))
+    with pytest.raises(LutcError, match="a IntegerSoftmax works on codes, as attention='integer'"):
+        lutc.patch(model, softmax=IntegerSoftmax())
+    with pytest.raises(LutcError, match="a IntegerRMSNorm has weights of its own: put it in the norm's place"):
+        lutc.patch(model, norm=IntegerRMSNorm(torch.ones(4), scale=0.1, out_scale=0.1))

@@ -245,3 +245,9 @@ def test_activations_with_parameters_of_their_own_are_told():
     report = lutc.patch(model, activation="sin_fplut", audit=X)
     assert [one.what for one in report.replaced] == ["sin"] and not report.left
     assert {one.what for one in report.audits[1].exact} == {"division"}
+
+
+def test_tables_on_the_spot_carry_no_proof():
+    model = nn.Sequential(nn.Softplus(3))
+    lutc.patch(model, activation="auto-fplut")
+    assert "gap" not in str(model[0].tables.meta) and lutc.fplut.compile_fplut("softplus(beta=3)", proof=False)
