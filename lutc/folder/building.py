@@ -93,8 +93,11 @@ def compile_model(
     name = str(name or (Path(loaded.path).name if loaded is not None else type(exact).__name__))
     partial = folder.with_name(f"{folder.name}.partial")
     ranks.agree(digest(exact), "model")
+    request = {"model": digest(exact), "batches": _digest(batches), "choice": asdict(choice), "name": name}
+    ranks.agree(request["batches"], "text")
+    ranks.agree(json.dumps(request["choice"], sort_keys=True), "choice of tables")
     if ranks.first:
-        _begin(partial, {"model": digest(exact), "batches": _digest(batches), "choice": asdict(choice), "name": name})
+        _begin(partial, request)
     ranks.wait()
     calibration = _calibrated(exact, batches, partial, name, ranks, told)
     count = workers if workers is not None else max(1, (os.cpu_count() or 1) // ranks.count)

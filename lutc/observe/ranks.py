@@ -47,9 +47,9 @@ class Ranks:
         """LutcError on every rank where values differ."""
         values = self.gather(value)
         if others := [rank for rank, one in enumerate(values) if one != values[0]]:
+            told = f" ({values[others[0]][:12]}, {values[0][:12]})" if len(value) == 64 else ""  # digests
             raise LutcError(
-                f"rank {others[0]} has another {what} than rank 0 ({values[others[0]][:12]}, {values[0][:12]}); "
-                "start all ranks with the same arguments"
+                f"rank {others[0]} has another {what} than rank 0{told}; start all ranks with the same arguments"
             )
 
     def share(self, batches: list, block: bool = False) -> list:

@@ -16,7 +16,7 @@ torch.set_num_threads(1)
 ids = torch.randint(0, 50, (4, 1, 24), generator=torch.Generator().manual_seed(1))
 wide = {"hidden_size": 16} if os.environ.get("RANK") == "1" and "other" in sys.argv else {}
 try:
-    batches = [{"input_ids": i} for i in ids]
+    batches = [{"input_ids": i + ("text" in sys.argv and os.environ["RANK"] == "1")} for i in ids % 49]
     lutc.compile_model(tiny_models.llama(**wide), batches, sys.argv[1], measure=False, workers=1)
 except lutc.LutcError as error:
     print(error)
@@ -55,11 +55,12 @@ def test_two_ranks_give_the_bytes_of_one(tmp_path):
 
 
 @pytest.mark.slow  # starts processes
-def test_a_rank_with_another_model_is_refused(tmp_path):
+@pytest.mark.parametrize("word, what", [("other", "model"), ("text", "text")])
+def test_a_rank_with_another_model_or_text_is_refused(word, what, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
-    done = run(script, tmp_path / "tables", "other", ranks=2)
-    assert done.returncode != 0 and "rank 1 has another model than rank 0" in done.stdout + done.stderr
+    done = run(script, tmp_path / "tables", word, ranks=2)
+    assert done.returncode != 0 and f"rank 1 has another {what} than rank 0" in done.stdout + done.stderr
     assert not (tmp_path / "tables").exists()
 
 
