@@ -92,10 +92,11 @@ def compile_model(
         _check_budget(exact, kind_of(exact) if loaded is None else loaded.kind, choice)
     name = str(name or (Path(loaded.path).name if loaded is not None else type(exact).__name__))
     partial = folder.with_name(f"{folder.name}.partial")
-    ranks.agree(digest(exact), "model")
-    request = {"model": digest(exact), "batches": _digest(batches), "choice": asdict(choice), "name": name}
-    ranks.agree(request["batches"], "text")
-    ranks.agree(json.dumps(request["choice"], sort_keys=True), "choice of tables")
+    of_model, of_batches = digest(exact), _digest(batches)
+    request = {"model": of_model, "batches": of_batches, "choice": asdict(choice), "name": name}
+    ranks.agree(of_model, "model")
+    ranks.agree(of_batches, "text")
+    ranks.agree(json.dumps(asdict(choice), sort_keys=True), "choice of tables")
     if ranks.first:
         _begin(partial, request)
     ranks.wait()
