@@ -28,6 +28,7 @@ import torch
 from lutc.errors import LutcError
 from lutc.nn import channel_plain as plain
 from lutc.nn.batched import is_batched, one_by_one
+from lutc.nn.cpu import channel_codes
 from lutc.nn.cpu import channels as cpu
 from lutc.nn.lowered import DTYPES, has_triton
 from lutc.nn.nearest import wide_dtype
@@ -93,7 +94,7 @@ def _codes_cpu(q, tables, rows, axis):
     source, at, out, target = _in_memory(q, axis, tables.dtype)
     tables, rows = tables.contiguous(), rows.contiguous()
     addresses = (tensor.data_ptr() for tensor in (source, target, tables, rows))
-    cpu.look_up(*addresses, _sides(source, at), (q.itemsize, tables.itemsize), torch.get_num_threads())
+    channel_codes.look_up(*addresses, _sides(source, at), (q.itemsize, tables.itemsize), torch.get_num_threads())
     return _filled(out, target)
 
 

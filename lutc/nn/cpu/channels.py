@@ -1,4 +1,4 @@
-"""Codes and floats through the tables of their channels on the CPU, and the gradients on the way back, in one pass
+"""Floats through the codes of their channels on the CPU, and the gradients on the way back, in one pass
 (`lutc.nn.channel_ops`).
 
 Elements lie in the order (outer, channels, inner). Floats go in blocks, as in `lutc.nn.cpu.through_codes`; beside a
@@ -6,8 +6,6 @@ block lies what belongs to the channel of each of its elements, so that loops ar
 """
 
 from __future__ import annotations
-
-import functools
 
 import numba
 import numpy as np
@@ -17,89 +15,69 @@ from lutc.nn.cpu.half import FORMATS, FP32, widened, written
 from lutc.nn.cpu.team import run
 from lutc.nn.cpu.through_codes import SLICE, _bytes, _doubles, _kept, _look_up, _write_bits
 
-_TYPES = {1: np.uint8, 2: np.uint16, 4: np.uint32}  # of a code or an output of so many bytes
 _BLOCK = 512
 
-_f32, _i32, _u64 = np.float32, np.int32, np.uint64
-
-
-@functools.cache
-def _codes(code, output):
-    """The task of codes and outputs of two types. job: addresses of codes, outputs, tables and rows; channels and the
-    elements of a run.
-    """
-    size, code_bytes, bytes_ = 1 << 8 * np.dtype(code).itemsize, np.dtype(code).itemsize, np.dtype(output).itemsize
-
-    @native(TASK)
-    def look_up(first, last, job):
-        numbers = integers(job)
-        channels, inner = numbers[4], numbers[5]
-        rows = numba.carray(pointer(numbers[3]), channels, np.uint32)
-        tables = numba.carray(pointer(numbers[2]), 1 << 40, output)
-        channel = np.uint64(first % channels)
-        if inner == 1:
-            q = numba.carray(pointer(numbers[0]), last, code)
-            out = numba.carray(pointer(numbers[1]), last, output)
-            for i in range(first, last):
-                out[i] = tables[_u64(rows[channel]) * _u64(size) + _u64(q[i])]
-                channel = channel + _u64(1) if channel + _u64(1) < _u64(channels) else _u64(0)
-            return
-        for run_ in range(first, last):
-            q = numba.carray(pointer(numbers[0] + code_bytes * inner * run_), inner, code)
-            out = numba.carray(pointer(numbers[1] + bytes_ * inner * run_), inner, output)
-            table = tables[_u64(rows[channel]) * _u64(size) :]
-            for i in range(inner):
-                out[i] = table[q[i]]
-            channel = channel + _u64(1) if channel + _u64(1) < _u64(channels) else _u64(0)
-
-    return look_up
-
-
-def look_up(
-    codes: int, out: int, tables: int, rows: int, sides: tuple[int, int, int], widths: tuple[int, int], threads: int
-) -> None:
-    """out = tables[row of the channel, code] by address, without gaps. sides: elements before, along and behind the
-    channels' axis; rows: int32, of every channel; widths: bytes of a code (1, 2) and of an output (1, 2, 4).
-    """
-    outer, channels, inner = sides
-    task, job = _codes(_TYPES[widths[0]], _TYPES[widths[1]]), packed(codes, out, tables, rows, channels, inner)
-    run(task, outer * channels, max(1, SLICE // max(inner, 1)), job, threads)
+_f32, _i32 = np.float32, np.int32
 
 
 @compiled
-def _spread(at, n, numbers, scale, low, base):
+def _ints(address, n):
+    return numba.carray(pointer(address), n, np.int32)
+
+
+@compiled
+def _spread(at, n, numbers, scale_at, low_at, base_at):
     """Of n elements from the one at `at` on: the scale of the channel, its lowest code less the zero point, and what is
-    added to a code less the zero point for its place in all tables. numbers: as `_job` has them.
+    added to a code less the zero point for its place in all tables; by address. numbers: as `_job` has them.
     """
     channels, inner, lowest, size = numbers[0], numbers[1], _i32(numbers[2]), _i32(numbers[3] - numbers[2] + 2)
-    scales, zeros = floats(numbers[4], channels), numba.carray(pointer(numbers[5]), channels, np.int32)
-    rows = numba.carray(pointer(numbers[6]), channels, np.int32)
     done = np.int64(0)
     channel, left = (at // inner) % channels, inner - at % inner
     while done < n:
+        m = min(n - done, channels - channel if inner == 1 else left)
+        scale, low, base = floats(scale_at + 4 * done, m), floats(low_at + 4 * done, m), _ints(base_at + 4 * done, m)
+        scales, zeros = floats(numbers[4] + 4 * channel, m), _ints(numbers[5] + 4 * channel, m)
+        rows = _ints(numbers[6] + 4 * channel, m)
         if inner == 1:
-            m = min(n - done, channels - channel)
             for i in range(m):
-                c = channel + i
-                scale[done + i], low[done + i] = scales[c], _f32(lowest - zeros[c])
-                base[done + i] = rows[c] * size + zeros[c] - lowest
+                scale[i] = scales[i]
+            for i in range(m):
+                low[i] = _f32(lowest - zeros[i])
+            for i in range(m):
+                base[i] = rows[i] * size + zeros[i] - lowest
             channel = channel + m
         else:
-            m = min(n - done, left)
-            one, least = scales[channel], _f32(lowest - zeros[channel])
-            first = rows[channel] * size + zeros[channel] - lowest
+            one, least, first = scales[0], _f32(lowest - zeros[0]), rows[0] * size + zeros[0] - lowest
             for i in range(m):
-                scale[done + i], low[done + i], base[done + i] = one, least, first
+                scale[i] = one
+            for i in range(m):
+                low[i] = least
+            for i in range(m):
+                base[i] = first
             channel, left = channel + 1, inner
         channel = channel if channel < channels else np.int64(0)
         done += m
 
 
+# Loops of few arrays each, or LLVM would not tell that they do not overlap, and take one element at a time.
+
+
 @compiled
-def _code(step, low, span):
-    code = np.rint(step)
-    code = low if code < low else code
-    return low + span if code > low + span else code
+def _steps(x_at, n, scale, low, span, steps, code):
+    """x / scale, and its code less the zero point: rounded half to even, clamped; NaN stays NaN."""
+    x = floats(x_at, n)
+    for i in range(n):
+        steps[i] = x[i] / scale[i]
+    for i in range(n):
+        least, most, nearest = low[i], low[i] + span, np.rint(steps[i])
+        nearest = least if nearest < least else nearest
+        code[i] = most if nearest > most else nearest
+
+
+@compiled
+def _places(n, code, low, base, nan, places):
+    for i in range(n):
+        places[i] = (_i32(code[i]) if code[i] == code[i] else _i32(low[i]) + nan) + base[i]
 
 
 @compiled
@@ -114,35 +92,35 @@ def _through(first, last, job):
     """
     numbers = integers(job)
     form, values_at, codes_at, bits_at, code_bytes = numbers[7], numbers[10], numbers[11], numbers[12], numbers[13]
-    span, width = _f32(numbers[3] - numbers[2]), 4 if form == FP32 else 2
+    span, width, nan = _f32(numbers[3] - numbers[2]), 4 if form == FP32 else 2, _i32(numbers[3] - numbers[2] + 1)
     room, out = np.empty(_BLOCK, np.float32), np.empty(_BLOCK, np.float32)
+    steps, code = np.empty(_BLOCK, np.float32), np.empty(_BLOCK, np.float32)
     scale, low, base = np.empty(_BLOCK, np.float32), np.empty(_BLOCK, np.float32), np.empty(_BLOCK, np.int32)
     places, flags = np.empty(_BLOCK, np.int32), np.empty(_BLOCK, np.uint8)
     for at in range(first, last, _BLOCK):
         n = min(_BLOCK, last - at)
-        x = floats(widened(numbers[8] + width * at, n, form, room), n)
-        _spread(at, n, numbers, scale, low, base)
+        _spread(at, n, numbers, scale.ctypes.data, low.ctypes.data, base.ctypes.data)
+        _steps(widened(numbers[8] + width * at, n, form, room), n, scale, low, span, steps, code)
         if bits_at != 0:
             for i in range(n):
-                flags[i] = np.uint8(_within(x[i] / scale[i], low[i], span))
+                flags[i] = np.uint8(_within(steps[i], low[i], span))
         if values_at == 0:
             for i in range(n):
-                out[i] = _code(x[i] / scale[i], low[i], span) * scale[i]
+                out[i] = code[i] * scale[i]
         else:
-            nan = _i32(span) + _i32(1)
-            for i in range(n):
-                code = _code(x[i] / scale[i], low[i], span)
-                places[i] = (_i32(code) if code == code else _i32(low[i]) + nan) + base[i]
+            _places(n, code, low, base, nan, places)
             _look_up(places.ctypes.data, out.ctypes.data, n, FP32, values_at)
         if codes_at != 0:
+            for i in range(n):
+                places[i] = places[i] - base[i] - _i32(low[i])
             if code_bytes == 1:
                 short = _bytes(codes_at + at, n)
                 for i in range(n):
-                    short[i] = np.uint8(places[i] - base[i] - _i32(low[i]))
+                    short[i] = np.uint8(places[i])
             else:
                 long = codes(codes_at + 2 * at, n)
                 for i in range(n):
-                    long[i] = np.uint16(places[i] - base[i] - _i32(low[i]))
+                    long[i] = np.uint16(places[i])
         if bits_at != 0:
             _write_bits(flags, n, bits_at + at // 8)
         written(out, numbers[9] + width * at, n, form)
@@ -190,7 +168,7 @@ def _backward(first, last, job):
     for at in range(first, last, _BLOCK):
         n = min(_BLOCK, last - at)
         given = floats(widened(numbers[8] + width * at, n, form, room), n)
-        _spread(at, n, numbers, scale, low, base)
+        _spread(at, n, numbers, scale.ctypes.data, low.ctypes.data, base.ctypes.data)
         _kept(numbers[12] + at // 8, n, flags)
         if code_bytes == 1:
             short = _bytes(numbers[11] + at, n)
@@ -257,6 +235,7 @@ def _backward_with_scales(first, last, job):
     room, other, out = np.empty(_BLOCK, np.float32), np.empty(_BLOCK, np.float32), np.empty(_BLOCK, np.float32)
     scale, low, base = np.empty(_BLOCK, np.float32), np.empty(_BLOCK, np.float32), np.empty(_BLOCK, np.int32)
     slopes, places, parts = np.ones(_BLOCK, np.float32), np.empty(_BLOCK, np.int32), np.empty(_BLOCK, np.float32)
+    steps, code = np.empty(_BLOCK, np.float32), np.empty(_BLOCK, np.float32)
     for unit in range(first, last):
         chunk, start = unit // groups, unit % groups * wide
         totals = _doubles(numbers[12] + 8 * chunk * channels, channels)
@@ -265,20 +244,20 @@ def _backward_with_scales(first, last, job):
             for at in range(begin, end, _BLOCK):
                 n = min(_BLOCK, end - at)
                 given = floats(widened(numbers[8] + width * at, n, form, room), n)
-                x = floats(widened(numbers[9] + width * at, n, form, other), n)
-                _spread(at, n, numbers, scale, low, base)
+                _spread(at, n, numbers, scale.ctypes.data, low.ctypes.data, base.ctypes.data)
+                _steps(widened(numbers[9] + width * at, n, form, other), n, scale, low, span, steps, code)
                 if slopes_at != 0:
-                    for i in range(n):
-                        code = _code(x[i] / scale[i], low[i], span)
-                        places[i] = (_i32(code) if code == code else _i32(low[i]) + nan) + base[i]
+                    _places(n, code, low, base, nan, places)
                     _look_up(places.ctypes.data, slopes.ctypes.data, n, FP32, slopes_at)
                 for i in range(n):
-                    step = x[i] / scale[i]
-                    code, within = _code(step, low[i], span), _within(step, low[i], span)
-                    value = given[i] * slopes[i]
-                    deviation = code - step if within else code
-                    parts[i] = value * (deviation if code == code else _f32(0.0))
-                    out[i] = value if within else _f32(0.0)
+                    deviation = code[i] - steps[i] if _within(steps[i], low[i], span) else code[i]
+                    parts[i] = deviation if code[i] == code[i] else _f32(0.0)
+                for i in range(n):
+                    out[i] = given[i] * slopes[i]
+                for i in range(n):
+                    parts[i] = parts[i] * out[i]
+                for i in range(n):
+                    out[i] = out[i] if _within(steps[i], low[i], span) else _f32(0.0)
                 _add_to_channels(parts, n, at, channels, inner, totals)
                 written(out, numbers[10] + width * at, n, form)
 
