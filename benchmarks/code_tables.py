@@ -2,9 +2,10 @@
 
     python benchmarks/code_tables.py [--millions 16]
 
-into: the operator alone, into memory that is there (`lutc.nn.cpu`); module: `QuantLUT` with its allocation. A step is a
-forward and a backward pass. The two of a row are called in turn, and of each the fastest call counts. Memory that is
-freed stays with the process, for fresh pages cost the system more than all that is timed here.
+into: the operator alone, into memory that is there (`lutc.nn.cpu`); module: `QuantLUT`, which allocates; lines: where
+the processor has AVX-512. A step is a forward and a backward pass. The two of a row are called in turn, and of each the
+fastest call counts. Memory that is freed stays with the process, for fresh pages cost the system more than all that is
+timed here.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import torch
 import torch.nn.functional as F
 
 from lutc.nn import FakeQuantize, QuantActivation, QuantLUT
-from lutc.nn.cpu import codes, through_codes
+from lutc.nn.cpu import code_lines, codes, through_codes
 
 
 def best(calls: Sequence[Callable[[], object]], repeats: int = 15) -> list[float]:
@@ -76,12 +77,16 @@ def main() -> None:
     out8, out16, out32 = torch.empty_like(q8), torch.empty_like(q16), torch.empty_like(x)
     to8, to32 = QuantLUT("gelu_8", scale=2.0**-4, out_scale=2.0**-4), QuantLUT("gelu_8", scale=2.0**-4)
     table8, table32 = to8.all_outputs, to32.all_outputs
-    table16 = torch.arange(1 << 16).to(torch.int16)
+    to16 = QuantLUT("gelu_8", scale=2.0**-6, out_scale=2.0**-6, bits=16)
+    table16, lines16 = to16.all_outputs, to16.all_lines.data_ptr()
     values = torch.randn(257)
 
     def into(q, out, table):
         widths = (q.itemsize, out.itemsize)
         return lambda: codes.look_up(q.data_ptr(), out.data_ptr(), n, table.data_ptr(), widths, threads)
+
+    def by_lines():
+        code_lines.through_lines(q16.data_ptr(), out16.data_ptr(), n, lines16, threads)
 
     def through(x, out, values, form):
         step, limits = np.float32(2.0**-4), (-128, 127, 0)
@@ -95,7 +100,8 @@ def main() -> None:
         ("int8 -> int8, module", lambda: to8(q8), "clone", lambda: q8.clone()),
         ("int8 -> float32, into", into(q8, out32, table32), "writing the floats", lambda: out32.fill_(1.0)),
         ("int8 -> float32, module", lambda: to32(q8), "q.float()", lambda: q8.float()),
-        ("int16 -> int16, into", into(q16, out16, table16), "copy", lambda: out16.copy_(q16)),
+        *[("int16 -> int16, lines, into", by_lines, "copy", lambda: out16.copy_(q16))] * code_lines.permutes_halves(),
+        ("int16 -> int16, table, into", into(q16, out16, table16), "copy", lambda: out16.copy_(q16)),
         ("float32, dynamic scale, module", lambda: dynamic(x), "clone", lambda: x.clone()),
         ("FakeQuantize", lambda: quantise(x), "clone", lambda: x.clone()),
     ]

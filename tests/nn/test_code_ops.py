@@ -50,6 +50,14 @@ def test_sizes_offsets_and_strides(dtype, out, n):
     )
 
 
+@pytest.mark.parametrize("offset", [0, 1])
+def test_outputs_that_go_past_the_caches(offset):
+    n, table = cpu._MANY + 77, table_of(torch.int8, torch.float32)
+    q, out = torch.randint(-128, 128, (n,), dtype=torch.int8), torch.full((n + 2,), 77.0)
+    cpu.look_up(q.data_ptr(), out[offset:].data_ptr(), n, table.data_ptr(), (1, 4), threads=2)
+    assert torch.equal(out[offset : n + offset], oracle(q, table)) and (out[n + offset :] == 77).all()
+
+
 @pytest.mark.parametrize("lacks", [("permutes_bytes",), ("permutes_bytes", "_shuffles")])
 @pytest.mark.parametrize("out", [torch.int8, torch.float32])
 def test_processors_without_permutations_give_the_same(monkeypatch, lacks, out):

@@ -66,10 +66,12 @@ def _interleaved(builder, planes, width=8):
 
 
 @functools.cache
-def looked_up(planes: int) -> Any:
+def looked_up(planes: int, past_caches: bool = False) -> Any:
     """A numba function of the addresses of codes and outputs, the number of LANES codes each, and the address of
-    `planes` times 256 bytes: byte p of the entry of every unsigned code, for p from the lowest.
+    `planes` times 256 bytes: byte p of the entry of every unsigned code, for p from the lowest. past_caches: outputs,
+    which lie at a multiple of 64 then, go straight to memory, which need not be read first.
     """
+    alignment = LANES if past_caches else 1
 
     @numba.extending.intrinsic
     def look_up(typing, source, target, blocks, tables):
@@ -95,7 +97,13 @@ def looked_up(planes: int) -> Any:
                 start = builder.mul(start, ir.Constant(_long, planes))
                 for i, vector in enumerate(_interleaved(builder, found)):
                     address = at(target, builder.add(start, ir.Constant(_long, LANES * i)))
-                    builder.store(builder.bitcast(vector, _bytes), address, align=1)
+                    store = builder.store(builder.bitcast(vector, _bytes), address, align=alignment)
+                    if past_caches:
+                        one = builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)])
+                        store.set_metadata("nontemporal", one)
+            if past_caches:  # other threads see these stores before those that follow
+                fence = builder.module.declare_intrinsic("llvm.x86.sse.sfence", [], ir.FunctionType(ir.VoidType(), []))
+                builder.call(fence, [])
             return context.get_dummy_value()
 
         return numba.types.void(*[numba.types.int64] * 4), generate

@@ -23,6 +23,7 @@ from lutc.nn.cpu.byte_planes import LANES, looked_up, permutes_bytes
 from lutc.nn.cpu.team import run
 
 SLICE = 1 << 15  # elements of a part at least
+_MANY = 1 << 23  # words of an output that no cache would hold for whoever reads it next
 _BLOCK, _ROW = 32, 16
 _byte = ir.IntType(8)
 _block = ir.VectorType(_byte, _BLOCK)
@@ -113,10 +114,10 @@ def _words_of(codes, out, n, table):
         words[i] = table[bytes_[i]]
 
 
-_bytes_by_planes, _words_by_planes = looked_up(1), looked_up(4)
+_bytes_by_planes, _words_by_planes, _words_past_caches = looked_up(1), looked_up(4), looked_up(4, past_caches=True)
 
 
-# Tasks. job: addresses of codes, outputs and the table, by unsigned code.
+# Tasks. job: addresses of codes, outputs and the table, by unsigned code, and the number of all codes.
 
 
 @native(TASK)
@@ -150,7 +151,10 @@ def _permuted_words(first, last, job):
         for plane in range(4):
             planes[256 * plane + i] = table[i] >> np.uint32(8 * plane)
     blocks = (last - first) // LANES
-    _words_by_planes(numbers[0] + first, numbers[1] + 4 * first, blocks, planes.ctypes.data)
+    if numbers[3] >= _MANY and numbers[1] % LANES == 0 and first % 16 == 0:
+        _words_past_caches(numbers[0] + first, numbers[1] + 4 * first, blocks, planes.ctypes.data)
+    else:
+        _words_by_planes(numbers[0] + first, numbers[1] + 4 * first, blocks, planes.ctypes.data)
     planes[0] = 0  # it lives until here
     done = first + LANES * blocks
     _words_of(numbers[0] + done, numbers[1] + 4 * done, last - done, table)
@@ -228,4 +232,4 @@ def look_up(codes: int, out: int, n: int, table: int, widths: tuple[int, int], t
     """
     task = (_PERMUTED.get(widths) if permutes_bytes() else None) or _TASKS.get(widths)
     task = task or (_shuffled_bytes if _shuffles() else _bytes_to_bytes)
-    run(task, n, SLICE, packed(codes, out, table), threads, multiple=64)
+    run(task, n, SLICE, packed(codes, out, table, n), threads, multiple=64)
