@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
 from lutc.costs.points import Points
 from lutc.costs.segments import DENSE_LIMIT, real_costs
+from lutc.formats.codes import Outputs, round_to_codes
 from lutc.formats.format import get as format_of
 from lutc.functions import Function
 from lutc.samples.samples import Samples, code_samples, grid_samples
@@ -34,18 +37,19 @@ def misfit(tables: TableSet, fn: Function, entries: int = 1) -> str | None:
     if tables.meta.get("search", {}).get("name") in ("classic", "greedy"):  # may miss what it can do; keeps a bound
         return None
     fixed = {key: table for key, table in tables.items() if _of_fixed_lines(table)}
+    seen = _seen(tables)
     judged = {key: code_samples(fn, tables.inputs[key], lo, hi) for key in fixed}
+    judged = {key: replace(samples, y=seen(samples.y)) for key, samples in judged.items()}
     excess = {}
     for key, samples in judged.items():
         if 2 < len(samples) <= DENSE_LIMIT:
-            error, spread = _error(fixed[key], samples), float(np.std(samples.y))
-            step = format_of(fixed[key].coefficients).step
-            some = (
-                10 * _SHARE * spread if spread > _FLAT * np.abs(samples.y).max() else math.inf
-            )  # of a constant, a step
+            error, spread = _error(fixed[key], samples, seen), float(np.std(samples.y))
+            flat = spread <= _FLAT * np.abs(samples.y).max()  # of a constant any error counts by the step alone
+            some, step = math.inf if flat else 10 * _SHARE * spread, format_of(fixed[key].coefficients).step
             excess[key] = error / max(_SHARE * spread, min(step, some), 1e-300)
     for key in sorted((key for key in excess if excess[key] > 1.0), key=lambda key: -excess[key]):
-        if why := _blamed(fixed[key], judged[key], fn, entries, f"over [{lo:g}, {hi:g}]: at '{key}'"):
+        error = _error(fixed[key], judged[key], seen)
+        if why := _blamed(fixed[key], judged[key], error, fn, entries, f"over [{lo:g}, {hi:g}]: at '{key}'"):
             if {"slopes", "intercepts"} <= tables.meta.keys():
                 own = f"slopes in {tables.meta['slopes']} and intercepts in {tables.meta['intercepts']}"
                 why = f"{own}{why.removeprefix(fixed[key].coefficients).partition('; take ')[0]}; take wider ones"
@@ -57,15 +61,23 @@ def _of_fixed_lines(table: Table) -> bool:
     return isinstance(table.body, Lines) and table.coefficients.startswith("q") and table.prologue is None
 
 
-def _error(table: Table, samples: Samples) -> float:
-    return float(np.sqrt(np.mean((table(samples.x) - samples.y) ** 2)))
+def _seen(tables: TableSet) -> Callable[[np.ndarray], np.ndarray]:
+    """What is judged of a value: itself, or the output code that it becomes, where those are what was minimised."""
+    if tables.meta.get("objective") != "codes":
+        return lambda values: values
+    out = Outputs(**tables.meta["output"])
+    return lambda values: (round_to_codes(out, values) - out.zero_point) * out.scale
 
 
-def _blamed(table: Table, samples: Samples, fn: Function, entries: int, where: str) -> str | None:
+def _error(table: Table, samples: Samples, seen: Callable[[np.ndarray], np.ndarray]) -> float:
+    return float(np.sqrt(np.mean((seen(table(samples.x)) - samples.y) ** 2)))
+
+
+def _blamed(table: Table, samples: Samples, error: float, fn: Function, entries: int, where: str) -> str | None:
     """The line on a table whose error is far beyond that of real lines."""
     costs = real_costs(Points.of(samples), table.left, table.right)
     best = exact(costs, min(max(entries, table.entries), len(samples)))  # empty segments are merged
-    error, spread = _error(table, samples), float(np.std(samples.y))
+    spread = float(np.std(samples.y))
     if error <= _TIMES * math.sqrt(best.cost):
         return None
     slopes, intercepts = costs.line(best.cuts[:-1], best.cuts[1:])

@@ -108,8 +108,8 @@ def compile_request(
     problem, tasks = prepare(request)
     tables, search = _solve(problem, tasks, progress)
     for task in tasks:
-        # layer-total leaves the function on purpose where inputs were clipped
-        if problem.request.error.objective != "layer-total":
+        # layer-total leaves the function on purpose where inputs were clipped, codes where outputs saturate
+        if problem.request.error.objective not in ("layer-total", "codes"):
             _check_fit(problem, task, tables[task.key])
     meta = {"range": list(problem.function.range), **_settings(problem, tables, tasks), "search": search}
     inputs = {task.key: task.inputs for task in tasks if task.inputs is not None}

@@ -106,3 +106,12 @@ def test_a_constant_may_be_off_by_less_than_a_step():
 def test_slopes_of_their_own_are_named():
     with pytest.raises(LutcError, match=r"^slopes in q0\.1 and intercepts in q1\.6 cannot hold gelu .* wider ones"):
         lutc.compile("gelu", 8, inputs=FINE, slopes="q0.1")
+
+
+def test_output_codes_are_judged_as_codes():
+    tiny = functions.user.from_callable(lambda x: 1e-6 * np.tanh(x), (-4.0, 4.0))
+    with pytest.raises(LutcError, match=r"q1\.6 cannot hold"):
+        lutc.compile(tiny, 8, inputs=FINE, out=Outputs(8, 2.0**-27), objective="codes", coefficients="q1.6")
+    coarse_output = Outputs(3, 0.125)  # from -0.5 to 0.375: the rest saturates, and every code is right
+    tables = lutc.compile("tanh", 3, inputs=FINE, out=coarse_output, objective="codes", coefficients="q1.7")
+    assert tables.meta["certificate"]["4"]["output"]["wrong"] == 0
