@@ -1,8 +1,8 @@
 """Models with tables as ONNX: standard operators alone, so that every runtime can run them, and checked against torch.
 
 Every module of `lutc.nn` traces to such operators while `torch.onnx.export(..., dynamo=True)` runs
-(`lutc.nn.portable`); `export` also drops what the graph does not use, lets onnx check it, and compares what onnxruntime
-gives with torch, output by output.
+(`lutc.nn.portable`); `export` also makes a local function of each, drops what the graph does not use, lets onnx check
+it, and compares what onnxruntime gives with torch, output by output.
 """
 
 from __future__ import annotations
