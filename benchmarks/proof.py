@@ -4,7 +4,8 @@ coefficients than fp32 also what those cost beside the best real lines.
     python benchmarks/proof.py [--inputs fp16 bf16] [--coefficients fp32] [--entries 8 16 ...] [FUNCTION ...]
 
 Mean squared errors over every value of the inputs in the function's default range, tails exact. A row is one
-`lutc.compile`; seconds are those of the whole call, certificate and proof included, after one call that warms it up.
+`lutc.compile`; seconds are processor time of the whole call (one thread, so that other work beside it counts little),
+certificate and proof included, after one call that warms it up.
 `snake` stands for a function of the user's own, x + sin(x)^2 over [-4, 4].
 """
 
@@ -28,12 +29,12 @@ def snake(x: np.ndarray) -> np.ndarray:
 
 
 def row(name: str, entries: int, **options) -> tuple[dict, float]:
-    """The record of the search for one table, and the seconds that it took."""
+    """The record of the search for one table, and the seconds of processor time that it took."""
     given = {"function": snake, "range": (-4.0, 4.0)} if name == "snake" else {"function": name}
-    start = time.perf_counter()
+    start = time.process_time()
     search = lutc.compile(**given, entries=entries, **options).meta["search"]
     return {what: next(iter(fact.values())) for what, fact in search.items() if isinstance(fact, dict)}, (
-        time.perf_counter() - start
+        time.process_time() - start
     )
 
 
