@@ -66,7 +66,8 @@ class Scales:
             return "scales per layer"
         bits = f"{self.all.bits} {'' if self.all.signed else 'unsigned '}bits"
         if self.all.axis is not None:
-            return f"{bits}, scales of {len(self.all.zero_point)} channels"
+            kind = "" if self.all.kind == "fixed" else f"{self.all.kind} "
+            return f"{bits}, {kind}scales of {self.all.channels or 'all'} channels"
         return f"{bits}, {self.all.kind} scale" if self.all.scale is None else f"{bits}, scale {self.all.scale:g}"
 
 

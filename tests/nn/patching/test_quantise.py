@@ -229,6 +229,22 @@ def test_channels_of_another_axis(tmp_path):
     assert torch.equal(model(x), want)
 
 
+@pytest.mark.parametrize("kind", ["learned", "observed", "dynamic"])
+def test_each_channel_finds_a_scale_of_its_own(kind):
+    """A quantiser to copy, of channels: functions first, then tables behind the quantisers that are there."""
+    model, x = Whole(), torch.randn(64, 6) * torch.tensor([0.1, 1.0, 3.0, 9.0, 0.5, 2.0])
+    report = lutc.patch(model, quantise=FakeQuantize(kind, axis=-1, channels=6))
+    assert f"{kind} scales of 6 channels" in str(report)
+    exact = model(x)
+    lutc.patch(model, activation=[GELU, SILU])
+    assert all(m.quantise.kind == kind and m.quantise.axis == -1 for m in places(model).values())
+    y = model(x)
+    assert (y - exact).abs().max() < 0.5 and not torch.equal(y, exact)
+    y.square().mean().backward()
+    learned = [m.quantise.log2_scale.grad for m in places(model).values() if kind == "learned"]
+    assert all(grad.shape == (6,) and grad.any() for grad in learned)
+
+
 def test_channels_that_vary_have_no_ranges():
     """Of batches with other numbers of channels, in whatever order, there is none that ranges would be of."""
     batches = [torch.randn(4, n, 2) for n in (3, 5, 3)]
