@@ -124,7 +124,9 @@ def main() -> None:
     torch.set_num_threads(1)
     head = taylor_vgg.trained(torch.empty(0), 0, arguments.work / "head.pt")
     table = taylor.load(arguments.work / f"head-{arguments.k}")
-    x = next(taylor_vgg.images(taylor_vgg.drawn(arguments.fonts), ROWS, taylor_vgg.TEST))[0].contiguous()
+    glyphs = taylor_vgg.drawn(arguments.fonts)
+    x = next(taylor_vgg.images(glyphs, ROWS, taylor_vgg.TEST))[0].contiguous()
+    inputs = next(taylor_vgg.images(glyphs, 60_000, taylor_vgg.FIT))[0]
     for flags in arguments.flags or ["-O3", "-O3 -march=native"]:
         print(f"gcc -std=c99 {flags}")
         for format in ("fp32", "int8"):
@@ -135,7 +137,7 @@ def main() -> None:
             exact = warm, cold
             print(f"  exact {format:6}{size / 1e6:9.2f} MB {row(warm, cold, exact)}  {off:.1e} from torch")
             for store in ("fp32", "fp16") if format == "fp32" else ("int8",):
-                stored = table.stored(store)
+                stored = table.stored(store, inputs)
                 with tempfile.TemporaryDirectory() as folder:
                     size = export_c(stored, folder, "head", blob=True)[-1].stat().st_size
                     y, warm, cold = compiled(Path(folder), "head", flags, x)

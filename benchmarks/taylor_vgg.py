@@ -61,8 +61,9 @@ def main() -> None:
     x = next(images(glyphs, arguments.images, FIT))[0]
     for k in arguments.k:
         table = fitted(head, x, k, arguments.work / f"head-{k}")
-        stores = {format: table.stored(format) for format in ("fp32", "fp16", "int8")} | {
-            "int8 by rows": by_rows(table)
+        stores = {format: table.stored(format, x) for format in ("fp32", "fp16", "int8")} | {
+            "int8, inputs unknown": table.stored("int8"),
+            "int8 by rows": by_rows(table),
         }
         for format, stored in stores.items():
             report(f"k = {k}, {format}, {stored.storage_bytes / 1e6:.1f} MB", TaylorMLP(stored), head, glyphs, truth)

@@ -167,9 +167,8 @@ def fit(
         raise LutcError(f"rank = {settings.rank} is over the width of {block.name}; leave it out for full Jacobians")
     table = _expanded(block, centres, samples, settings)
     table, strength = _regressed(table, samples, settings)
-    table = changed(table, radii=find_radii(table, samples, settings.fallback) if settings.fallback else None).stored(
-        settings.format
-    )
+    table = changed(table, radii=find_radii(table, samples, settings.fallback) if settings.fallback else None)
+    table = table.stored(settings.format, points)
     info = {
         "block": block.name,
         "modules": [str(module) for module in block.modules],

@@ -81,7 +81,7 @@ def sweep(
         table = fit(block, inputs, design)
         share = (table.info["certificate"] or {}).get("fallback", 0.0)
         for format in stores:
-            stored = table.stored(format)
+            stored = table.stored(format, rows)
             module = TaylorMLP(stored, block.as_module if stored.radii is not None else None)
             speedup = _speedup(exact, _times(module, rows, batches))
             cost = stored.multiply_adds(share, exact_cost)

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from lutc.errors import LutcError
 from lutc.functions.in_torch import known, names, value
-from lutc.taylor.cluster import nearest
+from lutc.taylor.cluster import nearest, rows_of_centres
+from lutc.taylor.rounding import int8_slopes
 from lutc.taylor.writing import save
 
 # Storage format -> dtype of the slopes, dtype of centres and values. int8 slopes have one fp32 scale per row (one
@@ -21,7 +22,6 @@ FORMATS = {
     "bf16": (torch.bfloat16, torch.bfloat16),
     "int8": (torch.int8, torch.float16),
 }
-INT8_MAX = 127
 
 
 @dataclass(frozen=True)
@@ -185,9 +185,11 @@ class TaylorTable:
         owner = nearest(x, centres)
         return (x - centres[owner]).norm(dim=1) > self.radii.to(x)[owner]
 
-    def stored(self, format: str) -> TaylorTable:
+    def stored(self, format: str, inputs: Tensor | None = None) -> TaylorTable:
         """The same table rounded to `format`. Centres are rounded first and values moved along, so that only rounding
         is lost.
+
+        With `inputs` [n, d] (float32), samples of what the table is given, int8 loses least on these.
         """
         if format not in FORMATS:
             raise LutcError(f"format {format!r} is unknown; storage formats are {', '.join(FORMATS)}")
@@ -196,10 +198,7 @@ class TaylorTable:
         values, slopes = _moved(self, centres.double())
         scales = columns = None
         if format == "int8":
-            columns = column_scales(slopes)
-            slopes = slopes / columns.double()
-            scales = slopes.abs().amax(2).clamp_min(1e-30).float() / INT8_MAX
-            slopes = (slopes / scales.double()[..., None]).round().clamp(-INT8_MAX, INT8_MAX)
+            slopes, scales, columns = int8_slopes(slopes, None if inputs is None else self._mean_squares(inputs))
         return replace(
             self,
             centres=centres,
@@ -213,6 +212,17 @@ class TaylorTable:
             projections=None if self.projections is None else self.projections.to(dtype),
         )
 
+    def _mean_squares(self, x: Tensor) -> Tensor:
+        """Mean squares [k, p] (float64) of what each centre's slopes are multiplied with at x [n, d]; the mean over all
+        centres counts as a ten-thousandth of a sample, for centres without any.
+        """
+        sums = torch.zeros(self.k, self.slopes.shape[2], dtype=torch.float64)
+        counts = torch.zeros(self.k, 1, dtype=torch.float64)
+        for index, rows in enumerate(rows_of_centres(nearest(x, self.centres), self.k)):
+            sums[index] = self.features(x[rows], index).double().square().sum(0)
+            counts[index] = len(rows)
+        return (sums + 1e-4 * sums.sum(0) / counts.sum()) / (counts + 1e-4)
+
     def save(self, name: str | os.PathLike) -> None:
         """Write `name.json` beside `name.safetensors`."""
         save(self, name)
@@ -221,18 +231,6 @@ class TaylorTable:
 def features(z: Tensor, order: int) -> Tensor:
     """What the slopes multiply: z [n, d] for order 1, z and z^2 / 2 [n, 2 d] for order 2."""
     return z if order == 1 else torch.cat([z, z * z / 2], 1)
-
-
-def column_scales(slopes: Tensor) -> Tensor:
-    """Scales [p] (float32) of the columns of slopes [k, o, p] (float64) under which int8 codes with a scale per row
-    lose little: the root mean square of each column, each row taken in units of its own root mean square.
-
-    An input that hardly varies has slopes far above the others' in every row, and without this the rest of the row is
-    rounded away beside them, though it is what the output is made of.
-    """
-    rows = slopes.square().mean(2, keepdim=True).clamp_min(1e-60)
-    columns = (slopes.square() / rows).mean((0, 1)).sqrt()
-    return columns.clamp_min(1e-6 * float(columns.max()) or 1.0).float()
 
 
 def _check_activation(name: str) -> None:
