@@ -317,4 +317,6 @@ def test_nothing_is_allocated_but_the_output(gelu):
 
 
 def test_repr(gelu):
-    assert repr(LUT(gelu, 0.5)) == "LUT(gelu, key=1, entries=3, grad=gelu, fp32 plan: chain)"
+    where = "beyond -4 .. inf its last segment goes on"
+    assert repr(LUT(gelu, 0.5)) == f"LUT(gelu, key=1, entries=3, grad=gelu, fp32 plan: chain, {where})"
+    assert repr(LUT("gelu_8")) == "LUT(gelu, key=5, entries=8, grad=gelu, fp32 plan: chain)"
