@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,6 +44,15 @@ class _IntegerNorm(Refilled):
         out_dtype: torch.dtype,
     ):
         super().__init__()
+        self.options: dict[str, Any] = {
+            "scale": scale,
+            "zero_point": zero_point,
+            "out_scale": out_scale,
+            "out_zero_point": out_zero_point,
+            "rsqrt": rsqrt,
+            "bits": bits,
+            "out_dtype": out_dtype,
+        }
         if out_dtype not in CODES.values():
             raise LutcError(f"out_dtype is torch.int8 or torch.int16; given {out_dtype}")
         weight, bias = _numbers("weight", weight), _numbers("bias", bias)
@@ -52,7 +62,7 @@ class _IntegerNorm(Refilled):
         limits = torch.iinfo(out_dtype)
         out = OutputCodes(out_scale, out_zero_point, limits.min, limits.max)
         model = IntegerNormModel.build(rsqrt, n, scale, zero_point, eps, weight, bias, self.centred, out, bits)
-        self.model, self.out_dtype = model, out_dtype
+        self.model, self.scale, self.out_dtype = model, float(scale), out_dtype
         self.rsqrt = TorchIntegerLines(model.rsqrt)
         statistics = int(self.centred), model.zero_point, model.fraction, model.epsilon, model.dropped
         roots, give = requantiser(model.rsqrt.unit * 2.0**ROOT_BITS), requantiser(model.unit / out.scale)
@@ -75,6 +85,16 @@ class _IntegerNorm(Refilled):
             return onnx_nodes.local_function(type(self).__name__, norm, q)
         roots = self.rsqrt.cuts, self.rsqrt.slopes, self.rsqrt.intercepts
         return torch.ops.lutc.integer_norm(q, self.weight, self.bias, *roots, self.numbers, self.out_dtype)
+
+    def remade(self, weight: ArrayLike | None, bias: ArrayLike | None, eps: float, n: int) -> _IntegerNorm:
+        """A norm with the table, scales and dtypes of this one for another weight, bias, eps and number of features."""
+        given = (weight, bias, eps) if self.centred else (weight, eps)
+        return type(self)(*given, n=n, **self.options)  # type: ignore[arg-type,call-arg]
+
+    def dequantise(self, codes: torch.Tensor) -> torch.Tensor:
+        """Values (float32) of output codes."""
+        out = self.model.out
+        return (codes.to(torch.int32) - out.zero_point).to(torch.float32) * np.float32(out.scale).item()
 
     def extra_repr(self) -> str:
         return f"n={self.model.n}, out_scale={self.model.out.scale:g}, out_zero_point={self.model.out.zero_point}"

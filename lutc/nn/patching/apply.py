@@ -55,17 +55,18 @@ def patch(
     values; one that errs by more than 5 % of its function's standard deviation is not used, and the report says so.
     outside: what runs where a table has neither tail nor range reduction: "table", its last segment (the default of
     tables that are given), or "exact", the function itself (of automatic ones). softmax: an exp table, (exp table,
-    reciprocal table), or a LUTSoftmax; without a reciprocal table the division is exact. It replaces nn.Softmax, the
-    attention of transformers' registry (models loaded with 'sdpa' or 'eager'), nn.MultiheadAttention, and calls of
-    softmax and scaled_dot_product_attention. norm: an rsqrt table, for LayerNorm and RMSNorm (weights are shared, so
-    training goes on). mlp: {block: path of an artefact, or module}, compiled MLPs; blocks are named as in lutc.taylor
-    (`layers.0.mlp`, `encoder.layer.0:intermediate+output.dense`). only, skip: names or patterns of modules
-    (`encoder.layer.0`, `*.mlp`), not for `mlp`. quantise: fake-quantises the input of every activation that is
-    replaced: "learned", "observed", "dynamic", a number, a FakeQuantize, a calibration (or its .json file), or {path:
-    one of these}. With it `activation` may also be the name of a function, which then stays exact; without `activation`
-    all do. Tables patched in later go behind the quantisers that are there. attention: "materialised" (the default)
-    holds all scores in memory, "fused" works on blocks of them and equals it within rounding, "fused-exact" and
-    "fused-table" find the largest score as they go (`lutc.nn.attention`); "integer" takes int8 codes and a byte for
+    reciprocal table), a LUTSoftmax, or an IntegerSoftmax on scores quantised at its scale; without a reciprocal table
+    the division is exact. It replaces nn.Softmax, the attention of transformers' registry (models loaded with 'sdpa' or
+    'eager'), nn.MultiheadAttention, and calls of softmax and scaled_dot_product_attention. norm: an rsqrt table, for
+    LayerNorm and RMSNorm (weights are shared, so training goes on), or an IntegerLayerNorm or IntegerRMSNorm, remade
+    for the weights of each norm of its kind. mlp: {block: path of an artefact, or module}, compiled MLPs; blocks are
+    named as in lutc.taylor (`layers.0.mlp`, `encoder.layer.0:intermediate+output.dense`). only, skip: names or patterns
+    of modules (`encoder.layer.0`, `*.mlp`), not for `mlp`. quantise: fake-quantises the input of every activation that
+    is replaced: "learned", "observed", "dynamic", a number, a FakeQuantize, a calibration (or its .json file), or
+    {path: one of these}. With it `activation` may also be the name of a function, which then stays exact; without
+    `activation` all do. Tables patched in later go behind the quantisers that are there. attention: "materialised" (the
+    default) holds all scores in memory, "fused" works on blocks of them and equals it within rounding, "fused-exact"
+    and "fused-table" find the largest score as they go (`lutc.nn.attention`); "integer" takes int8 codes and a byte for
     each weight (`lutc.nn.IntegerAttention`), without a gradient. audit: a batch, as `lutc.audit` takes it, on which the
     model runs before and after: the report then lists what stays exact, and a replacement that differs from the module
     that stood there by more than its table does is refused.

@@ -25,6 +25,7 @@ from lutc.errors import LutcError
 from lutc.models.modes import evaluation_mode
 from lutc.models.texts import to_device
 from lutc.nn.coded_rows import CodeSoftmax, CodeTable
+from lutc.nn.dequantised_rows import DequantisedNorm, DequantisedSoftmax
 from lutc.nn.integer_softmax import IntegerSoftmax
 from lutc.nn.norm import LUTLayerNorm, LUTRMSNorm
 from lutc.nn.patching.checking import Pairs, compare
@@ -241,14 +242,16 @@ class Listening(TorchDispatchMode):
 
 def _told(module: nn.Module, inner: nn.Module | None) -> tuple[str, str]:
     """What a module of lutc computes, and the names of its tables."""
-    if isinstance(module, (LUTSoftmax, CodeSoftmax, IntegerSoftmax)):
+    if isinstance(module, (LUTSoftmax, CodeSoftmax, DequantisedSoftmax, IntegerSoftmax)):
         what = "softmax"
-    elif isinstance(module, (LUTLayerNorm, LUTRMSNorm)):
+    elif isinstance(module, (LUTLayerNorm, LUTRMSNorm, DequantisedNorm)):
         what = "layer_norm" if module.centred else "rms_norm"
     elif isinstance(module, TaylorMLP):
         return "mlp", "a Taylor table"
     else:
         what = getattr(getattr(module, "tables", None), "function", None) or "a function"
+    if isinstance(module, (DequantisedNorm, DequantisedSoftmax)):
+        return what, type(module.integer).__name__
     if isinstance(inner, CodeTable):
         held: Any = inner.table
         return what, loads(bytes(held.cpu().numpy()).decode()).name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,9 @@ from lutc import functions
 from lutc.errors import LutcError
 from lutc.functions import alike
 from lutc.functions.spelling import base
+from lutc.nn.dequantised_rows import DequantisedNorm, DequantisedSoftmax
+from lutc.nn.integer_norm import IntegerLayerNorm, IntegerRMSNorm
+from lutc.nn.integer_softmax import IntegerSoftmax
 from lutc.nn.lut import LUT, OUTSIDE
 from lutc.nn.norm import LUTLayerNorm, LUTRMSNorm
 from lutc.nn.patching.attention import in_form
@@ -52,6 +55,11 @@ class Wanted:
         """Whether functions are looked for at all."""
         return bool(self.activations) or self.other is not None
 
+    @property
+    def norm_calls(self) -> Collection[str]:
+        """Of `norms`, those that answer a call with its weights; an integer norm is made of weights beforehand."""
+        return [kind for kind, operator in self.norms.items() if not isinstance(operator.module, DequantisedNorm)]
+
     def serving(self, names: Sequence[str]) -> list[str]:
         """Of `activations`, the functions that `names` (of one call or module) stand for: `elu(*)` for all of the
         family.
@@ -75,10 +83,14 @@ class Wanted:
         bias: torch.Tensor | None,
         path: str,
         exact: Any = None,
+        offset: float = 0.0,
     ) -> nn.Module:
         """A table norm that shares `weight` and `bias` with the module it replaces."""
         module = self.norms[kind].fresh(path, exact)
         module.normalized_shape, module.eps, module.weight, module.bias = shape, eps, weight, bias
+        module.offset = offset
+        if isinstance(module, DequantisedNorm):
+            module.renew()
         return module
 
     def without_place(self, report: Report) -> list[tuple[str, str]]:
@@ -172,9 +184,13 @@ class Activations:
 
 
 def _norms(source) -> dict[str, Operator]:
+    if isinstance(source, (IntegerLayerNorm, IntegerRMSNorm)):
+        kind = "layer_norm" if source.centred else "rms_norm"
+        return {kind: Operator(DequantisedNorm(source), type(source).__name__)}
     if isinstance(source, torch.nn.Module):
         raise LutcError(
-            f"norm= takes an rsqrt table; a {type(source).__name__} has weights of its own: put it in the norm's place"
+            "norm= takes an rsqrt table, an IntegerLayerNorm or an IntegerRMSNorm; a "
+            f"{type(source).__name__} has weights of its own: put it in the norm's place"
         )
     tables = as_table_set(source)
     return {
@@ -185,6 +201,8 @@ def _norms(source) -> dict[str, Operator]:
 
 def _written(source) -> dict[str, Operator]:
     """For 1/sqrt(x) by itself: a table that holds for every x, behind range reduction."""
+    if isinstance(source, torch.nn.Module):
+        return {}
     tables = as_table_set(source)
     whole = all(isinstance(table.prologue, ExponentPrologue) for table in tables.values())
     return {"rsqrt": Operator(LUT(tables), _label(source, tables))} if whole else {}
@@ -193,11 +211,12 @@ def _written(source) -> dict[str, Operator]:
 def _softmax(source, attention: str | None) -> Operator | None:
     if source is None:
         return in_form(None, attention)
+    if isinstance(source, IntegerSoftmax):
+        if attention not in (None, "materialised"):
+            raise LutcError(f"an IntegerSoftmax takes all scores of a row; leave out attention={attention!r:.40}")
+        return Operator(DequantisedSoftmax(source), "IntegerSoftmax")
     if isinstance(source, torch.nn.Module) and not isinstance(source, LUTSoftmax):
-        raise LutcError(
-            f"softmax= takes tables or a LUTSoftmax; a {type(source).__name__} works on codes, as attention='integer' "
-            "does for a model's attention"
-        )
+        raise LutcError(f"softmax= takes tables, a LUTSoftmax or an IntegerSoftmax; given a {type(source).__name__}")
     if isinstance(source, LUTSoftmax):
         return Operator(in_form(source, attention), "LUTSoftmax")
     sources = source if isinstance(source, (tuple, list)) else (source, None)

@@ -226,14 +226,16 @@ class Patcher:
         known = norm_of(child)
         if known is None:  # one written out of other calls, with a gate or another gain: those are answered
             self.gone.add(id(child))
-            if not self._calls(path, child):
+            if not self.wanted.norm_calls or not self._calls(path, child):
                 why = "computes neither LayerNorm nor RMSNorm over its last dimension"
                 self.report.left.append(Left(path, type(child).__name__, why))
             return
         weight, bias = child._parameters.get("weight"), child._parameters.get("bias")
         shape = tuple(weight.shape) if weight is not None else tuple(child.normalized_shape)
-        module = self.wanted.norm_module(known.kind, shape, known.eps, weight, bias, path, child)
-        module.offset = known.offset
+        if known.kind not in self.wanted.norms:
+            self.report.left.append(Left(path, known.kind, f"no norm for it, only {', '.join(self.wanted.norms)}"))
+            return
+        module = self.wanted.norm_module(known.kind, shape, known.eps, weight, bias, path, child, known.offset)
         self.put(parent, parent_name, name, module)
         self.report.replaced.append(Replaced(path, known.kind, self.wanted.norms[known.kind].name))
 
@@ -335,6 +337,9 @@ class Patcher:
             elif call in _NORMS and self.wanted.norms and not is_line(module):
                 what = NORM_CALLS[call] if call in NORM_CALLS else CHANNEL_NORM_CALLS[call][0]
                 kind = NORM_CALLS.get(call, "layer_norm")
+                if kind not in self.wanted.norm_calls:
+                    self.report.left.append(Left(path, what, "an integer norm stands in the place of modules alone"))
+                    continue
                 norm = self.wanted.norm_module(kind, (1,), 1e-5, None, None, path)
                 norms[kind] = self._added(module, name, f"lutc_{kind}", norm).normalise
                 self.report.replaced.append(Replaced(path, what, self.wanted.norms[kind].name))

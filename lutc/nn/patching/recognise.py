@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from lutc.functions.recognise import _TOLERANCE
+from lutc.nn.dequantised_rows import DequantisedNorm
 from lutc.nn.norm import LUTLayerNorm, LUTRMSNorm
 from lutc.nn.patching.channel_norms import of_batch
 from lutc.nn.patching.offload import present
@@ -65,7 +66,7 @@ def is_norm(module: nn.Module) -> bool:
         return False
     if type(module).__module__.startswith("torch.nn.utils."):
         return False
-    return isinstance(module, (nn.LayerNorm, nn.RMSNorm)) or (
+    return isinstance(module, (nn.LayerNorm, nn.RMSNorm, DequantisedNorm)) or (
         bool(_NORM_NAMED.search(type(module).__name__)) and next(module.children(), None) is None
     )
 
@@ -84,7 +85,8 @@ def norm_of(module: nn.Module) -> Norm | None:
     """The norm that the module computes over its last dimension with its `weight` and `bias`, if it computes exactly
     one.
     """
-    if isinstance(module, (LUTLayerNorm, LUTRMSNorm)):  # patched before: its table would hide what it computes
+    # Patched before: its table would hide what it computes.
+    if isinstance(module, (LUTLayerNorm, LUTRMSNorm, DequantisedNorm)):
         return Norm("layer_norm" if module.centred else "rms_norm", module.eps, getattr(module, "offset", 0.0))
     if _takes_more(module):
         return None
