@@ -81,9 +81,12 @@ CASES = {
         2,
     ),
 }
+FEW = "images", "images of codes", "learned"  # quick ones; each export takes the exporter seconds
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name", [name if name in FEW else pytest.param(name, marks=pytest.mark.slow) for name in CASES]
+)
 def test_channels_to_the_bit(name, tmp_path):
     make, x, nodes = CASES[name]
     found = lutc.onnx.export(make(), (x,), tmp_path / "m.onnx")
@@ -96,6 +99,7 @@ def test_channels_to_the_bit(name, tmp_path):
     assert not linear or axis["axis"] == 1
 
 
+@pytest.mark.slow
 def test_scales_of_a_call(tmp_path):
     for x in (floats(), all_codes()):
         found = lutc.onnx.export(AtScales(), (x, torch.tensor(SCALES)), tmp_path / "m.onnx")
