@@ -18,6 +18,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import llvmlite.binding
 import numba
 import numba.extending
 import numpy as np
@@ -29,6 +30,20 @@ _int64, _word = numba.types.int64, ir.IntType(64)
 TABLE_KERNEL = numba.types.void(*[_int64] * 5)
 TASK = numba.types.void(*[_int64] * 3)
 _MANY = 1 << 40  # length of arrays of which nobody asks it
+
+
+@functools.cache
+def processor_has(feature: str) -> bool:
+    """Whether the processor that numba compiles for has a feature, by LLVM's name; no, where numba compiles
+    for another one than this.
+    """
+    config: Any = numba.config
+    if config.CPU_NAME or config.CPU_FEATURES:
+        return False
+    try:
+        return bool(llvmlite.binding.get_host_cpu_features().get(feature, False))
+    except RuntimeError:
+        return False
 
 
 def compiled(function: Callable | None = None, *, reorder: bool = False) -> Any:

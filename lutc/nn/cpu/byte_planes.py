@@ -10,11 +10,12 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-import llvmlite.binding
 import numba
 import numba.extending
 from llvmlite import ir
 from numba.core import cgutils
+
+from lutc.nn.cpu.base import processor_has
 
 LANES = 64
 _LANE = 16  # bytes within which registers interleave
@@ -22,16 +23,9 @@ _byte, _long = ir.IntType(8), ir.IntType(64)
 _bytes = ir.VectorType(_byte, LANES)
 
 
-@functools.cache
 def permutes_bytes() -> bool:
     """Whether the processor that numba compiles for has AVX-512 VBMI."""
-    config: Any = numba.config
-    if config.CPU_NAME or config.CPU_FEATURES:
-        return False
-    try:
-        return bool(llvmlite.binding.get_host_cpu_features().get("avx512vbmi", False))
-    except RuntimeError:
-        return False
+    return processor_has("avx512vbmi")
 
 
 def _places(places):

@@ -13,7 +13,6 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-import llvmlite.binding
 import numba
 import numba.extending
 import numpy as np
@@ -22,7 +21,7 @@ from numba.core import cgutils
 
 from lutc.formats.codes import HALF_AWAY, HALF_EVEN, ROUNDINGS
 from lutc.formats.requantise import INT32_MAX, requantiser
-from lutc.nn.cpu.base import TASK, codes, compiled, integers, native, packed, plan_words
+from lutc.nn.cpu.base import TASK, codes, compiled, integers, native, packed, plan_words, processor_has
 from lutc.nn.cpu.team import run
 from lutc.table.integer import IntegerLines
 
@@ -41,16 +40,9 @@ _short, _number, _long, _single = ir.IntType(16), ir.IntType(32), ir.IntType(64)
 _shorts, _numbers, _longs, _singles = map(ir.VectorType, (_short, _number, _long, _single), (_LANES, 16, 8, 16))
 
 
-@functools.cache
 def permutes_halves() -> bool:
     """Whether the processor that numba compiles for has AVX-512 for 16-bit lanes."""
-    config: Any = numba.config
-    if config.CPU_NAME or config.CPU_FEATURES:
-        return False
-    try:
-        return bool(llvmlite.binding.get_host_cpu_features().get("avx512bw", False))
-    except RuntimeError:
-        return False
+    return processor_has("avx512bw")
 
 
 def lines_of(lines: IntegerLines, out: Any = None) -> np.ndarray | None:

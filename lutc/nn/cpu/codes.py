@@ -10,15 +10,12 @@ bytes and to words go 64 at a time (`lutc.nn.cpu.byte_planes`).
 
 from __future__ import annotations
 
-import functools
-
-import llvmlite.binding
 import numba
 import numba.extending
 import numpy as np
 from llvmlite import ir
 
-from lutc.nn.cpu.base import TASK, compiled, integers, native, packed, pointer
+from lutc.nn.cpu.base import TASK, compiled, integers, native, packed, pointer, processor_has
 from lutc.nn.cpu.byte_planes import LANES, looked_up, permutes_bytes
 from lutc.nn.cpu.team import run
 
@@ -29,13 +26,9 @@ _byte = ir.IntType(8)
 _block = ir.VectorType(_byte, _BLOCK)
 
 
-@functools.cache
 def _shuffles() -> bool:
     """Whether the processor that numba compiles for has AVX2."""
-    try:
-        return bool(llvmlite.binding.get_host_cpu_features().get("avx2", False))
-    except RuntimeError:
-        return False
+    return processor_has("avx2")
 
 
 @numba.extending.intrinsic

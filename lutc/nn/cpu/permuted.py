@@ -7,27 +7,21 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-import llvmlite.binding
 import numba
 import numba.extending
 from llvmlite import ir
 from numba.core import cgutils
+
+from lutc.nn.cpu.base import processor_has
 
 LANES = 16
 _single, _number = ir.FloatType(), ir.IntType(32)
 _floats, _numbers = ir.VectorType(_single, LANES), ir.VectorType(_number, LANES)
 
 
-@functools.cache
 def permutes() -> bool:
     """Whether the processor that numba compiles for has AVX-512."""
-    config: Any = numba.config
-    if config.CPU_NAME or config.CPU_FEATURES:
-        return False
-    try:
-        return bool(llvmlite.binding.get_host_cpu_features().get("avx512f", False))
-    except RuntimeError:
-        return False
+    return processor_has("avx512f")
 
 
 @functools.cache
