@@ -32,11 +32,25 @@ def serves(rows: int, k: int) -> bool:
     return threads == 1 or rows <= SMALL_BATCH or rows < ROWS_PER_CENTRE * k * threads
 
 
-class Bound:
+class SharedMemory:
+    """Of arrays that share tensors' memory, so that training shows; `valid` tells whether the tensors still lie where
+    they did.
+    """
+
+    def __init__(self, tensors: list[Tensor]):
+        self.tensors = tensors
+        self.places = self._places()
+
+    def _places(self) -> list[int]:
+        return [tensor.data_ptr() for tensor in self.tensors]
+
+    def valid(self) -> bool:
+        return self._places() == self.places
+
+
+class Bound(SharedMemory):
     """Routing and product of one table in a single call, with the table's arrays at hand: at batch 1 each look-up of a
     tensor counts.
-
-    The arrays share the tensors' memory, so training shows; `valid` tells whether the tensors still lie where they did.
     """
 
     def __init__(
@@ -50,8 +64,7 @@ class Bound:
         neurons: tuple[Tensor, Tensor, str] | None = None,
     ):
         """`columns`; `neurons`: weights [n, d], offsets [n] and activation of kept neurons, as in TaylorTable."""
-        self.tensors = [centres, slopes, bias, *(() if neurons is None else neurons[:2])]
-        self.places = self._places()
+        super().__init__([centres, slopes, bias, *(() if neurons is None else neurons[:2])])
         self.outputs, self.width = slopes.shape[1], centres.shape[1]
         slopes, shifts = slopes.detach(), bias.detach().numpy()
         codes = slopes.view(torch.uint16) if slopes.dtype in (torch.float16, torch.bfloat16) else slopes
@@ -73,12 +86,6 @@ class Bound:
             self.fused = kernels.whole_with_neurons(slopes.dtype, self.neurons[2])
             self.before = (*self.neurons[:2], np.empty(0, np.float32) if self.columns is None else self.columns)
         use_huge_pages(slopes)
-
-    def _places(self) -> list[int]:
-        return [tensor.data_ptr() for tensor in self.tensors]
-
-    def valid(self) -> bool:
-        return self._places() == self.places
 
     def __call__(self, x: Tensor) -> Tensor:
         """x [..., d] float32 and contiguous, at most SMALL_BATCH rows -> [..., o]."""

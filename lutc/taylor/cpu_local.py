@@ -10,7 +10,7 @@ import torch
 from numba import float32, njit
 from torch import Tensor
 
-from lutc.taylor.cpu import use_huge_pages
+from lutc.taylor.cpu import SharedMemory, use_huge_pages
 from lutc.taylor.cpu_kernels import _FLAGS, ACTIVATIONS, PRODUCT, routed
 
 
@@ -64,15 +64,14 @@ def _whole(slopes: torch.dtype, projections: torch.dtype | None, activation: str
     return whole
 
 
-class LocalBound:
+class LocalBound(SharedMemory):
     """As `lutc.taylor.cpu.Bound`, for a `TaylorMLP` with `chosen` or `projections` and neurons of a function in
     ACTIVATIONS, if any.
     """
 
     def __init__(self, module):
-        self.tensors = [module.centres, module.slopes, module.bias]
-        self.tensors += [x for x in (module.projections, module.weights, module.offsets) if x is not None]
-        self.places = self._places()
+        rest = [x for x in (module.projections, module.weights, module.offsets) if x is not None]
+        super().__init__([module.centres, module.slopes, module.bias, *rest])
         self.width, self.outputs = module.in_features, module.out_features
         bias, empty = _array(module.bias), np.empty(0, np.float32)
         low, neurons, local = module.projections is not None, module.weights is not None, module.chosen is not None
@@ -93,12 +92,6 @@ class LocalBound:
         dtype = module.projections.dtype if low else None
         self.kernel = _whole(module.slopes.dtype, dtype, module.activation, local)
         use_huge_pages(module.slopes.detach())
-
-    def _places(self) -> list[int]:
-        return [tensor.data_ptr() for tensor in self.tensors]
-
-    def valid(self) -> bool:
-        return self._places() == self.places
 
     def __call__(self, x: Tensor) -> Tensor:
         """x [..., d] float32 and contiguous, a few rows -> [..., o]."""
