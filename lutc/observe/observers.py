@@ -214,6 +214,7 @@ class Observing:
     watch: Watch
     kind: str
     name: str = "an observer"
+    answers_calls: bool = True
 
     def fresh(self, path: str, exact: Callable | None = None) -> Observer:
         if self.kind == "softmax":

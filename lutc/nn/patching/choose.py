@@ -57,11 +57,8 @@ class Wanted:
 
     @property
     def norm_calls(self) -> Collection[str]:
-        """Of `norms`, those that answer a call with its weights, observers too; an integer norm is made of weights
-        beforehand.
-        """
-        modules = {kind: getattr(operator, "module", None) for kind, operator in self.norms.items()}
-        return [kind for kind, module in modules.items() if not isinstance(module, DequantisedNorm)]
+        """Of `norms`, those that answer a call with its weights."""
+        return [kind for kind, operator in self.norms.items() if operator.answers_calls]
 
     def serving(self, names: Sequence[str]) -> list[str]:
         """Of `activations`, the functions that `names` (of one call or module) stand for: `elu(*)` for all of the

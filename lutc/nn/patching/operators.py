@@ -11,6 +11,7 @@ from torch import nn
 
 from lutc.errors import LutcError
 from lutc.functions import in_torch
+from lutc.nn.dequantised_rows import DequantisedNorm
 from lutc.nn.lut import LUT
 from lutc.nn.patching.quantised import behind, quantised_function
 from lutc.table.table_set import TableSet
@@ -35,6 +36,11 @@ class Operator:
     def function(self) -> str | None:
         """Registry name of the function it stands for, None where it does not say."""
         return getattr(getattr(self.module, "tables", None), "function", None)
+
+    @property
+    def answers_calls(self) -> bool:
+        """Whether it can stand in for a call in a forward: an integer norm is made of weights, which a call brings."""
+        return not isinstance(self.module, DequantisedNorm)
 
     @property
     def open_ends(self) -> bool:
