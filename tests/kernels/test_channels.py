@@ -1,11 +1,7 @@
 """The kernels that look up in the tables of channels, in Triton's interpreter and on a card, against plain torch."""
 
 import itertools
-import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -17,6 +13,7 @@ pytest.importorskip("triton")
 from lutc.kernels import channels as kernels  # noqa: E402
 
 from lutc.nn import channel_plain as plain  # noqa: E402
+from tests.helpers.ahead import assert_wide_without_spills, counted  # noqa: E402
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SHAPES = ((3, 5, 7), (41, 5, 13), (1, 1, 1100), (150, 1, 1), (2, 300, 1), (90, 33, 1), (2, 3, 2500), (70, 5, 8))
@@ -139,19 +136,8 @@ def test_compiled_ahead_of_time():
     """For sm_80, sm_90 and sm_100, instructions a code: twice to three times those of one table, all reads and writes
     of 16 bytes, no spills.
     """
-    import triton
-
-    if not (Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "nvdisasm").exists():
-        pytest.skip("this Triton brings no nvdisasm")
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    folder = Path(__file__).resolve().parents[2] / "benchmarks"
-    command = [sys.executable, "-c", AHEAD]
-    run = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
-    assert run.returncode == 0, run.stderr[-2000:]
-    counts = json.loads(run.stdout)
-    for name, (_, _, everything) in counts.items():
-        assert everything.get("LDG.E.128") and everything.get("STG.E.128"), name
-        assert not [op for op in everything if op.startswith(("LDL", "STL"))], name
+    counts = counted(AHEAD, timeout=900)
+    assert_wide_without_spills(counts)
     for target in (80, 90, 100):
         for name, most in (("runs", 13), ("side by side", 16), ("short runs", 17)):
             per_element, opcodes, _ = counts[f"{name} i8 i8 {target}"]

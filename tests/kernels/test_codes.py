@@ -1,10 +1,6 @@
 """The kernels that look codes up, in Triton's interpreter and on a card, against plain indexing."""
 
-import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -17,6 +13,7 @@ from lutc.kernels import codes as kernels  # noqa: E402
 
 from lutc.nn import code_ops, through_codes  # noqa: E402
 from lutc.nn.nearest import index  # noqa: E402
+from tests.helpers.ahead import assert_wide_without_spills, counted  # noqa: E402
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::lutc.errors.ScaleWarning")
@@ -136,19 +133,8 @@ def test_compiled_ahead_of_time():
     """For sm_80, sm_90 and sm_100: at most six lane instructions a code from int8 to int8, and every kernel reads and
     writes 16 bytes at once, without spills.
     """
-    import triton
-
-    if not (Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "nvdisasm").exists():
-        pytest.skip("this Triton brings no nvdisasm")
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    folder = Path(__file__).resolve().parents[2] / "benchmarks"
-    command = [sys.executable, "-c", AHEAD]
-    run = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
-    assert run.returncode == 0, run.stderr[-2000:]
-    counts = json.loads(run.stdout)
-    for name, (_, _, everything) in counts.items():
-        assert everything.get("LDG.E.128") and everything.get("STG.E.128"), name
-        assert not [op for op in everything if op.startswith(("LDL", "STL"))], name
+    counts = counted(AHEAD)
+    assert_wide_without_spills(counts)
     for target in (80, 90, 100):
         per_element, opcodes, _ = counts[f"i8 i8 {target}"]
         assert per_element <= 6 and opcodes["LDG.E.128"] == opcodes["STG.E.128"] == 2  # of 32 codes

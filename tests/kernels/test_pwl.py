@@ -4,14 +4,12 @@ import contextlib
 import itertools
 import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.helpers import plan_tables
+from tests.helpers.ahead import counted
 from tests.helpers.plan_tables import TABLES, same
 
 torch = pytest.importorskip("torch")
@@ -233,13 +231,7 @@ FLAGS = (1, 3)  # flat on the left, as gelu's tables; on both sides, as sigmoid'
 
 @pytest.fixture(scope="module")
 def counts():
-    """Instruction counts, compiled ahead of time in a process of its own: the interpreter's flag is read when a kernel
-    is defined.
-    """
-    import triton
-
-    if not (Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "nvdisasm").exists():
-        pytest.skip("this Triton brings no nvdisasm")
+    """Instruction counts, compiled ahead of time."""
     script = (
         "import json, kernel_instructions as k\n"
         "rows = {}\n"
@@ -258,19 +250,7 @@ def counts():
         ("uniform", "fp16", "gradient", 1),
         ("uniform", "int8", "value", 1),
     ]
-    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    folder = Path(__file__).resolve().parents[2] / "benchmarks"
-    run = subprocess.run(
-        [sys.executable, "-c", script],
-        input=json.dumps(wanted),
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert run.returncode == 0, run.stderr[-2000:]
-    return json.loads(run.stdout)
+    return counted(script, given=json.dumps(wanted))
 
 
 @pytest.mark.slow
