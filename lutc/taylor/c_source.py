@@ -16,13 +16,19 @@ from torch import Tensor
 from lutc.errors import LutcError
 from lutc.taylor import c_templates as templates
 from lutc.taylor.cluster import half_norms
-from lutc.taylor.integer import IntegerRouting, refuse_fallback, refuse_local
+from lutc.taylor.integer import IntegerRouting, coded_rows, refuse_fallback
 from lutc.taylor.table import TaylorTable
 
 # More numbers than this in a source take a compiler minutes and gigabytes.
 STATIC_LIMIT = 4_000_000
 ALIGNMENT = 64
 MAGIC = b"LUTCTMLP"
+# Of C: a file of the table's name would be included in their place.
+_HEADERS = {
+    *("assert", "complex", "ctype", "errno", "fenv", "float", "inttypes", "iso646", "limits", "locale", "math"),
+    *("setjmp", "signal", "stdarg", "stdbool", "stddef", "stdint", "stdio", "stdlib", "string", "tgmath", "time"),
+    *("wchar", "wctype"),
+}
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,6 @@ def c_files(table: TaylorTable, name: str, *, blob: bool = False) -> dict[str, s
     a source.
     """
     refuse_fallback(table)
-    refuse_local(table)
     if table.activation is not None and table.activation not in templates.ACTIVATIONS:
         raise LutcError(
             f"kept neurons of {table.activation} have no C; exported are {', '.join(templates.ACTIVATIONS)}"
@@ -64,18 +69,17 @@ def c_files(table: TaylorTable, name: str, *, blob: bool = False) -> dict[str, s
         "k": table.k,
         "p": table.slopes.shape[2],
         "n": table.neurons,
+        "r": table.rank,
         "about": _about(table),
-        "stack": table.slopes.shape[2] * (6 if table.scales is not None else 4),
+        "stack": _stack(table),
+        "bytes": sum(array.values.nbytes for array in arrays),
     }
     files: dict[str, str | bytes] = {
         f"{name}.h": templates.header(parts, blob),
         f"{name}.c": templates.source(
+            table,
             parts,
             _pointers(name, arrays, payload) if blob else "\n".join(_static(name, array) for array in arrays),
-            table.format,
-            table.order,
-            table.activation,
-            table.columns is not None,
             blob,
         ),
     }
@@ -83,17 +87,31 @@ def c_files(table: TaylorTable, name: str, *, blob: bool = False) -> dict[str, s
 
 
 def c_name(name: str) -> str:
-    """The C identifier that a table of this name gets: `0-head` -> table_0_head."""
+    """The C identifier that a table of this name gets: `0-head` -> table_0_head, and `math`, whose header would be the
+    system's, -> table_math.
+    """
     name = re.sub(r"\W", "_", name, flags=re.ASCII)
-    return name if name[:1].isalpha() else f"table_{name}"
+    return name if name[:1].isalpha() and name not in _HEADERS else f"table_{name}"
 
 
 def _about(table: TaylorTable) -> str:
-    kept = f", {table.neurons} kept neurons ({table.activation})" if table.activation else ""
+    kept = f", rank {table.rank}" if table.rank else ""
+    if table.weights is not None:
+        own = "" if table.chosen is None else f" of {len(table.weights)} to each centre"
+        kept += f", {table.neurons} kept neurons{own} ({table.activation})"
     return (
         f"{table.in_features} -> {table.out_features}, {table.k} centres, order {table.order}{kept}, {table.format}, "
         f"{table.multiply_adds():.0f} multiply-adds"
     )
+
+
+def _stack(table: TaylorTable) -> int:
+    """Bytes of the arrays that a call holds at once."""
+    width, d = table.slopes.shape[2], table.in_features
+    floats = 4 * (width + (d if table.rank else 0))
+    if table.scales is None:
+        return floats + 64  # a product's lanes
+    return floats + 2 * max(width, d if table.rank else 0) + 2 * d  # the codes here, and those of the centre's search
 
 
 def _arrays(table: TaylorTable) -> list[Array]:
@@ -117,6 +135,15 @@ def _arrays(table: TaylorTable) -> list[Array]:
         arrays.append(Array("columns", "float", table.columns.numpy()))
     if table.weights is not None and table.offsets is not None:
         arrays += [stored("weights", table.weights), stored("offsets", table.offsets)]
+        if table.chosen is not None:
+            kind = "uint16_t" if len(table.weights) <= 1 << 16 else "uint32_t"
+            arrays.append(Array("chosen", kind, table.chosen.numpy().ravel().astype(kind.removesuffix("_t"))))
+    if table.projections is not None and table.scales is None:
+        arrays.append(stored("projections", table.projections))
+    elif table.projections is not None:
+        codes, scales = coded_rows(table.projections)
+        arrays.append(Array("projections", "int16_t", codes.numpy().ravel()))
+        arrays.append(Array("projection_scales", "float", scales.numpy().ravel()))
     return arrays
 
 

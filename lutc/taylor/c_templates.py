@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lutc.taylor.table import TaylorTable
+
 # Of kept neurons: the registry's name -> an expression of t.
 ACTIVATIONS = {
     "relu": "t > 0.0f ? t : t == t ? 0.0f : t",
@@ -22,10 +27,11 @@ _HEADER = """/* {name}: {about}; exported by lutc. Compile without -ffast-math; 
 #define {upper}_OUT {o}
 #define {upper}_CENTRES {k}
 {load}
-/* The number of the centre nearest to x[{upper}_IN], the first one on a tie. */
+/* The number of the centre nearest to x[{upper}_IN], the first one on a tie{unloaded}. */
 int {name}_centre(const float *x);
 
-/* y[{upper}_OUT] = F(x[{upper}_IN]); NaN in x gives NaN in y. About {stack} bytes of stack; calls may run at once. */
+/* y[{upper}_OUT] = F(x[{upper}_IN]); NaN in x gives NaN in y. About {stack} bytes of stack, none of heap, {bytes}
+   of constants; calls may run at once. */
 void {name}_run(const float *x, float *y);
 
 #endif /* {upper}_H */
@@ -108,7 +114,7 @@ int {name}_centre(const float *x)
 {{
     float best = 0.0f;
     int k, where = 0;
-    for (k = 0; k < {k}; ++k) {{
+{unloaded}    for (k = 0; k < {k}; ++k) {{
         float score = {name}_dot({name}_centres + (size_t)k * {d}, x, {d}) - {name}_half_norms[k];
         if (k == 0 || score > best) {{
             best = score;
@@ -120,7 +126,7 @@ int {name}_centre(const float *x)
 
 void {name}_run(const float *x, float *y)
 {{
-    float z[{p}];
+    float z[{p}]{centred};
     size_t k, i;
 {loaded}    k = (size_t){name}_centre(x);
 {fill}    for (i = 0; i < {o}; ++i)
@@ -129,14 +135,20 @@ void {name}_run(const float *x, float *y)
 """
 
 _INTEGER = """
-/* Codes of z[n] with a step of their own: z[i] = codes[i] * step up to half a step. */
+/* Codes of z[n] with a step of their own: z[i] = codes[i] * step up to half a step; NaN for NaN or infinity in z. */
 static float {name}_coded(const float *z, int16_t *codes, size_t n)
 {{
     float largest = 0.0f, step;
     size_t i;
+    int finite = 1;
     for (i = 0; i < n; ++i) {{
         float size = fabsf(z[i]);
+        finite &= z[i] - z[i] == 0.0f;
         largest = size > largest ? size : largest;
+    }}
+    if (!finite) {{
+        memset(codes, 0, n * sizeof *codes);
+        return NAN;
     }}
     step = largest > 1e-30f ? largest / 32767.0f : 1.0f;
     for (i = 0; i < n; ++i)
@@ -144,18 +156,25 @@ static float {name}_coded(const float *z, int16_t *codes, size_t n)
     return step;
 }}
 
-static int {name}_nearest(const int16_t *codes, float step)
+static int64_t {name}_sum(const int16_t *row, const int16_t *codes, size_t n)
 {{
+    int64_t sum = 0;
+    size_t i;
+    for (i = 0; i < n; ++i)
+        sum += (int32_t)codes[i] * row[i];
+    return sum;
+}}
+
+int {name}_centre(const float *x)
+{{
+    int16_t codes[{d}];
+    float step;
     double best = 0.0;
     int k, where = 0;
+{unloaded}    step = {name}_coded(x, codes, {d});
     for (k = 0; k < {k}; ++k) {{
-        const int16_t *route = {name}_routes + (size_t)k * {d};
-        int64_t sum = 0;
-        double score;
-        size_t i;
-        for (i = 0; i < {d}; ++i)
-            sum += (int32_t)codes[i] * route[i];
-        score = (double)sum - {name}_half_norms[k] / (double)step;
+        double score = (double){name}_sum({name}_routes + (size_t)k * {d}, codes, {d});
+        score -= {name}_half_norms[k] / (double)step;
         if (k == 0 || score > best) {{
             best = score;
             where = k;
@@ -164,27 +183,12 @@ static int {name}_nearest(const int16_t *codes, float step)
     return where;
 }}
 
-int {name}_centre(const float *x)
-{{
-    int16_t codes[{d}];
-    float step = {name}_coded(x, codes, {d});
-    return {name}_nearest(codes, step);
-}}
-
 void {name}_run(const float *x, float *y)
 {{
-    float z[{p}], step;
-    int16_t codes[{p}];
+    float z[{p}]{centred}, step;
+    int16_t codes[{widest}];
     size_t k, i, at;
-    int finite = 1;
-{loaded}    for (i = 0; i < {d}; ++i)
-        finite &= x[i] - x[i] == 0.0f;
-    if (!finite) {{
-        for (i = 0; i < {o}; ++i)
-            y[i] = NAN;
-        return;
-    }}
-    k = (size_t){name}_centre(x);
+{loaded}    k = (size_t){name}_centre(x);
 {fill}{scaled}    step = {name}_coded(z, codes, {p});
     for (i = 0; i < {o}; ++i) {{
         const int8_t *row = {name}_slopes + (k * {o} + i) * {p};
@@ -205,17 +209,31 @@ void {name}_run(const float *x, float *y)
 """
 
 _FILL = """    for (i = 0; i < {d}; ++i)
-        z[i] = x[i] - {name}_read({name}_centres[k * {d} + i]);
+        {target}[i] = x[i] - {name}_read({name}_centres[k * {d} + i]);
 """
 _FILL_SECOND = """    for (i = 0; i < {d}; ++i)
         z[{d} + i] = z[i] * z[i] / 2.0f;
 """
-_FILL_NEURONS = """    for (i = 0; i < {n}; ++i)
+_PROJECTED = """    for (i = 0; i < {r}; ++i)
+        z[i] = {name}_dot({name}_projections + (k * {r} + i) * {d}, centred, {d});
+"""
+_PROJECTED_INTEGERS = """    step = {name}_coded(centred, codes, {d});
+    for (i = 0; i < {r}; ++i) {{
+        const double sum = (double){name}_sum({name}_projections + (k * {r} + i) * {d}, codes, {d});
+        z[i] = (float)(sum * (double){name}_projection_scales[k * {r} + i] * (double)step);
+    }}
+"""
+_FILL_NEURONS = """    for (i = 0; i < {n}; ++i) {{
+        const size_t row = {row};
         z[{p} - {n} + i] = {name}_activation(
-            {name}_dot({name}_weights + i * {d}, x, {d}) + {name}_read({name}_offsets[i]));
+            {name}_dot({name}_weights + row * {d}, x, {d}) + {name}_read({name}_offsets[row]));
+    }}
 """
 _SCALED = """    for (i = 0; i < {p}; ++i)
         z[i] *= {name}_columns[i];
+"""
+_UNLOADED = """    if ({name}_slopes == NULL)
+        return -1;
 """
 _LOADED = """    if ({name}_slopes == NULL) {{
         for (i = 0; i < {o}; ++i)
@@ -226,27 +244,37 @@ _LOADED = """    if ({name}_slopes == NULL) {{
 
 
 def header(parts: dict, blob: bool) -> str:
-    """NAME.h. parts: name, upper (the name in capitals), d, o, k, p, n, about, stack."""
+    """NAME.h. parts: name, upper (the name in capitals), d, o, k, p, n, r, about, stack, bytes."""
     load = _LOAD_DECLARED.format(**parts) if blob else ""
-    return _HEADER.format(**parts, include="#include <stddef.h>\n" if blob else "", load=load)
+    unloaded = f"; -1 before {parts['name']}_load" if blob else ""
+    return _HEADER.format(**parts, include="#include <stddef.h>\n" if blob else "", load=load, unloaded=unloaded)
 
 
-def source(parts: dict, data: str, format: str, order: int, activation: str | None, columns: bool, blob: bool) -> str:
-    """NAME.c around `data`, the arrays or what loads them."""
-    half = "float" if format == "fp32" else "uint16_t"
-    fill = _FILL + (_FILL_SECOND if order == 2 else "") + (_FILL_NEURONS if activation else "")
+def source(table: TaylorTable, parts: dict, data: str, blob: bool) -> str:
+    """NAME.c of `table` around `data`, the arrays or what loads them."""
+    half = "float" if table.format == "fp32" else "uint16_t"
+    integer, projected, activation = table.format == "int8", table.projections is not None, table.activation
+    projection = (_PROJECTED_INTEGERS if integer else _PROJECTED) if projected else ""
+    second = _FILL_SECOND if table.order == 2 else ""
     pieces = {
-        "loaded": (_LOADED if blob else "").format(**parts),
-        "fill": fill.format(**parts),
-        "scaled": (_SCALED if columns else "").format(**parts),
+        "centred": ", centred[{d}]" if projected else "",
+        "unloaded": _UNLOADED if blob else "",
+        "loaded": _LOADED if blob else "",
+        "fill": _FILL + second + projection + (_FILL_NEURONS if activation else ""),
+        "scaled": _SCALED if table.columns is not None else "",
     }
-    integer = format == "int8"
-    code = _READ["fp16" if integer else format].format(**parts)
+    words = parts | {
+        "target": "centred" if projected else "z",
+        "row": "i" if table.chosen is None else "{name}_chosen[k * {n} + i]".format(**parts),
+        "widest": max(parts["p"], parts["d"]) if projected else parts["p"],
+    }
+    pieces = {name: piece.format(**words) for name, piece in pieces.items()}
+    code = _READ["fp16" if integer else table.format].format(**parts)
     if not integer or activation:
         code += "\n" + _DOT.format(**parts, half=half)
     if activation:
         code += _ACTIVATION.format(**parts, expression=ACTIVATIONS[activation])
-    code += (_INTEGER if integer else _FLOAT).format(**parts, **pieces)
+    code += (_INTEGER if integer else _FLOAT).format(**words, **pieces)
     return (
         f'#include "{parts["name"]}.h"\n\n#include <math.h>\n#include <stddef.h>\n#include <stdint.h>\n'
         f"#include <string.h>\n\n{data}\n{code}"

@@ -1,8 +1,9 @@
 """Integer arithmetic of an int8 table: what exported C computes, to the last bit, on every machine.
 
-Sums of floats depend on their order; sums of integers do not. An input is rounded to 16-bit codes twice, with a step of
-its own each time (its largest magnitude over 32,767): once as it is, to find the centre, once as what the slopes
-multiply. All sums are of integers and exact; what is left are a few single operations in IEEE arithmetic.
+Sums of floats depend on their order; sums of integers do not. An input is rounded to 16-bit codes with a step of its
+own (its largest magnitude over 32,767) wherever it meets a matrix: as it is, to find the centre; less its centre, where
+Jacobians are products; as what the slopes multiply. All sums are of integers and exact; what is left are a few single
+operations in IEEE arithmetic.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lutc.errors import LutcError
-from lutc.taylor.table import TaylorTable, features, hidden
+from lutc.taylor.table import TaylorTable, features
 
 CODE_MAX = 32767
 # An input no larger than this is 0: its step would be subnormal.
@@ -44,35 +45,55 @@ class IntegerRouting:
 
 
 def coded(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Codes of x [n, d] (float32, whole numbers from -32767 to 32767) and their steps [n] (float32)."""
+    """Codes of x [n, d] (float32, whole numbers from -32767 to 32767) and their steps [n] (float32). A row with NaN or
+    infinity has codes 0 and the step NaN.
+    """
     largest = x.abs().amax(1)
-    step = torch.where(largest > LEAST, largest / CODE_MAX, torch.ones_like(largest))
-    return (x / step[:, None]).round(), step
+    finite = torch.isfinite(largest)
+    step = torch.where(largest > LEAST, largest / CODE_MAX, torch.ones_like(largest)).where(finite, torch.nan)
+    return (x / step[:, None]).round().where(finite[:, None], 0.0), step
+
+
+def coded_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Codes (int16) of the rows [..., d] of a matrix in any float dtype, and the scale [...] (float32) of each row."""
+    rows = rows.double()
+    scales = (rows.abs().amax(-1).clamp_min(LEAST) / CODE_MAX).float()
+    codes = (rows / scales.double()[..., None]).round().clamp(-CODE_MAX, CODE_MAX)
+    return codes.to(torch.int16), scales
 
 
 def evaluate(table: TaylorTable, x: Tensor) -> Tensor:
     """y [n, o] (float32) of an int8 table at x [n, d] (float32) in integer arithmetic; a row with NaN or infinity gives
-    NaN. Kept neurons are computed in float: with them the last bits are torch's own. No fallback.
+    NaN, and so does one whose square, for order 2, is infinity. Kept neurons are computed in float: with them the last
+    bits are torch's own. No fallback.
 
     Sums are taken in float64, which holds them exactly. Raises LutcError for a table of another format.
     """
-    refuse_local(table)
     if table.scales is None:
         raise LutcError(f"integer arithmetic needs int8 slopes, the table is {table.format}; store it as int8")
-    finite = torch.isfinite(x).all(1)
-    x = torch.where(finite[:, None], x, 0.0)
     owner = IntegerRouting.of(table.centres).nearest(x)
-    z = features(x - table.centres.float()[owner], table.order)
-    if table.weights is not None and table.offsets is not None and table.activation is not None:
-        z = torch.cat([z, hidden(x, table.weights, table.offsets, table.activation)], 1)
-    codes, step = coded(z if table.columns is None else z * table.columns)
     y = x.new_empty(len(x), table.out_features)
     for index in owner.unique().tolist():
         rows = owner == index
-        sums = codes[rows].double() @ table.slopes[index].double().T
-        fine = sums * table.scales[index].double() * step[rows].double()[:, None]
-        y[rows] = table.values[index].float() + fine.float()
-    return torch.where(finite[:, None], y, torch.nan)
+        z = _features(table, x[rows], index)
+        codes, step = coded(z if table.columns is None else z * table.columns)
+        fine = _product(codes, step, table.slopes[index], table.scales[index])
+        y[rows] = table.values[index].float() + fine
+    return y
+
+
+def _features(table: TaylorTable, x: Tensor, index: int) -> Tensor:
+    """`TaylorTable.features` of x [n, d] about the centre `index`, projected in integers: [n, p]."""
+    z = features(x - table.centres[index].float(), table.order)
+    if table.projections is not None:
+        z = _product(*coded(z), *coded_rows(table.projections[index]))
+    return table.with_neurons(z, x, index)
+
+
+def _product(codes: Tensor, step: Tensor, matrix: Tensor, scales: Tensor) -> Tensor:
+    """matrix [o, d], codes with a scale per row, times vectors [n, d], codes with a step each: [n, o] (float32)."""
+    sums = codes.double() @ matrix.double().T
+    return (sums * scales.double() * step.double()[:, None]).float()
 
 
 class IntegerTaylorMLP(nn.Module):
@@ -83,7 +104,6 @@ class IntegerTaylorMLP(nn.Module):
     def __init__(self, table: TaylorTable):
         super().__init__()
         refuse_fallback(table)
-        refuse_local(table)
         self._table, self.radii = table, None
         self.in_features, self.out_features = table.in_features, table.out_features
 
@@ -101,13 +121,4 @@ def refuse_fallback(table: TaylorTable) -> None:
     if table.radii is not None:
         raise LutcError(
             "the table has a fallback to the exact MLP, which is not exported; fit it with --fallback 0 (the default)"
-        )
-
-
-def refuse_local(table: TaylorTable) -> None:
-    """LutcError for a table whose first product is each centre's own: neither C nor integer arithmetic has it."""
-    if table.chosen is not None or table.projections is not None:
-        raise LutcError(
-            "neurons of each centre's own and Jacobians of a rank run in torch and ONNX alone; for C and integers fit "
-            "without --local and --rank"
         )

@@ -172,6 +172,10 @@ class TaylorTable:
         z = features(x - self.centres[index].to(x), self.order)
         if self.projections is not None:
             z = z @ self.projections[index].to(x).T
+        return self.with_neurons(z, x, index)
+
+    def with_neurons(self, z: Tensor, x: Tensor, index: int) -> Tensor:
+        """z [n, q] followed by the kept neurons of centre `index` at x [n, d]: [n, q + neurons]."""
         if self.weights is None or self.offsets is None or self.activation is None:
             return z
         rows = slice(None) if self.chosen is None else self.chosen[index].long()

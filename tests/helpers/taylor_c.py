@@ -13,7 +13,7 @@ from lutc.taylor.exporting import export_c
 from lutc.taylor.table import TaylorTable
 
 STRICT = ["-std=c99", "-Wall", "-Wextra", "-pedantic", "-Werror"]
-SANITIZED = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+SANITIZED = ["-O1", "-g", "-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all"]
 CROSS = "aarch64-linux-gnu-gcc"
 
 # Rows of floats come in, the number of the centre and a row of floats go out; a blob's path is the one argument.

@@ -53,6 +53,7 @@ def inputs(table, count=400):
     x = probes(table, count, seed=1)
     x[0], x[1] = 0, 1e-38  # no step, and a subnormal one
     x[2] *= 1e6
+    x[6] = 1e25  # its square is no float
     x[3, 5], x[4, 0], x[5, -1] = torch.nan, torch.inf, -torch.inf
     return x
 
@@ -122,7 +123,9 @@ def test_int8_c_is_the_integer_module_to_the_last_bit(tables, tmp_path, key, blo
     _, y = taylor_c.run(program, table, x, *([str(tmp_path / "head.bin")] if blob else []))
     wanted = integer.IntegerTaylorMLP(table)(x)
     if key[1] is None:
-        assert torch.equal(y.view(torch.int32)[good_rows(x)], wanted.view(torch.int32)[good_rows(x)])
+        finite = wanted.isfinite()
+        assert torch.equal(y.view(torch.int32)[finite], wanted.view(torch.int32)[finite])
+        assert torch.isnan(y[~finite]).all() and finite[good_rows(x)].sum() >= 390 * OUT
     else:  # kept neurons are sums of floats
         assert (y - wanted).abs()[good_rows(x)].max() <= 2e-4 * wanted[good_rows(x)].abs().max()
     assert torch.isnan(y[3:6]).all() and torch.isnan(wanted[3:6]).all()
@@ -151,7 +154,7 @@ def test_aarch64_gives_the_same(tables, tmp_path, format):
     good = good_rows(x)
     owner, y = taylor_c.run(program, table, x, emulator="qemu-aarch64")
     if format == "int8":
-        assert torch.equal(y[good], integer.evaluate(table, x)[good])
+        torch.testing.assert_close(y, integer.evaluate(table, x), rtol=0, atol=0, equal_nan=True)
     else:
         wanted, size = reference(table, x[good], owner[good])
         assert ((y[good].double() - wanted).abs() <= 2.0**-23 * table.slopes.shape[2] * size).all()
@@ -286,7 +289,10 @@ def test_bad_input_is_one_line(tables, tmp_path, monkeypatch):
     assert set(c_files(table, "head", blob=True)) == {"head.h", "head.c", "head.bin"}
 
 
-@pytest.mark.parametrize("name, identifier", [("layer-0", "layer_0"), ("0", "table_0"), ("größe", "gr__e"), ("x", "x")])
+@pytest.mark.parametrize(
+    "name, identifier",
+    [("layer-0", "layer_0"), ("0", "table_0"), ("größe", "gr__e"), ("x", "x"), ("math", "table_math"), ("", "table_")],
+)
 def test_names_become_identifiers(name, identifier):
     assert c_name(name) == identifier
 

@@ -12,31 +12,15 @@ from lutc.taylor import distil, evaluate, find_blocks
 from lutc.taylor.blocks import Block
 from lutc.taylor.cluster import nearest
 from lutc.taylor.fitting import TaylorSettings, fit
-from lutc.taylor.integer import IntegerTaylorMLP
 from lutc.taylor.module import TaylorMLP
 from lutc.taylor.table import TaylorTable
 from tests.helpers.taylor_model import PATTERN
+from tests.helpers.taylor_tables import drawn
 
 
 @pytest.fixture
 def x():
     return 2 * torch.randn(3000, 6, generator=torch.Generator().manual_seed(0))
-
-
-def drawn(format="fp32", function="gelu", k=3, d=19, o=6, n=5, m=11, r=4):
-    """A table with both, drawn at random."""
-    generator = torch.Generator().manual_seed(0)
-    shapes = {
-        "centres": (k, d),
-        "values": (k, o),
-        "slopes": (k, o, r + n),
-        "weights": (m, d),
-        "offsets": (m,),
-        "projections": (k, r, d),
-    }
-    tensors = {name: torch.randn(*shape, generator=generator) for name, shape in shapes.items()}
-    chosen = torch.stack([torch.randperm(m, generator=generator)[:n] for _ in range(k)]).int()
-    return TaylorTable(**tensors, counts=torch.ones(k).long(), chosen=chosen, activation=function).stored(format)
 
 
 def by_hand(table: TaylorTable, x: torch.Tensor) -> np.ndarray:
@@ -216,8 +200,6 @@ def test_onnx_is_the_table(format, function, tmp_path):
 
 
 def test_bad_requests_are_one_clear_error(block, x):
-    from lutc.taylor.c_source import c_files
-
     table = drawn()
     parts = {name: getattr(table, name) for name in ("centres", "values", "slopes", "counts", "weights", "offsets")}
     parts |= {"activation": "gelu", "projections": table.projections, "chosen": table.chosen}
@@ -235,8 +217,6 @@ def test_bad_requests_are_one_clear_error(block, x):
         (lambda: TaylorTable(**{**parts, "projections": table.projections[:, 1:]}), "do not fit"),
         (lambda: TaylorTable(**{**parts, "projections": table.projections.half()}), "wants"),
         (lambda: TaylorTable(**{**parts, "projections": table.projections / 0}), "NaN or infinity"),
-        (lambda: c_files(table, "t"), "without --local and --rank"),
-        (lambda: IntegerTaylorMLP(table.stored("int8")), "without --local and --rank"),
     ]
     for call, words in cases:
         with pytest.raises(LutcError, match=words):
