@@ -47,7 +47,7 @@ def certify(tables: TableSet, fn: Function | None = None) -> dict:
             certificate[key]["promises"] = promises_kept(table, fn, names, tables.inputs[key].x())
         else:
             for dtype, figures in certificate[key].items():
-                figures["promises"] = promises_kept(table, fn, names, formats.get(dtype).values())
+                figures["promises"] = promises_kept(table, fn, names, formats.get(dtype).values(), True)
     return certificate
 
 

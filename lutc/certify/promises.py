@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
+from lutc.certify.arithmetic import in_arithmetic
 from lutc.formats.format import Format, get
 from lutc.functions import Function
 from lutc.functions.promises import Promised, promised
@@ -15,11 +16,12 @@ from lutc.table.table import Table
 _SUMS = 2.0**-50  # of the largest value: how far float64 sums that are equal may lie apart
 
 
-def promises_kept(table: Table, fn: Function, names: Iterable[str], x: np.ndarray) -> dict:
+def promises_kept(table: Table, fn: Function, names: Iterable[str], x: np.ndarray, floats: bool = False) -> dict:
     """By promise, over inputs x (n,) ascending, those in fn.range and those beyond on a side with a tail: how many
     there are, how many break it, and the first that does.
 
-    continuous counts breakpoints between inputs in the place of inputs. Values are those of float64 arithmetic.
+    continuous counts breakpoints between inputs in the place of inputs. Values are those of float64 arithmetic; with
+    `floats`, inputs that lines meet as they are, monotone is kept in float32 arithmetic too.
     """
     lo, hi = fn.range
     tails = table.left is not None or table.right is not None
@@ -27,7 +29,10 @@ def promises_kept(table: Table, fn: Function, names: Iterable[str], x: np.ndarra
     x = x[((x >= lo) | (table.left is not None)) & ((x <= hi) | (table.right is not None))]
     y = table(x)
     x, y = x[np.isfinite(y)], y[np.isfinite(y)]
-    return {name: _count(*_broken(name, table, what, x, y)) for name in names}
+    kept = {name: _count(*_broken(name, table, what, x, y)) for name in names}
+    if floats and "monotone" in kept and not kept["monotone"]["broken"] and isinstance(table.body, Lines):
+        kept["monotone"] = _count(*_broken("monotone", table, what, x, in_arithmetic(table, "fp32")(x)))
+    return kept
 
 
 def broken(certificate: Mapping, path: str = "") -> list[str]:
@@ -81,13 +86,15 @@ def _jumps(table: Table, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     else:
         return np.empty(0), np.empty(0, bool)
     inside = (at >= x.min(initial=np.inf)) & (at < x.max(initial=-np.inf))
-    at, left, right = at[inside], left[inside], right[inside]
     size = np.maximum(np.abs(left), np.abs(right))
+    if isinstance(body, Lines):
+        size = np.maximum(size, np.maximum(np.abs(body.intercepts[:-1]), np.abs(body.intercepts[1:])))
+    at, left, right, size = at[inside], left[inside], right[inside], size[inside]
     return at, np.abs(left - right) > jump(fmt, size) + 2.0**-40 * (1.0 + size)
 
 
 def jump(fmt: Format, value: np.ndarray | float) -> np.ndarray:
-    """How far apart lines may be at a breakpoint where they have about this value, and count as continuous: half a step
-    of the format, which rounding the intercept leaves.
+    """How far apart lines may be at a breakpoint, and count as continuous: half a step of the format at the greatest of
+    their values there and their intercepts, which rounding an intercept leaves.
     """
     return np.asarray(fmt.ulp(value)) / 2

@@ -255,7 +255,7 @@ def _tasks(problem: Problem) -> list[Task]:
             samples if error is None else replace(samples, weight=np.ones(len(samples)))
         )  # a layer may feel nothing at many codes
         between = _between(even, problem.f) if ties else None
-        held = "continuous" in request.error.promises
+        held = "continuous" in request.error.promises or (not codes and problem.promised.joined)
         steps = (inputs, request.storage.cut_step) if request.storage.cut_step > 1 else None
         lattice = Lattice(samples.x, problem.f, *problem.range, halves=codes and not held, held=held, steps=steps)
         tasks.append(Task(key, samples, inputs if codes else None, lattice, between, error))

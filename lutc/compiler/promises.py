@@ -7,9 +7,10 @@ from collections.abc import Callable
 import numpy as np
 
 from lutc.compiler.problem import Problem, Task
-from lutc.compiler.solve import over_samples, over_segments, relative_gap, segment_costs
+from lutc.compiler.solve import best_lines, over_samples, over_segments, relative_gap, segment_costs
 from lutc.costs.lines import Ordinals
 from lutc.costs.objectives import SQUARED
+from lutc.costs.points import Points
 from lutc.costs.rules import FORBIDDEN, Rules
 from lutc.costs.segments import DENSE_LIMIT, SegmentCosts, ruled_costs, squared_costs
 from lutc.errors import LutcError
@@ -17,6 +18,7 @@ from lutc.measures import rounded
 from lutc.search.exact import exact
 from lutc.search.joined import JOINED_LIMIT, Joins, joined
 from lutc.search.result import SearchResult
+from lutc.search.tied import TiedProblem, tied
 
 
 def over_promises(
@@ -27,7 +29,7 @@ def over_promises(
     """
     request, promised = problem.request, problem.promised
     names, entries = ", ".join(request.error.promises), request.storage.entries
-    tails, squared = (problem.left, problem.right), request.error.objective in (*SQUARED, "layer-diagonal")
+    squared = request.error.objective in (*SQUARED, "layer-diagonal")
     if request.found_by.takes == "samples":
         if problem.prologue is not None or promised.joined:
             raise LutcError(
@@ -42,25 +44,29 @@ def over_promises(
                 f"no table of {entries} entries keeps its promises ({names}); use more entries or promise less"
             )
     else:
-        rules = problem.rules
-        assert rules is not None
-        if len(task.samples) > JOINED_LIMIT or not rules.exhaustive or not rules.intercepts.format.is_fixed:
-            raise LutcError(
-                f"{names}: kept over at most {JOINED_LIMIT} input codes, with fixed-point coefficients of at most 8 "
-                f"bits; given {len(task.samples)} inputs and {problem.format.name}: promise through-zero and bounded "
-                "alone, or use fewer bits"
-            )
-        points = task.points()
-        costs = segment_costs(problem, task, points)
-        joins = Joins(promised.rise, promised.bend, rules.intercepts.format.step / 2 if promised.meet else -1.0)
-        result = joined(points, costs, rules, joins, entries, *tails, _beyond(problem, task))
+        result, facts = _over_joins(problem, task)
         lines = result.lines or ()
-        facts = {"cost": rounded(result.cost), "optimum": rounded(result.cost), "gap": 0.0}
-    if squared and len(task.samples) <= DENSE_LIMIT:
+    if "without_promises" not in facts and squared and len(task.samples) <= DENSE_LIMIT:
         plain = exact(_plain_costs(problem, task), entries).cost
         facts["without_promises"] = rounded(plain)
         facts["price"] = relative_gap(result.cost, plain)
     return result, lines, facts
+
+
+def _over_joins(problem: Problem, task: Task) -> tuple[SearchResult, dict]:
+    """(result with its lines, what is proven of it) where neighbouring lines must join."""
+    rules, promised, entries = problem.rules, problem.promised, problem.request.storage.entries
+    assert rules is not None
+    tails, beyond, fmt = (problem.left, problem.right), _beyond(problem, task), rules.intercepts.format
+    joins = Joins(promised.rise, promised.bend, (fmt.step / 2 if fmt.is_fixed else 0.0) if promised.meet else -1.0)
+    if task.inputs is not None and len(task.samples) <= JOINED_LIMIT and rules.exhaustive and fmt.is_fixed:
+        points = task.points()
+        result = joined(points, segment_costs(problem, task, points), rules, joins, entries, *tails, beyond)
+        return result, {"cost": rounded(result.cost), "optimum": rounded(result.cost), "gap": 0.0}
+    free = best_lines(problem, task.samples)
+    found = tied(TiedProblem(Points.of(task.samples), rules, joins, *tails, beyond, task.inputs is None), free.cuts)
+    facts = {"cost": rounded(found.cost), "lower_bound": rounded(free.bound)}
+    return found, {**facts, "gap": relative_gap(found.cost, free.bound)}
 
 
 def _plain_costs(problem: Problem, task: Task) -> SegmentCosts:

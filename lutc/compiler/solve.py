@@ -182,7 +182,7 @@ def _over_steps(
     return replace(result, cuts=positions[result.cuts]), costs.line(result.cuts[:-1], result.cuts[1:]), known
 
 
-def _best_lines(
+def best_lines(
     problem: Problem, samples: Samples, fmt: Format | None = None, real: Segmentation | None = None
 ) -> Segmentation:
     """The best table with real coefficients, or with those of `fmt`."""
@@ -198,8 +198,8 @@ def _over_many(
     find. Where promises bind, or coefficients are not all numbers of a format, it is where the search begins.
     """
     samples, genetic = task.samples, problem.request.found_by.name != "exact"
-    real = _best_lines(problem, samples)
-    stored = _best_lines(problem, samples, problem.format, real)
+    real = best_lines(problem, samples)
+    stored = best_lines(problem, samples, problem.format, real)
     result = SearchResult(stored.cuts, stored.cost, {"name": "exact"}, stored.lines)
     before, lines = stored.cost, stored.lines
     if problem.rules is not None:
@@ -232,7 +232,7 @@ def _over_windows(problem: Problem, task: Task) -> tuple[SearchResult, tuple, di
     least squared error, moved on while that helps. Nothing is proven of it.
     """
     samples, entries, tails = task.samples, problem.request.storage.entries, (problem.left, problem.right)
-    found, objective = _best_lines(problem, samples, problem.format), _pair_objective(problem, task, task.points())
+    found, objective = best_lines(problem, samples, problem.format), _pair_objective(problem, task, task.points())
     cuts, lines = found.cuts, found.lines
     cost = cost_of(task.points(), objective, cuts, lines, *tails)
     for _ in range(_MOVES):
@@ -317,5 +317,5 @@ def _gap(problem: Problem, samples: Samples, result: SearchResult) -> dict:
     """The least cost of lines with real coefficients, and the gap to it; {} where that cost is of another kind."""
     if problem.request.error.objective not in SQUARED:
         return {}
-    bound = _best_lines(problem, samples).bound
+    bound = best_lines(problem, samples).bound
     return {"lower_bound": rounded(bound), "gap": relative_gap(result.cost, bound)}

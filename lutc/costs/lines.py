@@ -35,6 +35,11 @@ class Ordinals:
         else:
             self.low, self.high = self.nearest(np.float64(fmt.min)), self.nearest(np.float64(fmt.max))
 
+    @property
+    def chosen(self) -> bool:
+        """Whether only some of the format's values are allowed."""
+        return self._chosen
+
     def nearest(self, x: ArrayLike) -> np.ndarray:
         """Number (int64) of the representable value nearest to x, saturating."""
         if self._chosen:
