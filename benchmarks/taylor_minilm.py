@@ -17,6 +17,7 @@ import resource
 import time
 from dataclasses import replace as changed
 from pathlib import Path
+from typing import NamedTuple
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -46,28 +47,44 @@ COLUMNS = [
 RIDGE = taylor.TaylorSettings(post_norm=True)
 # Documents of each text that may be measured on; no other one is fitted on that shares eight words in a row with them.
 MEASURED = 256
-# Name -> settings, steps of distillation (32 documents a step).
+# Documents of a batch, and samples of a layer's inputs that scales of int8 are chosen on.
+BATCH, SAMPLE = 32, 20_000
+
+
+class Design(NamedTuple):
+    """How tables are fitted, whether choices are by what the model feels of an error, and how long the tables are
+    distilled (32 documents a step), at what rate.
+    """
+
+    settings: taylor.TaylorSettings
+    felt: bool = False
+    steps: int = 0
+    rate: float = 5e-5
+
+
+LOCAL = changed(RIDGE, k=64, local=True)
 DESIGNS = {
-    "taylor-16": (changed(RIDGE, k=16, fit="taylor"), 0),
-    "linear": (changed(RIDGE, k=1), 0),
-    "linear-192-neurons": (changed(RIDGE, k=1, neurons=192), 0),
-    "ridge-16": (changed(RIDGE, k=16), 0),
-    "ridge-16-order-2": (changed(RIDGE, k=16, order=2), 0),
-    "sequential-16": (changed(RIDGE, k=16), 0),
-    "ridge-64": (changed(RIDGE, k=64), 0),
-    "ridge-100": (changed(RIDGE, k=100), 0),
-    "ridge-64-fallback": (changed(RIDGE, k=64, fallback=0.08), 0),
+    "taylor-16": Design(changed(RIDGE, k=16, fit="taylor")),
+    "linear": Design(changed(RIDGE, k=1)),
+    "linear-192-neurons": Design(changed(RIDGE, k=1, neurons=192)),
+    "ridge-16": Design(changed(RIDGE, k=16)),
+    "ridge-16-order-2": Design(changed(RIDGE, k=16, order=2)),
+    "sequential-16": Design(changed(RIDGE, k=16)),
+    "ridge-64": Design(changed(RIDGE, k=64)),
+    "ridge-100": Design(changed(RIDGE, k=100)),
+    "ridge-64-fallback": Design(changed(RIDGE, k=64, fallback=0.08)),
     # Six times fewer multiply-adds: in 4.7 MB stored as int8, and as good as may be.
-    "neurons-6x-small": (changed(RIDGE, k=27, neurons=50), 0),
-    "neurons-6x": (changed(RIDGE, k=64, neurons=32), 0),
-    "neurons-6x-distilled": (changed(RIDGE, k=64, neurons=32), 200),
+    "neurons-6x-small": Design(changed(RIDGE, k=27, neurons=50)),
+    "neurons-6x": Design(changed(RIDGE, k=64, neurons=32)),
+    "neurons-6x-distilled": Design(changed(RIDGE, k=64, neurons=32), steps=200),
     # Four times fewer.
-    "neurons-4x": (changed(RIDGE, k=64, neurons=160), 0),
-    "neurons-4x-distilled": (changed(RIDGE, k=64, neurons=160), 460),
+    "neurons-4x": Design(changed(RIDGE, k=64, neurons=160)),
+    "neurons-4x-distilled": Design(changed(RIDGE, k=64, neurons=160), steps=460),
     # Neurons of each centre's own, and Jacobians of a rank.
-    "local-4x": (changed(RIDGE, k=64, neurons=256, local=True, rank=96), 0),
-    "local-4x-full-rank": (changed(RIDGE, k=64, neurons=160, local=True), 0),
-    "local-4x-distilled": (changed(RIDGE, k=64, neurons=256, local=True, rank=96), 200),
+    "local-4x": Design(changed(LOCAL, neurons=256, rank=96)),
+    "local-4x-full-rank": Design(changed(LOCAL, neurons=160)),
+    "felt-4x": Design(changed(LOCAL, neurons=304, rank=48), felt=True),
+    "felt-4x-distilled": Design(changed(LOCAL, neurons=304, rank=48), felt=True, steps=400, rate=2e-4),
 }
 
 
@@ -86,9 +103,11 @@ def main() -> None:
         "--documents", type=int, default=MEASURED, help="documents of each text to measure on, in whole batches of 32"
     )
     parser.add_argument("--steps", type=int, help="steps of distillation instead of each design's own number")
+    parser.add_argument("--alone", action="store_true", help="print 1 - cosine for each layer replaced alone as well")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    torch.set_flush_denormal(True)
     arguments.work.mkdir(parents=True, exist_ok=True)
     path = str(get_model_path())
     # torch's fused attention takes half of the time of a step on a CPU, plain products a tenth.
@@ -118,10 +137,10 @@ def main() -> None:
         f"{peak():.2f} GiB",
         flush=True,
     )
+    bench = Bench(model, inputs, training, calibration, measured, arguments.work)
     for name in arguments.only:
-        settings, steps = DESIGNS[name]
-        design = settings, steps and (arguments.steps or steps)
-        run(name, design, model, inputs, training, calibration, measured, arguments.work)
+        design = DESIGNS[name]
+        bench.run(name, design._replace(steps=design.steps and (arguments.steps or design.steps)), arguments.alone)
 
 
 def spread(documents: list[str], count: int) -> list[str]:
@@ -129,50 +148,88 @@ def spread(documents: list[str], count: int) -> list[str]:
     return documents[:: max(1, len(documents) // count)][:count]
 
 
-def run(
-    name: str,
-    design: tuple,
-    model: nn.Module,
-    inputs: taylor.BlockInputs,
-    training: list,
-    calibration: list,
-    measured: dict,
-    work: Path,
-) -> None:
-    results = work / "results.csv"
-    if results.exists() and any(row["design"] == name for row in csv.DictReader(results.open())):
-        return
-    settings, steps = design
-    start = time.perf_counter()
-    tables = {}
-    if name.startswith("sequential"):
-        tables = taylor.fit_sequential(model, PATTERN, training, work / name, settings, dtype="fp16", limit=inputs.rows)
-    for number, block in enumerate(taylor.find_blocks(model, PATTERN) if not tables else []):
-        path = work / f"{name.removesuffix('-distilled')}-{number}"
-        tables[block.name] = (
-            taylor.load(path) if path.with_suffix(".json").exists() else taylor.fit(block, inputs, settings)
+class Bench(NamedTuple):
+    """The model, what was collected, batches to train, calibrate and measure on, and the folder of results."""
+
+    model: nn.Module
+    inputs: taylor.BlockInputs
+    training: list
+    calibration: list
+    measured: dict
+    work: Path
+
+    def run(self, name: str, design: Design, alone: bool) -> None:
+        results = self.work / "results.csv"
+        if results.exists() and any(row["design"] == name for row in csv.DictReader(results.open())):
+            return
+        start = time.perf_counter()
+        tables = self.fitted(name, design)
+        print(f"{name}: fitted in {time.perf_counter() - start:.0f} s, peak memory {peak():.2f} GiB", flush=True)
+        mlps = {block: TaylorMLP(changed(table, radii=None)) for block, table in tables.items()}
+        if design.steps:
+            self.distil(name, design, mlps)
+        write(results, measure(name, self.model, mlps, self.measured, start))
+        if alone:
+            self.alone(mlps)
+        if design.settings.fallback:
+            exact = {block.name: block.as_module for block in taylor.find_blocks(self.model, PATTERN)}
+            far = {
+                block: TaylorMLP(changed(mlp.table(), radii=tables[block].radii), exact[block])
+                for block, mlp in mlps.items()
+            }
+            recalibrate(self.model, far, self.calibration, design.settings.fallback)
+            write(results, measure(f"{name}-fallback", self.model, far, self.measured, start))
+        for format in ("fp16", "int8"):
+            stored = {
+                block: TaylorMLP(mlp.table().stored(format, self.inputs.sample(block, SAMPLE)))
+                for block, mlp in mlps.items()
+            }
+            write(results, measure(f"{name}-{format}", self.model, stored, self.measured, start))
+
+    def fitted(self, name: str, design: Design) -> dict[str, taylor.TaylorTable]:
+        if name.startswith("sequential"):
+            return taylor.fit_sequential(
+                self.model,
+                PATTERN,
+                self.training,
+                self.work / name,
+                design.settings,
+                dtype="fp16",
+                limit=self.inputs.rows,
+            )
+        tables, metrics = {}, {}
+        for number, block in enumerate(taylor.find_blocks(self.model, PATTERN)):
+            path = self.work / f"{name.removesuffix('-distilled')}-{number}"
+            if path.with_suffix(".json").exists():
+                tables[block.name] = taylor.load(path)
+                continue
+            if design.felt and not metrics:
+                metrics = taylor.output_metrics(self.model, PATTERN, self.training[:10], post_norm=True)
+            tables[block.name] = taylor.fit(block, self.inputs, design.settings, metric=metrics.get(block.name))
+            tables[block.name].save(path)
+        return tables
+
+    def distil(self, name: str, design: Design, mlps: dict[str, TaylorMLP]) -> None:
+        """Train `mlps` on documents after those that were collected, and save their tables."""
+        new = self.training[self.inputs.documents() // BATCH :]
+        taylor.distil(
+            self.model,
+            mlps,
+            new,
+            loss=cosine_loss,
+            rate=design.rate,
+            steps=design.steps,
+            dtype="bf16",
+            report=progress,
         )
-        tables[block.name].save(path)
-    print(f"{name}: fitted in {time.perf_counter() - start:.0f} s, peak memory {peak():.2f} GiB", flush=True)
-    mlps = {block: TaylorMLP(changed(table, radii=None)) for block, table in tables.items()}
-    if not steps:
-        write(results, measure(name, model, mlps, measured, start))
-    else:
-        taylor.distil(model, mlps, training, loss=cosine_loss, steps=steps, dtype="bf16", report=progress)
         for number, mlp in enumerate(mlps.values()):
-            mlp.table().save(work / f"{name}-{number}")
-        write(results, measure(name, model, mlps, measured, start))
-    if settings.fallback:
-        exact = {block.name: block.as_module for block in taylor.find_blocks(model, PATTERN)}
-        far = {
-            block: TaylorMLP(changed(mlp.table(), radii=tables[block].radii), exact[block])
-            for block, mlp in mlps.items()
-        }
-        recalibrate(model, far, calibration, settings.fallback)
-        write(results, measure(f"{name}-fallback", model, far, measured, start))
-    for format in ("fp16", "int8"):
-        stored = {block: TaylorMLP(mlp.table().stored(format)) for block, mlp in mlps.items()}
-        write(results, measure(f"{name}-{format}", model, stored, measured, start))
+            mlp.table().save(self.work / f"{name}-{number}")
+
+    def alone(self, mlps: dict[str, TaylorMLP]) -> None:
+        for text, batches in self.measured.items():
+            damage = [1 - evaluate(self.model, {block: mlp}, batches).cosine for block, mlp in mlps.items()]
+            figures = "  ".join(f"{one:.4f}" for one in damage)
+            print(f"{text}, layers replaced one at a time, 1 - cosine: {figures}  sum {sum(damage):.4f}", flush=True)
 
 
 def measure(name: str, model: nn.Module, mlps: dict, measured: dict, start: float) -> dict:
@@ -198,7 +255,7 @@ def write(results: Path, row: dict) -> None:
     print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
 
 
-def batched(tokenizer, texts: list[str], size: int = 32) -> list[dict[str, Tensor]]:
+def batched(tokenizer, texts: list[str], size: int = BATCH) -> list[dict[str, Tensor]]:
     """Batches of `size` documents of at most 128 tokens; neighbours in length share a batch, within 16 batches."""
     batches = []
     for start in range(0, len(texts), 16 * size):

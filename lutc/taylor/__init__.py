@@ -29,6 +29,7 @@ _EXPORTS = {
     "TaylorSettings": "lutc.taylor.fitting",
     "fit": "lutc.taylor.fitting",
     "fit_sequential": "lutc.taylor.sequential",
+    "output_metrics": "lutc.taylor.metric",
     "evaluate": "lutc.taylor.evaluation",
     "distil": "lutc.taylor.distillation",
     "recalibrate": "lutc.taylor.radius",

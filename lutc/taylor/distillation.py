@@ -62,9 +62,8 @@ def distil(
         )
     frozen = [parameter for parameter in model.parameters() if parameter.requires_grad]
     layers = [model.get_submodule(_layer(find_blocks(model, name)[0].paths[0], name)) for name in mlps]
-    shared = [parameter for mlp in mlps.values() for parameter in _shared(mlp) if parameter.dtype == torch.float32]
-    common = [nn.Parameter(torch.zeros_like(parameter[0])) for parameter in shared]
-    groups = [{"params": parameters, "lr": rate * _OWN}, {"params": common, "lr": rate}]
+    common = [one for mlp in mlps.values() for one in _common(mlp)]
+    groups = [{"params": parameters, "lr": rate * _OWN}, {"params": [one.step for one in common], "lr": rate}]
     optimiser = torch.optim.Adam(groups, betas=(0.9, 0.98), fused=True)
     rates = [group["lr"] for group in optimiser.param_groups]
     cast = torch.autocast(parameters[0].device.type, torch.bfloat16, enabled=dtype == "bf16")
@@ -90,13 +89,11 @@ def distil(
                 group["lr"] = full * min(1, (step + 1) / _WARM_UP) * (1 + math.cos(math.pi * step / steps)) / 2
             optimiser.zero_grad()
             total.backward()
-            for parameter, step_of_all in zip(shared, common):
-                step_of_all.grad = None if parameter.grad is None else parameter.grad.sum(0)
+            for one in common:
+                one.gather()
             optimiser.step()
-            with torch.no_grad():
-                for parameter, step_of_all in zip(shared, common):
-                    parameter.add_(step_of_all)
-                    step_of_all.zero_()
+            for one in common:
+                one.apply()
             if report is not None:
                 report(step, losses[-1])
     finally:
@@ -105,10 +102,44 @@ def distil(
     return losses
 
 
-def _shared(mlp: nn.Module) -> list[nn.Parameter]:
-    """The parameters [k, ...] of `mlp` whose entries mean the same for every centre."""
-    own = getattr(mlp, "chosen", None) is not None or getattr(mlp, "projections", None) is not None
-    return [mlp.get_parameter(name) for name in (("bias",) if own else ("slopes", "bias"))]
+class _Common:
+    """What all centres have in common of a parameter [k, ...], a step of its own: of all entries, or of the columns
+    from `first` on, which belong to the kept neurons `chosen` [k, n] out of `m`.
+    """
+
+    def __init__(self, parameter: nn.Parameter, chosen: Tensor | None = None, m: int = 0, first: int = 0):
+        self.parameter, self.first = parameter, first
+        self.chosen = None if chosen is None else chosen.long()
+        shape = parameter.shape[1:] if chosen is None else (m, parameter.shape[1])
+        self.step = nn.Parameter(parameter.new_zeros(shape))
+
+    def gather(self) -> None:
+        gradient = self.parameter.grad
+        if gradient is None or self.chosen is None:
+            self.step.grad = None if gradient is None else gradient.sum(0)
+            return
+        columns = gradient[:, :, self.first :].transpose(1, 2).reshape(-1, gradient.shape[1])
+        self.step.grad = torch.zeros_like(self.step).index_add_(0, self.chosen.flatten(), columns)
+
+    @torch.no_grad()
+    def apply(self) -> None:
+        if self.chosen is None:
+            self.parameter.add_(self.step)
+        else:
+            self.parameter[:, :, self.first :] += self.step[self.chosen].transpose(1, 2)
+        self.step.zero_()
+
+
+def _common(mlp: nn.Module) -> list[_Common]:
+    """Of the parameters of `mlp` those parts that mean the same for every centre."""
+    chosen, projections = getattr(mlp, "chosen", None), getattr(mlp, "projections", None)
+    slopes, bias = (mlp.get_parameter(name) for name in ("slopes", "bias"))
+    found = [_Common(bias)]
+    if chosen is not None:
+        found += [_Common(slopes, chosen, len(mlp.get_parameter("weights")), slopes.shape[2] - chosen.shape[1])]
+    elif projections is None:
+        found += [_Common(slopes)]
+    return [one for one in found if one.parameter.dtype == torch.float32]
 
 
 def relative_error(given: Tensor, wanted: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -55,7 +55,7 @@ def evaluate(
     }
     with torch.inference_mode():
         for batch in _progress(batches):
-            exact.append(_pooled(model, batch, mask))
+            exact.append(pooled_output(model, batch, mask))
             replace(model, mlps)
             rows = batch.get(mask) if isinstance(batch, Mapping) else None
             hooks = [
@@ -64,7 +64,7 @@ def evaluate(
                 if mlp.radii is not None
             ]
             try:
-                replaced.append(_pooled(model, batch, mask))
+                replaced.append(pooled_output(model, batch, mask))
             finally:
                 for hook in hooks:
                     hook.remove()
@@ -101,7 +101,7 @@ def _counter(count: list[int], mask: Tensor | None):
     return counted
 
 
-def _pooled(model: nn.Module, batch, mask: str) -> Tensor:
+def pooled_output(model: nn.Module, batch, mask: str) -> Tensor:
     """The model's first output, averaged over unmasked positions: [documents, width]."""
     output = (
         model(**batch)

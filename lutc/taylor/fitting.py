@@ -138,13 +138,16 @@ def fit(
     *,
     centres: Tensor | None = None,
     exact: BlockInputs | None = None,
+    metric: Tensor | None = None,
 ) -> TaylorTable:
     """Compile `block` on the inputs it really sees; returns a table in `settings.format` with its certificate in
     `info`.
 
     `inputs` holds the block's samples (float32, any number; memory stays fixed) or is a tensor [n, d]. `centres` [k, d]
-    replaces K-means (from `OnlineKMeans`, say). `exact` is explained at `BlockPairs`; `fit_sequential` gives it. Raises
-    LutcError for blocks that are no function of one row, too few or non-finite samples, too little memory.
+    replaces K-means (from `OnlineKMeans`, say). `metric` [o, o] says what errors of the output cost (from
+    `output_metrics`): neurons and Jacobians of a rank are chosen by it. `exact` is explained at `BlockPairs`;
+    `fit_sequential` gives it. Raises LutcError for blocks that are no function of one row, too few or non-finite
+    samples, too little memory, a metric of another shape or not positive definite.
     """
     if isinstance(block, nn.Module):
         block = Block("block", ("",), (block,))
@@ -165,8 +168,9 @@ def fit(
     centres = centres.to(FORMATS[settings.format][1]).float()
     if settings.rank > min(centres.shape[1], len(block(points[:1])[0])):
         raise LutcError(f"rank = {settings.rank} is over the width of {block.name}; leave it out for full Jacobians")
-    table = _expanded(block, centres, samples, settings)
-    table, strength = _regressed(table, samples, settings)
+    root = None if metric is None else _root(metric, block, len(block(points[:1])[0]))
+    table = _expanded(block, centres, samples, settings, root)
+    table, strength = _regressed(table, samples, settings, root)
     table = changed(table, radii=find_radii(table, samples, settings.fallback) if settings.fallback else None)
     table = table.stored(settings.format, points)
     info = {
@@ -179,7 +183,9 @@ def fit(
     return changed(table, info={**info, **certify(table, block, samples)})
 
 
-def _expanded(block: Block, centres: Tensor, samples: BlockPairs, settings: TaylorSettings) -> TaylorTable:
+def _expanded(
+    block: Block, centres: Tensor, samples: BlockPairs, settings: TaylorSettings, root: Tensor | None
+) -> TaylorTable:
     """The expansion of the block at the centres, the prior of the regression; with kept neurons, these as they are and
     for each other one its line of regression about each centre.
     """
@@ -189,7 +195,7 @@ def _expanded(block: Block, centres: Tensor, samples: BlockPairs, settings: Tayl
             expansion = expand(block, centres, settings.order, settings.memory)
             parts = [part for part in (expansion.jacobians, expansion.hessians) if part is not None]
             return TaylorTable(centres, expansion.values, torch.cat(parts, 2), counts)
-    layer = HiddenLayer(block, settings.neurons)
+    layer = HiddenLayer(block, settings.neurons, root)
     # A quarter of the memory; reading a sample holds it twice.
     most = settings.memory // (8 * 4 * centres.shape[1])
     sample = samples.sample(max(SAMPLES_LEAST, min(most, SAMPLES_MOST * settings.k)))
@@ -221,12 +227,24 @@ def _expanded(block: Block, centres: Tensor, samples: BlockPairs, settings: Tayl
     )
 
 
+def _root(metric: Tensor, block: Block, o: int) -> Tensor:
+    """The symmetric root [o, o] (float64) of a metric."""
+    if metric.shape != (o, o) or not torch.isfinite(metric).all():
+        raise LutcError(f"the metric of {block.name} must be finite and [{o}, {o}]; it is {list(metric.shape)}")
+    values, vectors = torch.linalg.eigh(metric.double())
+    if not float(values.min()) > 0:
+        raise LutcError(f"the metric of {block.name} must be positive definite; add some of the unit matrix")
+    return vectors * values.sqrt() @ vectors.T
+
+
 def _weights(x: Tensor, y: Tensor, settings: TaylorSettings) -> Tensor:
     """How much the error of each row counts: what the normalisation after the residual sum makes of it, else 1."""
     return 1 / (x + y).var(1).clamp_min(1e-6) if settings.post_norm else torch.ones(len(x))
 
 
-def _regressed(table: TaylorTable, samples: BlockPairs, settings: TaylorSettings) -> tuple[TaylorTable, float]:
+def _regressed(
+    table: TaylorTable, samples: BlockPairs, settings: TaylorSettings, root: Tensor | None
+) -> tuple[TaylorTable, float]:
     """The table with the residual of its expansion regressed per centre, and with counts; and the strength of the
     prior.
     """
@@ -250,7 +268,7 @@ def _regressed(table: TaylorTable, samples: BlockPairs, settings: TaylorSettings
         slopes=table.slopes + correction[:, :-1].transpose(1, 2),
         counts=moments[False].count,
     )
-    return reduced(table, moments[False], settings.rank) if settings.rank else table, strength
+    return (reduced(table, moments[False], settings.rank, strength, root) if settings.rank else table), strength
 
 
 def _progress(items: Iterator, name: str) -> Iterator:

@@ -54,10 +54,10 @@ class HiddenLayer:
     """The hidden layer of a block W2 act(W1 x): how far from a line its neurons are on samples about one centre.
 
     Raises LutcError where the block is built otherwise, of no known elementwise function, or has fewer than `n`
-    neurons.
+    neurons. Errors e of the output count as |root e|^2 (`root` [o, o]; default: |e|^2).
     """
 
-    def __init__(self, block: Block, n: int):
+    def __init__(self, block: Block, n: int, root: Tensor | None = None):
         layers = two_layers(block)
         function = None if layers is None else activation_name(layers[1])
         if layers is None or function is None:
@@ -68,6 +68,8 @@ class HiddenLayer:
         self.first, self.activation, self.last = layers
         self.weight = self.first.weight.detach()
         self.bias = torch.zeros(len(self.weight)) if self.first.bias is None else self.first.bias.detach()
+        columns = self.last.weight.detach()
+        self.columns = columns if root is None else root.float() @ columns
         if n > len(self.weight):
             raise LutcError(f"{n} neurons cannot be kept, {block.name} has {len(self.weight)}; keep fewer")
 
@@ -84,7 +86,7 @@ class HiddenLayer:
         covariance = (weight * a * h).sum(0)
         gains = covariance / (weight * a * a).sum(0).clamp_min(1e-12)
         left = ((weight * h * h).sum(0) - gains * covariance).clamp_min(0)
-        return NeuronLines(gains, mean_a, mean_h, left * self.last.weight.detach().square().sum(0))
+        return NeuronLines(gains, mean_a, mean_h, left * self.columns.square().sum(0))
 
     @torch.no_grad()
     def bent(self, x: Tensor, weight: Tensor, n: int) -> Tensor:
@@ -100,7 +102,7 @@ class HiddenLayer:
         rest = h - f @ torch.linalg.solve(square, fw @ h)
         covariance = (weight * rest).T @ rest
         # A Cholesky factorisation, a row for each neuron taken; `effects` are on the output.
-        last = self.last.weight.detach()
+        last = self.columns
         effects, variances = last @ covariance, covariance.diagonal().clone()
         noise = _NOISE * variances.mean() + 1e-30
         factors = covariance.new_zeros(n, len(covariance))

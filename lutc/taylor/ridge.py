@@ -64,13 +64,16 @@ class RidgeSums:
         """
         if strength == float("inf"):
             return torch.zeros_like(self.b[centres])
+        ridge = torch.diag(self.penalty(strength))
+        return torch.stack([torch.linalg.solve(self.a[index] + ridge, self.b[index]) for index in centres.tolist()])
+
+    def penalty(self, strength: float) -> Tensor:
+        """strength * s_i^2 [p], almost nothing for the constant term."""
         scale = self.a.diagonal(dim1=1, dim2=2).sum(0) / self.n.sum().clamp_min(1e-300)
         penalty = strength * scale.clamp_min(1e-9 * float(scale.max()))
         penalty[-1] = _CONSTANT
         # The mean weight makes a strength count samples whatever the weights' unit.
-        mean = self.n.sum() / self.count.sum().clamp_min(1)
-        ridge = torch.diag(penalty * mean)
-        return torch.stack([torch.linalg.solve(self.a[index] + ridge, self.b[index]) for index in centres.tolist()])
+        return penalty * (self.n.sum() / self.count.sum().clamp_min(1))
 
     def error(self, correction: Tensor, centres: Tensor) -> Tensor:
         """sum w |r - f D|^2 of each of `centres` under its correction D [len(centres), p, o]."""

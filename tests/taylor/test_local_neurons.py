@@ -11,8 +11,11 @@ from lutc.errors import LutcError
 from lutc.taylor import distil, evaluate, find_blocks
 from lutc.taylor.blocks import Block
 from lutc.taylor.cluster import nearest
+from lutc.taylor.distillation import _common
 from lutc.taylor.fitting import TaylorSettings, fit
+from lutc.taylor.low_rank import reduced
 from lutc.taylor.module import TaylorMLP
+from lutc.taylor.ridge import RidgeSums
 from lutc.taylor.table import TaylorTable
 from tests.helpers.taylor_model import PATTERN
 from tests.helpers.taylor_tables import drawn
@@ -137,6 +140,57 @@ def test_jacobians_of_a_rank_are_the_nearest(block, x):
     assert table.multiply_adds() == 2 * 6 + 2 * 6 + 2 * 5
 
 
+@pytest.mark.parametrize("felt", [False, True])
+def test_neurons_take_up_what_a_rank_leaves(block, x, felt):
+    """The best map of rank 2 beside free neurons and constant, by numpy: project these out, cut the singular values."""
+    full = fit(block, x, TaylorSettings(k=2, neurons=5, local=True))
+    sums = RidgeSums(2, 6 + 5 + 1, 5, 1 << 20)
+    owner = nearest(x, full.centres)
+    sums.add(x, full(x), owner, torch.ones(len(x)), full)
+    factor = torch.randn(5, 5, generator=torch.Generator().manual_seed(1)).double()
+    root = torch.linalg.cholesky(factor @ factor.T).T if felt else torch.eye(5).double()
+    table = reduced(full, sums, 2, 1e-9, root)
+    for index in range(2):
+        rows = x[owner == index]
+        z = full.features(rows, index).double().numpy()
+        rest = np.concatenate([z[:, 6:], np.ones((len(z), 1))], 1)
+        own = z[:, :6] - rest @ np.linalg.lstsq(rest, z[:, :6], rcond=None)[0]
+        y = own @ full.slopes[index, :, :6].double().numpy().T @ root.numpy().T
+        least = (np.linalg.svd(y)[1][2:] ** 2).sum()
+        found = ((table(rows) - full(rows)).double() @ root.T).square().sum().item()
+        assert least * (1 - 1e-3) <= found <= least * (1 + 1e-3)
+
+
+def test_a_metric_chooses_the_neurons_that_are_felt(x):
+    """Neurons 0 and 1 bend output 0 most, 2 and 3 output 1; the metric hardly counts output 0."""
+    module = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2)).requires_grad_(False).eval()
+    module[0].weight[:], module[0].bias[:] = torch.eye(8, 6), torch.tensor([0.0] * 4 + [80.0] * 4)
+    module[2].weight[:] = torch.tensor([[9.0, 9, 0, 0, 1, 1, 1, 1], [0, 0, 1, 1, 1, 1, 1, 1]])
+    settings = TaylorSettings(k=1, neurons=2, local=True)
+    plain = fit(Block("mlp", ("",), (module,)), x, settings)
+    felt = fit(Block("mlp", ("",), (module,)), x, settings, metric=torch.diag(torch.tensor([1e-4, 1.0])))
+    assert plain.weights.argmax(1).tolist() == [0, 1] and felt.weights.argmax(1).tolist() == [2, 3]
+
+
+def test_what_is_common_to_all_centres_is_summed_over_them():
+    module = TaylorMLP(drawn())
+    module(torch.randn(50, 19, generator=torch.Generator().manual_seed(4))).square().sum().backward()
+    bias, columns = _common(module)
+    bias.gather(), columns.gather()
+    wanted = np.zeros((11, 6))
+    for centre, own in enumerate(module.chosen.tolist()):
+        for place, neuron in enumerate(own):
+            wanted[neuron] += module.slopes.grad[centre, :, 4 + place].double().numpy()
+    np.testing.assert_allclose(columns.step.grad, wanted, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(bias.step.grad, module.bias.grad.sum(0))
+    before = module.slopes.detach().clone()
+    columns.step.data[:] = torch.arange(11.0)[:, None]
+    columns.apply()
+    change = (module.slopes - before).detach()
+    assert not change[..., :4].any() and not columns.step.any()
+    torch.testing.assert_close(change[:, 0, 4:], module.chosen.float())
+
+
 def test_a_centre_without_spread_fits_into_fp16(block, x):
     """Samples that are all the same leave no direction to prefer; those of another centre are as good as without."""
     x[::2] = x[0]
@@ -209,6 +263,8 @@ def test_bad_requests_are_one_clear_error(block, x):
         (lambda: TaylorSettings(rank=2, order=2), "needs order 1"),
         (lambda: TaylorSettings(rank=2, fit="taylor"), "the regression"),
         (lambda: fit(block, x, TaylorSettings(rank=6)), "over the width"),
+        (lambda: fit(block, x, TaylorSettings(k=2), metric=torch.eye(4)), "finite and .5, 5."),
+        (lambda: fit(block, x, TaylorSettings(k=2), metric=torch.zeros(5, 5)), "positive definite"),
         (lambda: fit(block, x, TaylorSettings(neurons=25, local=True)), "has 24; keep fewer"),
         (lambda: TaylorTable(**{**parts, "chosen": table.chosen.long()}), "must be int32"),
         (lambda: TaylorTable(**{**parts, "chosen": table.chosen + 7}), "rows of the 11 weights"),
