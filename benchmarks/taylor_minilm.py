@@ -62,7 +62,6 @@ class Design(NamedTuple):
     rate: float = 5e-5
 
 
-LOCAL = changed(RIDGE, k=64, local=True)
 DESIGNS = {
     "taylor-16": Design(changed(RIDGE, k=16, fit="taylor")),
     "linear": Design(changed(RIDGE, k=1)),
@@ -81,10 +80,12 @@ DESIGNS = {
     "neurons-4x": Design(changed(RIDGE, k=64, neurons=160)),
     "neurons-4x-distilled": Design(changed(RIDGE, k=64, neurons=160), steps=460),
     # Neurons of each centre's own, and Jacobians of a rank.
-    "local-4x": Design(changed(LOCAL, neurons=256, rank=96)),
-    "local-4x-full-rank": Design(changed(LOCAL, neurons=160)),
-    "felt-4x": Design(changed(LOCAL, neurons=304, rank=48), felt=True),
-    "felt-4x-distilled": Design(changed(LOCAL, neurons=304, rank=48), felt=True, steps=400, rate=2e-4),
+    "local-4x": Design(changed(RIDGE, k=64, local=True, neurons=256, rank=96)),
+    "local-4x-full-rank": Design(changed(RIDGE, k=64, local=True, neurons=160)),
+    "felt-4x": Design(changed(RIDGE, k=64, local=True, neurons=304, rank=48), felt=True),
+    "felt-4x-distilled": Design(
+        changed(RIDGE, k=64, local=True, neurons=304, rank=48), felt=True, steps=400, rate=2e-4
+    ),
 }
 
 
@@ -211,7 +212,8 @@ class Bench(NamedTuple):
 
     def distil(self, name: str, design: Design, mlps: dict[str, TaylorMLP]) -> None:
         """Train `mlps` on documents after those that were collected, and save their tables."""
-        new = self.training[self.inputs.documents() // BATCH :]
+        # Documents are shuffled between 16 batches.
+        new = self.training[-(-self.inputs.documents() // (16 * BATCH)) * 16 :]
         taylor.distil(
             self.model,
             mlps,
@@ -257,15 +259,15 @@ def write(results: Path, row: dict) -> None:
 
 def batched(tokenizer, texts: list[str], size: int = BATCH) -> list[dict[str, Tensor]]:
     """Batches of `size` documents of at most 128 tokens; neighbours in length share a batch, within 16 batches."""
+    limits = {"truncation": True, "max_length": 128}
     batches = []
     for start in range(0, len(texts), 16 * size):
-        part = sorted(texts[start : start + 16 * size], key=len)
+        part = texts[start : start + 16 * size]
+        lengths = [len(tokens) for tokens in tokenizer(part, **limits)["input_ids"]]
+        part = [part[i] for i in sorted(range(len(part)), key=lengths.__getitem__)]
         chunks = [part[first : first + size] for first in range(0, len(part), size)]
         order = torch.randperm(len(chunks), generator=torch.Generator().manual_seed(start)).tolist()
-        batches += [
-            dict(tokenizer(chunks[i], padding=True, truncation=True, max_length=128, return_tensors="pt"))
-            for i in order
-        ]
+        batches += [dict(tokenizer(chunks[i], padding=True, return_tensors="pt", **limits)) for i in order]
     return batches
 
 

@@ -39,10 +39,11 @@ def distil(
     `loss(student_output, teacher_output, batch)` (default: the relative squared error of the first tensor) plus
     `hidden` times the relative squared errors at the outputs of the layers that hold the blocks. Adam with a linear
     warm-up and a cosine to 0 over `steps` (default: one pass). All centres of a table take a common step beside their
-    own (in the bias alone where neurons or projections are a centre's own): what all of them get wrong alike shows in
-    every row, while a centre alone sees few rows of a batch. From a good fit only small steps go down: at ten times the
-    default rate the loss first rises for tens of steps. dtype "bf16" runs both models under torch's autocast, several
-    times faster on a CPU with bf16 products. Raises LutcError where no slope can be trained (int8).
+    own, in what means the same for all of them (the bias, what a neuron adds to the output, Jacobians of full rank):
+    what all get wrong alike shows in every row, while a centre alone sees few rows of a batch. From a good fit only
+    small steps go down: at ten times the default rate the loss first rises for tens of steps. dtype "bf16" runs both
+    models under torch's autocast, several times faster on a CPU with bf16 products. Raises LutcError where no slope can
+    be trained (int8).
     """
     if dtype not in ("fp32", "bf16"):
         raise LutcError(f"distillation in {dtype!r} is not possible; use fp32 or bf16")
@@ -52,9 +53,8 @@ def distil(
         parameter
         for mlp in mlps.values()
         for name, parameter in mlp.named_parameters()
-        if not name.startswith("exact.")
+        if not name.startswith("exact.") and parameter.requires_grad and parameter.dtype == torch.float32
     ]
-    parameters = [parameter for parameter in parameters if parameter.requires_grad and parameter.dtype == torch.float32]
     if not batches or not any(parameter.ndim == 3 for parameter in parameters):
         raise LutcError(
             "nothing to train: give at least one batch, and tables stored in fp32 (store them in another format "

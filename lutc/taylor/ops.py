@@ -125,10 +125,9 @@ def _slope_gradient(z: Tensor, owner: Tensor, gradient: Tensor, k: int) -> Tenso
     """sum over the rows of each centre of gradient[n] z[n]^T: [k, o, p] float32."""
     sequence = torch.argsort(owner)
     counts = torch.bincount(owner, minlength=k).tolist()
-    result = z.new_zeros(k, gradient.shape[1], z.shape[1], dtype=torch.float32)
+    result = z.new_empty(k, gradient.shape[1], z.shape[1], dtype=torch.float32)
     for index, rows in enumerate(sequence.split(counts)):
-        if len(rows):
-            result[index] = gradient[rows].T @ z[rows]
+        result[index] = gradient[rows].T @ z[rows] if len(rows) else 0
     return result
 
 
