@@ -13,9 +13,11 @@ from lutc.errors import LutcError
 from lutc.taylor.blocks import find_blocks, replace, restore
 
 _WARM_UP = 20
-# Steps of a centre's own and of kept neurons, for a rate of 1: a centre sees few rows of a batch, and longer steps
-# follow their noise.
-_OWN = 0.2
+# Steps of what is a centre's own, for a rate of 1: a centre sees few rows of a batch, and longer steps follow their
+# noise.
+_OWN = 0.5
+# Parameters of kept neurons, one set for all centres.
+_NEURONS = ("weights", "offsets")
 
 
 def distil(
@@ -24,7 +26,7 @@ def distil(
     batches: Iterable[Mapping[str, Tensor]],
     *,
     loss: Callable[[object, object, Mapping[str, Tensor]], Tensor] | None = None,
-    rate: float = 5e-5,
+    rate: float = 1e-4,
     steps: int | None = None,
     hidden: float = 0.3,
     mask: str = "attention_mask",
@@ -38,35 +40,28 @@ def distil(
     other weights and the exact MLPs of a fallback stay as they are, and the model is exact again afterwards. Per step:
     `loss(student_output, teacher_output, batch)` (default: the relative squared error of the first tensor) plus
     `hidden` times the relative squared errors at the outputs of the layers that hold the blocks. Adam with a linear
-    warm-up and a cosine to 0 over `steps` (default: one pass). All centres of a table take a common step beside their
-    own, in what means the same for all of them (the bias, what a neuron adds to the output, Jacobians of full rank):
-    what all get wrong alike shows in every row, while a centre alone sees few rows of a batch. From a good fit only
-    small steps go down: at ten times the default rate the loss first rises for tens of steps. dtype "bf16" runs both
-    models under torch's autocast, several times faster on a CPU with bf16 products. Raises LutcError where no slope can
-    be trained (int8).
+    warm-up and a cosine to 0 over `steps` (default: one pass). Kept neurons take steps of `rate`, what is a centre's
+    own half as long ones, and all centres of a table a common step of `rate` beside, in what means the same for all of
+    them (the bias, what a neuron adds to the output, Jacobians of full rank): what all get wrong alike shows in every
+    row, while a centre alone sees few rows of a batch. From a good fit only small steps go down: at ten times the
+    default rate ten steps put a quarter on it. dtype "bf16" runs both models under torch's autocast, several
+    times faster on a CPU with bf16 products. Raises LutcError where no slope can be trained (int8).
     """
     if dtype not in ("fp32", "bf16"):
         raise LutcError(f"distillation in {dtype!r} is not possible; use fp32 or bf16")
     batches = list(batches)
     steps = len(batches) if steps is None else steps
-    parameters = [
-        parameter
-        for mlp in mlps.values()
-        for name, parameter in mlp.named_parameters()
-        if not name.startswith("exact.") and parameter.requires_grad and parameter.dtype == torch.float32
-    ]
-    if not batches or not any(parameter.ndim == 3 for parameter in parameters):
+    if not batches or not any(_trained(mlp, "slopes") for mlp in mlps.values()):
         raise LutcError(
             "nothing to train: give at least one batch, and tables stored in fp32 (store them in another format "
             "afterwards)"
         )
     frozen = [parameter for parameter in model.parameters() if parameter.requires_grad]
     layers = [model.get_submodule(_layer(find_blocks(model, name)[0].paths[0], name)) for name in mlps]
-    common = [one for mlp in mlps.values() for one in _common(mlp)]
-    groups = [{"params": parameters, "lr": rate * _OWN}, {"params": [one.step for one in common], "lr": rate}]
-    optimiser = torch.optim.Adam(groups, betas=(0.9, 0.98), fused=True)
+    optimiser, common = _optimiser(mlps, rate)
     rates = [group["lr"] for group in optimiser.param_groups]
-    cast = torch.autocast(parameters[0].device.type, torch.bfloat16, enabled=dtype == "bf16")
+    device = next(parameter.device for mlp in mlps.values() for parameter in mlp.parameters())
+    cast = torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bf16")
     losses = []
     for parameter in frozen:
         parameter.requires_grad_(False)
@@ -102,6 +97,23 @@ def distil(
     return losses
 
 
+def _optimiser(mlps: Mapping[str, nn.Module], rate: float) -> tuple[torch.optim.Optimizer, list[_Common]]:
+    """Adam over what is trained of `mlps`, and the common steps of their centres, which it makes as well."""
+    common = [one for mlp in mlps.values() for one in _common(mlp)]
+    own, shared = [], [one.step for one in common]
+    for mlp in mlps.values():
+        for name, parameter in mlp.named_parameters():
+            if not name.startswith("exact.") and _trained(mlp, name):
+                (shared if name in _NEURONS else own).append(parameter)
+    groups = [{"params": own, "lr": rate * _OWN}, {"params": shared, "lr": rate}]
+    return torch.optim.Adam(groups, betas=(0.9, 0.98), fused=True), common
+
+
+def _trained(mlp: nn.Module, name: str) -> bool:
+    parameter = mlp.get_parameter(name)
+    return parameter.requires_grad and parameter.dtype == torch.float32
+
+
 class _Common:
     """What all centres have in common of a parameter [k, ...], a step of its own: of all entries, or of the columns
     from `first` on, which belong to the kept neurons `chosen` [k, n] out of `m`.
@@ -133,8 +145,8 @@ class _Common:
 def _common(mlp: nn.Module) -> list[_Common]:
     """Of the parameters of `mlp` those parts that mean the same for every centre."""
     chosen, projections = getattr(mlp, "chosen", None), getattr(mlp, "projections", None)
-    slopes, bias = (mlp.get_parameter(name) for name in ("slopes", "bias"))
-    found = [_Common(bias)]
+    slopes = mlp.get_parameter("slopes")
+    found = [_Common(mlp.get_parameter("bias"))]
     if chosen is not None:
         found += [_Common(slopes, chosen, len(mlp.get_parameter("weights")), slopes.shape[2] - chosen.shape[1])]
     elif projections is None:
