@@ -100,7 +100,8 @@ def distil(
 def _optimiser(mlps: Mapping[str, nn.Module], rate: float) -> tuple[torch.optim.Optimizer, list[_Common]]:
     """Adam over what is trained of `mlps`, and the common steps of their centres, which it makes as well."""
     common = [one for mlp in mlps.values() for one in _common(mlp)]
-    own, shared = [], [one.step for one in common]
+    own: list[nn.Parameter] = []
+    shared = [one.step for one in common]
     for mlp in mlps.values():
         for name, parameter in mlp.named_parameters():
             if not name.startswith("exact.") and _trained(mlp, name):
