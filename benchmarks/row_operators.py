@@ -1,5 +1,6 @@
 """Softmax and norms with tables, float and integer, against torch's own, on the CPU and, where there is one, on a GPU:
-times and ratios of one run. The integer ones take int8 codes and stand beside torch's float32.
+times and ratios of one run. The integer ones take int8 codes and stand beside torch's float32. Freed memory stays with
+the process, as in code_tables.py.
 
     python benchmarks/row_operators.py [--integers]
 """
@@ -11,6 +12,7 @@ import time
 
 import torch
 import torch.nn.functional as F
+from code_tables import keep_memory
 
 from lutc.nn import IntegerRMSNorm, IntegerSoftmax, LUTLayerNorm, LUTRMSNorm, LUTSoftmax
 
@@ -57,6 +59,7 @@ def integers(device: str, rows: int, n: int):
 
 
 def main() -> None:
+    keep_memory()
     print(f"{'device':8s}{'dtype':10s}{'rows x n':>15s}{'operator':>36s}{'ms':>10s}{'torch ms':>10s}{'ratio':>8s}")
     dtypes = () if "--integers" in sys.argv[1:] else (torch.float32, torch.float16, torch.bfloat16)
     for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):

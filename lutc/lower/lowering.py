@@ -27,7 +27,7 @@ _INFINITY = 0x7F800000
 DTYPE_NAMES = tuple(plans.DTYPES)
 
 
-def _single(lines: Segments) -> tuple[np.ndarray, np.ndarray]:
+def single(lines: Segments) -> tuple[np.ndarray, np.ndarray]:
     """Slopes and intercepts in float32. What rounding a slope costs at the end of its segment nearest to 0 goes into
     the intercept.
     """
@@ -207,7 +207,7 @@ def lower(table: Table, dtype: str = "fp32", kinds: tuple[str, ...] | None = Non
                 -plans.LARGEST < lines.thresholds[0] and lines.thresholds[-1] <= plans.LARGEST
             ):
                 continue  # a segment of infinity alone, which the clamp to finite x would miss
-            slopes, intercepts = _single(lines)
+            slopes, intercepts = single(lines)
             flat = {"flat_left": bool(slopes[0] == 0), "flat_right": bool(slopes[-1] == 0)}
             plan = _LINEAR[kind](lines, {"dtype": dtype, "slopes": slopes, "intercepts": intercepts, **flat})
             if plan is not None and (not half_width or _exact(plan, table)):

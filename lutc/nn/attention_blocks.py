@@ -171,7 +171,7 @@ class _Blocks:
     def weights_(self, s: torch.Tensor, top: torch.Tensor) -> torch.Tensor:
         """T(s - top) in the place of the scores s (rows, n); their sums (rows,)."""
         if s.device.type == "cpu" and s.dtype == torch.float32:
-            return cpu_attention.weights(s, top, self.exp.vector, self.form.period)
+            return cpu_attention.weights(s, top, self.exp, self.form.period)
         s.copy_(rows.exp(s - top[:, None], self.exp, self.form.period))
         return s.sum(-1)
 

@@ -58,7 +58,8 @@ class _LUTNorm(RowOperator):
         """`F.layer_norm` or `F.rms_norm` with the table; same arguments."""
         x, shape = input, tuple(normalized_shape)
         check_float(x, type(self).__name__)
-        check_device(x, (*self.words, weight, bias))
+        words = self.words
+        check_device(x, (*words, weight, bias))
         if x.ndim < len(shape) or tuple(x.shape[x.ndim - len(shape) :]) != shape:
             raise LutcError(
                 f"{type(self).__name__} over {shape} takes tensors that end in this shape; given {tuple(x.shape)}"
@@ -76,7 +77,7 @@ class _LUTNorm(RowOperator):
             rows_of = x if len(shape) == 1 else x.reshape(*x.shape[: x.ndim - len(shape)], n)
             norm = partial(portable.norm, eps=eps, centred=self.centred, rsqrt=self.held["rsqrt"])
             return onnx_nodes.local_function(type(self).__name__, norm, rows_of, *flat).reshape(x.shape)
-        given = x.reshape(-1, n).contiguous(), *flat, eps, self.centred, self.words, self.meta
+        given = x.reshape(-1, n).contiguous(), *flat, eps, self.centred, words, self.meta
         return (transforms.norm(*given) if transforms.active() else rows.norm(*given)[0]).view(x.shape)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +15,8 @@ from lutc.certify.coverage import Interval, serving_key
 from lutc.errors import LutcError
 from lutc.lower.even_plans import even_plan
 from lutc.lower.lowering import lower
+from lutc.lower.piece_plans import piece_plan
+from lutc.lower.segments import reduced_segments
 from lutc.nn.refilled import Refilled
 from lutc.table import table_set
 from lutc.table.library import TableSource
@@ -29,7 +31,8 @@ class RowTable:
     period: of exp, else 0.
 
     A few segments are compared one by one on a CPU (`vector`), which is as good as vector instructions; more of them
-    take the GPU's plan. `even` is `lutc.lower.even_plans`'s, of exp in attention; empty where there is none.
+    take the GPU's plan. `even` is `lutc.lower.even_plans`'s, of exp in attention, `pieces` that of
+    `lutc.lower.piece_plans`, of exp behind a period; empty where there is none.
     """
 
     words: dict[str, torch.Tensor]
@@ -48,8 +51,10 @@ class RowTable:
         plans = lower(table, "fp32", kinds), lower(table, "fp64"), lower(table, "fp32", ("chain", *kinds))
         words = {form: torch.from_numpy(plan.words().copy()) for form, plan in zip(FORMS, plans)}
         even = even_plan(table, period)
-        words["even"] = torch.from_numpy(np.zeros(0, np.int32) if even is None else even.words().copy())
-        metas = *(plan.meta for plan in plans), () if even is None else even.meta
+        pieces = piece_plan(reduced_segments(table, "fp32"), period) if period else None
+        for form, plan in {"even": even, "pieces": pieces}.items():
+            words[form] = torch.from_numpy(np.zeros(0, np.int32) if plan is None else plan.words().copy())
+        metas = *(plan.meta for plan in plans), *(() if plan is None else plan.meta for plan in (even, pieces))
         return cls(words, tuple(number for meta in metas for number in (len(meta), *meta)), period)
 
 
@@ -60,6 +65,7 @@ class Plans(NamedTuple):
     exact: tuple[torch.Tensor, tuple[int, ...]]
     vector: tuple[torch.Tensor, tuple[int, ...]]
     even: tuple[torch.Tensor, tuple[int, ...]]
+    pieces: tuple[torch.Tensor, tuple[int, ...]]
 
 
 FORMS = Plans._fields
@@ -140,7 +146,8 @@ class RowOperator(Refilled):
 
     @property
     def words(self) -> list[torch.Tensor]:
-        return [getattr(self, f"{name}_{form}") for name in self.tables for form in FORMS]
+        buffers: Any = self._buffers  # quicker than attributes
+        return [buffers[f"{name}_{form}"] for name in self.tables for form in FORMS]
 
     @property
     def meta(self) -> list[int]:

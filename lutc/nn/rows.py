@@ -3,7 +3,7 @@ every device.
 
 A table comes as a `RowTable`: float32 plans for the kernels (Triton on CUDA, numba on the CPU) and its float64 plan,
 which serves float64 inputs and other devices. Arithmetic is float32, or float64 for float64 inputs; results are rounded
-once to the input's dtype.
+once to the input's dtype. Registered as `lutc.nn.ops` is.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import torch
 from lutc import measures
 from lutc.nn import plain
 from lutc.nn.batched import is_batched, one_by_one
-from lutc.nn.cpu import rows as rows_cpu
+from lutc.nn.cpu import norms as norms_cpu
+from lutc.nn.cpu import softmax as softmax_cpu
 from lutc.nn.lowered import has_triton
 from lutc.nn.row_tables import Plans, check_device, plans_of
 
@@ -103,8 +104,16 @@ def _chunks(x: torch.Tensor):
     return ((start, min(start + step, rows)) for start in range(0, rows, step))
 
 
-@torch.library.custom_op("lutc::softmax", mutates_args=())
-def softmax(x: torch.Tensor, words: list[torch.Tensor], meta: list[int], period: float) -> torch.Tensor:
+library = torch.library.Library("lutc", "FRAGMENT")
+library.define("softmax(Tensor x, Tensor[] words, int[] meta, float period) -> Tensor")
+library.define(
+    "norm(Tensor x, Tensor? weight, Tensor? bias, float eps, bool centred, Tensor[] words, int[] meta)"
+    " -> (Tensor, Tensor, Tensor)"
+)
+softmax, norm = torch.ops.lutc.softmax.default, torch.ops.lutc.norm.default
+
+
+def _softmax(x: torch.Tensor, words: list[torch.Tensor], meta: list[int], period: float) -> torch.Tensor:
     """Rows of a (rows, n) tensor; the result is contiguous. words, meta: of the exp table and perhaps the reciprocal's,
     in all their forms.
     """
@@ -119,15 +128,14 @@ def softmax(x: torch.Tensor, words: list[torch.Tensor], meta: list[int], period:
         launch(x, out, plans[0].fast, plans[1].fast if len(plans) > 1 else None, period)
         return out
     if _compiled(x):
-        rows_cpu.softmax(x, out, plans[0].vector, plans[1].vector if len(plans) > 1 else None, period)
+        softmax_cpu.softmax(x, out, plans[0], plans[1].vector if len(plans) > 1 else None, period)
         return out
     for start, end in _chunks(x):
         out[start:end] = _softmax_rows(x[start:end].to(_wide(x.dtype)), plans, period)
     return out
 
 
-@softmax.register_fake
-def _(x, words, meta, period):
+def _fake_softmax(x, words, meta, period):
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
@@ -153,12 +161,7 @@ def _vmap_softmax(info, dims, x, words, meta, period):
     return softmax(x.reshape(-1, x.shape[-1]), words, meta, period).view(x.shape), 0
 
 
-softmax.register_autograd(_softmax_backward, setup_context=_save_softmax)
-softmax.register_vmap(_vmap_softmax)
-
-
-@torch.library.custom_op("lutc::norm", mutates_args=())
-def norm(
+def _norm(
     x: torch.Tensor,
     weight: torch.Tensor | None,
     bias: torch.Tensor | None,
@@ -183,7 +186,7 @@ def norm(
         launch(x, weight, bias, out, mean, variance, eps, centred, plans[0].fast)
         return out, mean, variance
     if _compiled(x):
-        rows_cpu.norm(x, weight, bias, out, mean, variance, eps, centred, plans[0].vector)
+        norms_cpu.norm(x, weight, bias, out, mean, variance, eps, centred, plans[0].vector)
         return out, mean, variance
     for start, end in _chunks(x):
         rows = _norm_rows(x[start:end].to(wide), weight, bias, eps, centred, plans)
@@ -191,8 +194,7 @@ def norm(
     return out, mean, variance
 
 
-@norm.register_fake
-def _(x, weight, bias, eps, centred, words, meta):
+def _fake_norm(x, weight, bias, eps, centred, words, meta):
     return torch.empty_like(x, memory_format=torch.contiguous_format), *(
         x.new_empty((x.shape[0], 1), dtype=_wide(x.dtype)) for _ in range(2)
     )
@@ -259,5 +261,11 @@ def _vmap_norm(info, dims, x, weight, bias, eps, centred, words, meta):
     return tuple(result.view(*x.shape[:2], -1) for result in results), (0, 0, 0)
 
 
-norm.register_autograd(_norm_backward, setup_context=_save_norm)
-norm.register_vmap(_vmap_norm)
+for name, run, fake, save, backward, vmap in (
+    ("softmax", _softmax, _fake_softmax, _save_softmax, _softmax_backward, _vmap_softmax),
+    ("norm", _norm, _fake_norm, _save_norm, _norm_backward, _vmap_norm),
+):
+    library.impl(name, run, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"lutc::{name}", fake, lib=library)
+    torch.library.register_autograd(f"lutc::{name}", backward, setup_context=save, lib=library)
+    torch.library.register_vmap(f"lutc::{name}", vmap, lib=library)

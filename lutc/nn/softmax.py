@@ -39,7 +39,8 @@ class LUTSoftmax(RowOperator):
     def along(self, x: torch.Tensor, dim: int) -> torch.Tensor:
         """The softmax along `dim`."""
         check_float(x, "LUTSoftmax")
-        check_device(x, self.words)
+        words = self.words
+        check_device(x, words)
         if x.ndim == 0:
             return self.along(x[None], dim)[0]
         moved = x.transpose(dim, -1)
@@ -51,7 +52,7 @@ class LUTSoftmax(RowOperator):
         flat = moved.reshape(-1, x.shape[dim]).contiguous() if x.numel() else moved.reshape(0, 1)
         _, period = self.tables["exp"]
         softmax = transforms.softmax if transforms.active() else rows.softmax
-        return softmax(flat, self.words, self.meta, period).view(moved.shape).transpose(dim, -1)
+        return softmax(flat, words, self.meta, period).view(moved.shape).transpose(dim, -1)
 
     def log_along(self, x: torch.Tensor, dim: int) -> torch.Tensor:
         """The logarithm of the softmax along `dim`, x - max x - log(sum(w)): the logarithm is exact, one for each row,

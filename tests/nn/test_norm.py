@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from lutc.errors import LutcError
 from lutc.nn import LUTLayerNorm, LUTRMSNorm
-from lutc.nn.cpu import rows as cpu_rows
+from lutc.nn.cpu import norms as cpu_norms
 from lutc.nn.row_tables import plans_of
 from lutc.table.prologues import ExponentPrologue
 from lutc.table.table import Table
@@ -228,5 +228,5 @@ def test_the_mean_of_numbers_whose_sum_leaves_float32():
     mean, variance = (torch.empty(2, 1) for _ in range(2))
     module = LUTLayerNorm(700, elementwise_affine=False)
     plan = plans_of(module.words, module.meta)[0].vector
-    cpu_rows.norm(x, None, None, torch.empty_like(x), mean, variance, 1e-5, True, plan)
+    cpu_norms.norm(x, None, None, torch.empty_like(x), mean, variance, 1e-5, True, plan)
     assert torch.equal(mean, x[:, :1].float()) and not variance.any()

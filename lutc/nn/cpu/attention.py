@@ -39,7 +39,7 @@ def _weights(first, last, job):
 def weights(x: Tensor, top: Tensor, exp: Any, period: float) -> Tensor:
     """T(x - top) in the place of x, (rows, n), contiguous float32; top (rows,). Returns the sums of the rows, (rows,).
 
-    exp: (words, meta) of the table's vector plan.
+    exp: the table's `Plans` (`lutc.nn.row_tables`).
     """
     table, numbers = table_of(exp, period)
     rows, n = x.shape

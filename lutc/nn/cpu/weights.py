@@ -4,11 +4,15 @@ Behind a period, x - top = k period + r and the weight is 2**k T(r). Where T is 
 here and not by the table's kernel: r is not negative, so its bits are in the order of the numbers, and one subtraction
 of 64 bits compares r with the threshold of its cell and gives the place of its line. What it is taken from stands
 ready: the place in the upper half, the threshold in the lower.
+
+Where the table has a plan of pieces (`lutc.lower.piece_plans`) and the processor AVX-512, lines are found by
+arithmetic, and in this way only in blocks with a number too near to a threshold.
 """
 
 from __future__ import annotations
 
 import ctypes
+import functools
 import math
 from typing import Any
 
@@ -21,32 +25,51 @@ from lutc.lower.plans import edge
 from lutc.measures import EXP_FLOOR
 from lutc.nn.cpu.base import call_kernel, compiled, float_bits, float_of, floats, integers, packed, pointer, single
 from lutc.nn.cpu.lines import CELLS, kernel_of
+from lutc.nn.cpu.pieces import LINES, UNDONE, weigh_pieces
 
 FLOOR = np.float32(EXP_FLOOR)
 BLOCK = 256  # elements at most that `weigh` takes
 _MOST = 16384  # cells that are made ready
 _ANY, _PERIOD, _CELLS = 0, 1, 2  # a table that takes every d <= 0; one behind a period; one of cells behind it
+_OPEN = int(np.float32(-np.inf).view(np.int32))  # the threshold of a cell that has none
 _FLIPPED, _LESS = np.uint64(0x80000000), np.uint64(0x7FFFFFFF)
 
 
-def table_of(plan: tuple[Any, Any], period: float) -> tuple[ctypes.Array, ctypes.Array]:
+def table_of(plans: Any, period: float) -> tuple[ctypes.Array, ctypes.Array]:
     """What tasks are told of an exp table, by its address, and what must live as long as that.
 
-    plan: (words, meta) of the table's vector plan; period: of its prologue, 0 where it has none.
+    plans: `Plans` (`lutc.nn.row_tables`) of it; period: of its prologue, 0 where it has none.
     """
+    words, meta = plans.vector
+    pieces = plans.pieces[0].data_ptr() if plans.pieces[1] else 0
+    kernel, numbers, form, constants = _constants_of(tuple(meta), period)
+    if form == _CELLS and words[2 * meta[2] + 2].item() != _OPEN:  # below the cell `first` it is not as in it
+        form = _PERIOD
+    at_words = words.data_ptr(), ctypes.addressof(numbers)
+    table = packed(form, kernel.address, *at_words, *constants, pieces, pieces + LINES)
+    return table, numbers
+
+
+def plain_table(plan: tuple[Any, Any]) -> tuple[ctypes.Array, tuple[int, int, int]]:
+    """What must live while a plan, (words, meta), is used, and the addresses of its kernel, words and numbers."""
     words, meta = plan
     kernel, numbers = kernel_of(tuple(meta), False)
+    return numbers, (kernel.address, words.data_ptr(), ctypes.addressof(numbers))
+
+
+@functools.lru_cache(maxsize=256)
+def _constants_of(meta: tuple[int, ...], period: float) -> tuple[Any, ctypes.Array, int, tuple[int, ...]]:
+    """(kernel, its numbers, form, what a task is told besides addresses)."""
+    kernel, numbers = kernel_of(meta, False)
     high = math.ldexp(round(math.ldexp(period, 14)), -14)
     periods = [np.float32(v) for v in (1 / period if period else 0.0, high, period - high, period * (1 - 2.0**-24))]
     form, cells = _PERIOD if period else _ANY, (0, 0, 0, 0, np.float32(0.0))
     if period and meta[0] == CELLS:
         _, _, segments, shift, first, positive, _ = meta
         keys = (int(periods[-1].view(np.int32)) >> shift) - first + 1  # r is below the period
-        open_left = words[2 * segments + 2].item() == int(np.float32(-np.inf).view(np.int32))
-        if 0 < keys <= _MOST and open_left:  # what lies below the cell `first` is as what lies in it
+        if 0 < keys <= _MOST:
             form, cells = _CELLS, (segments, keys, positive - first, shift, np.float32(edge(first, shift)))
-    table = packed(form, kernel.address, words.data_ptr(), ctypes.addressof(numbers), *periods, *cells)
-    return table, numbers
+    return kernel, numbers, form, tuple(packed(*periods, *cells))
 
 
 @numba.extending.intrinsic
@@ -186,7 +209,14 @@ def weigh(table_at, room_at, part_at, top, body_at, n):
             r[i] = part[i] - top
         call_kernel(kernel, r_at, body_at, n, words, of_kernel)
         return _weigh_inside(r, body)
-    bits, periods = _halves(room_at, n), (single(table[4]), single(table[5]), single(table[6]), single(table[7]))
+    periods = single(table[4]), single(table[5]), single(table[6]), single(table[7])
+    if table[13] != 0:
+        total = weigh_pieces(
+            table[13], table[14], part_at, top, body_at, n, r_at, room_at + 8 * BLOCK, found_at, periods
+        )
+        if total != UNDONE:
+            return total
+    bits = _halves(room_at, n)
     shift, least = np.uint64(table[11]), single(table[12])
     _reduce(part, top, r, power, bits, periods, least)
     if form == _PERIOD:
