@@ -59,7 +59,7 @@ class Design(NamedTuple):
     settings: taylor.TaylorSettings
     felt: bool = False
     steps: int = 0
-    rate: float = 5e-5
+    rate: float = 1e-4
 
 
 DESIGNS = {
@@ -75,17 +75,13 @@ DESIGNS = {
     # Six times fewer multiply-adds: in 4.7 MB stored as int8, and as good as may be.
     "neurons-6x-small": Design(changed(RIDGE, k=27, neurons=50)),
     "neurons-6x": Design(changed(RIDGE, k=64, neurons=32)),
-    "neurons-6x-distilled": Design(changed(RIDGE, k=64, neurons=32), steps=200),
     # Four times fewer.
     "neurons-4x": Design(changed(RIDGE, k=64, neurons=160)),
-    "neurons-4x-distilled": Design(changed(RIDGE, k=64, neurons=160), steps=460),
     # Neurons of each centre's own, and Jacobians of a rank.
     "local-4x": Design(changed(RIDGE, k=64, local=True, neurons=256, rank=96)),
     "local-4x-full-rank": Design(changed(RIDGE, k=64, local=True, neurons=160)),
     "felt-4x": Design(changed(RIDGE, k=64, local=True, neurons=304, rank=48), felt=True),
-    "felt-4x-distilled": Design(
-        changed(RIDGE, k=64, local=True, neurons=304, rank=48), felt=True, steps=400, rate=2e-4
-    ),
+    "felt-4x-distilled": Design(changed(RIDGE, k=64, local=True, neurons=304, rank=48), felt=True, steps=240),
 }
 
 
