@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import numpy as np
 
 from lutc.calibration.file import read
 from lutc.calibration.scales import for_layer, loss
@@ -77,6 +78,11 @@ class _Scale(Number):
          "2^-b; may be repeated.",
 )  # fmt: skip
 @click.option(
+    "--axis", type=int,
+    help="Dimension of the activations' inputs whose indices are channels (1 for images), for a scale of each; -1 is "
+         "the last. An input that lacks it is an error here.",
+)  # fmt: skip
+@click.option(
     "--plot",
     "picture",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -92,6 +98,7 @@ def calibrate(
     merge: tuple[str, ...],
     bits: int,
     scales: tuple[float | str, ...],
+    axis: int | None,
     picture: Path | None,
     as_json: bool,
     **running: Any,
@@ -105,6 +112,7 @@ def calibrate(
     \b
     lutc calibrate SmolLM2-135M --text book.txt --plot calibration.png
     lutc compile silu --weights calibration.json:layers.3.mlp.act_fn --calibrated-scale
+    lutc calibrate vision.py --axis 1  keeps ranges of the channels of images, for a scale of each
     lutc calibrate SmolLM2-135M --text book.txt --layer-error auto  also collects what --objective layer needs
     torchrun --nproc-per-node 2 -m lutc calibrate ...  splits the batches; the file is the same
     """
@@ -141,7 +149,9 @@ def calibrate(
         advised("calibrating"),
     ):
         start = time.perf_counter()
-        found = run(loaded.model, given, name=Path(model).name, only=only or None, skip=skip or None, progress=progress)
+        channels = {"channel_axis": -1 if axis is None else axis, "every_channel": axis is not None}
+        where = {"only": only or None, "skip": skip or None}
+        found = run(loaded.model, given, name=Path(model).name, **where, progress=progress, **channels)
         if scales:
             found = _with_layer_errors(found, loaded.model, given, scales, bits, only, skip, progress)
         found = ranks.sum(found)
@@ -159,6 +169,8 @@ def calibrate(
         return
     report(found, bits)
     amount = f"{found.data['tokens']} tokens" if found.data["tokens"] else f"{found.data['examples']} examples"
+    if axis is not None:
+        click.echo(_of_channels(found, axis))
     click.echo(f"{found.model['name']}: {amount}, {len(found.layers)} layers in {cost}")
     for entry in found.left:
         click.echo(f"not observed: {entry}")
@@ -179,6 +191,27 @@ def _with_layer_errors(found, model, batches, scales, bits: int, only, skip, pro
         codes = [for_layer(layer, bits=bits) if scale == "auto" else Inputs(bits, scale) for scale in scales]
         inputs[name] = list(dict.fromkeys(codes))
     return with_layer_errors(found, model, batches, inputs, only=only or None, skip=skip or None, progress=progress)
+
+
+def _of_channels(found: Calibration, axis: int) -> str:
+    """How many there are, and how far their scales lie apart."""
+    layers = [layer for layer in found.layers.values() if layer.channel_low is not None]
+    if not layers:
+        return f"channels along axis {axis}: of no layer"
+    many = [len(layer.channel_low) for layer in layers]
+    apart = max(_apart(layer) for layer in layers)
+    told = f"{many[0]}" if len(set(many)) == 1 else f"{min(many)} to {max(many)}"
+    return (
+        f"channels along axis {axis}: {told}, in {len(layers)} layers; the widest of a layer has up to "
+        f"{figure(apart)} times the range of its median one"
+    )
+
+
+def _apart(layer: Any) -> float:
+    """Largest |x| of a channel over that of the median channel."""
+    peaks = np.maximum(np.abs(layer.channel_low), np.abs(layer.channel_high)).astype(np.float64)
+    median = float(np.median(peaks))
+    return float(peaks.max()) / median if median else 1.0
 
 
 def _json(path: Path) -> dict:

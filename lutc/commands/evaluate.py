@@ -47,6 +47,10 @@ from lutc.plots.evaluation import draw
     help="Quantise the activations' inputs: a scale (2^-4), or one per layer from `lutc calibrate`'s file.",
 )
 @click.option(
+    "--per-channel", is_flag=True,
+    help="With --int8 FILE: a scale for each channel, of its range along the axis of `lutc calibrate --axis`.",
+)  # fmt: skip
+@click.option(
     "--each-layer",
     is_flag=True,
     help="Also run the model with one layer's tables at a time: what each costs. Takes long.",
@@ -71,6 +75,7 @@ def evaluate(
     attention: str,
     norm: str | None,
     int8: str | None,
+    per_channel: bool,
     each_layer: bool,
     no_layers: bool,
     picture: Path | None,
@@ -88,6 +93,7 @@ def evaluate(
     lutc evaluate SmolLM2-135M --text book.txt --activation silu_fplut --softmax exp_fplut --norm rsqrt_fplut
     lutc evaluate SmolLM2-135M --text book.txt --tables silu_8 --tables silu_16 --tables all=silu_fplut,exp_fplut
     lutc evaluate SmolLM2-135M --text book.txt --tables silu_16 --int8 calibration.json
+    lutc evaluate vision.py --tables gelu_8 --int8 calibration.json --per-channel
     lutc evaluate SmolLM2-135M --text book.txt --seqlen 8192 --softmax exp_fplut --attention fused
     torchrun --nproc-per-node 2 -m lutc evaluate ...  splits the batches
     """
@@ -104,12 +110,15 @@ def evaluate(
             raise LutcError("--attention says how attention takes a softmax table; give one, as --softmax exp_fplut")
         variants = [replace(one, attention=attention) for one in variants]
 
+    if per_channel and int8 is None:
+        raise LutcError("--per-channel goes with --int8 and the file of `lutc calibrate`")
+
     from lutc.evaluation.running import evaluate as run  # brings numba, torch
     from lutc.observe.ranks import Ranks  # brings torch
 
     loaded, given = load_with_batches(model, text, **running)
     if int8 is not None:
-        variants = on_codes(variants, int8_scales(int8, loaded.model))
+        variants = on_codes(variants, int8_scales(int8, loaded.model, per_channel))
     with progress_bar("evaluate", unit="forwards") as progress:
         ranks = Ranks.here()
         found = run(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from lutc.calibration.file import read
-from lutc.calibration.scales import for_layer
+from lutc.calibration.scales import LayerScales, for_layer
 from lutc.certify import coverage
 from lutc.errors import LutcError
 from lutc.formats.codes import Inputs, parse_number
@@ -27,15 +27,15 @@ EXACT_ON_CODES = "exact on int8 inputs"
 class Variant:
     """activations: tables by function; None is the exact function, on quantised inputs. softmax: (exp, reciprocal or
     None) or None. norm: rsqrt or None. codes: quantised inputs of the activations, by the layer's name as `lutc.patch`
-    reports it, or one for all; None leaves inputs as they are. attention: the form of a softmax in attention, as
-    `lutc.patch` takes it.
+    reports it, one for all, or those of a calibration; None leaves inputs as they are. attention: the form of a softmax
+    in attention, as `lutc.patch` takes it.
     """
 
     name: str
     activations: Mapping[str, TableSet | None] = field(default_factory=dict)
     softmax: tuple[TableSet, TableSet | None] | None = None
     norm: TableSet | None = None
-    codes: Mapping[str, Inputs] | Inputs | None = None
+    codes: Mapping[str, Inputs] | LayerScales | Inputs | None = None
     attention: str | None = None
 
     def patch(
@@ -57,7 +57,7 @@ class Variant:
         return report
 
 
-def on_codes(variants: Sequence[Variant], codes: Mapping[str, Inputs] | Inputs) -> list[Variant]:
+def on_codes(variants: Sequence[Variant], codes: Mapping[str, Inputs] | LayerScales | Inputs) -> list[Variant]:
     """The variants with the inputs of their activations quantised, behind one with the exact functions on the same
     inputs: what quantising costs by itself. LutcError where none has an activation.
     """
@@ -128,11 +128,15 @@ def from_options(activations: Sequence[str], softmax: str | None, norm: str | No
     return variant(",".join(name for option in ("--activation", "--softmax", "--norm") for name in parts[option]))
 
 
-def int8_scales(source: str, model: nn.Module) -> Mapping[str, Inputs] | Inputs:
+def int8_scales(
+    source: str, model: nn.Module, per_channel: bool = False
+) -> Mapping[str, Inputs] | LayerScales | Inputs:
     """Quantised inputs from "2^-4" (one scale for all layers) or a calibration file: of each layer the power of two of
-    least squared error.
+    least squared error, or per_channel of each channel the finest one that clips nothing.
     """
     if not str(source).endswith(".json"):
+        if per_channel:
+            raise LutcError(f"--per-channel takes scales from the .json file of `lutc calibrate`; given {source!r}")
         try:
             return Inputs(8, parse_number(source))
         except LutcError as error:
@@ -147,6 +151,18 @@ def int8_scales(source: str, model: nn.Module) -> Mapping[str, Inputs] | Inputs:
         raise LutcError(
             f"{source} is a calibration of {calibration.model['name']}, another model; run `lutc calibrate` on this one"
         )
+    if per_channel:
+        missing = [
+            name
+            for name, layer in calibration.layers.items()
+            if layer.operator == "activation" and layer.histogram.count and layer.channel_low is None
+        ]
+        if missing:
+            raise LutcError(
+                f"{source} has no ranges of the channels of '{missing[0]}'; run `lutc calibrate --axis` with an axis "
+                "that it has"
+            )
+        return LayerScales(calibration, per_channel=True)
     return codes_of(calibration)
 
 

@@ -31,13 +31,14 @@ EXACT = {name: functools.partial(value, name) for forms in _CALLS for name, _ in
 class Watch:
     """What the observers of one model share. mask: bool (batch, length), the tokens of the batch that count; None for
     all. observers: by name; running: those that were reached, in order. channel_axis: the dimension of an activation's
-    input whose ranges are kept.
+    input whose ranges are kept. every_channel: refuse inputs that have no such ranges, where they are to be kept of.
     """
 
     mask: torch.Tensor | None = None
     observers: dict[str, Observer] = field(default_factory=dict)
     running: dict[str, Observer] = field(default_factory=dict)
     channel_axis: int = -1
+    every_channel: bool = False
 
 
 class Observer(nn.Module):
@@ -107,18 +108,30 @@ class ActivationObserver(Observer):
             return
         self.values.add(rows)
         axis = self._held[0].channel_axis
+        if not -x.ndim <= axis < x.ndim:
+            self._without(f"has shape {tuple(x.shape)}, without the axis {axis} of channels; give another axis")
+            return
         if axis not in (-1, x.ndim - 1):
-            if keep is not None or not -x.ndim <= axis < x.ndim:
+            if keep is not None:
+                self._without(f"is padded, so it has ranges along its last dimension alone, not along axis {axis}")
                 return
             rows = x.movedim(axis, -1).reshape(-1, x.shape[axis])
         low, high = (end.float().nan_to_num(0.0, 0.0, 0.0) for end in rows.aminmax(dim=0))
-        self.varying = self.varying or self.channels is not None and self.channels[0].shape != low.shape
+        if self.channels is not None and self.channels[0].shape != low.shape:
+            told = f"{len(self.channels[0])} channels along axis {axis} in one batch and {len(low)} in another"
+            self._without(f"has {told}, so there is no scale for each; give another axis")
+            self.varying = True
         if self.varying:
             self.channels = None
             return
         if self.channels is not None:
             low, high = torch.minimum(low, self.channels[0]), torch.maximum(high, self.channels[1])
         self.channels = low, high
+
+    def _without(self, why: str) -> None:
+        """The input of this layer has no ranges of channels."""
+        if self._held[0].every_channel:
+            raise LutcError(f"the input of '{self.path}' {why}, or leave the layer out by skip=")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         self.observe(x if x.ndim else x[None])

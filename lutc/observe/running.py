@@ -42,6 +42,7 @@ def calibrate(
     places: str | Sequence[str] | None = None,
     progress: Callable[[int], object] | None = None,
     channel_axis: int = -1,
+    every_channel: bool = False,
 ) -> Calibration:
     """Run `model` over `batches` and count what its activations, softmaxes and norms are fed with.
 
@@ -53,7 +54,7 @@ def calibrate(
     `patch(activation="auto")` has it. name: of the model, for the file. progress: called with the number of tokens
     after each batch. channel_axis: the dimension of an activation's input along which the ranges of channels are kept
     (1 for images), which the file records; inputs that lack it or vary along it, and padded ones where it is not the
-    last, have none.
+    last, have none, or with every_channel are an error.
 
     Memory does not grow with the data: about 1 MiB a layer. The model runs in eval mode without gradients, with
     attention computed step by step so that scores can be seen, and is left as it was. Raises LutcError where nothing is
@@ -63,7 +64,7 @@ def calibrate(
     if isinstance(channel_axis, bool) or not isinstance(channel_axis, int):
         raise LutcError(f"channel_axis is the dimension of the channels, a whole number; given {channel_axis!r:.40}")
     digest = model_digest(model)
-    watch = Watch(channel_axis=channel_axis)
+    watch = Watch(channel_axis=channel_axis, every_channel=every_channel)
     activations = {function: Observing(watch, function) for function in EXACT}
     wanted = Wanted(
         activations,

@@ -49,6 +49,42 @@ def test_a_model_in_a_python_file(model, tmp_path):
     assert list(data["layers"]) == ["1"] and data["layers"]["1"]["count"] == 240 and data["seconds"] > 0
 
 
+IMAGES = """
+import torch
+torch.manual_seed(0)
+def model():
+    return torch.nn.Sequential(torch.nn.Conv2d(2, 3, 3), torch.nn.GELU())
+def batches():
+    return [torch.randn(4, 2, 5, 5), torch.randn(4, 2, 7, 5)]
+"""
+
+
+def test_ranges_of_channels(tmp_path):
+    file, out = tmp_path / "image.py", tmp_path / "c.json"
+    file.write_text(IMAGES)
+    said = run(file, "-o", out, "--axis", 1)
+    assert "channels along axis 1: 3, in 1 layers; the widest of a layer has up to" in said
+    layer = read(out).layers["1"]
+    assert layer.channel_axis == 1 and layer.channel_low.shape == layer.channel_high.shape == (3,)
+    assert run(file, "-o", out, "--axis", -3).startswith("layer") and read(out).layers["1"].channel_axis == -3
+    for axis in (4, -5):
+        line = run(file, "-o", tmp_path / "never.json", "--axis", axis, code=2)
+        assert f"the input of '1' has shape (4, 3, 3, 3), without the axis {axis} of channels" in line
+    line = run(file, "-o", tmp_path / "never.json", "--axis", 2, code=2)
+    assert "has 3 channels along axis 2 in one batch and 5 in another" in line
+    assert not (tmp_path / "never.json").exists()
+    scales = [str(out), "--per-channel"]
+    evaluated = CliRunner().invoke(main, ["evaluate", str(file), "--tables", "gelu_8", "--int8", *scales, "--json"])
+    assert evaluated.exit_code == 0 and "exact on int8 inputs" in evaluated.output, evaluated.output + evaluated.stderr
+    run(file, "-o", out)  # along the last dimension, which varies not, but the one before it does
+    for arguments, line in (
+        (["--int8", "2^-4", "--per-channel"], "--per-channel takes scales from the .json file"),
+        (["--per-channel"], "--per-channel goes with --int8"),
+    ):
+        evaluated = CliRunner().invoke(main, ["evaluate", str(file), "--tables", "gelu_8", *arguments])
+        assert evaluated.exit_code == 2 and line in evaluated.stderr and evaluated.stderr.count("\n") == 1
+
+
 def test_bad_input_is_one_line_and_writes_nothing(model, tmp_path):
     (tmp_path / "linear.py").write_text(
         "import torch\ndef model(): return torch.nn.Linear(2, 2)\ndef batches(): return [torch.ones(1, 2)]\n"
