@@ -29,6 +29,7 @@ from lutc.errors import LutcError
 from lutc.nn import channel_plain as plain
 from lutc.nn.batched import is_batched, one_by_one
 from lutc.nn.cpu import channel_codes
+from lutc.nn.cpu import channel_gradients as cpu_gradients
 from lutc.nn.cpu import channels as cpu
 from lutc.nn.lowered import DTYPES, has_triton
 from lutc.nn.nearest import wide_dtype
@@ -93,8 +94,8 @@ def _codes_cpu(q, tables, rows, axis):
     _check_codes(q, tables, rows, axis)
     source, at, out, target = _in_memory(q, axis, tables.dtype)
     tables, rows = tables.contiguous(), rows.contiguous()
-    addresses = (tensor.data_ptr() for tensor in (source, target, tables, rows))
-    channel_codes.look_up(*addresses, _sides(source, at), (q.itemsize, tables.itemsize), torch.get_num_threads())
+    given = source.data_ptr(), target.data_ptr(), tables.data_ptr(), rows.numpy()
+    channel_codes.look_up(*given, _sides(source, at), (q.itemsize, tables.itemsize), torch.get_num_threads())
     return _filled(out, target)
 
 
@@ -132,13 +133,18 @@ def _address(tensor) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 
 
+def _channels(of_channels, table, lowest, highest) -> cpu.Channels:
+    """Scales, zero points and rows as the kernels on a CPU are told them."""
+    return cpu.Channels(*(side.numpy() for side in of_channels), (lowest, highest), 0 if table is None else 4)
+
+
 def _through_cpu(x, scales, zeros, values, rows, axis, lowest, highest):
     *of_channels, table = _tensors("through_channels", x, scales, zeros, values, rows, axis, lowest, highest)
     if not _served(x, values):
         return plain.through_as_x(x, scales, zeros, values, rows, axis, lowest, highest)
     source, at, out, target = _in_memory(x, axis)
-    addresses = source.data_ptr(), target.data_ptr(), _address(table), tuple(map(_address, of_channels))
-    cpu.through(*addresses, _sides(source, at), (lowest, highest), torch.get_num_threads(), DTYPES[x.dtype])
+    given = source.data_ptr(), target.data_ptr(), _address(table), _channels(of_channels, table, lowest, highest)
+    cpu.through(*given, _sides(source, at), torch.get_num_threads(), DTYPES[x.dtype])
     return _filled(out, target)
 
 
@@ -151,9 +157,8 @@ def _kept_cpu(x, scales, zeros, values, rows, axis, lowest, highest, with_codes)
     codes = _room_for_codes(source, lowest, highest, with_codes)
     within = torch.empty((x.numel() + 7) // 8, dtype=torch.uint8)
     kept = codes.data_ptr() if with_codes else 0, within.data_ptr(), codes.itemsize
-    addresses = source.data_ptr(), target.data_ptr(), _address(table), tuple(map(_address, of_channels))
-    sides, ends = _sides(source, axis), (lowest, highest)
-    cpu.through(*addresses, sides, ends, torch.get_num_threads(), DTYPES[x.dtype], kept)
+    given = source.data_ptr(), target.data_ptr(), _address(table), _channels(of_channels, table, lowest, highest)
+    cpu.through(*given, _sides(source, axis), torch.get_num_threads(), DTYPES[x.dtype], kept)
     return _filled(out, target), codes, within
 
 
@@ -173,11 +178,10 @@ def _backward_cpu(gradient, codes, within, slopes, rows, axis):
         return plain.backward(gradient, codes, within, slopes, rows, axis)
     source, codes, within, rows = (tensor.contiguous() for tensor in (gradient, codes, within, rows))
     out, table, zeros = torch.empty_like(source), slopes.to(torch.float32).contiguous(), torch.zeros_like(rows)
-    of_channels = zeros.to(torch.float32).data_ptr(), zeros.data_ptr(), rows.data_ptr()
+    channels = _channels((zeros.to(torch.float32), zeros, rows), table, 0, table.shape[1] - 2)
     kept = codes.data_ptr(), within.data_ptr(), codes.itemsize
-    sides, ends = _sides(source, axis), (0, table.shape[1] - 2)
-    addresses = source.data_ptr(), out.data_ptr(), table.data_ptr(), of_channels
-    cpu.backward(*addresses, sides, ends, kept, torch.get_num_threads(), DTYPES[source.dtype])
+    given = source.data_ptr(), out.data_ptr(), table.data_ptr(), channels
+    cpu_gradients.backward(*given, _sides(source, axis), kept, torch.get_num_threads(), DTYPES[source.dtype])
     return out
 
 
@@ -189,9 +193,9 @@ def _backward_with_scales_cpu(gradient, x, scales, zeros, slopes, rows, axis, lo
     source, at, out, target = _in_memory(x, axis)
     given = _laid_out(gradient, x, source)
     addresses = given.data_ptr(), source.data_ptr(), target.data_ptr(), _address(table)
-    sides, ends = _sides(source, at), (lowest, highest)
-    addresses = *addresses, tuple(map(_address, of_channels))
-    sums = cpu.backward_with_scales(*addresses, sides, ends, torch.get_num_threads(), DTYPES[x.dtype])
+    channels = _channels(of_channels, table, lowest, highest)
+    threads = torch.get_num_threads()
+    sums = cpu_gradients.backward_with_scales(*addresses, channels, _sides(source, at), threads, DTYPES[x.dtype])
     return _filled(out, target), torch.from_numpy(sums)
 
 

@@ -22,6 +22,7 @@ from lutc.nn.nearest import described
 from lutc.nn.power_ops import HIGHEST, LOWEST, power_rows
 from lutc.nn.refilled import Refilled
 from lutc.nn.responses import SIDES, Coding, answers, responses, side_by_side
+from lutc.nn.scale_tables import forget, outputs_at, values_at
 from lutc.nn.straight_through import look_up
 from lutc.nn.traced import is_traced, leaf
 from lutc.table.integer import integer_lines
@@ -175,6 +176,7 @@ class QuantLUT(Refilled):
         return True  # no telling but by making them
 
     def _fill(self, device: torch.device) -> None:
+        forget(self)
         for name, values in self.sides().items():
             self.register_buffer(f"key_{name}", torch.from_numpy(values).view(torch.int64).to(device), persistent=False)
         if self._fixed_scales:
@@ -209,7 +211,8 @@ class QuantLUT(Refilled):
     def _at_power(self, scale: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Values and slopes, as `_responses` has them, of a scale that the quantiser gave: a power of two, or NaN."""
         row = power_rows(scale.reshape(1))
-        return self.power_values.index_select(0, row)[0], self.power_slopes.index_select(0, row)[0]
+        sides = self.power_values.view(torch.float64), self.power_slopes.view(torch.float64)
+        return sides[0].index_select(0, row)[0], sides[1].index_select(0, row)[0]
 
     def _checked(self, number: float, device, zero_point: int | None = None) -> torch.Tensor:
         """The scale as a tensor (float64, 0-d); LutcError where the integers could leave int32 or the output scale is
@@ -268,22 +271,30 @@ class QuantLUT(Refilled):
             return quant_channels.look_up(self, x, scale)
         if codes and scale is None and isinstance(self.scale, float):
             self._check_width(x)
-            outputs = self.all_outputs if self.out else self.all_outputs.view(torch.float32)
-            return torch.ops.lutc.codes(x, outputs, self.all_lines)
+            return torch.ops.lutc.codes(x, self._of_fixed(self.all_outputs), self.all_lines)
         own = scale is None and not codes and self.quantise is not None and self.quantise.kind != "fixed"
         scale, rate, fixed = self._scale_for(x, scale, codes)
+        if codes:
+            self._check_width(x)
+            outputs = self._of_fixed(self.all_outputs) if fixed else outputs_at(self, *self._as_rows(scale))[0][0]
+            return torch.ops.lutc.codes(x, outputs)
         if own:
             values, slopes = self._at_power(scale)
         elif fixed:
-            outputs, values, slopes = self.all_outputs, self.all_values, self.all_slopes
+            values, slopes = self.all_values.view(torch.float64), self.all_slopes.view(torch.float64)
         else:
-            outputs, values, slopes = self._of_one(scale)
-        if codes:
-            outputs = outputs.view(torch.float32) if self.out is None else outputs
-            self._check_width(x)
-            table = outputs if fixed else code_ops.by_bits(outputs, self.minimum, self.dtype)
-            return torch.ops.lutc.codes(x, table)
-        return look_up(x, scale, values.view(torch.float64), slopes.view(torch.float64), self.limits, rate)
+            needed = torch.is_grad_enabled() and (x.requires_grad or scale.requires_grad)
+            made = values_at(self, *self._as_rows(scale), x.dtype, needed)[:2]
+            values, slopes = (None if side is None else side[0] for side in made)
+        return look_up(x, scale, values, slopes, self.limits, rate)
+
+    def _of_fixed(self, outputs: torch.Tensor) -> torch.Tensor:
+        return outputs.view(torch.float32) if self.out is None else outputs
+
+    def _as_rows(self, scale: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """One scale, and the zero point, as vectors of one."""
+        exact = scale.detach().to(torch.float64).reshape(1)
+        return exact, torch.full((1,), self.zero_point, dtype=torch.int32, device=exact.device)
 
     def _check_width(self, codes: torch.Tensor) -> None:
         """Codes beyond the width, which only a wider dtype holds, are an error; in a compiled graph, and where telling

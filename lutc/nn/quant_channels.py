@@ -12,8 +12,7 @@ import torch
 from lutc.errors import LutcError
 from lutc.nn import channels, code_ops, exported_channels, portable
 from lutc.nn.power_ops import power_rows
-
-_AT_ONCE = 1 << 20  # codes whose responses are computed together
+from lutc.nn.scale_tables import outputs_at, responses_of, values_at
 
 
 def buffers_of(
@@ -26,7 +25,7 @@ def buffers_of(
     rows = torch.tensor([places[pair] for pair in zip(scales, zeros, strict=True)], dtype=torch.int32, device=device)
     of_scales = torch.tensor([scale for scale, _ in places], dtype=torch.float64, device=device)
     of_zeros = torch.tensor([zero for _, zero in places], dtype=torch.int32, device=device)
-    outputs, values, slopes, _ = _responses(module, of_scales, of_zeros)
+    outputs, values, slopes, _ = responses_of(module, of_scales, of_zeros)
     outputs = code_ops.by_bits(outputs, module.minimum, module.dtype)
     return {
         "channel_outputs": outputs.view(torch.int32) if outputs.is_floating_point() else outputs,
@@ -36,13 +35,6 @@ def buffers_of(
         "channel_zeros": of_zeros[rows],
         "channel_rows": rows,
     }
-
-
-def _responses(module: Any, scales: torch.Tensor, zeros: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """The module's at many scales, some at a time."""
-    step = max(1, _AT_ONCE >> module.bits)
-    parts = [module._responses(*part) for part in zip(scales.split(step), zeros.split(step), strict=True)]
-    return parts[0] if len(parts) == 1 else tuple(torch.cat(sides) for sides in zip(*parts, strict=True))
 
 
 def look_up(module: Any, x: torch.Tensor, scale: Any) -> torch.Tensor:
@@ -68,14 +60,15 @@ def look_up(module: Any, x: torch.Tensor, scale: Any) -> torch.Tensor:
         return channels.look_up(x, scales, torch.zeros_like(rows), values, slopes, rows, axis, ends, rate)
     given = channels.scales_of_call(_own(module) if scale is None else scale, count, x.device)
     zeros = torch.as_tensor(module.zero_point, dtype=torch.int32, device=x.device).expand(count)
-    exact = given.detach().to(torch.float64)
-    outputs, values, slopes, held = _responses(module, exact, zeros)
-    if codes or not (x.is_cuda or torch.compiler.is_compiling()):
-        _refuse(module, exact, zeros, held)
-    rows = torch.arange(count, dtype=torch.int32, device=x.device)
+    exact, rows = given.detach().to(torch.float64), torch.arange(count, dtype=torch.int32, device=x.device)
     if codes:
-        table = code_ops.by_bits(outputs, module.minimum, module.dtype)
+        table, held = outputs_at(module, exact, zeros)
+        _refuse(module, exact, zeros, held)
         return torch.ops.lutc.codes_by_channel(x, table, rows, axis)
+    needed = torch.is_grad_enabled() and (x.requires_grad or given.requires_grad)
+    values, slopes, held = values_at(module, exact, zeros, x.dtype, needed)
+    if not (x.is_cuda or torch.compiler.is_compiling()):
+        _refuse(module, exact, zeros, held)
     return channels.look_up(x, given, zeros, values, slopes, rows, axis, ends)
 
 

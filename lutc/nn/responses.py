@@ -21,7 +21,7 @@ from lutc.table.table import Table
 from lutc.table.table_set import TableSet
 
 SIDES = ("scales", "steps", "cuts", "slopes", "intercepts")
-_LARGEST_RATIO = 2.0**30  # of the scale of the accumulator to that of the output, where the scale is a tensor
+LARGEST_RATIO = 2.0**30  # of the scale of the accumulator to that of the output, where the scale is a tensor
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def answers(
         codes = (requantised(acc, unit / out.scale, out.rounding) + out.zero_point).clamp(out.minimum, out.maximum)
         outputs = (codes + coding.offset).to(coding.dtype)
         values = dequantised(codes, out)
-        held = held & (unit / out.scale < _LARGEST_RATIO)
+        held = held & (unit / out.scale < LARGEST_RATIO)
     return x, slope * step, outputs, torch.where(held, values, torch.nan), held[:, 0]
 
 
@@ -80,14 +80,23 @@ def responses(
     """Outputs (n, codes), real values and derivatives, float64, with one more for NaN (n, codes + 1), and whether the
     rule holds, as `answers` has them. The derivative is that of the function, of the table where torch knows none.
     """
-    x, derivative, outputs, values, held = answers(sides, coding, scales, zeros, _requantised)
-    if in_torch.known(function):
-        derivative = in_torch.derivative(function, x)
+    x, slopes, outputs, values, held = answers(sides, coding, scales, zeros, _requantised)
+    slopes = derivatives(function, coding, x, outputs, slopes)
+    return outputs, F.pad(values, (0, 1), value=math.nan), slopes, held
+
+
+def derivatives(
+    function: str, coding: Coding, x: torch.Tensor, outputs: torch.Tensor, slopes: torch.Tensor | None = None
+) -> torch.Tensor:
+    """The derivatives that `responses` gives, of x (n, codes) with these outputs; slopes: of the table, for functions
+    that torch does not know.
+    """
+    found = in_torch.derivative(function, x) if in_torch.known(function) or slopes is None else slopes
     if coding.out is not None:
         codes = outputs.to(torch.int64) - coding.offset
         # Saturated output codes do not move with the input.
-        derivative = torch.where((codes == coding.out.minimum) | (codes == coding.out.maximum), 0.0, derivative)
-    return outputs, F.pad(values, (0, 1), value=math.nan), F.pad(derivative, (0, 1)), held
+        found = torch.where((codes == coding.out.minimum) | (codes == coding.out.maximum), 0.0, found)
+    return F.pad(found, (0, 1))
 
 
 def dequantised(codes: torch.Tensor, out: Outputs) -> torch.Tensor:

@@ -13,7 +13,17 @@ from lutc.nn import channel_plain, channels  # noqa: E402
 ops = torch.ops.lutc
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 SCALES, ZEROS, ROWS = (0.0625, 0.1, 3.7, 0.1, 0.011), (0, 5, -7, 5, 100), (0, 1, 2, 1, 3)
-SHAPES = {(7, 5): 1, (5,): 0, (2, 5, 3, 3): 1, (5, 700): 0, (0, 5): 1, (1, 5, 1): 1, (3, 5, 600): 1, (5, 3, 2): 0}
+SHAPES = {
+    (7, 5): 1,
+    (433, 5): 1,
+    (5,): 0,
+    (2, 5, 3, 3): 1,
+    (5, 700): 0,
+    (0, 5): 1,
+    (1, 5, 1): 1,
+    (3, 5, 600): 1,
+    (5, 3, 2): 0,
+}
 
 
 def of_channels(dtype=torch.float32):
@@ -152,6 +162,40 @@ def test_codes(shape, dtype):
             want = np.stack([table[row].numpy()[each[c]] for c, row in enumerate(ROWS)])
             assert (found.movedim(axis, 0).numpy() == want).all() and found.stride() == torch.empty_like(q).stride()
             assert torch.equal(channel_plain.codes(q, table, rows(), axis), found)
+
+
+@pytest.mark.parametrize("shape", [(130, 64), (64, 64), (400, 5), (70, 130), (67, 3, 40), (65, 700), (2, 3, 70)])
+@pytest.mark.parametrize("code, output", [("int8", "int8"), ("uint8", "float32"), ("int16", "int16")])
+def test_codes_in_tiles_and_columns(shape, code, output):
+    """Whole tiles, tiles that overlap at the ends, several rows as one, columns some at a time, runs."""
+    generator, channels, dtype = torch.Generator().manual_seed(1), shape[1], getattr(torch, code)
+    least, most = torch.iinfo(dtype).min, torch.iinfo(dtype).max + 1
+    q = torch.randint(least, most, shape, generator=generator).to(dtype)
+    many = min(channels, 3 if code == "int16" else channels)
+    tables = torch.randint(-128, 128, (many, most - least), generator=generator).to(getattr(torch, output))
+    rows = torch.randint(0, many, (channels,), generator=generator, dtype=torch.int32)
+    assert torch.equal(ops.codes_by_channel(q, tables, rows, 1), channel_plain.codes(q, tables, rows, 1))
+
+
+@pytest.mark.parametrize("shape", [(30, 608), (90, 303, 2), (3, 607)])
+def test_many_channels(shape):
+    """Whose tables no cache holds together: columns go some at a time, where the bits that are kept allow it."""
+    generator, channels = torch.Generator().manual_seed(2), shape[1]
+    x, gradient = torch.randn(shape, generator=generator), torch.randn(shape, generator=generator)
+    scales, zeros = torch.rand(channels, generator=generator) / 20 + 0.01, torch.arange(channels, dtype=torch.int32) % 9
+    table, slopes = torch.randn(2, channels, 257, generator=generator)
+    given, rest = (x, scales, zeros), (torch.arange(channels, dtype=torch.int32), 1, -128, 127)
+    for ours, plain in zip(
+        ops.through_channels_kept(*given, table, *rest, True),
+        channel_plain.kept(*given, table, *rest, True),
+        strict=True,
+    ):
+        assert torch.equal(ours, plain)
+    _, codes, within = ops.through_channels_kept(*given, table, *rest, True)
+    to_x, to_scales = ops.through_channels_backward_with_scales(gradient, *given, slopes, *rest)
+    assert torch.equal(to_x, ops.through_channels_backward(gradient, codes, within, slopes, *rest[:2]))
+    plain = channel_plain.backward_with_scales(gradient, *given, slopes, *rest)
+    assert torch.equal(to_x, plain[0]) and torch.allclose(to_scales, plain[1], rtol=1e-4, atol=1e-4)
 
 
 def test_the_operators_are_as_torch_wants_them():

@@ -15,13 +15,14 @@ import numba.extending
 import numpy as np
 from llvmlite import ir
 
-from lutc.nn.cpu.base import TASK, compiled, integers, native, packed, pointer, processor_has
+from lutc.nn.cpu.base import TASK, Native, compiled, integers, native, packed, pointer, processor_has
 from lutc.nn.cpu.byte_planes import LANES, looked_up, permutes_bytes
 from lutc.nn.cpu.team import run
 
 SLICE = 1 << 15  # elements of a part at least
 _MANY = 1 << 23  # words of an output that no cache would hold for whoever reads it next
 _BLOCK, _ROW = 32, 16
+_FEW = 1 << 9  # codes for which laying a table out takes longer than they do
 _byte = ir.IntType(8)
 _block = ir.VectorType(_byte, _BLOCK)
 
@@ -223,6 +224,14 @@ def look_up(codes: int, out: int, n: int, table: int, widths: tuple[int, int], t
     widths: bytes of a code and of an output, one of WIDTHS. table: an output for every bit pattern of a code, in the
     order of unsigned ones.
     """
-    task = (_PERMUTED.get(widths) if permutes_bytes() else None) or _TASKS.get(widths)
-    task = task or (_shuffled_bytes if _shuffles() else _bytes_to_bytes)
-    run(task, n, SLICE, packed(codes, out, table, n), threads, multiple=64)
+    run(task_of(widths), n, SLICE, packed(codes, out, table, n), threads, multiple=64)
+
+
+def task_of(widths: tuple[int, int], several: int = 1 << 20) -> Native:
+    """The task for these widths and `several` codes by one table: where these are few, one that lays no table out."""
+    few = several < _FEW
+    if permutes_bytes() and widths in _PERMUTED and not (few and widths[1] > 1):
+        return _PERMUTED[widths]
+    if widths in _TASKS:
+        return _TASKS[widths]
+    return _shuffled_bytes if _shuffles() and not few else _bytes_to_bytes

@@ -76,14 +76,13 @@ def _look_up(places, out_at, n, form, table_at):
 
 
 @compiled
-def _keep(at, n, scale, low, high, flags, bits_at):
-    """One bit for each of n floats: whether it rounds to a code without being clamped."""
+def _inside(at, n, scale, low, high, flags):
+    """Of n floats a byte each: whether it rounds to a code without being clamped."""
     x = floats(at, n)
     lowest, highest = low - _f32(0.5), high + _f32(0.5)
     for i in range(n):
         step = x[i] / scale
         flags[i] = np.uint8((step >= lowest) & (step <= highest))
-    _write_bits(flags, n, bits_at)
 
 
 @compiled
@@ -99,7 +98,7 @@ def _write_bits(flags, n, bits_at):
 
 @compiled
 def _kept(bits_at, n, flags):
-    """The bits of `_keep` as one float each, 1 or 0."""
+    """The bits of `_write_bits` as one float each, 1 or 0."""
     bits = _bytes(bits_at, (n + 7) // 8)
     for k in range((n + 7) // 8):
         byte = np.uint32(bits[k])
@@ -133,7 +132,8 @@ def _through_codes(first, last, job):
                 for i in range(n):
                     long[i] = np.uint16(places[i])
         if numbers[5] != 0:
-            _keep(x, n, scale, low, high, flags, numbers[5] + at // 8)
+            _inside(x, n, scale, low, high, flags)
+            _write_bits(flags, n, numbers[5] + at // 8)
 
 
 def _job(scale: np.float32, limits: tuple[int, int, int]):
