@@ -126,8 +126,8 @@ class Compared:
             self.same += int((found.largest == exact.largest).sum())
             self.compared += found.largest.numel()
         if found.vectors is not None and exact.vectors is not None:
-            pair = (vectors.double().flatten(1) for vectors in (found.vectors, exact.vectors))  # maps of features too
-            self.cosines += F.cosine_similarity(*pair, dim=-1).tolist()
+            ours, theirs = found.vectors.double().flatten(1), exact.vectors.double().flatten(1)  # maps of features too
+            self.cosines += F.cosine_similarity(ours, theirs, dim=-1).tolist()
 
     def join(self, other: Compared) -> None:
         """What came of later batches too."""

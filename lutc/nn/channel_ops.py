@@ -135,7 +135,8 @@ def _address(tensor) -> int:
 
 def _channels(of_channels, table, lowest, highest) -> cpu.Channels:
     """Scales, zero points and rows as the kernels on a CPU are told them."""
-    return cpu.Channels(*(side.numpy() for side in of_channels), (lowest, highest), 0 if table is None else 4)
+    scales, zeros, rows = (side.numpy() for side in of_channels)
+    return cpu.Channels(scales, zeros, rows, (lowest, highest), 0 if table is None else 4)
 
 
 def _through_cpu(x, scales, zeros, values, rows, axis, lowest, highest):

@@ -86,13 +86,13 @@ def responses(
 
 
 def derivatives(
-    function: str, coding: Coding, x: torch.Tensor, outputs: torch.Tensor, slopes: torch.Tensor | None = None
+    function: str, coding: Coding, x: torch.Tensor, outputs: torch.Tensor | None, slopes: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """The derivatives that `responses` gives, of x (n, codes) with these outputs; slopes: of the table, for functions
-    that torch does not know.
+    """The derivatives that `responses` gives, of x (n, codes) with these outputs, codes or None; slopes: of the table,
+    for functions that torch does not know.
     """
     found = in_torch.derivative(function, x) if in_torch.known(function) or slopes is None else slopes
-    if coding.out is not None:
+    if coding.out is not None and outputs is not None:
         codes = outputs.to(torch.int64) - coding.offset
         # Saturated output codes do not move with the input.
         found = torch.where((codes == coding.out.minimum) | (codes == coding.out.maximum), 0.0, found)

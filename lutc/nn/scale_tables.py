@@ -45,7 +45,8 @@ def values_at(
     both (n, codes + 1), and whether the rule holds (n,). float64, or float32 where kernels would round them to that.
     """
     if not _in_one_pass(scales) or dtype == torch.float64 or not in_torch.known(module.tables.function):
-        return responses_of(module, scales, zeros)[1:]
+        _, values, slopes, held = responses_of(module, scales, zeros)
+        return values, slopes, held
     values, held = _kept(module, "values", scales, zeros, lambda: _made(module, scales, zeros, of_floats=True))
     if not with_slopes:
         return values, None, held
