@@ -12,11 +12,11 @@ from lutc.costs.lines import Ordinals
 from lutc.costs.objectives import SQUARED
 from lutc.costs.points import Points
 from lutc.costs.rules import FORBIDDEN, Rules
-from lutc.costs.segments import DENSE_LIMIT, SegmentCosts, ruled_costs, squared_costs
+from lutc.costs.segments import DENSE_LIMIT, SegmentCosts, real_costs, ruled_costs, squared_costs
 from lutc.errors import LutcError
 from lutc.measures import rounded
 from lutc.search.exact import exact
-from lutc.search.joined import JOINED_LIMIT, Joins, joined
+from lutc.search.joined import JOINED_LIMIT, Joins, joined, joined_below
 from lutc.search.result import SearchResult
 from lutc.search.tied import TiedProblem, tied
 
@@ -49,7 +49,7 @@ def over_promises(
     if "without_promises" not in facts and squared and len(task.samples) <= DENSE_LIMIT:
         plain = exact(_plain_costs(problem, task), entries).cost
         facts["without_promises"] = rounded(plain)
-        facts["price"] = relative_gap(result.cost, plain)
+        facts["price"] = max(relative_gap(result.cost, plain), 0.0)
     return result, lines, facts
 
 
@@ -63,10 +63,16 @@ def _over_joins(problem: Problem, task: Task) -> tuple[SearchResult, dict]:
         points = task.points()
         result = joined(points, segment_costs(problem, task, points), rules, joins, entries, *tails, beyond)
         return result, {"cost": rounded(result.cost), "optimum": rounded(result.cost), "gap": 0.0}
-    free = best_lines(problem, task.samples)
-    found = tied(TiedProblem(Points.of(task.samples), rules, joins, *tails, beyond, task.inputs is None), free.cuts)
-    facts = {"cost": rounded(found.cost), "lower_bound": rounded(free.bound)}
-    return found, {**facts, "gap": relative_gap(found.cost, free.bound)}
+    free, points = best_lines(problem, task.samples), Points.of(task.samples)
+    found, bound = tied(TiedProblem(points, rules, joins, *tails, beyond, task.inputs is None), free.cuts), free.bound
+    if task.inputs is not None and len(task.samples) <= JOINED_LIMIT and fmt.is_fixed and fmt.bits <= 16:
+        costs = segment_costs(problem, task, points)
+        costs = costs if costs.exact else real_costs(points, *tails)
+        best, bound = joined_below(points, costs, rules, joins, entries, *tails, beyond, found.cost)
+        if best is not None:
+            return best, {"cost": rounded(best.cost), "optimum": rounded(best.cost), "gap": 0.0}
+    facts = {"cost": rounded(found.cost), "lower_bound": rounded(bound)}
+    return found, {**facts, "gap": relative_gap(found.cost, bound)}
 
 
 def _plain_costs(problem: Problem, task: Task) -> SegmentCosts:

@@ -21,6 +21,7 @@ from lutc.functions import Line
 from lutc.search.result import SearchResult
 
 JOINED_LIMIT = 1024  # positions
+_BUDGET = 100_000_000  # lines and labels tried where not all can be
 _SLACKS = (1e-3, 1e-2, 0.05, 0.2, 1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0)  # of the optimum without joins
 
 
@@ -54,12 +55,9 @@ def joined(
     the samples on either side, to which a tail beyond all samples must join on. LutcError where
     no table within a few thousand times the cost of the best without joins keeps them.
     """
-    x = points.x[: points.size]
     if points.size > JOINED_LIMIT or not rules.exhaustive:
         raise LutcError(f"lines are joined over at most {JOINED_LIMIT} positions, in slopes of at most 8 bits")
-    step = (x[1] - x[0], x[-1] - x[-2]) if x.size > 1 else (1.0, 1.0)
-    edge = np.concatenate([[x[0] - step[0]], x, [x[-1] + step[1]]])
-    task = _Task(costs, rules, joins, entries, left, right, beyond, edge, _moments(points), _rests(costs, entries))
+    task = _Task.of(points, costs, rules, joins, entries, left, right, beyond)
     base, spread = task.rests[-1], float(np.max(np.abs(points.y)) ** 2 + 1e-30)
     if not base < FORBIDDEN / 2:
         raise LutcError(f"no table of {entries} entries keeps these promises; use more entries or promise less")
@@ -71,6 +69,36 @@ def joined(
         f"no table of {entries} entries keeps these promises with an error of less than {_SLACKS[-1]:g} times that of "
         "the best one without; use more entries or promise less"
     )
+
+
+def joined_below(
+    points: Points,
+    costs: SegmentCosts,
+    rules: Rules,
+    joins: Joins,
+    entries: int,
+    left: Line | None,
+    right: Line | None,
+    beyond: tuple[bool, bool],
+    known: float,
+) -> tuple[SearchResult | None, float]:
+    """(the best table, a bound below all) where a table of cost `known` is there and lines may be too many to try them
+    all: then None, and the highest bound that is proven by trying `_BUDGET` of them.
+
+    costs: no segment costs less. The rest as of `joined`.
+    """
+    task = _Task.of(points, costs, rules, joins, entries, left, right, beyond)
+    base = bound = task.rests[-1]
+    budget = np.array([_BUDGET])
+    slacks = [slack for slack in _SLACKS if base * (1.0 + 2.0 * slack) < known]
+    for limit in [base * (1.0 + slack) for slack in slacks] + [known]:
+        found = task.within(limit, budget)
+        if budget[0] < 0:
+            return None, bound
+        if found is not None:
+            return found, found.cost
+        bound = limit
+    return None, bound
 
 
 def _moments(points: Points) -> np.ndarray:
@@ -112,8 +140,19 @@ class _Task:
     moments: np.ndarray
     rests: list
 
-    def within(self, limit: float) -> SearchResult | None:
-        """The best table that costs at most `limit`; None where there is none."""
+    @classmethod
+    def of(cls, points: Points, costs: SegmentCosts, rules: Rules, joins: Joins, entries: int, *ends) -> _Task:
+        """ends: the tails, and whether inputs lie beyond the samples."""
+        x = points.x[: points.size]
+        step = (x[1] - x[0], x[-1] - x[-2]) if x.size > 1 else (1.0, 1.0)
+        edge = np.concatenate([[x[0] - step[0]], x, [x[-1] + step[1]]])
+        return cls(costs, rules, joins, entries, *ends, edge, _moments(points), _rests(costs, entries))
+
+    def within(self, limit: float, budget: np.ndarray | None = None) -> SearchResult | None:
+        """The best table that costs at most `limit`; None where there is none. budget: (1,) lines that may be tried,
+        counted down; what is found below 0 means nothing.
+        """
+        budget = np.array([np.iinfo(np.int64).max]) if budget is None else budget
         from lutc.search.joined_kernels import reach, useful  # brings numba
 
         limit = limit * (1.0 + 1e-9)
@@ -134,14 +173,16 @@ class _Task:
             for j in range(1, n + 1):
                 args = (
                     *(j, offsets, v, u, cost, self.moments, self.costs.matrix, rest[j], limit, slopes, intercepts),
-                    *(rules.low, rules.high, rules.zero, self.edge, joins),
+                    *(rules.low, rules.high, rules.zero, self.edge, joins, budget),
                 )
                 count = reach(*args, room)
                 if count > len(room):
                     room = np.empty((2 * count, 7))
                     count = reach(*args, room)
+                if budget[0] < 0:
+                    return None
                 rows = room[:count][np.argsort(room[:count, 2], kind="stable")]
-                found.append(rows[useful(rows, joins)])
+                found.append(rows[useful(rows, joins, budget)])
             sizes = [len(rows) for rows in found]
             rows = np.concatenate(found)
             layers.append(rows)

@@ -25,9 +25,12 @@ def fits(rise, bend, meet, v1, u1, w2, v2):
 
 
 @njit
-def reach(j, offsets, v, u, cost, moments, floor, rest, limit, slopes, intercepts, low, high, zero, edge, joins, out):
+def reach(
+    j, offsets, v, u, cost, moments, floor, rest, limit, slopes, intercepts, low, high, zero, edge, joins, budget, out
+):
     """Tables one segment [i, j) longer, for every i: rows (v, u, cost, i, slope, intercept, label) written to `out`;
-    how many there are, more than fit if it is too small.
+    how many there are, more than fit if it is too small. budget: (1,) lines that may be tried yet, counted down; below
+    0 nothing is found.
 
     offsets: (n + 2,) of the labels (v, u, cost, cheapest first) at each position. moments: (6, n + 1, n + 1) weight,
     mean x, mean y, xx, slope, residual. floor: least cost of a segment; rest: of what follows; limit: of whole tables.
@@ -58,6 +61,9 @@ def reach(j, offsets, v, u, cost, moments, floor, rest, limit, slopes, intercept
             for t in intercepts[np.searchsorted(intercepts, want - reach_t) :]:
                 if t > want + reach_t:
                     break
+                budget[0] -= 1
+                if budget[0] < 0:
+                    return 0
                 at, last = k * edge[i + 1] + t, k * edge[j] + t
                 if (through and t != 0.0) or min(at, last) < low or max(at, last) > high:
                     continue
@@ -66,6 +72,7 @@ def reach(j, offsets, v, u, cost, moments, floor, rest, limit, slopes, intercept
                 for label in range(begin, end):
                     if cost[label] + own + rest > limit:
                         break
+                    budget[0] -= 1
                     if np.isnan(v[label]) or fits(rise, bend, meet, v[label], u[label], before, at):
                         if count < out.shape[0]:
                             out[count, 0], out[count, 1], out[count, 2] = last, k * edge[j + 1] + t, cost[label] + own
@@ -76,14 +83,18 @@ def reach(j, offsets, v, u, cost, moments, floor, rest, limit, slopes, intercept
 
 
 @njit
-def useful(rows, joins):
-    """Rows (v, u, cost, ...) in ascending cost; which of them no cheaper one replaces whatever follows."""
+def useful(rows, joins, budget):
+    """Rows (v, u, cost, ...) in ascending cost; which of them no cheaper one replaces whatever follows;
+    comparisons are taken off `budget` (1,), below 0 of which nothing is found."""
     rise, bend, meet = joins
     kept = np.empty(len(rows), np.int64)
     count = 0
     for row in range(len(rows)):
         v, u = rows[row, 0], rows[row, 1]
         replaced = False
+        budget[0] -= count // 4
+        if budget[0] < 0:
+            return kept[:0]
         for at in range(count):
             ov, ou = rows[kept[at], 0], rows[kept[at], 1]
             if rise != 0 and rise * (ov - v) > 0.0:

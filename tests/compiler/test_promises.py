@@ -88,7 +88,8 @@ def test_floats_keep_bounds_and_zero(name, coefficients):
         ("gelu", "continuous", "bf16", "fp16", 0.02),
         ("tanh", "monotone", Inputs(16, 2.0**-12), "q2.13", 0.02),
         ("tanh", "continuous", Inputs(16, 2.0**-12), "q2.13", 0.3),
-        ("tanh", "monotone", Inputs(8, 2.0**-5), "q2.10", 0.1),
+        ("tanh", "monotone", Inputs(8, 2.0**-5), "q2.10", 0.0),
+        ("gelu", "continuous", Inputs(8, 2.0**-5), "q2.8", 0.0),
     ],
 )
 def test_kept_on_every_value(name, promise, inputs, coefficients, gap):

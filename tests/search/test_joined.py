@@ -8,11 +8,11 @@ import pytest
 from lutc import formats
 from lutc.costs.points import Points
 from lutc.costs.rules import FORBIDDEN, Rules
-from lutc.costs.segments import ruled_costs
+from lutc.costs.segments import real_costs, ruled_costs
 from lutc.errors import LutcError
 from lutc.functions import Line
 from lutc.search.exact import exact
-from lutc.search.joined import Joins, joined
+from lutc.search.joined import Joins, joined, joined_below
 from tests.helpers.oracles import random_samples
 
 TINY = formats.get("q1.1")
@@ -132,3 +132,22 @@ def test_ruled_segments_by_brute_force(seed):
                 assert costs.matrix[i, j] == pytest.approx(want, rel=1e-9, abs=1e-15)
             else:
                 assert costs.matrix[i, j] == FORBIDDEN
+
+
+@pytest.mark.parametrize("joins", [Joins(rise=1), Joins(bend=1), Joins(meet=0.125)])
+@pytest.mark.parametrize("seed", range(3))
+def test_below_a_known_table(joins, seed, monkeypatch):
+    """From a known cost the same optimum, and with too few lines tried a bound that is not above it."""
+    rng = np.random.default_rng(seed)
+    x = np.arange(-8, 8) / 8.0
+    samples = type(random_samples(rng, 16))(x, np.sort(rng.uniform(-1, 1, 16)), rng.uniform(0.5, 1.0, 16))
+    points, rules = Points.of(samples), Rules.of(formats.get("q1.2"), sign=joins.rise)
+    costs = ruled_costs(points, rules, None, None)
+    best = joined(points, costs, rules, joins, 4, None, None)
+    known = (points, real_costs(points, None, None), rules, joins, 4, None, None, (True, True), 1.5 * best.cost)
+    found, bound = joined_below(*known)
+    assert found is not None and bound == found.cost == pytest.approx(best.cost, rel=1e-9)
+    for budget in (0, 100, 1000, 10_000):
+        monkeypatch.setattr("lutc.search.joined._BUDGET", budget)
+        found, bound = joined_below(*known)
+        assert bound <= best.cost * (1 + 1e-9) and (found is None or found.cost == pytest.approx(best.cost, rel=1e-9))
