@@ -2,7 +2,9 @@
 
 python benchmarks/promises.py [--entries 8 16 32] [FUNCTION ...]: mean squared error, the mean over scales 2^-3 .. 2^-6,
 and by how much a promise raises it; a dash where the function does not have it. The last column keeps three at once.
-With --shipped: the same for the shipped int8 tables over all their scales, and what those promise.
+With --inputs fp16 or bf16: all values of that format, fp32 coefficients unless --coefficients says otherwise, the table
+found beside the optimum without promises. With --shipped: the same for the shipped int8 tables over all their scales,
+and what those promise.
 """
 
 from __future__ import annotations
@@ -36,13 +38,16 @@ def kept(name: str, promises: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def optimum(name: str, entries: int, promises: tuple[str, ...], **options) -> float:
-    """Mean over the scales of the proven optimum, nan where no table keeps the promises."""
+    """Mean over the scales of the proven optimum, or of what was found where that is not proven; nan where no table
+    keeps the promises.
+    """
     try:
         options = {"inputs": SCALES, **options}
         tables = lutc.compile(name, entries, search="exact", promises=promises, **options)
     except LutcError:
         return float("nan")
-    return float(np.mean(list(tables.meta["search"]["optimum"].values())))
+    search = tables.meta["search"]
+    return float(np.mean(list((search["cost"] if promises else search.get("optimum", search["cost"])).values())))
 
 
 def shipped() -> None:
@@ -70,21 +75,26 @@ def main() -> None:
     parser.add_argument("functions", nargs="*", default=[name for name in FUNCTIONS if name not in ("relu", "celu")])
     parser.add_argument("--entries", type=int, nargs="+", default=[8, 16])
     parser.add_argument("--shipped", action="store_true", help="the shipped int8 tables")
+    parser.add_argument("--inputs", choices=("codes", "fp16", "bf16", "grid"), default="codes")
+    parser.add_argument("--coefficients", help="their format, fp32 for float inputs by default")
     args = parser.parse_args()
     if args.shipped:
         shipped()
         return
+    options = {"coefficients": args.coefficients} if args.coefficients else {}
+    if args.inputs != "codes":
+        options = {"inputs": args.inputs, "coefficients": args.coefficients or "fp32"}
     print("| | entries | optimum |", " | ".join(SETS), "|")
     print("|---|---|---|" + "---|" * len(SETS))
     for name in args.functions:
         for entries in args.entries:
-            plain, row = optimum(name, entries, ()), []
+            plain, row = optimum(name, entries, (), **options), []
             for promises in SETS.values():
                 has = kept(name, promises)
                 if not has:
                     row.append("-")
                     continue
-                price = optimum(name, entries, has) / plain - 1 if plain > 0 else 0.0
+                price = optimum(name, entries, has, **options) / plain - 1 if plain > 0 else 0.0
                 row.append("none keeps it" if np.isnan(price) else f"{100 * max(price, 0.0):.1f} %")
             print(f"| {name} | {entries} | {plain:.3g} |", " | ".join(row), "|", flush=True)
 

@@ -237,11 +237,8 @@ class Request:
         if self.storage.share == "coefficients":
             raise LutcError("tables that share coefficients keep no promises; leave `share` out or share all")
         tied = [name for name in promises if name in ("monotone", "continuous", "convex")]
-        if tied and (self.storage.share != "none" or self.error.objective not in (*SQUARED, "layer-diagonal")):
-            raise LutcError(
-                f"{', '.join(tied)}: kept for one scale at a time, under a squared objective; leave `share` and "
-                "`objective` out"
-            )
+        if tied and self.storage.share != "none":
+            raise LutcError(f"{', '.join(tied)}: kept for one scale at a time; leave `share` out")
 
     def _check_numbers(self, search: Search) -> None:
         if self.storage.slopes is None and self.storage.intercepts is None:

@@ -56,7 +56,7 @@ def segment_costs(problem: Problem, task: Task, points: Points) -> SegmentCosts:
     squared = squared_costs(points, problem.format, *tails) if rules is None else ruled_costs(points, rules, *tails)
     if request.error.objective in (*SQUARED, "layer-diagonal"):
         return squared
-    objective = _pair_objective(problem, task, points)
+    objective = pair_objective(problem, task, points)
     if rules is not None:
         objective = ruled_objective(objective, points, rules)
     known = exact(squared, request.storage.entries)
@@ -66,7 +66,7 @@ def segment_costs(problem: Problem, task: Task, points: Points) -> SegmentCosts:
     return pair_costs(points, problem.format, *tails, objective, bound, rules)
 
 
-def _pair_objective(problem: Problem, task: Task, points: Points) -> PairObjective:
+def pair_objective(problem: Problem, task: Task, points: Points) -> PairObjective:
     """What a line costs at a sample, where that is no squared error."""
     request = problem.request
     if request.error.objective == "absolute":
@@ -232,7 +232,7 @@ def _over_windows(problem: Problem, task: Task) -> tuple[SearchResult, tuple, di
     least squared error, moved on while that helps. Nothing is proven of it.
     """
     samples, entries, tails = task.samples, problem.request.storage.entries, (problem.left, problem.right)
-    found, objective = best_lines(problem, samples, problem.format), _pair_objective(problem, task, task.points())
+    found, objective = best_lines(problem, samples, problem.format), pair_objective(problem, task, task.points())
     cuts, lines = found.cuts, found.lines
     cost = cost_of(task.points(), objective, cuts, lines, *tails)
     for _ in range(_MOVES):

@@ -9,6 +9,7 @@ below it, it is raised.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -141,12 +142,13 @@ class _Task:
     rests: list
 
     @classmethod
-    def of(cls, points: Points, costs: SegmentCosts, rules: Rules, joins: Joins, entries: int, *ends) -> _Task:
+    def of(cls, points: Points, costs: SegmentCosts, rules: Rules, joins: Joins, entries: int, *ends: Any) -> _Task:
         """ends: the tails, and whether inputs lie beyond the samples."""
         x = points.x[: points.size]
         step = (x[1] - x[0], x[-1] - x[-2]) if x.size > 1 else (1.0, 1.0)
         edge = np.concatenate([[x[0] - step[0]], x, [x[-1] + step[1]]])
-        return cls(costs, rules, joins, entries, *ends, edge, _moments(points), _rests(costs, entries))
+        left, right, beyond = ends
+        return cls(costs, rules, joins, entries, left, right, beyond, edge, _moments(points), _rests(costs, entries))
 
     def within(self, limit: float, budget: np.ndarray | None = None) -> SearchResult | None:
         """The best table that costs at most `limit`; None where there is none. budget: (1,) lines that may be tried,

@@ -58,9 +58,25 @@ class JoinPlaces:
 
 
 @dataclass(frozen=True, eq=False)
+class TiedErrors:
+    """Errors other than squared ones: kind and coded as of `lutc.search.tied_kernels.price`, what the tails cost before
+    and after every cut (n + 1,), and how errors of segments make that of a table.
+    """
+
+    kind: int
+    tails: tuple[np.ndarray, np.ndarray]
+    coded: tuple | None = None
+
+    @property
+    def of_nothing(self) -> tuple:
+        none = np.zeros(0, np.int64)
+        return self.coded or (none, none, none, 1.0, 1.0, 1.0)
+
+
+@dataclass(frozen=True, eq=False)
 class TiedProblem:
     """What a table is to be found for. points: one cell for each sample, x ascending. beyond: whether inputs lie beyond
-    the samples on either side, to which a tail must join on. floats: inputs are floats.
+    the samples on either side, to which a tail must join on. floats: inputs are floats. errors: None for squared ones.
     """
 
     points: Points
@@ -70,24 +86,27 @@ class TiedProblem:
     right: Line | None
     beyond: tuple[bool, bool] = (True, True)
     floats: bool = False
+    errors: TiedErrors | None = None
 
 
-def tied(problem: TiedProblem, cuts: np.ndarray) -> SearchResult:
-    """A table near the one that has the best lines between `cuts` (segments + 1,), sample indices, in squared error.
-    LutcError where none is found that joins.
+def tied(problem: TiedProblem, cuts: np.ndarray, lines: tuple[np.ndarray, np.ndarray] | None = None) -> SearchResult:
+    """A table near the one of cuts (segments + 1,), sample indices, and lines (slopes, intercepts), (segments,) each,
+    by default those of least squared error. LutcError where none is found that joins.
     """
     work = _Work.of(problem)
+    full = np.flatnonzero(np.diff(cuts) > 0)
     cuts = np.unique(cuts)
     if cuts.size < 2:
         raise LutcError("no table of so few entries keeps these promises; use more entries or promise less")
-    state = work.start(cuts)
+    state = work.start(cuts, None if lines is None else np.stack([part[full] for part in lines], axis=1))
     best, tried = None, (_SLOPES, _INTERCEPTS, _POSITIONS, _KEPT)
     for _ in range(_WIDER):
         found = work.swept(state, tried)
         if found is not None:
             best = found
             break
-        tried = (2 * tried[0], 2 * tried[1], 2 * tried[2], 2 * tried[3])
+        more = 4 if problem.joins.bend else 2  # lines cross between two inputs at few cuts
+        tried = (2 * tried[0], 2 * tried[1], more * tried[2], tried[3])
     if best is None:
         raise LutcError(
             f"no table of {cuts.size - 1} segments that keeps these promises was found; use more entries, finer "
@@ -152,7 +171,11 @@ class _Work:
         edges = JoinPlaces.of(x, problem.floats)
         ends = (problem.left, problem.right)
         tails = np.array([[line.slope, line.intercept] if line else [np.nan, np.nan] for line in ends])
-        costs = np.stack(squared_tails(Points(x, y, w, np.arange(own), own), *ends))
+        if problem.errors is None:
+            costs = np.stack(squared_tails(Points(x, y, w, np.arange(own), own), *ends))
+        else:
+            costs = np.stack(problem.errors.tails)
+            w = w / w.max() if problem.errors.kind == 2 else w
         for line, cost, ahead in ((problem.left, costs[0], True), (problem.right, costs[1], False)):
             if line is not None:
                 broken = ~problem.rules.tail_allowed(line, x)
@@ -163,7 +186,7 @@ class _Work:
         places = np.stack([edges.at, edges.behind, edges.judged, edges.begin])
         return cls(problem, x, y, w, places, tails, costs)
 
-    def start(self, cuts: np.ndarray) -> _State:
+    def start(self, cuts: np.ndarray, known: np.ndarray | None) -> _State:
         lines, error = np.zeros((cuts.size - 1, 2)), np.zeros(cuts.size - 1)
         for s, (i, j) in enumerate(zip(cuts[:-1], cuts[1:])):
             w, x, y = self.w[i:j], self.x[i:j], self.y[i:j]
@@ -176,6 +199,7 @@ class _Work:
         error = np.maximum(error, 0.1 * np.sqrt(np.mean(error**2)) + 1e-12 * np.abs(self.y).max())
         length = np.maximum(self.x[cuts[1:] - 1] - self.x[cuts[:-1]], np.diff(self.places[0, cuts]))
         spacing = np.stack([error / length, error], axis=1)
+        lines = lines if known is None else known
         runs = np.diff(cuts)
         beside = np.minimum(np.append(runs, runs[-1]), np.insert(runs, 0, runs[0]))
         return _State(_Table(cuts, lines, np.inf), spacing, np.maximum(beside // 8, 1), error)
@@ -207,7 +231,7 @@ class _Work:
         if problem.right is None:
             windows[-1] = np.where(np.arange(windows.shape[1]) == 0, n, -1)
         kept *= 1 + (problem.joins.meet >= 0.0) + 3 * (problem.joins.bend != 0)
-        fmt = rules.intercepts.format
+        fmt, errors = rules.intercepts.format, problem.errors or TiedErrors(0, (self.y, self.y))
         cost, cuts, lines = sweep(
             *(self.x, self.y, self.w, self.places, self.tails, self.tail_costs, windows, state.table.cuts),
             *(
@@ -219,8 +243,8 @@ class _Work:
                 _chosen(rules.intercepts),
             ),
             (problem.joins.rise, problem.joins.bend, problem.joins.meet),
-            *((rules.zero, rules.low, rules.high), problem.floats or not fmt.is_fixed, problem.beyond, 0),
-            *((slopes, intercepts), kept),
+            *((rules.zero, rules.low, rules.high), problem.floats or not fmt.is_fixed, problem.beyond),
+            *(errors.kind, errors.of_nothing, (slopes, intercepts), kept),
         )
         return _Table(cuts, lines, cost) if np.isfinite(cost) else None
 
@@ -228,6 +252,8 @@ class _Work:
         """(segments,) what a table that is worth going on with costs at most up to the end of each segment."""
         if not np.isfinite(state.table.cost):
             return np.full(len(state.table.lines), np.inf)
+        if self.problem.errors is not None:
+            return np.full(len(state.table.lines), state.table.cost)
         cuts, lines = state.table.cuts, state.table.lines
         k, t = (np.repeat(lines[:, c], np.diff(cuts)) for c in range(2))
         own = slice(cuts[0], cuts[-1])
@@ -236,7 +262,9 @@ class _Work:
         return self.tail_costs[0, cuts[0]] + np.cumsum(sums) + _ROOM * (sums + sums.mean())
 
     def cost(self, table: _Table) -> float:
-        """Squared error, summed sample by sample."""
+        """Of a table, squared errors summed sample by sample."""
+        if self.problem.errors is not None:
+            return table.cost
         k, t = (np.repeat(table.lines[:, c], np.diff(table.cuts)) for c in range(2))
         own = slice(table.cuts[0], table.cuts[-1])
         errors = self.w[own] * (k * self.x[own] + t - self.y[own]) ** 2

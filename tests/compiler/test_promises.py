@@ -10,6 +10,7 @@ import lutc
 from lutc import formats, functions
 from lutc.certify.certificate import certify
 from lutc.certify.promises import broken
+from lutc.certify.proof import contradictions
 from lutc.cli import main
 from lutc.errors import LutcError
 from lutc.formats.codes import Inputs
@@ -164,3 +165,29 @@ def test_a_broken_promise_is_named(tmp_path):
     path.write_text(json.dumps(data))
     done = runner.invoke(main, ["certify", str(path)])
     assert done.exit_code == 1 and "3.promises.monotone: broken at" in done.output
+
+
+@pytest.mark.parametrize("objective", ["absolute", "maximum", "codes"])
+@pytest.mark.parametrize(
+    ("name", "promise", "coefficients"),
+    [("tanh", "monotone", "q1.6"), ("softplus", "convex", "q2.9"), ("gelu", "continuous", "q2.5")],
+)
+def test_other_objectives_keep_joins(objective, name, promise, coefficients):
+    """Kept on every code, never better than the optimum without, its cost that of the table itself."""
+    inputs, out = Inputs(7, 2.0**-4), Inputs(8, 2.0**-5) if objective == "codes" else None
+    options = {"inputs": inputs, "coefficients": coefficients, "objective": objective, "out": out, "search": "exact"}
+    tables = lutc.compile(name, 8, promises=(promise,), **options)
+    plain, search = lutc.compile(name, 8, **options).meta["search"], tables.meta["search"]
+    ((key, table),) = tables.items()
+    x = inputs.x()
+    x = x[(x >= tables.range[0]) & (x <= tables.range[1])]
+    y, f = table(x), functions.get(name)(x)
+    if promise == "monotone":
+        assert (np.diff(y) >= 0.0).all()
+    elif promise == "convex":
+        assert (np.diff(y, 2) >= -1e-14).all()
+    assert search["cost"][key] >= plain["optimum"][key] * (1 - 1e-5)
+    assert search["gap"][key] <= 0.35
+    cost = {"absolute": np.abs(y - f).mean(), "maximum": np.abs(y - f).max()}
+    assert objective == "codes" or search["cost"][key] == pytest.approx(cost[objective], rel=1e-5)
+    assert not broken(certify(tables)) and not contradictions(tables, certify(tables))
