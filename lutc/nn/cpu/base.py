@@ -29,6 +29,7 @@ from lutc.jit import cached
 _int64, _word = numba.types.int64, ir.IntType(64)
 TABLE_KERNEL = numba.types.void(*[_int64] * 5)
 TASK = numba.types.void(*[_int64] * 3)
+_NEAR = 1 << 18  # bytes
 _MANY = 1 << 40  # length of arrays of which nobody asks it
 
 
@@ -142,6 +143,15 @@ def prefetch(typing: Any, address: Any) -> Any:
         return context.get_dummy_value()
 
     return numba.types.void(_int64), generate
+
+
+@compiled
+def ask_ahead(x: Any, out: Any, distance: Any, size: Any) -> None:
+    """Ask for the bytes that are read and written at a distance from two addresses, where the caches hold all of it."""
+    if distance <= _NEAR:
+        for line in range(distance, distance + size, 64):
+            prefetch(x + line)
+            prefetch(out + line)
 
 
 @compiled

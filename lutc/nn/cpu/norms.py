@@ -5,7 +5,6 @@ on the way.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,6 +18,8 @@ from lutc.nn.cpu.base import (
     codes,
     compiled,
     double_of,
+    float_bits,
+    float_of,
     floats,
     integers,
     native,
@@ -139,6 +140,18 @@ def _affine(source, target, middle, factor, weight, bias, weighed, biased):
             target[i] = (source[i] - middle) * factor
 
 
+@compiled
+def _apart(v):
+    """(m, 2^-e) of v = m 4^e, 1 <= m < 4; of 1 where v is not positive and finite."""
+    v = v if v > np.float32(0.0) and v < np.float32(np.inf) else np.float32(1.0)
+    small = v < np.float32(2.0**-126)
+    bits = float_bits(v * np.float32(2.0**24) if small else v)
+    exponent = (bits >> np.int32(23)) - np.int32(127)
+    mantissa = float_of((bits & np.int32(0x7FFFFF)) | ((np.int32(127) + (exponent & np.int32(1))) << np.int32(23)))
+    half = (exponent >> np.int32(1)) - np.int32(12 if small else 0)
+    return mantissa, float_of(np.int32((np.int32(127) - half) << np.int32(23)))
+
+
 @native(TASK)
 def _norm(first, last, job):
     """Rows first ... last - 1, some at a time: means and variances, then 1 / deviations, then the products; 16 bits are
@@ -149,12 +162,11 @@ def _norm(first, last, job):
     weight_at, bias_at, eps, centred = numbers[6], numbers[7], double_of(numbers[8]), numbers[9] != 0
     rsqrt, words, of_rsqrt = numbers[10], numbers[11], numbers[12]
     width, few = 4 if form == FP32 else 2, max(1, _FEW // n)
-    size = n if form == FP32 else _PART
     work = np.empty(2 * _PART + 16, np.float32)
     part_at = aligned(work)
     part, result = floats(part_at, _PART), floats(part_at + 4 * _PART, _PART)
     mean, variance = floats(mean_at, last), floats(variance_at, last)
-    mantissas, factors, halves = np.empty(few, np.float32), np.empty(few, np.float32), np.empty(few, np.int32)
+    mantissas, factors, powers = np.empty(few, np.float32), np.empty(few, np.float32), np.empty(few, np.float32)
     for start in range(first, last, few):
         rows = min(few, last - start)
         for i in range(rows):
@@ -163,19 +175,16 @@ def _norm(first, last, job):
             middle = _mean(at, n, form, part) if centred else np.float32(0.0)
             spread = np.float32(_spread(at, n, form, middle, part) / n)
             mean[row], variance[row] = middle, spread
-            v = np.float32(spread + eps)
-            mantissa, exponent = math.frexp(v if v > 0 and v < np.inf else np.float32(1.0))
-            halves[i] = (exponent - 1) >> 1
-            mantissas[i] = math.ldexp(mantissa, exponent - 2 * halves[i])
+            mantissas[i], powers[i] = _apart(np.float32(spread + eps))
         call_kernel(rsqrt, mantissas.ctypes.data, factors.ctypes.data, rows, words, of_rsqrt)
         for i in range(rows):
             row = start + i
             v = np.float32(variance[row] + eps)
-            factor = np.float32(math.ldexp(factors[i], -halves[i]))
+            factor = factors[i] * powers[i]
             if not (v > 0 and v < np.inf):
                 factor = np.float32(np.inf if v == 0 else 0.0 if v == np.inf else np.nan)
-            for block in range(0, n, size):
-                m, at = min(size, n - block), width * (n * row + block)
+            for block in range(0, n, _PART):
+                m, at = min(_PART, n - block), width * (n * row + block)
                 source = floats(widened(x_at + at, m, form, part), m)
                 target = floats(out_at + at, m) if form == FP32 else result
                 weight, bias = floats(weight_at + 4 * block, m), floats(bias_at + 4 * block, m)

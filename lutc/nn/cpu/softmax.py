@@ -19,13 +19,13 @@ from numba.core import cgutils
 from torch import Tensor
 
 from lutc.nn.cpu import team
-from lutc.nn.cpu.base import TASK, call_kernel, codes, compiled, floats, integers, native, packed, prefetch
+from lutc.nn.cpu.base import TASK, ask_ahead, call_kernel, codes, compiled, floats, integers, native, packed
 from lutc.nn.cpu.half import BF16, FORMATS, FP16, FP32, to_bf16, to_fp16, widened
 from lutc.nn.cpu.weights import BLOCK, aligned, plain_table, room, table_of, weigh
 from lutc.nn.lowered import DTYPES
 
 _LEAST = 1 << 14  # elements for each thread below which one is as fast
-_NEAR = 1 << 18  # bytes that are fetched ahead at most
+_LONG = 1 << 18  # bytes
 _FEW = 1 << 11  # elements of the rows that are worked on together, so that a table is asked once for all of them
 
 
@@ -100,13 +100,6 @@ def _write_scaled(at, n, form, values, factor):
             singles[i] = values[i] * factor
 
 
-@compiled
-def _ask_for(at, size):
-    """Have the processor fetch the lines of memory of some bytes."""
-    for line in range(0, size, 64):
-        prefetch(at + line)
-
-
 @native(TASK)
 def _softmax(first, last, job):
     """Rows first ... last - 1, some at a time: weights, then 1 / sums, then their products. r_kernel 0 divides."""
@@ -115,7 +108,7 @@ def _softmax(first, last, job):
     r_kernel, r_words, of_r = numbers[5], numbers[6], numbers[7]
     width, few = 4 if form == FP32 else 2, max(1, _FEW // n)
     step = width * n
-    apart = form != FP32 or step > _NEAR  # where weights lie: long rows in memory that stays in the cache
+    apart = form != FP32 or step > _LONG  # where weights lie: long rows in memory that stays in the cache
     wide = np.empty(16 + (few * n if apart else 0), np.float32)
     wide_at = aligned(wide)
     tops, mantissas, factors = np.empty(few, np.float32), np.empty(few, np.float32), np.empty(few, np.float32)
@@ -133,9 +126,7 @@ def _softmax(first, last, job):
             source = x_at + here if form == FP32 else target
             for block in range(0, n, BLOCK):
                 m = min(BLOCK, n - block)
-                if few * step <= _NEAR:
-                    _ask_for(x_at + here + few * step + width * block, width * m)
-                    _ask_for(out_at + here + few * step + width * block, width * m)
+                ask_ahead(x_at + here + width * block, out_at + here + width * block, few * step, width * m)
                 total += np.float64(weigh(exp_at, room_at, source + 4 * block, tops[i], target + 4 * block, m))
             factors[i] = np.float32(1.0 / total)
             if r_kernel != 0:
