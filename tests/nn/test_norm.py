@@ -230,3 +230,12 @@ def test_the_mean_of_numbers_whose_sum_leaves_float32():
     plan = plans_of(module.words, module.meta)[0].vector
     cpu_norms.norm(x, None, None, torch.empty_like(x), mean, variance, 1e-5, True, plan)
     assert torch.equal(mean, x[:, :1].float()) and not variance.any()
+
+
+def test_exponents_come_off_variances_exactly():
+    rng = np.random.default_rng(0)
+    spread = rng.integers(1, 0x7F800000, 5000).astype(np.int32).view(np.float32)
+    for v in np.concatenate([spread, np.float32([1, 2, 4, 3.999, 1e-45, 1e-38, 2.0**-126, 3.4e38])]):
+        mantissa, power = cpu_norms._apart(v)
+        assert 1 <= mantissa < 4 and float(mantissa) / float(power) ** 2 == float(v)
+    assert all(cpu_norms._apart(np.float32(v)) == (1, 1) for v in (0, -1, np.inf, np.nan))
