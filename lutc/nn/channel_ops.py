@@ -26,8 +26,9 @@ from typing import Any
 import torch
 
 from lutc.errors import LutcError
+from lutc.nn import batched_codes
 from lutc.nn import channel_plain as plain
-from lutc.nn.batched import is_batched, one_by_one
+from lutc.nn.batched import one_by_one
 from lutc.nn.cpu import channel_codes
 from lutc.nn.cpu import channel_gradients as cpu_gradients
 from lutc.nn.cpu import channels as cpu
@@ -310,27 +311,16 @@ for _name, _fake in zip(_NAMES, _FAKES, strict=True):
     torch.library.register_fake(f"lutc::{_name}", _fake, lib=library)
 
 
-def _batched(operator, axis_at: int):
-    """The rule of `torch.vmap` for an operator whose argument `axis_at` is the axis: one call with a dimension more, if
-    nothing but the first argument has it.
-    """
-
-    def rule(info, dims, *arguments):
-        if dims[0] is None or is_batched(dims[1:]):
-            return one_by_one(operator, info, dims, *arguments)
-        x, *others = arguments
-        others[axis_at - 1] += 1
-        return operator(x.movedim(dims[0], 0), *others), 0
-
-    return rule
+def _alone(info, dims, *arguments):
+    return one_by_one(torch.ops.lutc.through_channels_backward_with_scales.default, info, dims, *arguments)
 
 
-def _alone(operator):
-    return lambda info, dims, *arguments: one_by_one(operator, info, dims, *arguments)
-
-
-for _name in _NAMES:
-    _operator = getattr(torch.ops.lutc, _name).default
-    _axis_at = {"codes_by_channel": 3, "through_channels": 5}.get(_name)
-    _rule = _alone(_operator) if _axis_at is None else _batched(_operator, _axis_at)
+_RULES: tuple[Callable[..., Any], ...] = (
+    batched_codes.along_one_more(torch.ops.lutc.codes_by_channel.default, 3),
+    batched_codes.along_one_more(torch.ops.lutc.through_channels.default, 5),
+    batched_codes.kept_of_channels,
+    batched_codes.backward_of_channels,
+    _alone,
+)
+for _name, _rule in zip(_NAMES, _RULES, strict=True):
     torch.library.register_vmap(f"lutc::{_name}", _rule, lib=library)

@@ -14,7 +14,7 @@ import torch
 from lutc.errors import LutcError
 from lutc.formats.codes import Inputs, Outputs, check_rounding
 from lutc.formats.requantise import requantiser
-from lutc.nn import code_ops, exported_quant, onnx_nodes, portable, quant_channels
+from lutc.nn import code_ops, exported_quant, onnx_nodes, portable, quant_channels, transforms
 from lutc.nn.channels import check_axis, check_signed, check_zero_points, given_channels, whole
 from lutc.nn.fake_quant import AXIS, KINDS, FakeQuantize, positive_number
 from lutc.nn.lowered import DTYPES
@@ -324,7 +324,7 @@ class QuantLUT(Refilled):
             not isinstance(scale, torch.Tensor)
             or scale.numel() != 1
             or codes
-            or not (x.is_cuda or torch.compiler.is_compiling())
+            or not (x.is_cuda or torch.compiler.is_compiling() or transforms.is_batched(scale))
         )
         checked = self._checked(positive_number("scale", scale), x.device) if host else None
         return scale.reshape(()).to(x.device) if isinstance(scale, torch.Tensor) else checked, 1.0, False

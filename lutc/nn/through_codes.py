@@ -17,10 +17,13 @@ ascending and then of NaN; without slopes they are 1. On a CPU they run `lutc.nn
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import torch
 
-from lutc.nn.batched import is_batched, one_by_one
+from lutc.nn import batched_codes
 from lutc.nn.code_ops import check_length, dense
 from lutc.nn.cpu import through_codes as cpu
 from lutc.nn.lowered import DTYPES, has_triton
@@ -297,18 +300,11 @@ torch.library.register_fake("lutc::through_codes_kept", _fake_kept, lib=library)
 torch.library.register_fake("lutc::through_codes_backward", _fake_backward, lib=library)
 torch.library.register_fake("lutc::through_codes_backward_with_scale", _fake_backward_with_scale, lib=library)
 
-
-def _batched(operator, elementwise: bool):
-    """The rule of `torch.vmap`: one call where all is elementwise and nothing but x has the dimension more."""
-
-    def rule(info, dims, *arguments):
-        if elementwise and not is_batched(dims[1:]):
-            return operator(*arguments), dims[0]
-        return one_by_one(operator, info, dims, *arguments)
-
-    return rule
-
-
-for _name in _NAMES:
-    _rule = _batched(getattr(_ops, _name).default, _name == _NAMES[0])
+_RULES: tuple[Callable[..., Any], ...] = (
+    batched_codes.through,
+    batched_codes.kept,
+    batched_codes.backward,
+    batched_codes.backward_with_scale,
+)
+for _name, _rule in zip(_NAMES, _RULES, strict=True):
     torch.library.register_vmap(f"lutc::{_name}", _rule, lib=library)

@@ -26,6 +26,15 @@ def active() -> bool:
     return (_are_functorch_transforms_active() or forward_ad._current_level >= 0) and not torch.compiler.is_compiling()
 
 
+def is_batched(x: torch.Tensor) -> bool:
+    """Whether x has a number for each call of a `torch.vmap`, so that none of them can be read on the host."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(x):
+        if torch._C._functorch.is_batchedtensor(x):
+            return True
+        x = torch._C._functorch.get_unwrapped(x)
+    return False
+
+
 def differentiates() -> bool:
     """Whether `torch.func` differentiates (`vmap` alone does not), or forward mode does."""
     if not active():
