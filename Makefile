@@ -185,7 +185,9 @@ $(DEV): $(COMPILER)
 	touch $@
 
 # Two test processes: WORKERS=0 runs the tests in one, as a debugger needs it.
+# OpenMP's threads sleep while they wait: on the cores that the other process needs they would only spin.
 WORKERS ?= 2
+test test-newest: export OMP_WAIT_POLICY ?= PASSIVE
 test: $(DEV)
 	$(VENV)/bin/python -m pytest -n $(WORKERS) -m "not slow and not gpu"
 

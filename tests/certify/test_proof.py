@@ -103,15 +103,18 @@ def test_a_jump_between_codes_weighs_next_to_nothing_in_the_cost():
     assert contradictions(tables, certify(tables, jump)) == []
 
 
-@pytest.mark.parametrize("out", [FOUR, Outputs(12, 2.0**-10)])
-def test_the_cost_of_output_codes_is_theirs(out):
-    tables = lutc.compile("gelu", 6, search="exact", objective="codes", out=out, **ONE)
+@pytest.mark.parametrize(
+    "out, inputs", [(FOUR, Inputs(8, 2.0**-4)), (Outputs(12, 2.0**-10), Inputs(6, 2.0**-2))], ids=["8 bits", "12 bits"]
+)
+def test_the_cost_of_output_codes_is_theirs(out, inputs):
+    tables = lutc.compile("gelu", 6, search="exact", objective="codes", out=out, inputs=(inputs,))
+    (key,) = tables
     assert contradictions(tables, certify(tables)) == []
     search = copy.deepcopy(tables.meta["search"])
     for name in ("cost", "optimum"):
-        search[name]["4"] *= 0.9
+        search[name][key] *= 0.9
     (told,) = contradictions(replace(tables, meta={**tables.meta, "search": search}), certify(tables))
-    assert told.startswith("search.cost.4 is")
+    assert told.startswith(f"search.cost.{key} is")
 
 
 def test_no_shipped_file_contradicts_itself():
