@@ -43,8 +43,10 @@ class JoinPlaces:
     begin: np.ndarray
 
     @classmethod
-    def of(cls, x: np.ndarray, floats: bool) -> JoinPlaces:
-        """Of samples x (n,). floats: inputs are all values of 16-bit formats, not the samples alone."""
+    def of(cls, x: np.ndarray, floats: bool, bends: bool) -> JoinPlaces:
+        """Of samples x (n,). floats: inputs are all values of 16-bit formats, not the samples alone. bends: lines cross
+        behind the breakpoint, and are judged where they have.
+        """
         step = (x[1] - x[0], x[-1] - x[-2]) if x.size > 1 else (1.0, 1.0)
         edge = np.concatenate([[x[0] - step[0]], x, [x[-1] + step[1]]])
         at, behind = edge[:-1], edge[1:].copy()
@@ -54,7 +56,7 @@ class JoinPlaces:
             values = get(name).values()
             after = np.searchsorted(values, at, side="right")
             behind = np.minimum(behind, values[np.minimum(after, values.size - 1)])
-        return cls(at, behind, at, np.append(x[0], at[1:]))
+        return cls(at, behind, behind, behind) if bends else cls(at, behind, at, np.append(x[0], at[1:]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +97,8 @@ def tied(problem: TiedProblem, cuts: np.ndarray, lines: tuple[np.ndarray, np.nda
     """
     work = _Work.of(problem)
     full = np.flatnonzero(np.diff(cuts) > 0)
+    if cuts.size > 1 and not full.size:  # the tails alone are best; a segment between them may take the line of either
+        cuts, lines = np.clip([cuts[0] - 1, cuts[0] + 1], 0, problem.points.size), None
     cuts = np.unique(cuts)
     if cuts.size < 2:
         raise LutcError("no table of so few entries keeps these promises; use more entries or promise less")
@@ -168,7 +172,7 @@ class _Work:
     def of(cls, problem: TiedProblem) -> _Work:
         points, own = problem.points, problem.points.size
         x, y, w = (values[:own] for values in (points.x, points.y, points.weight))
-        edges = JoinPlaces.of(x, problem.floats)
+        edges = JoinPlaces.of(x, problem.floats, problem.joins.bend != 0)
         ends = (problem.left, problem.right)
         tails = np.array([[line.slope, line.intercept] if line else [np.nan, np.nan] for line in ends])
         if problem.errors is None:

@@ -158,7 +158,7 @@ def follows(label, k, t, place, joins, numbers, floats):
         return True
     if rise != 0 and rise * (k * judged + t - label[V]) < 0.0:
         return False
-    if rise != 0 and floats and rise * (single(k, at, t) - label[SINGLE]) < 0.0:
+    if rise != 0 and floats and rise * (single(k, judged, t) - label[SINGLE]) < 0.0:
         return False
     before = k * at + t
     if bend != 0 and (bend * (k * behind + t - label[U]) < 0.0 or bend * (label[V] - before) < 0.0):

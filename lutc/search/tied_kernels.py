@@ -18,6 +18,7 @@ from lutc.search.tied_conditions import (
     U,
     V,
     follows,
+    gap_allowed,
     outside,
     room_before,
     room_behind,
@@ -28,7 +29,7 @@ from lutc.search.tied_conditions import (
 )
 from lutc.search.tied_errors import fitted, price, sums_of
 
-EXTRA = 12  # slopes tried beside the even ones
+EXTRA = 18  # slopes tried beside the even ones
 _ROWS = 400_000  # labels at a cut before they are thinned out
 
 
@@ -85,7 +86,10 @@ def slopes_for(label, i, j, at, tail, closing, through, tied, joins, numbers, va
         return found
     if tied and closing:
         value = tail[0] * at[j] + tail[1]
-        found = slopes_beside((value - label[V]) / (at[j] - at[i]), numbers, values, rise, slopes, found)
+        apart = gap_allowed(joins[2], True, numbers, value, tail[1], value) / 2.0 if joins[2] >= 0.0 else 0.0
+        for side in range(-1, 2):
+            wanted = (value + side * apart - label[V]) / (at[j] - at[i])
+            found = slopes_beside(wanted, numbers, values, rise, slopes, found)
         if through and at[j] != 0.0:
             found = slopes_beside(value / at[j], numbers, values, rise, slopes, found)
     if tied and through and at[i] != 0.0:
@@ -107,9 +111,9 @@ def room_for(label, k, i, j, places, tail, closing, through, joins, rules, numbe
         least, greatest = max(least, lower), min(greatest, upper)
     least = max(least, rules[1] - min(k * begin, k * end))
     greatest = min(greatest, rules[2] - max(k * begin, k * end))
-    if through:
-        least, greatest = max(least, 0.0), min(greatest, 0.0)
     slack = 4e-16 * (abs(k * end) + abs(k * begin) + 1.0)
+    if through:
+        return (0.0, 0.0) if least - slack <= 0.0 <= greatest + slack else (1.0, -1.0)
     return least - slack, greatest + slack
 
 

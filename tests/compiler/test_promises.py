@@ -167,6 +167,25 @@ def test_a_broken_promise_is_named(tmp_path):
     assert done.exit_code == 1 and "3.promises.monotone: broken at" in done.output
 
 
+@pytest.mark.parametrize(
+    ("name", "inputs", "promises"),
+    [
+        ("tanh", "bf16", ("monotone", "through-zero", "bounded")),
+        ("tanh", "grid", ("monotone", "through-zero", "continuous")),
+        ("exp", "bf16", ("monotone", "bounded", "continuous", "convex")),
+        ("relu", "bf16", ("monotone", "continuous")),
+    ],
+)
+def test_several_at_once(name, inputs, promises):
+    """Conditions that leave single numbers: an intercept of exactly 0, lines that cross where they may not fall."""
+    tables = lutc.compile(name, 8, inputs=inputs, coefficients="fp32", promises=promises)
+    assert not broken(certify(tables)) and tables.meta["search"]["gap"]["fp32"] <= 0.1
+    ((_, table),) = tables.items()
+    x = formats.get("fp16").values()
+    x = x[(x >= -4.0) & (x <= 0.0)]
+    assert (np.diff(table(x)) >= 0.0).all() and (name == "exp" or table(0.0) == 0.0)
+
+
 @pytest.mark.parametrize("objective", ["absolute", "maximum", "codes"])
 @pytest.mark.parametrize(
     ("name", "promise", "coefficients"),
