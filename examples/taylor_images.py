@@ -65,7 +65,10 @@ class Images:
     def read(self, item: object) -> Tensor:
         """One image, its shorter side scaled to `size`, the middle cut out, normalised as ImageNet's were."""
         try:
-            image = (Image.open(item) if isinstance(item, Path) else item).convert("RGB")
+            image = Image.open(item) if isinstance(item, Path) else item
+            if image.mode.startswith("I"):  # 16 bits of grey, which PIL would clip to 8
+                image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
+            image = image.convert("RGB")
         except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
             raise LutcError(f"{item} cannot be read as an image; replace it or take it out of the folder") from error
         scale = self.size / min(image.size)
@@ -336,6 +339,14 @@ class Results:
             panels[0].set_title(title, fontsize=9)
             panels[0].legend(fontsize=7)
             plots.save(figure, path)
+
+
+def make(folder: Path) -> None:
+    """Make `folder`; LutcError where it cannot be made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LutcError(f"cannot make {folder}: {error.strerror}; give a folder that can be written") from error
 
 
 def run(main: Callable[[], None]) -> None:

@@ -68,8 +68,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     }
     given = recipe.arguments(__doc__, argv, KS, **more)
     torch.set_num_threads(given.threads)
-    given.work.mkdir(parents=True, exist_ok=True)
     train, test = recipe.data(given.data, given.size, given.batch)
+    recipe.make(given.work)
     print(f"prepare: {len(train)} training and {len(test)} test images of {len(train.classes)} classes", flush=True)
     about = {"classes": len(train.classes), "size": given.size, "fit": given.fit, "epochs": given.epochs}
     results = recipe.Results(given.work, about | {"images": given.images, "weights": given.weights})

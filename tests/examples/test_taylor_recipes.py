@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from lutc import taylor
 from lutc.errors import LutcError
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -161,6 +163,50 @@ def test_deit_from_a_folder_to_a_plot_and_on_again(recipes, folder, tmp_path, mo
     assert "k = 4, order 1" in once and "k = 4, order 1" not in capsys.readouterr().out
     assert min(row["same"] for row in rows.values()) > 0.8
     assert (work / "accuracy.png").exists()
+    deit.main([*common, "--k", "4", "--order", "1", "--format", "int8"])
+    rows = json.loads((work / "results.json").read_text())["rows"]
+    assert rows["k=4 order=1 int8"]["same"] > 0.8 and not list(work.glob("k*/inputs-*"))
+
+
+def test_deits_int8_is_chosen_on_the_inputs_of_each_block(recipes, folder, tmp_path, monkeypatch):
+    images, _, deit = recipes
+    batches = images.data(folder, 32, 16)[0].first(60).inputs()
+    model = SmallDeiT(3).eval().requires_grad_(False)
+    tables = taylor.fit_sequential(model, deit.PATTERN, batches, tmp_path, taylor.TaylorSettings(k=3), dtype="fp16")
+    wanted = [
+        taylor.BlockInputs(tmp_path / f"inputs-{number}").sample(name, deit.ROUNDED_FOR)
+        for number, name in enumerate(tables)
+    ]
+    given, stored = [], taylor.TaylorTable.stored
+
+    def noted(table, format, inputs=None):
+        given.append(inputs)
+        return stored(table, format, inputs)
+
+    monkeypatch.setattr(taylor.TaylorTable, "stored", noted)
+    deit.rounded(model, tables, batches, tmp_path, "int8")
+    for inputs in tmp_path.glob("inputs-*"):
+        shutil.rmtree(inputs)
+    deit.rounded(model, tables, batches, tmp_path, "int8")  # collected anew
+    assert len(wanted[0]) > 500 and len(given) == 4
+    assert all(torch.equal(x, one) for x, one in zip(given, wanted * 2))
+    assert all(type(block.mlp) is nn.Sequential for block in model.blocks)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "I;16"])
+def test_images_of_any_mode_are_read_as_they_look(recipes, mode, tmp_path):
+    images, _, _ = recipes
+    grey = np.linspace(40, 210, 32 * 32).reshape(32, 32).round().astype(np.uint8)
+    picture = Image.fromarray(grey)
+    if mode == "I;16":
+        picture = Image.fromarray(grey.astype(np.uint16) * 257)
+    elif mode != "L":
+        picture = (picture if mode == "P" else picture.convert("RGB")).convert(mode)
+    path = tmp_path / ("x.jpg" if mode == "CMYK" else "x.png")
+    picture.save(path, **({"quality": 100} if mode == "CMYK" else {}))
+    given = images.Images([], (), 32).read(path)
+    wanted = ((torch.from_numpy(grey).float() / 255)[..., None] - images.MEAN) / images.SPREAD
+    assert (given - wanted.permute(2, 0, 1)).abs().max() < 0.05
 
 
 def test_bad_folders_and_weights_are_one_line(recipes, folder, tmp_path, monkeypatch):
@@ -203,6 +249,10 @@ def test_bad_folders_and_weights_are_one_line(recipes, folder, tmp_path, monkeyp
         images.adapted(SmallVGG(2), fewer, tmp_path / "a.pt", 1, 0.01)
     with pytest.raises(SystemExit, match="error: no folder"):
         images.run(lambda: vgg.main([str(tmp_path / "none"), str(tmp_path / "w")]))
+    (folder / "val" / "dots" / "0.png").unlink()
+    (folder / "val" / "dots").rmdir()
+    with pytest.raises(SystemExit, match="cannot make .*text.pth"):
+        images.run(lambda: vgg.main([str(folder), str(tmp_path / "text.pth")]))
 
 
 def test_weights_of_another_number_of_classes_keep_the_new_head(recipes, tmp_path):
