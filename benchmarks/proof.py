@@ -1,9 +1,10 @@
 """Tables of float inputs held against what is proven: the optimum, the table's error, the gap, seconds; with coarser
 coefficients than fp32 also what those cost beside the best real lines.
 
-    python benchmarks/proof.py [--inputs fp16 bf16] [--coefficients fp32] [--entries 8 16 ...] [FUNCTION ...]
+    python benchmarks/proof.py [--inputs fp16 bf16] [--coefficients fp32] [--entries 8 16 ...]
+                               [--objective squared] [FUNCTION ...]
 
-Mean squared errors over every value of the inputs in the function's default range, tails exact. A row is one
+Mean squared, relative or absolute errors over every value of the inputs in the default range, tails exact. A row is one
 `lutc.compile`; seconds are processor time of the whole call (one thread, so that other work beside it counts little),
 certificate and proof included, after one call that warms it up.
 `snake` stands for a function of the user's own, x + sin(x)^2 over [-4, 4].
@@ -45,15 +46,17 @@ def main() -> None:
     parser.add_argument("--coefficients", default="fp32")
     parser.add_argument("--entries", nargs="+", type=int, default=ENTRIES)
     parser.add_argument("--search", default="genetic", choices=("genetic", "exact"))
+    parser.add_argument("--objective", default="squared", choices=("squared", "relative", "absolute"))
     args = parser.parse_args()
-    row("gelu", 8, inputs="fp16", coefficients=args.coefficients, search=args.search)
+    options = {"coefficients": args.coefficients, "search": args.search, "objective": args.objective}
+    row("gelu", 62, inputs="bf16", **options)
     coarse = args.coefficients != "fp32"
     print("| | inputs | entries | proven optimum | table | gap |" + " rounding costs |" * coarse + " seconds |")
     print("|---" * (7 + coarse) + "|")
     for name in args.functions:
         for inputs in args.inputs:
             for entries in args.entries:
-                facts, seconds = row(name, entries, inputs=inputs, coefficients=args.coefficients, search=args.search)
+                facts, seconds = row(name, entries, inputs=inputs, **options)
                 bound = facts.get("optimum", facts.get("lower_bound"))
                 figures = f"{bound:.5g} | {facts['cost']:.5g} | {100 * facts['gap']:.4f} %"
                 figures += f" | {100 * facts['rounding']:.3g} %" if coarse else ""

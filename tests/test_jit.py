@@ -12,7 +12,7 @@ ALONE = """
 from numba.core import caching
 caching.FunctionCache._impl_class._locator_classes = []
 import lutc.costs.half_intervals, lutc.costs.interval_kernels
-import lutc.search.closest, lutc.search.absolute_kernels, lutc.search.quadratic_kernels
+import lutc.search.closest, lutc.search.absolute_kernels, lutc.search.absolute_sweeps, lutc.search.quadratic_kernels
 from lutc.formats.float16_numba import add
 print(hex(add(0x3C00, 0x4000, False)))
 """

@@ -18,6 +18,7 @@ from lutc.table.table_set import TableSet
 _AGREE = 1e-4  # figures have six digits; a gap is a difference of two of them
 _FACTS = ("cost", "optimum", "lower_bound", "gap")
 _ALL = ""  # where a shared set states one number
+EXACT_LINES = "real lines without any error"  # what a bound is of, where rounding the coefficients is all there is
 _OF_OBJECTIVE = {"squared": "mean_squared", "absolute": "mean_absolute", "maximum": "worst_absolute"}
 
 

@@ -44,6 +44,8 @@ def report(tables: TableSet) -> None:
         click.echo(
             "formats of more than 8 bits: lines rounded from the best real ones; the optimum is that of such lines"
         )
+    for key, lines in search.get("bound_of", {}).items():
+        click.echo(f"{tables.inputs[key].written}: the bound is that of {lines}; no bound of rounded numbers is known")
     if "promises" in tables.meta:
         price = max(search.get("price", {}).values(), default=None)
         said = "" if price is None else f"; at most {100 * price:.1f} % more error than the optimum without"
@@ -132,7 +134,9 @@ def _report_float(tables) -> None:
         click.echo(f"promises kept: {', '.join(tables.meta['promises'])}")
     for name in ("optimum", "lower_bound"):
         for key, value in search.get(name, {}).items():
+            of, gap = search.get("bound_of", {}).get(key), search.get("gap", {}).get(key)
             click.echo(
-                f"{key}: {name.replace('_', ' ')} {figure(value)}, the table is {100 * search['gap'][key]:.1f} % above "
-                "it"
+                f"{key}: {name.replace('_', ' ')} {figure(value)}"
+                + (f" ({of})" if of else "")
+                + (f", the table is {100 * gap:.1f} % above it" if gap is not None else "")
             )

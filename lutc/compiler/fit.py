@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from lutc.certify.proof import EXACT_LINES
 from lutc.costs.points import Points
 from lutc.costs.segments import DENSE_LIMIT, real_costs
 from lutc.formats.codes import Outputs, round_to_codes
@@ -92,7 +93,8 @@ def _blamed(table: Table, samples: Samples, error: float, fn: Function, entries:
 
 def _misfit_of_floats(tables: TableSet, fn: Function, lo: float, hi: float) -> str | None:
     search = tables.meta.get("search", {})
-    for key, rounding in search.get("rounding", {}).items():
+    straight = {key: math.inf for key, lines in search.get("bound_of", {}).items() if lines == EXACT_LINES}
+    for key, rounding in {**search.get("rounding", {}), **straight}.items():
         error = math.sqrt(search["cost"][key])
         y = grid_samples(fn, lo, hi).y
         spread, largest = float(np.std(y)), float(np.abs(y).max(initial=0.0))

@@ -8,21 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from lutc.certify.proof import relative_gap
+from lutc.certify.proof import EXACT_LINES, relative_gap
+from lutc.compiler.absolute import PROVEN, least_absolute, over_absolute, over_windows, pair_objective, run_costs
 from lutc.compiler.problem import Problem, Task
 from lutc.costs.objectives import SQUARED
 from lutc.costs.pairs import (
     PAIRS_LIMIT,
-    PairObjective,
-    absolute_objective,
-    codes_objective,
     cost_of,
-    maximum_objective,
     pair_costs,
     ruled_objective,
 )
 from lutc.costs.points import Points
-from lutc.costs.runs import absolute_runs, code_runs
 from lutc.costs.segments import (
     DENSE_LIMIT,
     SegmentCosts,
@@ -41,12 +37,11 @@ from lutc.search.problem import SearchProblem
 from lutc.search.quadratic import QuadraticCosts
 from lutc.search.refine import candidates, lower_bound, near, refined
 from lutc.search.result import SearchResult
+from lutc.search.sample_cells import STRAIGHT
 from lutc.search.segmentation import Segmentation, segmentation
 from lutc.search.strips import least_error
 
 UNSEEN = 1e-9  # of the mean of H's diagonal, for codes that the calibration did not meet
-_PROVEN = 1e-5  # relative: so little over its bound a table is the optimum, but for the rounding of fine coefficients
-_REACH, _MOVES = 4, 8  # samples to each side of a cut that it may move by at once; how often
 GENETIC_LIMIT = 1024  # positions up to which the genetic search sees every sample at once
 
 
@@ -62,30 +57,8 @@ def segment_costs(problem: Problem, task: Task, points: Points) -> SegmentCosts:
     known = exact(squared, request.storage.entries)
     bound = cost_of(points, objective, known.cuts, squared.line(known.cuts[:-1], known.cuts[1:]), *tails)
     if problem.format.bits > 8 and rules is None and request.error.objective != "maximum":
-        return _run_costs(problem, task, points, objective, bound)
+        return run_costs(problem, task, points, objective, bound)
     return pair_costs(points, problem.format, *tails, objective, bound, rules)
-
-
-def pair_objective(problem: Problem, task: Task, points: Points) -> PairObjective:
-    """What a line costs at a sample, where that is no squared error."""
-    request = problem.request
-    if request.error.objective == "absolute":
-        return absolute_objective(points)
-    if request.error.objective == "maximum":
-        return maximum_objective(points)
-    if problem.prologue is not None:
-        raise LutcError("the objective codes works on whole tables; leave `symmetry` out")
-    assert task.inputs is not None and request.storage.out is not None
-    return codes_objective(points, task.inputs, request.storage.out, problem.format)
-
-
-def _run_costs(problem: Problem, task: Task, points: Points, objective: PairObjective, bound: float) -> SegmentCosts:
-    """Those of coefficients of more than 8 bits, absolute or of output codes."""
-    tails, out = (problem.left, problem.right), problem.request.storage.out
-    if problem.request.error.objective == "absolute":
-        return absolute_runs(points, problem.format, *tails, objective, bound)
-    assert task.inputs is not None and out is not None
-    return code_runs(points, task.inputs, out, problem.format, *tails, objective, bound)
 
 
 def search_costs(
@@ -132,7 +105,9 @@ def over_segments(
         return _over_strips(problem, task)
 
     if request.error.objective in ("absolute", "codes") and len(samples) > PAIRS_LIMIT and problem.rules is None:
-        return _over_windows(problem, task)
+        if request.error.objective == "absolute":
+            return over_absolute(problem, task)
+        return over_windows(problem, task, best_lines(problem, samples, problem.format))
 
     def costs_at(positions: np.ndarray | None = None) -> SegmentCosts:
         return segment_costs(problem, task, task.points(positions))
@@ -208,9 +183,14 @@ def _over_many(
         record = {"name": "genetic", "seed": problem.request.search.seed, **asdict(problem.request.settings)}
         result = replace(result, record=record)
     reference = max(stored.bound, real.bound)  # the best real lines bound all others
-    proven = problem.rules is None and stored.cost <= reference * (1.0 + _PROVEN)
+    proven = problem.rules is None and stored.cost <= reference * (1.0 + PROVEN)
     facts = {"cost": rounded(result.cost), "optimum" if proven else "lower_bound": rounded(reference)}
     facts |= {"gap": relative_gap(result.cost, reference), "rounding": relative_gap(stored.cost, real.cost)}
+    if not proven:
+        facts["bound_of"] = "real lines" if real.bound >= stored.bound else f"lines in {problem.format.name}"
+    y, weight = samples.y, samples.weight / samples.weight.sum()
+    if reference <= STRAIGHT * float(weight @ y**2) and result.cost > reference:
+        facts = {"cost": facts["cost"], "lower_bound": 0.0, "bound_of": EXACT_LINES}
     if genetic:
         facts["share"] = relative_gap(before, result.cost)
     return result, lines, facts
@@ -222,27 +202,9 @@ def _over_strips(problem: Problem, task: Task) -> tuple[SearchResult, tuple, dic
     segments = segments_beside((tails[0] is not None, tails[1] is not None), problem.request.storage.entries)
     found, cost, bound = least_error(s.x, s.y, s.weight / s.weight.max(), segments, problem.format, *tails)
     result = SearchResult(found.cuts, cost, {"name": problem.request.found_by.name})
-    proven = cost <= bound * (1.0 + _PROVEN)
+    proven = cost <= bound * (1.0 + PROVEN)
     facts = {"cost": rounded(cost), "optimum" if proven else "lower_bound": rounded(cost if proven else bound)}
     return result, found.lines, {**facts, "gap": relative_gap(cost, cost if proven else bound)}
-
-
-def _over_windows(problem: Problem, task: Task) -> tuple[SearchResult, tuple, dict]:
-    """Absolute errors and those of output codes over many samples: dynamic programming in windows around the cuts of
-    least squared error, moved on while that helps. Nothing is proven of it.
-    """
-    samples, entries, tails = task.samples, problem.request.storage.entries, (problem.left, problem.right)
-    found, objective = best_lines(problem, samples, problem.format), pair_objective(problem, task, task.points())
-    cuts, lines = found.cuts, found.lines
-    cost = cost_of(task.points(), objective, cuts, lines, *tails)
-    for _ in range(_MOVES):
-        positions = near(cuts, _REACH, len(samples))
-        costs = _run_costs(problem, task, task.points(positions), objective, cost)
-        result = exact(costs, entries)
-        if not result.cost < cost * (1.0 - _PROVEN):
-            break
-        cost, cuts, lines = result.cost, positions[result.cuts], costs.line(result.cuts[:-1], result.cuts[1:])
-    return SearchResult(cuts, cost, {"name": problem.request.found_by.name}), lines, {"cost": rounded(cost)}
 
 
 def _searched(problem: Problem, task: Task, cuts: np.ndarray, progress) -> tuple[float, SearchResult, tuple]:
@@ -315,7 +277,11 @@ def _within_bound(problem: Problem, task: Task, progress) -> tuple[SearchResult,
 
 def _gap(problem: Problem, samples: Samples, result: SearchResult) -> dict:
     """The least cost of lines with real coefficients, and the gap to it; {} where that cost is of another kind."""
-    if problem.request.error.objective not in SQUARED:
+    objective = problem.request.error.objective
+    if objective in SQUARED:
+        bound = best_lines(problem, samples).bound
+    elif objective == "absolute":
+        bound = least_absolute(problem, samples)[-1]
+    else:
         return {}
-    bound = best_lines(problem, samples).bound
     return {"lower_bound": rounded(bound), "gap": relative_gap(result.cost, bound)}

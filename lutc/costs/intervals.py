@@ -32,9 +32,9 @@ def edges_between(start: np.ndarray, end: np.ndarray, pieces: int) -> np.ndarray
     return np.where(np.isinf(single), edges, single)  # 2^128 bounds the last binade of bf16
 
 
-def _prefix(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Prefix sums (n + 1,) as high + low: numpy's cumsum adds in order, and the rounding error of each addition is
-    known (Knuth's two-sum).
+def prefix_sums(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Prefix sums (n + 1,) of values (n,) as high + low: numpy's cumsum adds in order, and the rounding error of each
+    addition is known (Knuth's two-sum).
     """
     high = np.append(0.0, np.cumsum(values))
     before, after = high[:-1], high[1:]
@@ -78,7 +78,7 @@ class IntervalCosts:
     def sums(self) -> np.ndarray:
         """Prefix sums (n + 1, 6) of weight, weight * x and weight * y, each as high and low part."""
         t = self.targets
-        weight, first, second = (_prefix(v) for v in (t.weight, t.weight * t.x, t.weight * t.y))
+        weight, first, second = (prefix_sums(v) for v in (t.weight, t.weight * t.x, t.weight * t.y))
         return np.stack([*weight, *first, *second], axis=1)
 
     def interval(self, start: np.ndarray, end: np.ndarray, pieces: int, limit: float = np.inf) -> np.ndarray:

@@ -106,11 +106,7 @@ def pair_costs(
     else:
         sets = [fmt.values() if fmt.bits <= 8 else np.empty(0)] * 2
     if not 0 < sets[0].size * sets[1].size <= 1 << 16 or points.size > PAIRS_LIMIT:
-        raise LutcError(
-            f"the objectives absolute, maximum and codes take coefficients of at most 8 bits and at most {PAIRS_LIMIT} "
-            "positions; "
-            f"given {fmt.name} and {points.size}: use the squared objective, a narrower format or fewer input bits"
-        )
+        raise LutcError(_too_many(points.size, fmt, rules))
     slopes, intercepts = (v.ravel() for v in np.meshgrid(*sets, indexing="ij"))
     members = np.split(
         np.argsort(points.cell, kind="stable"), np.searchsorted(np.sort(points.cell), np.arange(1, points.size))
@@ -143,6 +139,18 @@ def pair_costs(
 
     tails = tail_costs(points, left, right, tail_error, objective.combine)
     return SegmentCosts(matrix, *tails, line, True, (left is not None, right is not None), objective.combine)
+
+
+def _too_many(positions: int, fmt: Format, rules: Rules | None) -> str:
+    if positions > PAIRS_LIMIT:
+        given, allowed = f"{positions} inputs", f"at most {PAIRS_LIMIT} inputs"
+    else:
+        given, allowed = f"numbers in {fmt.name}", "coefficients of at most 8 bits (q1.6, ...)"
+    under = "with promises or own `slopes` and `intercepts` " if rules is not None else ""
+    return (
+        f"{under}the objectives absolute, maximum and codes take {allowed}; given {given}: use the squared objective, "
+        "a narrower format or fewer input bits"
+    )
 
 
 def _cell_errors(objective: PairObjective, slopes: np.ndarray, intercepts: np.ndarray, cell: np.ndarray) -> np.ndarray:

@@ -305,6 +305,19 @@ def absolute_runs(x, y, w, offsets, numbers, limit, matrix, slopes, intercepts):
 
 
 @njit
+def absolute_lines(x, y, w, cuts, numbers):
+    """(errors, slopes, intercepts), each (segments,), of the best representable lines between samples `cuts`."""
+    errors, slopes, intercepts = np.zeros(cuts.size - 1), np.zeros(cuts.size - 1), np.zeros(cuts.size - 1)
+    rest, share = np.empty(x.size), np.empty(x.size)
+    for s in range(cuts.size - 1):
+        i, j = cuts[s], cuts[s + 1]
+        if i < j:
+            start = (y[j - 1] - y[i]) / (x[j - 1] - x[i]) if j - i > 1 else 0.0
+            errors[s], slopes[s], intercepts[s] = absolute_line(x, y, w, i, j, numbers, start, rest, share)[:3]
+    return errors, slopes, intercepts
+
+
+@njit
 def _least_squares_slope(x, y, w, i, j):
     weight, mean_x, mean_y, xx, xy = 0.0, 0.0, 0.0, 0.0, 0.0
     for c in range(i, j):

@@ -154,6 +154,15 @@ def squared_tails(points: Points, left: Line | None, right: Line | None) -> tupl
     return tail_costs(points, left, right, error)
 
 
+def absolute_tails(points: Points, left: Line | None, right: Line | None) -> tuple[np.ndarray, np.ndarray]:
+    """The same of weighted absolute errors."""
+
+    def error(tail: Line) -> np.ndarray:
+        return points.weight * np.abs(tail.slope * points.x + tail.intercept - points.y)
+
+    return tail_costs(points, left, right, error)
+
+
 def tail_costs(
     points: Points, left: Line | None, right: Line | None, error: Callable, combine: np.ufunc = np.add
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -36,3 +36,17 @@ class Targets:
         error = np.abs(line.slope * self.x + line.intercept - self.y)
         cost = self.weight * (error * error if norm == "l2" else error)
         return cost + PENALTY * np.maximum(cost - self.cap, 0.0) if norm == "l1" else cost
+
+
+def regions(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Numbers the runs of samples on which the slopes between them rise, or fall; changes below rounding errors
+    continue a run.
+    """
+    slope = np.diff(y) / np.diff(x)
+    noise = 4 * np.finfo(np.float64).eps * np.abs(y[1:]) / np.diff(x)
+    bend = np.diff(slope)
+    sign = np.where(np.abs(bend) > noise[1:] + noise[:-1], np.sign(bend), 0.0)
+    last = np.maximum.accumulate(np.where(sign != 0, np.arange(sign.size), 0))
+    sign = sign[last]
+    change = np.append(False, (sign[1:] != sign[:-1]) & (sign[:-1] != 0))
+    return np.concatenate([[0], np.cumsum(change), [change.sum()]])

@@ -12,7 +12,7 @@ import numpy as np
 from lutc import formats
 from lutc.certify.arithmetic import in_arithmetic
 from lutc.compiler.prologue import _reduced_range, make_prologue
-from lutc.costs.targets import Targets
+from lutc.costs.targets import Targets, regions
 from lutc.errors import LutcError
 from lutc.functions import Function, Line
 from lutc.functions.registry import checked_range
@@ -150,7 +150,7 @@ def make_problem(
     known = fn.inflections is not None and (
         reduction is None or reduction.kind != "abs"
     )  # those of f, not of the half that is stored
-    region = np.searchsorted(np.asarray(fn.inflections), x) if known else _regions(x, y)
+    region = np.searchsorted(np.asarray(fn.inflections), x) if known else regions(x, y)
     cap = RELATIVE_CAP if objective == "relative" else np.inf
     if (
         reduction is not None
@@ -158,20 +158,6 @@ def make_problem(
         cap = 2 * cap if reduction.kind == "abs" else np.inf
     targets = Targets(x, y, weight, region, cap)
     return IntervalProblem(fn, objective, input, f, targets, places, reduction, left, right, range, int(keep.sum()))
-
-
-def _regions(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Numbers the runs of samples on which the slopes between them rise, or fall; changes below rounding errors
-    continue a run.
-    """
-    slope = np.diff(y) / np.diff(x)
-    noise = 4 * np.finfo(np.float64).eps * np.abs(y[1:]) / np.diff(x)
-    bend = np.diff(slope)
-    sign = np.where(np.abs(bend) > noise[1:] + noise[:-1], np.sign(bend), 0.0)
-    last = np.maximum.accumulate(np.where(sign != 0, np.arange(sign.size), 0))
-    sign = sign[last]
-    change = np.append(False, (sign[1:] != sign[:-1]) & (sign[:-1] != 0))
-    return np.concatenate([[0], np.cumsum(change), [change.sum()]])
 
 
 def _weight(objective: str, fmt: formats.Format, y: np.ndarray) -> np.ndarray:

@@ -10,26 +10,50 @@ by the number of segments finds the optimum.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from lutc.costs.points import Points
 from lutc.formats.format import Format
-from lutc.formats.numbers import numbers_of
+from lutc.search.sample_cells import ROUNDING, SampleCells
 
 _COARSE = 2048  # cells over which a first penalty is found
 _SWEEPS = 40
-_ROUNDING = 1e-9  # relative; less is the noise of float64
-# Relative: so near to its bound a table with stored coefficients may stay, and so near to real lines their cuts do.
-_CLOSE, _FINE = 1e-3, 2e-4
-_NOTHING, _ZERO = 1e-17, 1e-28  # of the cost of a single line, and of y^2; likewise
-_STRAIGHT = 1e-24  # of y^2: a cost that is that of an exact line, fitted in float64
+_FINE = 2e-4  # relative: so near to real lines the cuts of stored ones do as well
 # Positions tried around known cuts, in samples from them: few, then more.
 _NEAR = tuple(
     np.unique([0, *(sign * base**k for k in range(size) for sign in (-1, 1))]) for base, size in ((8, 4), (2, 13))
 )
+
+
+class Cells(Protocol):
+    """What cuts are chosen by: cells of samples, and what the best lines over runs of them cost."""
+
+    @property
+    def power(self) -> float: ...  # of the segments, with which errors fall
+    @property
+    def left(self) -> np.ndarray: ...
+    @property
+    def right(self) -> np.ndarray: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def x(self) -> np.ndarray: ...
+    @property
+    def single(self) -> float: ...
+    @property
+    def nothing(self) -> float: ...
+    @property
+    def straight(self) -> float: ...
+    def equal(self, cost: float, bound: float) -> bool: ...
+    def close(self, cost: float, bound: float) -> bool: ...
+    def merged(self, positions: np.ndarray) -> Cells: ...
+    def reversed(self) -> Cells: ...
+    def penalised(self, penalty: float, slack: float, segments: int) -> tuple[np.ndarray, ...]: ...
+    def layered(self, penalty: float, slack: float, ranges: np.ndarray) -> tuple[np.ndarray, np.ndarray]: ...
+    def cost(self, cuts: np.ndarray) -> float: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,101 +71,6 @@ class Segmentation:
     def proven(self) -> bool:
         """Whether the cuts are an optimum."""
         return self.cost == self.bound
-
-
-@dataclass(frozen=True, eq=False)
-class SampleCells:
-    """moments: (6, size) weight, mean x, mean y, squares of x about its mean, and the slope and squared error of the
-    best line, for each cell. left, right: (size + 1,) what the tails cost before and after each position. numbers: that
-    lines are stored in, as of `stored_line`; empty for real ones.
-    """
-
-    moments: np.ndarray
-    left: np.ndarray
-    right: np.ndarray
-    numbers: np.ndarray
-
-    @classmethod
-    def of(cls, points: Points, left: np.ndarray, right: np.ndarray, fmt: Format | None = None) -> SampleCells:
-        order = np.argsort(points.cell, kind="stable")
-        w, x, y = (values[order] for values in (points.weight, points.x, points.y))
-        none = np.zeros(w.size)
-        starts = np.searchsorted(points.cell[order], np.arange(points.size))
-        return cls(_joined(np.stack([w, x, y, none, none, none]), starts), left, right, numbers_of(fmt))
-
-    @cached_property
-    def single(self) -> float:
-        """Cost of a single line."""
-        return self.cost(np.array([0, self.size]))
-
-    @cached_property
-    def nothing(self) -> float:
-        """A cost that is the noise of float64."""
-        return _NOTHING * self.single + _ZERO * float(self.moments[0] @ self.moments[2] ** 2)
-
-    @cached_property
-    def straight(self) -> float:
-        """A cost that rounding leaves of lines without error."""
-        return max(self.nothing, _STRAIGHT * float(self.moments[0] @ self.moments[2] ** 2))
-
-    @property
-    def size(self) -> int:
-        return self.moments.shape[1]
-
-    def close(self, cost: float, bound: float) -> bool:
-        """Whether no more is worth proving: nothing is left, or little of lines that are dear to price."""
-        return _equal(self, cost, bound) or self.numbers.size > 0 and cost <= bound * (1.0 + _CLOSE)
-
-    def span(self, segments: int) -> int:
-        """Positions that share a frame: half of those of a segment, if that is not too few or too many."""
-        return min(max(self.size // (2 * segments), 4), 128)
-
-    def merged(self, positions: np.ndarray) -> SampleCells:
-        """Cells between `positions` (ascending, from 0 to size)."""
-        joined = _joined(self.moments, positions[:-1])
-        return replace(self, moments=joined, left=self.left[positions], right=self.right[positions])
-
-    def reversed(self) -> SampleCells:
-        moments = np.ascontiguousarray(self.moments[:, ::-1])
-        return replace(self, moments=moments, left=self.right[::-1].copy(), right=self.left[::-1].copy())
-
-    def penalised(self, penalty: float, slack: float, segments: int) -> tuple[np.ndarray, ...]:
-        """`lutc.search.segmentation_kernels.penalised` over these cells."""
-        from lutc.search.segmentation_kernels import penalised  # brings numba
-
-        return penalised(self.moments, self.left, self.numbers, penalty, slack, self.span(segments))
-
-    def cost(self, cuts: np.ndarray) -> float:
-        """Of the best lines between cuts."""
-        from lutc.search.segmentation_kernels import lines_between  # brings numba
-
-        errors = lines_between(self.moments, cuts, self.numbers)[2]
-        return float(self.left[cuts[0]] + errors.sum() + self.right[cuts[-1]])
-
-
-def _joined(moments: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """Moments of runs of cells; run r is [starts[r], starts[r + 1]). Errors are summed about the line itself: nothing
-    cancels.
-    """
-    w, x, y, xx, slope, error = moments
-    lengths = np.diff(np.append(starts, w.size))
-
-    def add(values):
-        return np.where(lengths > 0, np.add.reduceat(np.append(values, 0.0), starts), 0.0)
-
-    def spread(values):
-        return np.repeat(values, lengths)
-
-    weight = add(w)
-    share = np.where(spread(weight) > 0.0, w, 1.0)  # cells without weight still have a place
-    whole = np.maximum(add(share), np.finfo(float).tiny)
-    mean_x, mean_y = add(share * x) / whole, add(share * y) / whole
-    dx, dy = x - spread(mean_x), y - spread(mean_y)
-    squares = add(xx + w * dx * dx)
-    tilt = add(slope * xx + w * dx * dy) / np.where(squares > 0.0, squares, 1.0)
-    rest = dy - spread(tilt) * dx
-    errors = add(error + (slope - spread(tilt)) ** 2 * xx + w * rest * rest)
-    return np.stack([weight, mean_x, mean_y, squares, tilt, errors])
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,24 +106,25 @@ def segmentation(
         exact = real.cost <= cells.straight  # of lines without error rounding alone is left, which cuts hardly change
         if exact or cost <= real.bound * (1.0 + _FINE) + cells.nothing:
             return _result(cells, real.cuts, cost, real.bound, segments)
+    return _result(cells, *best_cuts(cells, segments), segments)
+
+
+def best_cuts(cells: Cells, segments: int) -> tuple[np.ndarray, float, float]:
+    """(cuts, their cost, a bound below that of all cuts) of at most `segments` segments."""
     if segments == 0:
-        cuts = np.array([int(np.argmin(left + right))])
-        cost = float((left + right)[cuts[0]])
-        return _result(cells, cuts, cost, cost, segments)
+        cuts = np.array([int(np.argmin(cells.left + cells.right))])
+        cost = float((cells.left + cells.right)[cuts[0]])
+        return cuts, cost, cost
     if cells.single <= cells.straight:  # a straight function: every penalty is noise
-        return _result(cells, np.array([0, cells.size]), cells.single, 0.0, segments)
+        return np.array([0, cells.size]), cells.single, 0.0
     penalty = None
     if cells.size > 2 * _COARSE:
         few, many, _ = _between(cells.merged(_even(cells, _COARSE)), segments, None)
         penalty = few.penalty if many is None else math.sqrt(few.penalty * many.penalty)
     few, many, highest = _between(cells, segments, penalty)
     if many is None or cells.close(few.cost, highest.bound(segments)):
-        return _result(cells, few.cuts, few.cost, highest.bound(segments), segments)
+        return few.cuts, few.cost, highest.bound(segments)
     return _finished(cells, few, many, highest, segments)
-
-
-def _equal(cells: SampleCells, cost: float, bound: float) -> bool:
-    return cost <= bound * (1.0 + _ROUNDING) + cells.nothing
 
 
 def _result(cells: SampleCells, cuts: np.ndarray, cost: float, bound: float, segments: int) -> Segmentation:
@@ -202,18 +132,18 @@ def _result(cells: SampleCells, cuts: np.ndarray, cost: float, bound: float, seg
 
     cuts = np.concatenate([cuts, np.full(segments + 1 - cuts.size, cuts[-1])])
     slopes, intercepts, _ = lines_between(cells.moments, cuts, cells.numbers)
-    return Segmentation(cuts, cost, cost if _equal(cells, cost, bound) else bound, (slopes, intercepts))
+    return Segmentation(cuts, cost, cost if cells.equal(cost, bound) else bound, (slopes, intercepts))
 
 
-def _even(cells: SampleCells, count: int) -> np.ndarray:
+def _even(cells: Cells, count: int) -> np.ndarray:
     """Positions, half of them equally spaced in number, half in x."""
-    x = cells.moments[1]
+    x = cells.x
     by_number = np.linspace(0, cells.size, count // 2 + 1).round().astype(np.int64)
     by_x = np.searchsorted(x, np.linspace(x[0], x[-1], count // 2 + 1))
     return np.unique(np.concatenate([by_number, by_x]))
 
 
-def _best(cells: SampleCells, penalty: float, segments: int) -> _Way:
+def _best(cells: Cells, penalty: float, segments: int) -> _Way:
     cost, origin, count, _ = cells.penalised(penalty, 0.0, segments)
     end = int(np.argmin(cost + cells.right))
     cuts = [end]
@@ -223,17 +153,17 @@ def _best(cells: SampleCells, penalty: float, segments: int) -> _Way:
     return _Way(penalty, found, int(count[end]), cells.cost(found), float(cost[end] + cells.right[end]))
 
 
-def _between(cells: SampleCells, segments: int, penalty: float | None) -> tuple[_Way, _Way | None, _Way]:
+def _between(cells: Cells, segments: int, penalty: float | None) -> tuple[_Way, _Way | None, _Way]:
     """(few, many, highest): the best tables of at most and of more than `segments` segments that some penalty gives,
     None where that is none; the one whose penalty gives the greatest bound below all tables of at most `segments`.
 
     The next penalty tried is that at which two tables cost the same, or, while they are far apart, one between theirs,
-    as if errors fell with the fourth power of the segments.
+    as if errors fell with a power of the segments.
     """
     if penalty is None:
-        penalty = cells.single * segments**-5.0
+        penalty = cells.single * segments ** -(cells.power + 1.0)
     few = many = highest = None
-    edge, growth = False, 2.0
+    edge, growth, exponent = False, 2.0, cells.power + 1.0
     for _ in range(_SWEEPS):
         way = _best(cells, max(penalty, cells.nothing / segments, 1e-300), segments)
         if highest is None or way.bound(segments) > highest.bound(segments):
@@ -244,10 +174,10 @@ def _between(cells: SampleCells, segments: int, penalty: float | None) -> tuple[
             few = way if few is None or way.segments > few.segments else few
         else:
             many = way if many is None or way.segments < many.segments else many
-        if few is not None and _equal(cells, few.cost, highest.bound(segments)):
+        if few is not None and cells.equal(few.cost, highest.bound(segments)):
             break
         if many is None or few is None:
-            factor = max(growth, ((way.segments + 0.5) / (segments + 0.5)) ** (5.0 if few is None else -5.0))
+            factor = max(growth, ((way.segments + 0.5) / (segments + 0.5)) ** (exponent if few is None else -exponent))
             penalty = way.penalty * factor if few is None else way.penalty / factor
             growth *= 2.0
             continue
@@ -262,19 +192,19 @@ def _between(cells: SampleCells, segments: int, penalty: float | None) -> tuple[
     return few, many, highest
 
 
-def _finished(cells: SampleCells, few: _Way, many: _Way, highest: _Way, segments: int) -> Segmentation:
-    """The optimum between the tables of two penalties: first one near their cuts, then one over all that is left."""
+def _finished(cells: Cells, few: _Way, many: _Way, highest: _Way, segments: int) -> tuple[np.ndarray, float, float]:
+    """`best_cuts` between those of two penalties: first the best near their cuts, then over all that is left."""
     left = _Left.of(cells, highest.penalty, segments)
     known = np.concatenate([few.cuts, many.cuts])[:, None]
     around = [np.isin(np.arange(cells.size + 1), known + offsets) for offsets in _NEAR]
     cuts, cost = few.cuts, few.cost
     for positions in (*around, np.ones(cells.size + 1, bool)):
         if cells.close(cost, highest.bound(segments)):
-            return _result(cells, cuts, cost, highest.bound(segments), segments)
+            return cuts, cost, highest.bound(segments)
         found, least = _by_layers(cells, left, positions, cost)
         if least < cost:
             cuts, cost = found, least
-    return _result(cells, cuts, cost, cost, segments)
+    return cuts, cost, cost
 
 
 @dataclass(frozen=True, eq=False)
@@ -289,7 +219,7 @@ class _Left:
     segments: int
 
     @classmethod
-    def of(cls, cells: SampleCells, penalty: float, segments: int) -> _Left:
+    def of(cls, cells: Cells, penalty: float, segments: int) -> _Left:
         """`penalty` gives the best bound; two a little to both sides of it limit the segments behind a position."""
         apart, back = 1.0 + 8.0 / segments, cells.reversed()
         penalties = (penalty, penalty / apart, penalty * apart)
@@ -317,11 +247,9 @@ class _Left:
         return np.ceil(fewest - 1e-6), np.floor(most + 1e-6)
 
 
-def _by_layers(cells: SampleCells, left: _Left, use: np.ndarray, known: float) -> tuple[np.ndarray, float]:
+def _by_layers(cells: Cells, left: _Left, use: np.ndarray, known: float) -> tuple[np.ndarray, float]:
     """The best cuts at positions that `use` (size + 1,) allows and their cost, if that is no more than `known`."""
-    from lutc.search.segmentation_kernels import layered  # brings numba
-
-    limit = known * (1.0 + _ROUNDING)
+    limit = known * (1.0 + ROUNDING)
     fewest, most = left.counts(limit)
     use = use & (fewest <= most)
     use[[0, -1]] = True
@@ -337,8 +265,7 @@ def _by_layers(cells: SampleCells, left: _Left, use: np.ndarray, known: float) -
     penalty = left.penalties[0]
     total = (left.there[0] + cells.right).min()
     slack = limit + penalty * left.segments - total
-    lows, span = merged.penalised(penalty, slack, left.segments)[3], merged.span(left.segments)
-    cost, origins = layered(merged.moments, merged.left, merged.numbers, lows, span, ranges)
+    cost, origins = merged.layered(penalty, slack, ranges)
     cuts = [int(np.argmin(cost + merged.right))]
     for origin in origins[::-1]:
         if origin[cuts[-1]] >= 0:

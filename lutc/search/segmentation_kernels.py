@@ -144,7 +144,7 @@ def _priced(cells, start, sums, i, j, numbers, limit):
 def penalised(cells, first, numbers, penalty, slack, span):
     """(cost, origin, count, lows) of the best way to each position 0..size, each segment paying `penalty`.
 
-    cells: (6, size), see `lutc.search.segmentation.SampleCells`. first: (size + 1,) what it costs to begin at a
+    cells: (6, size), see `lutc.search.sample_cells.SampleCells`. first: (size + 1,) what it costs to begin at a
     position. origin: where the last segment starts, -1 where there is none; count: segments so far. lows: for each
     `span` positions, below where no segment to them starts that is part of a way within `slack` of the best. A frame
     serves so many positions: fewer than a segment holds.

@@ -42,6 +42,7 @@ FLOATS = [
     {"inputs": "fp16", "coefficients": "fp32", "weights": "gauss:1.5", "entries": 8},
     {"inputs": "fp16", "promises": ("through-zero",), "entries": 8},
     {"inputs": "fp16", "objective": "maximum", "entries": 6},
+    {"inputs": "grid", "objective": "absolute", "coefficients": "fp32", "entries": 12},
 ]
 
 

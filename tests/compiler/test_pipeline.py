@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from lutc import formats, functions
+from lutc.certify.proof import EXACT_LINES
 from lutc.compiler import pipeline, solve
 from lutc.errors import LutcError
 from lutc.formats.codes import Inputs
@@ -184,6 +185,24 @@ def test_output_codes_take_coefficients_of_any_width(coefficients, wrong):
     assert tables.meta["certificate"]["4"]["output"]["wrong"] == wrong
 
 
+def test_absolute_errors_over_floats_state_their_optimum():
+    found = {
+        o: pipeline.compile("erf", 9, inputs="grid", coefficients="fp32", objective=o) for o in ("absolute", "squared")
+    }
+    search = found["absolute"].meta["search"]
+    assert 0.0 <= search["gap"]["fp32"] <= 1e-3
+    x = np.linspace(*found["absolute"].range, 4096)
+    error = {o: np.abs(next(iter(t.values()))(x) - functions.get("erf")(x)).mean() for o, t in found.items()}
+    assert error["absolute"] == pytest.approx(search["cost"]["fp32"], rel=1e-5) and error["absolute"] < error["squared"]
+
+
+@pytest.mark.parametrize("objective", ["squared", "absolute"])
+def test_where_real_lines_have_no_error_no_gap_is_stated(objective):
+    search = pipeline.compile("leaky_relu", 3, inputs="grid", coefficients="fp16", objective=objective).meta["search"]
+    assert search["lower_bound"] == {"fp16": 0.0} and search["bound_of"] == {"fp16": EXACT_LINES}
+    assert search["cost"]["fp16"] > 0.0 and "gap" not in search
+
+
 @pytest.mark.slow
 def test_absolute_errors_of_wide_coefficients_and_many_codes():
     few, squared = (
@@ -201,6 +220,7 @@ def test_absolute_errors_of_wide_coefficients_and_many_codes():
     absolute = {o: tables.meta["certificate"]["9"]["range"]["mean_absolute"] for o, tables in found.items()}
     squares = {o: tables.meta["certificate"]["9"]["output"]["squared"] for o, tables in found.items()}
     assert absolute["absolute"] < absolute["squared"] and squares["codes"] <= squares["squared"]
+    assert "lower_bound" in found["absolute"].meta["search"] or "optimum" in found["absolute"].meta["search"]
     assert "gap" not in found["codes"].meta["search"]  # nothing is proven over so many
 
 

@@ -13,7 +13,8 @@ from lutc.costs.segments import real_costs, squared_costs, squared_tails
 from lutc.functions import Line
 from lutc.samples.samples import Samples, format_samples
 from lutc.search.exact import exact
-from lutc.search.segmentation import SampleCells, segmentation
+from lutc.search.sample_cells import SampleCells
+from lutc.search.segmentation import segmentation
 from lutc.search.segmentation_kernels import layered, penalised, stored_line
 
 SHAPES = {
