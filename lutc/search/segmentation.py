@@ -28,7 +28,7 @@ _NEAR = tuple(
 )
 
 
-class Cells(Protocol):
+class PricedCells(Protocol):
     """What cuts are chosen by: cells of samples, and what the best lines over runs of them cost."""
 
     @property
@@ -49,8 +49,8 @@ class Cells(Protocol):
     def straight(self) -> float: ...
     def equal(self, cost: float, bound: float) -> bool: ...
     def close(self, cost: float, bound: float) -> bool: ...
-    def merged(self, positions: np.ndarray) -> Cells: ...
-    def reversed(self) -> Cells: ...
+    def merged(self, positions: np.ndarray) -> PricedCells: ...
+    def reversed(self) -> PricedCells: ...
     def penalised(self, penalty: float, slack: float, segments: int) -> tuple[np.ndarray, ...]: ...
     def layered(self, penalty: float, slack: float, ranges: np.ndarray) -> tuple[np.ndarray, np.ndarray]: ...
     def cost(self, cuts: np.ndarray) -> float: ...
@@ -109,7 +109,7 @@ def segmentation(
     return _result(cells, *best_cuts(cells, segments), segments)
 
 
-def best_cuts(cells: Cells, segments: int) -> tuple[np.ndarray, float, float]:
+def best_cuts(cells: PricedCells, segments: int) -> tuple[np.ndarray, float, float]:
     """(cuts, their cost, a bound below that of all cuts) of at most `segments` segments."""
     if segments == 0:
         cuts = np.array([int(np.argmin(cells.left + cells.right))])
@@ -135,7 +135,7 @@ def _result(cells: SampleCells, cuts: np.ndarray, cost: float, bound: float, seg
     return Segmentation(cuts, cost, cost if cells.equal(cost, bound) else bound, (slopes, intercepts))
 
 
-def _even(cells: Cells, count: int) -> np.ndarray:
+def _even(cells: PricedCells, count: int) -> np.ndarray:
     """Positions, half of them equally spaced in number, half in x."""
     x = cells.x
     by_number = np.linspace(0, cells.size, count // 2 + 1).round().astype(np.int64)
@@ -143,7 +143,7 @@ def _even(cells: Cells, count: int) -> np.ndarray:
     return np.unique(np.concatenate([by_number, by_x]))
 
 
-def _best(cells: Cells, penalty: float, segments: int) -> _Way:
+def _best(cells: PricedCells, penalty: float, segments: int) -> _Way:
     cost, origin, count, _ = cells.penalised(penalty, 0.0, segments)
     end = int(np.argmin(cost + cells.right))
     cuts = [end]
@@ -153,7 +153,7 @@ def _best(cells: Cells, penalty: float, segments: int) -> _Way:
     return _Way(penalty, found, int(count[end]), cells.cost(found), float(cost[end] + cells.right[end]))
 
 
-def _between(cells: Cells, segments: int, penalty: float | None) -> tuple[_Way, _Way | None, _Way]:
+def _between(cells: PricedCells, segments: int, penalty: float | None) -> tuple[_Way, _Way | None, _Way]:
     """(few, many, highest): the best tables of at most and of more than `segments` segments that some penalty gives,
     None where that is none; the one whose penalty gives the greatest bound below all tables of at most `segments`.
 
@@ -192,7 +192,9 @@ def _between(cells: Cells, segments: int, penalty: float | None) -> tuple[_Way, 
     return few, many, highest
 
 
-def _finished(cells: Cells, few: _Way, many: _Way, highest: _Way, segments: int) -> tuple[np.ndarray, float, float]:
+def _finished(
+    cells: PricedCells, few: _Way, many: _Way, highest: _Way, segments: int
+) -> tuple[np.ndarray, float, float]:
     """`best_cuts` between those of two penalties: first the best near their cuts, then over all that is left."""
     left = _Left.of(cells, highest.penalty, segments)
     known = np.concatenate([few.cuts, many.cuts])[:, None]
@@ -219,7 +221,7 @@ class _Left:
     segments: int
 
     @classmethod
-    def of(cls, cells: Cells, penalty: float, segments: int) -> _Left:
+    def of(cls, cells: PricedCells, penalty: float, segments: int) -> _Left:
         """`penalty` gives the best bound; two a little to both sides of it limit the segments behind a position."""
         apart, back = 1.0 + 8.0 / segments, cells.reversed()
         penalties = (penalty, penalty / apart, penalty * apart)
@@ -247,7 +249,7 @@ class _Left:
         return np.ceil(fewest - 1e-6), np.floor(most + 1e-6)
 
 
-def _by_layers(cells: Cells, left: _Left, use: np.ndarray, known: float) -> tuple[np.ndarray, float]:
+def _by_layers(cells: PricedCells, left: _Left, use: np.ndarray, known: float) -> tuple[np.ndarray, float]:
     """The best cuts at positions that `use` (size + 1,) allows and their cost, if that is no more than `known`."""
     limit = known * (1.0 + ROUNDING)
     fewest, most = left.counts(limit)
