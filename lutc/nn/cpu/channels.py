@@ -18,7 +18,6 @@ from lutc.nn.cpu.team import run
 from lutc.nn.cpu.through_codes import _bytes, _clamped, _inside, _look_up, _places, _write_bits
 
 BLOCK = 512
-GIVEN = 11  # numbers that `given` makes
 
 _f32, _i32 = np.float32, np.int32
 
@@ -38,7 +37,7 @@ class Channels:
         self.sides = scales, (lowest - zeros).astype(np.float32), rows * np.int32(size) + zeros - np.int32(lowest)
 
     def parts(self, sides: tuple[int, int, int]) -> Iterator[tuple[int, Pieces, list[int], list[np.ndarray]]]:
-        """(first element, units of work, the first GIVEN numbers of a job, arrays that must live until it is done)."""
+        """(first element, units of work, the first 11 numbers of a job, arrays that must live until it is done)."""
         outer, channels, inner = sides
         if inner >= LONG:
             yield 0, *self._given(without_rows(outer * channels * inner), inner, channels, list(self.sides))
