@@ -98,11 +98,11 @@ def _made(module: Any, scales: torch.Tensor, zeros: torch.Tensor, of_floats: boo
     slopes, intercepts = (side.index_select(0, key) for side in sides[1:])
     reach = torch.maximum((module.minimum - zeros).abs(), (module.maximum - zeros).abs()).to(torch.float64)
     most = slopes.abs() * reach[:, None] + torch.floor(intercepts / scales[:, None] + 0.5).abs()
-    held = (scales > 0) & (most.amax(1) <= INT32_MAX)
+    fits = held = (scales > 0) & (most.amax(1) <= INT32_MAX)
     multiplier, shift, coded = torch.zeros_like(key), torch.ones_like(key), None
     if module.out is not None:
         out, ratio = module.out, unit / module.out.scale
-        held = held & (ratio < LARGEST_RATIO)
+        held = fits & (ratio < LARGEST_RATIO)
         mantissa, exponent = torch.frexp(ratio)
         shift = 31 - exponent.to(torch.int64)
         multiplier = torch.where(shift > 62, 0, torch.round(mantissa * 2.0**31).to(torch.int64))
@@ -110,7 +110,8 @@ def _made(module: Any, scales: torch.Tensor, zeros: torch.Tensor, of_floats: boo
     codes, patterns = module.maximum - module.minimum + 1, 1 << 8 * module.dtype.itemsize
     dtype = torch.float32 if of_floats or module.out is None else module.dtype
     table = torch.empty((len(scales), codes + 1 if of_floats else patterns), dtype=dtype)
-    of_rows = scales, unit, zeros.to(torch.int64), key, multiplier, shift.clamp(1, 62), held.to(torch.int64)
+    computed = held if of_floats else fits  # codes beyond the largest ratio saturate, values there are NaN
+    of_rows = scales, unit, zeros.to(torch.int64), key, multiplier, shift.clamp(1, 62), computed.to(torch.int64)
     cpu.tables_of(
         tuple(side.contiguous().numpy() for side in of_rows),
         tuple(side.contiguous().numpy() for side in sides),

@@ -104,7 +104,7 @@ def test_a_gap_is_said_to_be_what_it_is(tmp_path):
         "compile", "gelu", "--bits", 16, "--scale", "2^-10", "--through-zero", "--generations", 2, "-o",
         tmp_path / "t.json",
     ).output  # fmt: skip
-    assert " at most " in wide and "rounded" not in wide
+    assert " at most " in wide and "lines rounded" not in wide
     fine = run("compile", "gelu", "--coefficients", "q1.10", "--scale", "2^-4", "-o", tmp_path / "t.json").output
     assert " at most " not in fine and "the optimum is that of such lines" in fine
     shared = run(
