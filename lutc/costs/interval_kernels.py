@@ -37,7 +37,7 @@ def direct_cost(x, y, w, i, j, base, value, slope, norm, cap):
 
 
 @njit
-def _turn(x, y, i, j, slope):
+def turn(x, y, i, j, slope):
     """Sample in [i, j) at which f minus a line of that slope is extreme: the first behind which f's own slope has
     passed it.
     """
@@ -53,7 +53,7 @@ def _turn(x, y, i, j, slope):
 
 
 @njit
-def _crossing(x, y, i, j, base, value, slope):
+def crossing(x, y, i, j, base, value, slope):
     """First k in [i, j) whose error has not the sign of sample i's, j if there is none; the errors of [i, j) are
     monotone.
     """
@@ -94,9 +94,9 @@ def _piece(x, y, w, region, sums, i, j, base, value, slope, norm, cap):
         if end - i <= _DIRECT:
             total += direct_cost(x, y, w, i, end, base, value, slope, norm, cap)
         else:
-            middle = _turn(x, y, i, end, slope)
-            one = _crossing(x, y, i, middle, base, value, slope) if middle > i else i
-            two = _crossing(x, y, middle, end, base, value, slope)
+            middle = turn(x, y, i, end, slope)
+            one = crossing(x, y, i, middle, base, value, slope) if middle > i else i
+            two = crossing(x, y, middle, end, base, value, slope)
             total += _run(sums, i, one, base, value, slope) + _run(sums, one, middle, base, value, slope)
             total += _run(sums, middle, two, base, value, slope) + _run(sums, two, end, base, value, slope)
         i = end

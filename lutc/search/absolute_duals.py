@@ -12,32 +12,17 @@ import math
 
 import numpy as np
 
-from lutc.costs.interval_kernels import _crossing, _turn
+from lutc.costs.interval_kernels import crossing, turn
 from lutc.jit import njit
+from lutc.search.absolute_kernels import FEW, few_cost
 from lutc.search.absolute_windows import line_cost, sum_of, window
 
-_FEW = 10  # samples up to which the best line is found by trying all through two of them
 CHANGES = 26  # room for changes of sign, and both ends
 _STEPS = 8  # of Newton's method
 _HALVINGS = 48
 _FINE = 2.0**-16  # of the error of a line; steps between lines that are no matter
 _NOISE = 2.0**-49  # of the values: float64's
 _NEAR = 3e-5  # relative; so near to the least sum a bound may stay
-
-
-@njit
-def _few_cost(x, y, w, i, j):
-    """The least sum of weight * |y - line| over a few samples: some best line goes through two of them."""
-    least = np.inf
-    for p in range(i, j):
-        for q in range(p + 1, j):
-            slope, cost = (y[q] - y[p]) / (x[q] - x[p]), 0.0
-            for k in range(i, j):
-                cost += w[k] * abs(y[k] - y[p] - slope * (x[k] - x[p]))
-                if cost >= least:
-                    break
-            least = min(least, cost)
-    return least
 
 
 @njit
@@ -50,14 +35,14 @@ def _changes(x, y, region, i, j, value, slope, at):
     begin = i
     while begin < j:
         end = j if region[j - 1] == region[begin] else begin + np.searchsorted(region[begin:j], region[begin] + 1)
-        middle = _turn(x, y, begin, end, slope) if end - begin > 1 else begin
+        middle = turn(x, y, begin, end, slope) if end - begin > 1 else begin
         for part in range(2):
             a, b = (begin, middle) if part == 0 else (middle, end)
             if a >= b:
                 continue
             here = 1.0 if y[a] - (value + slope * (x[a] - base)) > 0.0 else -1.0
-            turn = _crossing(x, y, a, b, base, value, slope)
-            for place, side in ((a, here), (turn, -here)):
+            passed = crossing(x, y, a, b, base, value, slope)
+            for place, side in ((a, here), (passed, -here)):
                 if place < b:
                     if sign == 0.0:
                         first = side
@@ -236,8 +221,8 @@ def run_cost(x, y, w, region, sums, i, j, guess, line, at):
     """
     if j - i < 3:
         return 0.0
-    if j - i <= _FEW:
-        return _few_cost(x, y, w, i, j)
+    if j - i <= FEW:
+        return few_cost(x, y, w, i, j)
     if region[i] == region[j - 1]:
         cost, guess[0] = line_cost(x, sums, i, j, guess[0] if guess[0] > i else i + (j - i) // 6)
         return cost

@@ -10,7 +10,7 @@ import numpy as np
 
 from lutc.jit import njit
 
-_FEW = 10  # samples up to which the best line is found by trying all through two of them
+FEW = 10  # samples up to which the best line is found by trying all through two of them
 
 
 @njit
@@ -69,7 +69,7 @@ def line_cost(x, sums, i, j):
 
 
 @njit
-def _few_cost(x, y, w, i, j):
+def few_cost(x, y, w, i, j):
     """The least sum of weight * |f - line| over a few samples: some best line goes through two of them."""
     least = np.inf
     for p in range(i, j):
@@ -90,8 +90,8 @@ def run_cost(x, y, w, region, sums, i, j):
     """
     if j - i < 3:
         return 0.0
-    if j - i <= _FEW:
-        return _few_cost(x, y, w, i, j)
+    if j - i <= FEW:
+        return few_cost(x, y, w, i, j)
     total = 0.0
     while i < j:
         end = j if region[j - 1] == region[i] else i + np.searchsorted(region[i:j], region[i] + 1)
